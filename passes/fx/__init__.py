@@ -1,0 +1,1 @@
+"""Rewrites of the FX graph, one file each."""

@@ -1,0 +1,1 @@
+"""Passes over the emitted StableHLO module, one file each."""
