@@ -1,0 +1,412 @@
+"""Builders: the vocabulary in which rules are written. Each takes and returns `Value`s and emits StableHLO at
+the current insertion point and location.
+
+Guaranteed: shapes and dtypes of results are computed here from the operands, never asked of MLIR; no builder
+promotes or broadcasts unless its name says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+import torch
+
+from ..passes.mlir import chlo, ir, stablehlo
+from .types import TensorType, Value, mlir_type, numpy_dtype
+
+COMPARISONS = {"eq": "EQ", "ne": "NE", "lt": "LT", "le": "LE", "gt": "GT", "ge": "GE"}
+
+
+def value(result: ir.Value, shape: Sequence[int], dtype: torch.dtype) -> Value:
+    """Wraps the result of an op built by hand."""
+    return Value(result, tuple(shape), dtype)
+
+
+# -- constants -----------------------------------------------------------------------------------------------------
+
+def array(data: np.ndarray, dtype: torch.dtype) -> Value:
+    """A dense constant; `data` is converted to the numpy form of `dtype`."""
+    data = np.ascontiguousarray(data, dtype=numpy_dtype(dtype)).reshape(np.shape(data))
+    type_ = mlir_type(data.shape, dtype)
+    if data.size and (data.size == 1 or (data.reshape(-1)[0:1].tobytes() * data.size) == data.tobytes()):
+        return full(data.shape, dtype, data.reshape(-1)[0])
+    if dtype is torch.bool:
+        attribute = ir.DenseElementsAttr.get(np.packbits(data, bitorder="little"), type=ir.IntegerType.get_signless(1), shape=list(data.shape))
+    else:
+        attribute = ir.DenseElementsAttr.get_from_buffer(data.tobytes(), type_) if hasattr(ir.DenseElementsAttr, "get_from_buffer") \
+            else _dense(data, type_)
+    return Value(stablehlo.ConstantOp(attribute).result, data.shape, dtype)
+
+
+def _dense(data: np.ndarray, type_: ir.Type) -> ir.Attribute:
+    """Dense attribute of any element type, extension dtypes as raw bits."""
+    element = ir.RankedTensorType(type_).element_type
+    bits = data if data.dtype.kind in "iufc" and data.dtype.isbuiltin == 1 else data.view(f"uint{8 * data.dtype.itemsize}")
+    if data.size == 0:
+        return ir.DenseElementsAttr.get(bits.reshape(-1), type=element, shape=list(data.shape))
+    return ir.DenseElementsAttr.get(bits, type=element, shape=list(data.shape))
+
+
+def full(shape: Sequence[int], dtype: torch.dtype, scalar: object) -> Value:
+    """A splat constant, converted to `dtype` as torch converts a Python scalar."""
+    shape = tuple(shape)
+    type_ = ir.RankedTensorType(mlir_type(shape, dtype))
+    return Value(stablehlo.ConstantOp(_splat(type_, dtype, scalar)).result, shape, dtype)
+
+
+def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir.Attribute:
+    element = type_.element_type
+    if prod(type_.shape) == 0:
+        return _dense(np.zeros(tuple(type_.shape), numpy_dtype(dtype)), type_)
+    if dtype.is_complex:
+        return ir.DenseElementsAttr.get(np.array(scalar, numpy_dtype(dtype)).reshape(()), type=element, shape=list(type_.shape)) \
+            if not type_.shape else _dense(np.full(tuple(type_.shape), scalar, numpy_dtype(dtype)), type_)
+    if dtype.is_floating_point:
+        attribute = ir.FloatAttr.get(element, float(scalar))  # type: ignore[arg-type]
+    elif dtype is torch.bool:
+        attribute = ir.IntegerAttr.get(element, int(bool(scalar)))
+    else:
+        attribute = ir.IntegerAttr.get(element, _wrap(int(scalar), dtype))  # type: ignore[call-overload]
+    return ir.DenseElementsAttr.get_splat(type_, attribute)
+
+
+def _wrap(number: int, dtype: torch.dtype) -> int:
+    """A Python int as its bits in `dtype`, negative where the sign bit is set."""
+    width = 8 * dtype.itemsize
+    number &= (1 << width) - 1
+    return number - (1 << width) if number >> (width - 1) else number
+
+
+def full_like(like: Value, scalar: object) -> Value:
+    return full(like.shape, like.dtype, scalar)
+
+
+def iota(shape: Sequence[int], dtype: torch.dtype, dim: int) -> Value:
+    """Counts 0, 1, ... along `dim`."""
+    if dtype is torch.bool:
+        return convert(iota(shape, torch.int32, dim), dtype)
+    return Value(stablehlo.iota(mlir_type(tuple(shape), dtype), dim), tuple(shape), dtype)
+
+
+# -- elementwise ---------------------------------------------------------------------------------------------------
+
+def unary(op: Callable, operand: Value, dtype: torch.dtype | None = None) -> Value:
+    """`op` is one of stablehlo's or chlo's one-operand builders."""
+    return Value(op(operand.ir), operand.shape, dtype or operand.dtype)
+
+
+def binary(op: Callable, left: Value, right: Value) -> Value:
+    """`op` is one of stablehlo's two-operand builders; shapes and dtypes already agree."""
+    return Value(op(left.ir, right.ir), left.shape, left.dtype)
+
+
+def add(left: Value, right: Value) -> Value:
+    return binary(stablehlo.or_ if left.dtype is torch.bool else stablehlo.add, left, right)
+
+
+def subtract(left: Value, right: Value) -> Value:
+    return binary(stablehlo.subtract, left, right)
+
+
+def multiply(left: Value, right: Value) -> Value:
+    return binary(stablehlo.and_ if left.dtype is torch.bool else stablehlo.multiply, left, right)
+
+
+def divide(left: Value, right: Value) -> Value:
+    return binary(stablehlo.divide, left, right)
+
+
+def maximum(left: Value, right: Value) -> Value:
+    return binary(stablehlo.maximum, left, right)
+
+
+def minimum(left: Value, right: Value) -> Value:
+    return binary(stablehlo.minimum, left, right)
+
+
+def logical_and(left: Value, right: Value) -> Value:
+    return binary(stablehlo.and_, left, right)
+
+
+def logical_or(left: Value, right: Value) -> Value:
+    return binary(stablehlo.or_, left, right)
+
+
+def logical_not(operand: Value) -> Value:
+    return unary(stablehlo.not_, operand)
+
+
+def compare(direction: str, left: Value, right: Value) -> Value:
+    """`direction` is one of eq, ne, lt, le, gt, ge. The result is bool."""
+    return Value(
+        stablehlo.compare(left.ir, right.ir, stablehlo.ComparisonDirectionAttr.get(COMPARISONS[direction])),
+        left.shape,
+        torch.bool,
+    )
+
+
+def select(condition: Value, on_true: Value, on_false: Value) -> Value:
+    return Value(stablehlo.select(condition.ir, on_true.ir, on_false.ir), on_true.shape, on_true.dtype)
+
+
+def convert(operand: Value, dtype: torch.dtype) -> Value:
+    """torch's `.to(dtype)`: anything nonzero (NaN too) is True; floats go to integers towards zero."""
+    if operand.dtype == dtype:
+        return operand
+    if dtype is torch.bool:
+        return compare("ne", operand, full_like(operand, 0))
+    if operand.dtype.is_complex and not dtype.is_complex:
+        part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
+        return convert(Value(stablehlo.real(operand.ir), operand.shape, part), dtype)
+    return Value(stablehlo.convert(mlir_type(operand.shape, dtype), operand.ir), operand.shape, dtype)
+
+
+def bitcast(operand: Value, dtype: torch.dtype) -> Value:
+    """Reinterprets the bits; both dtypes have the same width."""
+    return Value(stablehlo.bitcast_convert(mlir_type(operand.shape, dtype), operand.ir), operand.shape, dtype)
+
+
+# -- shape ---------------------------------------------------------------------------------------------------------
+
+def reshape(operand: Value, shape: Sequence[int]) -> Value:
+    shape = tuple(shape)
+    if shape == operand.shape:
+        return operand
+    return Value(stablehlo.reshape(mlir_type(shape, operand.dtype), operand.ir), shape, operand.dtype)
+
+
+def broadcast_in_dim(operand: Value, shape: Sequence[int], dims: Sequence[int]) -> Value:
+    """Dimension i of the operand becomes dimension dims[i] of the result."""
+    shape = tuple(shape)
+    if shape == operand.shape and list(dims) == list(range(len(shape))):
+        return operand
+    result = stablehlo.broadcast_in_dim(mlir_type(shape, operand.dtype), operand.ir, ir.DenseI64ArrayAttr.get(list(dims)))
+    return Value(result, shape, operand.dtype)
+
+
+def broadcast(operand: Value, shape: Sequence[int]) -> Value:
+    """Broadcasts to `shape` from the right, as torch does."""
+    first = len(shape) - operand.rank
+    return broadcast_in_dim(operand, shape, range(first, len(shape)))
+
+
+def transpose(operand: Value, permutation: Sequence[int]) -> Value:
+    permutation = list(permutation)
+    if permutation == list(range(operand.rank)):
+        return operand
+    shape = tuple(operand.shape[dim] for dim in permutation)
+    return Value(stablehlo.transpose(operand.ir, ir.DenseI64ArrayAttr.get(permutation)), shape, operand.dtype)
+
+
+def slice_(operand: Value, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int] | None = None) -> Value:
+    strides = list(strides or [1] * operand.rank)
+    shape = tuple(max(0, -(-(limit - start) // stride)) for start, limit, stride in zip(starts, limits, strides, strict=True))
+    if shape == operand.shape and set(strides) <= {1}:
+        return operand
+    i64s = ir.DenseI64ArrayAttr.get
+    return Value(stablehlo.slice(operand.ir, i64s(list(starts)), i64s(list(limits)), i64s(strides)), shape, operand.dtype)
+
+
+def slice_dim(operand: Value, dim: int, start: int, limit: int, stride: int = 1) -> Value:
+    """Slices one dimension."""
+    starts, limits, strides = [0] * operand.rank, list(operand.shape), [1] * operand.rank
+    starts[dim], limits[dim], strides[dim] = start, limit, stride
+    return slice_(operand, starts, limits, strides)
+
+
+def concatenate(operands: Sequence[Value], dim: int) -> Value:
+    operands = list(operands)
+    if len(operands) == 1:
+        return operands[0]
+    shape = list(operands[0].shape)
+    shape[dim] = sum(operand.shape[dim] for operand in operands)
+    return Value(stablehlo.concatenate([operand.ir for operand in operands], dim), tuple(shape), operands[0].dtype)
+
+
+def pad(operand: Value, fill: Value, low: Sequence[int], high: Sequence[int], interior: Sequence[int] | None = None) -> Value:
+    """Pads (or, with negative amounts, crops) with the 0-d `fill`."""
+    interior = list(interior or [0] * operand.rank)
+    shape = tuple(
+        size + before + after + max(size - 1, 0) * between
+        for size, before, after, between in zip(operand.shape, low, high, interior, strict=True)
+    )
+    i64s = ir.DenseI64ArrayAttr.get
+    return Value(stablehlo.pad(operand.ir, fill.ir, i64s(list(low)), i64s(list(high)), i64s(interior)), shape, operand.dtype)
+
+
+def reverse(operand: Value, dims: Sequence[int]) -> Value:
+    return Value(stablehlo.reverse(operand.ir, ir.DenseI64ArrayAttr.get(list(dims))), operand.shape, operand.dtype)
+
+
+# -- regions -------------------------------------------------------------------------------------------------------
+
+Body = Callable[..., "Sequence[Value] | Value"]
+
+
+def fill_region(region: ir.Region, types: Sequence[TensorType], body: Body) -> None:
+    """Appends a block with arguments of `types` to `region`; `body` gets them and returns what the block yields."""
+    location = ir.Location.current
+    block = region.blocks.append(*[mlir_type(*type_) for type_ in types], arg_locs=[location] * len(types))
+    with ir.InsertionPoint(block):
+        arguments = [Value(argument, *type_) for argument, type_ in zip(block.arguments, types, strict=True)]
+        results = body(*arguments)
+        results = [results] if isinstance(results, Value) else list(results)
+        stablehlo.return_([result.ir for result in results])
+
+
+def reduce(operands: Sequence[Value], initials: Sequence[Value], dims: Sequence[int], body: Body) -> list[Value]:
+    """stablehlo.reduce: `body(*left, *right)` over 0-d values gives the combined 0-d values."""
+    shape = tuple(size for dim, size in enumerate(operands[0].shape) if dim not in set(dims))
+    op = stablehlo.ReduceOp(
+        [mlir_type(shape, operand.dtype) for operand in operands],
+        [operand.ir for operand in operands],
+        [initial.ir for initial in initials],
+        ir.DenseI64ArrayAttr.get(sorted(dims)),
+    )
+    fill_region(op.regions[0], [TensorType((), operand.dtype) for operand in operands] * 2, body)
+    return [Value(result, shape, operand.dtype) for result, operand in zip(op.results, operands, strict=True)]
+
+
+def reduce_with(op: Callable[[Value, Value], Value], operand: Value, initial: object, dims: Sequence[int]) -> Value:
+    """Reduces one operand with a builder such as `add` or `maximum` from the scalar `initial`."""
+    if not dims:
+        return operand
+    return reduce([operand], [full((), operand.dtype, initial)], dims, op)[0]
+
+
+def if_(predicate: Value, types: Sequence[TensorType], on_true: Callable[[], Sequence[Value]], on_false: Callable[[], Sequence[Value]]) -> list[Value]:
+    op = stablehlo.IfOp([mlir_type(*type_) for type_ in types], predicate.ir)
+    fill_region(op.regions[0], [], on_true)
+    fill_region(op.regions[1], [], on_false)
+    return [Value(result, *type_) for result, type_ in zip(op.results, types, strict=True)]
+
+
+def while_(initials: Sequence[Value], condition: Body, body: Body) -> list[Value]:
+    """`condition` gets the carried values and gives a 0-d bool; `body` gives the next carried values."""
+    types = [initial.type for initial in initials]
+    op = stablehlo.WhileOp([mlir_type(*type_) for type_ in types], [initial.ir for initial in initials])
+    fill_region(op.regions[0], types, condition)
+    fill_region(op.regions[1], types, body)
+    return [Value(result, *type_) for result, type_ in zip(op.results, types, strict=True)]
+
+
+def sort(operands: Sequence[Value], dim: int, before: Body, *, stable: bool = True) -> list[Value]:
+    """Sorts all operands together; `before(a0, b0, a1, b1, ...)` says whether a comes first."""
+    op = stablehlo.SortOp(
+        [mlir_type(*operand.type) for operand in operands],
+        [operand.ir for operand in operands],
+        dimension=dim,
+        is_stable=stable,
+    )
+    fill_region(op.regions[0], [TensorType((), operand.dtype) for operand in operands for _ in range(2)], before)
+    return [Value(result, *operand.type) for result, operand in zip(op.results, operands, strict=True)]
+
+
+# -- contraction ---------------------------------------------------------------------------------------------------
+
+def dot_general(
+    left: Value,
+    right: Value,
+    *,
+    contract: tuple[Sequence[int], Sequence[int]],
+    batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    dtype: torch.dtype | None = None,
+) -> Value:
+    """Contraction that accumulates in, and returns, `dtype`. Result dims: batch, left free, right free."""
+    dtype = dtype or left.dtype
+    free_left = [dim for dim in range(left.rank) if dim not in {*contract[0], *batch[0]}]
+    free_right = [dim for dim in range(right.rank) if dim not in {*contract[1], *batch[1]}]
+    shape = tuple([left.shape[d] for d in batch[0]] + [left.shape[d] for d in free_left] + [right.shape[d] for d in free_right])
+    numbers = stablehlo.DotDimensionNumbers.get(
+        lhs_batching_dimensions=list(batch[0]),
+        rhs_batching_dimensions=list(batch[1]),
+        lhs_contracting_dimensions=list(contract[0]),
+        rhs_contracting_dimensions=list(contract[1]),
+    )
+    return Value(stablehlo.dot_general(mlir_type(shape, dtype), left.ir, right.ir, numbers), shape, dtype)
+
+
+# -- indexing ------------------------------------------------------------------------------------------------------
+
+def gather(
+    operand: Value,
+    indices: Value,
+    *,
+    offset_dims: Sequence[int],
+    collapsed: Sequence[int],
+    start_index_map: Sequence[int],
+    slice_sizes: Sequence[int],
+    shape: Sequence[int],
+    index_vector_dim: int | None = None,
+    operand_batching: Sequence[int] = (),
+    indices_batching: Sequence[int] = (),
+    sorted_indices: bool = False,
+) -> Value:
+    """stablehlo.gather; out-of-range starts are clamped (StableHLO's own semantics)."""
+    numbers = stablehlo.GatherDimensionNumbers.get(
+        offset_dims=list(offset_dims),
+        collapsed_slice_dims=list(collapsed),
+        operand_batching_dims=list(operand_batching),
+        start_indices_batching_dims=list(indices_batching),
+        start_index_map=list(start_index_map),
+        index_vector_dim=indices.rank - 1 if index_vector_dim is None else index_vector_dim,
+    )
+    result = stablehlo.gather(
+        operand.ir, indices.ir, numbers, ir.DenseI64ArrayAttr.get(list(slice_sizes)), indices_are_sorted=sorted_indices
+    )
+    return Value(result, tuple(shape), operand.dtype)
+
+
+def take(operand: Value, indices: Value, dim: int = 0) -> Value:
+    """numpy.take with clamped indices: the result has the shape of `indices` in the place of `dim`."""
+    shape = operand.shape[:dim] + indices.shape + operand.shape[dim + 1 :]
+    offset_dims = [d if d < dim else d + indices.rank - 1 for d in range(operand.rank) if d != dim]
+    sizes = [1 if d == dim else size for d, size in enumerate(operand.shape)]
+    if 0 in shape or operand.shape[dim] == 0:
+        return full(shape, operand.dtype, 0)
+    return gather(
+        operand,
+        indices,
+        offset_dims=offset_dims,
+        collapsed=[dim],
+        start_index_map=[dim],
+        slice_sizes=sizes,
+        shape=shape,
+        index_vector_dim=indices.rank,
+    )
+
+
+def scatter(
+    operand: Value,
+    indices: Value,
+    updates: Value,
+    body: Body,
+    *,
+    update_window_dims: Sequence[int],
+    inserted: Sequence[int],
+    scatter_dims: Sequence[int],
+    index_vector_dim: int | None = None,
+    operand_batching: Sequence[int] = (),
+    indices_batching: Sequence[int] = (),
+    unique: bool = False,
+) -> Value:
+    """stablehlo.scatter of one operand; updates out of range are dropped. `body(old, update)` gives the new element."""
+    numbers = stablehlo.ScatterDimensionNumbers.get(
+        update_window_dims=list(update_window_dims),
+        inserted_window_dims=list(inserted),
+        input_batching_dims=list(operand_batching),
+        scatter_indices_batching_dims=list(indices_batching),
+        scattered_dims_to_operand_dims=list(scatter_dims),
+        index_vector_dim=indices.rank - 1 if index_vector_dim is None else index_vector_dim,
+    )
+    op = stablehlo.ScatterOp(
+        [mlir_type(*operand.type)], [operand.ir], indices.ir, [updates.ir], numbers, unique_indices=unique
+    )
+    fill_region(op.regions[0], [TensorType((), operand.dtype)] * 2, body)
+    return Value(op.results[0], *operand.type)
+
+
+def erf(operand: Value) -> Value:
+    return unary(chlo.erf, operand)

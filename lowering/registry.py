@@ -1,0 +1,75 @@
+"""The rules: one per exact ATen overload, registered by a decorator or as a row of a table.
+
+A rule is `rule(ctx, *operands, **attributes)`; its parameters carry the names, order and defaults of the ATen
+schema; tensors arrive as `Value`, everything else as Python numbers, dtypes, lists or None (symbolic sizes
+already bound). It returns one Value, or a sequence of them in the order of the schema's results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import torch
+
+from .errors import LoweringError
+
+Rule = Callable[..., object]
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*overloads: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for overloads such as "aten.add.Tensor". A second rule for one overload is an error."""
+
+    def register(function: Rule) -> Rule:
+        for overload in overloads:
+            if overload in _RULES:
+                raise LoweringError(
+                    f"{overload} has two rules: {_RULES[overload].__module__}.{_RULES[overload].__qualname__} "
+                    f"and {function.__module__}.{function.__qualname__}",
+                    next_step="delete one of them",
+                )
+            _RULES[overload] = function
+        return function
+
+    return register
+
+
+@cache
+def load_rules() -> None:
+    """Imports every module of lowering/ops, which register their rules."""
+    package = import_module(f"{__package__}.ops")
+    for module in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")
+
+
+def rules() -> dict[str, Rule]:
+    """Every rule by its overload."""
+    load_rules()
+    return _RULES
+
+
+def overload_name(target: object) -> str:
+    """The key of an FX node's target: "aten.add.Tensor" for torch.ops.aten.add.Tensor, else its qualified name."""
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, name = target._schema.name.split("::")
+        return f"{namespace}.{name}.{target._overloadname}"
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return f"higher_order.{target.name()}"
+    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
+
+
+def find_rule(target: object) -> Rule | None:
+    """The rule for an FX node's target, or None."""
+    return rules().get(overload_name(target))
+
+
+def near_misses(overload: str) -> list[str]:
+    """Overloads with a rule whose names are close: the same op first."""
+    op = ".".join(overload.split(".")[:2]) + "."
+    same = sorted(name for name in rules() if name.startswith(op))
+    return same or get_close_matches(overload, rules(), n=3, cutoff=0.75)

@@ -1,0 +1,62 @@
+"""The one file that touches the MLIR bindings that come with jaxlib.
+
+Comes in: nothing. Goes out: `ir`, the dialects, a context with StableHLO and CHLO loaded, and the few
+operations on whole modules that the bindings spread over several places. Everything else in fxhlo imports the
+bindings from here.
+"""
+
+from __future__ import annotations
+
+import io
+
+from ..runtime.errors import FxhloError
+
+TRIED = ("0.10.2",)
+"""Versions of jaxlib that this file was tried with."""
+
+try:
+    import jaxlib
+    from jax.extend.mlir import ir
+    from jax.extend.mlir.dialects import chlo, func, stablehlo
+except ImportError as problem:  # pragma: no cover - needs another jaxlib
+    raise FxhloError(
+        f"jaxlib's MLIR bindings are not where fxhlo looks for them ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
+        next_step=f"pip install jax=={TRIED[-1]} jaxlib=={TRIED[-1]}",
+    ) from problem
+
+__all__ = ["chlo", "func", "ir", "stablehlo"]
+
+JAXLIB_VERSION = jaxlib.__version__
+
+
+def context() -> ir.Context:
+    """A new MLIR context that knows StableHLO, CHLO and func."""
+    made = ir.Context()
+    stablehlo.register_dialect(made)
+    chlo.register_dialect(made)
+    return made
+
+
+def parse(text: str | bytes, into: ir.Context) -> ir.Module:
+    """Parses MLIR text, MLIR bytecode or a portable StableHLO artifact."""
+    if isinstance(text, bytes) and b"StableHLO_v" in text[:64]:
+        return stablehlo.deserialize_portable_artifact(into, text)
+    with into:
+        return ir.Module.parse(text)
+
+
+def bytecode(module: ir.Module) -> bytes:
+    """MLIR bytecode of `module`, locations included."""
+    out = io.BytesIO()
+    module.operation.write_bytecode(file=out)
+    return out.getvalue()
+
+
+def portable(module: ir.Module) -> bytes:
+    """The versioned StableHLO artifact, readable by every later StableHLO release."""
+    return stablehlo.serialize_portable_artifact(module, stablehlo.get_current_version())
+
+
+def text(module: ir.Module, *, locations: bool = False) -> str:
+    """Readable StableHLO, with the source locations if asked."""
+    return module.operation.get_asm(enable_debug_info=locations, large_elements_limit=None)
