@@ -1,0 +1,338 @@
+"""Capture: from an nn.Module, an ExportedProgram or a callable to a Program. The one file that touches torch's
+tracing internals (torch.export, make_fx, fake tensors, the shape environment).
+
+Guaranteed: the graph is functional (mutations of inputs and buffers are extra results), holds no Python of the
+model, every node has a fake value, the user's file and line and the module path; no weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from ..kernels.catalog import register_torch_ops
+from ..passes.program import Argument, Dim, Guard, Program, Result
+from .decompositions import decompositions
+from .errors import CaptureError
+
+TRIED = ("2.13.0",)
+"""Versions of torch that this file was tried with."""
+
+captures = 0
+"""How many times this process traced a model: a serving process must not add to it once it is ready."""
+
+_KINDS = {
+    InputKind.PARAMETER: "weight",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "input",
+}
+
+
+def capture(
+    module: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Program:
+    """Captures a module by torch.export, or takes an ExportedProgram as it is, and decomposes it.
+
+    args, kwargs: example inputs; real or fake. dynamic_shapes: as torch.export takes it.
+    """
+    register_torch_ops()
+    if isinstance(module, ExportedProgram):
+        return from_exported(module)
+    if not isinstance(module, torch.nn.Module):
+        raise CaptureError(
+            f"lower takes an nn.Module or an ExportedProgram, not {type(module).__name__}",
+            next_step="wrap a function in an nn.Module whose forward calls it",
+        )
+    global captures
+    captures += 1
+    try:
+        exported = torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as problem:
+        raise CaptureError(
+            f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
+            next_step="make the module exportable: torch.export.export(module, args) shows the whole story",
+        ) from problem
+    return from_exported(exported, dynamic_shapes=dynamic_shapes)
+
+
+def from_exported(exported: ExportedProgram, *, dynamic_shapes: Any = None) -> Program:
+    """A Program from an ExportedProgram, decomposed to the ops that have rules."""
+    register_torch_ops()
+    exported = exported.run_decompositions(decompositions())
+    signature = exported.graph_signature
+    arguments, tensors = [], {}
+    for spec in signature.input_specs:
+        if spec.kind not in _KINDS:
+            raise CaptureError(f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
+                               next_step="export without tokens and custom objects")
+        name = spec.target if spec.target is not None else spec.arg.name
+        arguments.append(Argument(name, _KINDS[spec.kind]))  # type: ignore[arg-type]
+        if spec.target is not None:
+            tensors[name] = _tensor_of(exported, spec)
+    results = []
+    names = {spec.arg.name: argument.name for spec, argument in zip(signature.input_specs, arguments, strict=True)}
+    for index, spec in enumerate(signature.output_specs):
+        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            results.append(Result(f"{spec.target}.updated", updates=spec.target))
+        elif spec.kind is OutputKind.USER_INPUT_MUTATION:
+            results.append(Result(f"{spec.target}.updated", updates=names[spec.target]))
+        else:
+            results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
+    results = _unique(results)
+    module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
+    dims, guards = _dims_of_exported(exported, dynamic_shapes)
+    program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
+    program.check()
+    return program
+
+
+def _unique(results: list[Result]) -> list[Result]:
+    seen: set[str] = set()
+    unique = []
+    for index, result in enumerate(results):
+        name = result.name if result.name not in seen else f"{result.name}.{index}"
+        seen.add(name)
+        unique.append(Result(name, result.updates))
+    return unique
+
+
+def _tensor_of(exported: ExportedProgram, spec: Any) -> torch.Tensor:
+    if spec.target in exported.state_dict:
+        return exported.state_dict[spec.target]
+    return exported.constants[spec.target]
+
+
+def _dims_of_exported(exported: ExportedProgram, dynamic_shapes: Any) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
+    """The free symbols of the placeholders, named as the user named them, with their ranges and the guards on them."""
+    places: dict[Any, list[str]] = {}
+    environment = None
+    for node in exported.graph_module.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        val = node.meta.get("val")
+        sizes = list(val.shape) if isinstance(val, torch.Tensor) else [val]
+        for index, size in enumerate(sizes):
+            if isinstance(size, torch.SymInt):
+                environment = size.node.shape_env
+                if size.node.expr.is_symbol:
+                    places.setdefault(size.node.expr, []).append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
+    user_names = _user_names(exported, dynamic_shapes)
+    dims = []
+    for symbol, aliases in places.items():
+        allowed = exported.range_constraints.get(symbol)
+        hint = environment.backed_var_to_val.get(symbol) if environment is not None else None
+        names = [user_names[alias] for alias in aliases if alias in user_names]
+        dims.append(
+            Dim(
+                name=names[0] if names else aliases[0],
+                symbol=symbol,
+                minimum=_bound(allowed.lower if allowed is not None else 0) or 0,
+                maximum=_bound(allowed.upper) if allowed is not None else None,
+                hint=None if hint is None else int(hint),
+                aliases=tuple(aliases),
+            )
+        )
+    return tuple(dims), _guards(environment, {dim.symbol for dim in dims})
+
+
+def _user_names(exported: ExportedProgram, dynamic_shapes: Any) -> dict[str, str]:
+    """"x.0" -> "batch", from the dynamic_shapes that the user gave, where they are in the inputs' structure."""
+    if not dynamic_shapes:
+        return {}
+    entries = list(dynamic_shapes.values()) if isinstance(dynamic_shapes, Mapping) else list(dynamic_shapes)
+    is_leaf = lambda entry: entry is None or (  # noqa: E731 - a one-line predicate for tree_leaves
+        isinstance(entry, dict | list | tuple) and (not entry or all(_is_dim(part) for part in (entry.values() if isinstance(entry, dict) else entry)))
+    )
+    leaves = torch.utils._pytree.tree_leaves(entries, is_leaf=is_leaf)
+    inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    names = {}
+    for name, leaf in zip(inputs, leaves, strict=False):
+        parts = leaf.items() if isinstance(leaf, dict) else enumerate(leaf or ())
+        for index, dim in parts:
+            if hasattr(dim, "__name__") and not str(dim).startswith("_Dim"):
+                names[f"{name}.{index}"] = dim.__name__
+    return names
+
+
+def _is_dim(part: Any) -> bool:
+    return part is None or isinstance(part, int) or type(part).__name__ in {"Dim", "_DimHint", "_DerivedDim", "_StaticDim"} or hasattr(part, "__name__")
+
+
+def _bound(number: Any) -> int | None:
+    try:
+        bound = int(number)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return bound if bound < 2**62 else None
+
+
+def _guards(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
+    if environment is None:
+        return ()
+    found = []
+    for guard in environment.guards:
+        if guard.expr.free_symbols and guard.expr.free_symbols <= symbols:
+            found.append(Guard(guard.expr, _frame(guard)))
+    return tuple(found)
+
+
+def _frame(guard: Any) -> str | None:
+    """"file:line" of the user's code that made a guard: the innermost frame outside torch."""
+    stack = getattr(getattr(guard, "sloc", None), "user_stack", None) or getattr(getattr(guard, "sloc", None), "framework_loc", None)
+    frames = [frame for frame in (stack or []) if hasattr(frame, "filename") and "/torch/" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+
+
+def _first_lines(problem: BaseException, count: int = 3) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: " + " ".join(lines[:count])
+
+
+# -- callables over a module: vLLM's models -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a captured callable: its sizes (a name for a symbolic one), its dtype."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+
+def capture_callable(
+    function: Callable[..., torch.Tensor],
+    module: torch.nn.Module,
+    inputs: Sequence[Input],
+    ranges: Mapping[str, tuple[int, int]],
+    *,
+    results: Sequence[str] = ("output",),
+    name: str = "main",
+) -> Program:
+    """Captures `function(*inputs)`, which may call `module` in any way, with the module's parameters as arguments.
+
+    ranges: for each symbolic size its smallest and greatest number. Sizes of weights stay static. The module's
+    parameters may be on the meta device.
+    """
+    register_torch_ops()
+    global captures
+    captures += 1
+    environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
+    fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, static_shapes=False)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = set(dict(module.named_parameters()))
+    with fake_mode:
+        fakes = [_fake_weight(fake_mode, tensor) for tensor in named.values()]
+    dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
+    try:
+        graph_module = _trace(function, module, list(named), fakes, symbolic, fake_mode)
+    except Exception as problem:
+        raise CaptureError(f"{name} could not be captured: {_first_lines(problem)}", where=_user_frame(problem),
+                           next_step="this model uses Python that depends on tensor values; see the cause above") from problem
+    arguments = [Argument(weight, "weight" if weight in parameters else "buffer") for weight in named]
+    arguments += [Argument(entry.name, "input") for entry in inputs]
+    graph_module, outcome = _take_out_mutations(graph_module, arguments, [Result(result) for result in results])
+    program = Program(graph_module, tuple(arguments), outcome, dims, _guards(environment, {dim.symbol for dim in dims}), named, name)
+    program.check()
+    return program
+
+
+def _fake_weight(fake_mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """A fake tensor with static sizes, on the CPU whatever the tensor's device is."""
+    return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+
+def _symbolic_inputs(environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: Sequence[Input], ranges: Mapping[str, tuple[int, int]]) -> tuple[tuple[Dim, ...], list[torch.Tensor]]:
+    """Fake inputs; a size with the same name is the same symbol everywhere."""
+    from torch._dynamo.source import ConstantSource
+
+    sizes: dict[str, torch.SymInt] = {}
+    dims = []
+    for number, (name, (low, high)) in enumerate(ranges.items()):
+        hint = 97 + 14 * number  # sizes that coincide with nothing else
+        symbol = environment.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
+        sizes[name] = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+        environment.constrain_symbol_range(symbol, low, high) if hasattr(environment, "constrain_symbol_range") else None
+        dims.append(Dim(name, symbol, low, high, hint))
+    with fake_mode:
+        tensors = [torch.empty([sizes[size] if isinstance(size, str) else size for size in entry.shape], dtype=entry.dtype) for entry in inputs]
+    return tuple(dims), tensors
+
+
+def _trace(function: Callable, module: torch.nn.Module, names: list[str], weights: list[torch.Tensor], inputs: list[torch.Tensor], fake_mode: FakeTensorMode) -> fx.GraphModule:
+    def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parameters = dict(zip(names, values[: len(names)], strict=True))
+        with torch.nn.utils.stateless._reparametrize_module(module, parameters, tie_weights=True), _module_paths(module):
+            results = function(*values[len(names) :])
+        return tuple(results) if isinstance(results, tuple | list) else (results,)
+
+    functional = torch.func.functionalize(flat, remove="mutations")
+    with torch.no_grad(), fx.traceback.preserve_node_meta():
+        return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True)(*weights, *inputs)
+
+
+@contextmanager
+def _module_paths(module: torch.nn.Module) -> Any:
+    """Notes on every node which submodule made it, as torch.export does."""
+    paths = {id(child): path for path, child in module.named_modules()}
+    stack: list[tuple[str, Any]] = []
+
+    def note() -> None:
+        fx.traceback.current_meta["nn_module_stack"] = {path: (path, kind) for path, kind in stack}
+
+    def enter(child: torch.nn.Module, args: Any) -> None:
+        stack.append((paths.get(id(child), ""), type(child)))
+        note()
+
+    def leave(child: torch.nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+        note()
+
+    children = list(module.modules())
+    hooks = [child.register_forward_pre_hook(enter) for child in children]
+    hooks += [child.register_forward_hook(leave) for child in children]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _take_out_mutations(graph_module: fx.GraphModule, arguments: Sequence[Argument], results: Sequence[Result]) -> tuple[fx.GraphModule, tuple[Result, ...]]:
+    """Functionalization leaves `copy_(placeholder, value)` behind for each mutated argument: makes it a result."""
+    graph = graph_module.graph
+    names = {node: argument.name for node, argument in zip((n for n in graph.nodes if n.op == "placeholder"), arguments, strict=True)}
+    updates = [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default and node.args[0] in names]
+    output = next(node for node in graph.nodes if node.op == "output")
+    outputs = list(output.args[0])
+    for node in updates:
+        outputs.append(node.args[1])
+        results = [*results, Result(f"{names[node.args[0]]}.updated", updates=names[node.args[0]])]
+    output.args = (tuple(outputs),)
+    for node in updates:
+        node.replace_all_uses_with(node.args[1], delete_user_cb=lambda user: user is not output)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(graph_module, graph), tuple(results)
+
+
+def _user_frame(problem: BaseException) -> str | None:
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "/torch/" not in frame.filename and "/fxhlo/" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

@@ -1,0 +1,93 @@
+"""Symbolic dimensions: from names and numbers that a user binds to the number behind every symbolic size.
+
+Comes in: a Program's dims and guards and the user's bindings. Goes out: `Binding.number(size)`.
+Guaranteed: every dimension is bound within its range, every guard of the capture holds, or GuardError says which not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+import torch
+
+from ..passes.program import Dim, Program
+from .errors import GuardError, LoweringError
+
+
+class Binding:
+    """Numbers for all symbols of a Program.
+
+    bindings: sizes by dimension name (or alias). A dimension that is not named takes the size seen at capture.
+    """
+
+    def __init__(self, program: Program, bindings: Mapping[str, int] | None = None) -> None:
+        self.sizes = _resolve(program, dict(bindings or {}))
+        self._numbers: dict[sympy.Basic, int | float | bool] = {}
+        self._symbols = {dim.symbol: sympy.Integer(self.sizes[dim.name]) for dim in program.dims}
+        self._check_guards(program)
+
+    def number(self, size: Any) -> Any:
+        """The number behind a SymInt, SymFloat, SymBool or sympy expression; plain numbers come back as they are."""
+        if isinstance(size, int | float | bool):
+            return size
+        expression = size if isinstance(size, sympy.Basic) else size.node.expr
+        if expression not in self._numbers:
+            self._numbers[expression] = self._evaluate(expression)
+        return self._numbers[expression]
+
+    def shape(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        return tuple(self.number(size) for size in tensor.shape)
+
+    def _evaluate(self, expression: sympy.Basic) -> int | float | bool:
+        result = expression.xreplace(self._symbols)
+        if result.free_symbols:
+            names = ", ".join(sorted(str(symbol) for symbol in result.free_symbols))
+            raise LoweringError(
+                f"the size {expression} depends on data ({names}): a compiled module's shapes are fixed",
+                next_step="replace the op whose result shape depends on values (nonzero, boolean masks, .item()) by a masked form",
+            )
+        if result in (sympy.true, sympy.false):
+            return bool(result)
+        return int(result) if result.is_integer or isinstance(result, sympy.Integer) else float(result)
+
+    def _check_guards(self, program: Program) -> None:
+        for guard in program.guards:
+            held = guard.expression.xreplace(self._symbols)
+            if held == sympy.false:
+                names = [dim.name for dim in program.dims if dim.symbol in guard.expression.free_symbols]
+                given = ", ".join(f"{name}={self.sizes[name]}" for name in names)
+                raise GuardError(
+                    f"{given} breaks the assumption {guard.expression} that the capture made",
+                    where=guard.where,
+                    next_step="bind another size, or capture with a range that excludes it",
+                )
+
+
+def _resolve(program: Program, given: dict[str, int]) -> dict[str, int]:
+    names = {alias: dim for dim in program.dims for alias in (dim.name, str(dim.symbol), *dim.aliases)}
+    sizes: dict[str, int] = {}
+    for name, size in given.items():
+        if name not in names:
+            known = ", ".join(dim.name for dim in program.dims) or "none: every size is static"
+            raise GuardError(f"there is no dimension {name!r}; dimensions: {known}", next_step="name one of these in bindings")
+        dim = names[name]
+        if sizes.setdefault(dim.name, int(size)) != size:
+            raise GuardError(f"dimension {dim.name} is bound to both {sizes[dim.name]} and {size}", next_step="bind it once")
+    for dim in program.dims:
+        if dim.name not in sizes:
+            if dim.hint is None:
+                raise GuardError(f"dimension {dim.name} is not bound", next_step=f"pass bindings={{{dim.name!r}: ...}}")
+            sizes[dim.name] = dim.hint
+        _check_range(dim, sizes[dim.name])
+    return sizes
+
+
+def _check_range(dim: Dim, size: int) -> None:
+    if size < dim.minimum or (dim.maximum is not None and size > dim.maximum):
+        upper = "" if dim.maximum is None else f" to {dim.maximum}"
+        raise GuardError(
+            f"dimension {dim.name} is bound to {size}, but was captured for {dim.minimum}{upper or ' and more'}",
+            next_step="bind a size in that range, or capture with a wider one (dynamic_shapes)",
+        )

@@ -1,0 +1,92 @@
+"""HloModule: verified StableHLO, its signature, and the weights that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..passes import mlir
+from ..runtime.signature import Signature
+from .types import numpy_dtype
+
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle
+    from ..runtime.executable import Executable
+
+
+@dataclass(frozen=True)
+class HloModule:
+    """A portable StableHLO module: `fxhlo::` ops are composites that carry their reference as decomposition.
+
+    signature: the arguments of `main`, in order: weights, buffers and constants, then inputs and states.
+    bindings: the sizes to which symbolic dimensions were bound.
+    tensors: the torch tensors behind weights, buffers and constants; fake ones where captured without weights.
+    target: the target it will be compiled for (legalization happens at `compile`, the module stays portable).
+    """
+
+    module: mlir.ir.Module
+    signature: Signature
+    bindings: Mapping[str, int] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    name: str = "main"
+    target: str = "cpu"
+
+    @cached_property
+    def text(self) -> str:
+        """StableHLO as text, with source locations."""
+        return mlir.text(self.module, locations=True)
+
+    @cached_property
+    def bytecode(self) -> bytes:
+        """The portable, versioned StableHLO artifact."""
+        return mlir.portable(self.module)
+
+    def legalized(self) -> Any:
+        """The module with its composites replaced for the target: passes.hlo.legalize.Legalized."""
+        from ..passes.hlo.legalize import legalize
+
+        return legalize(mlir.bytecode(self.module), self.target)
+
+    def compile(self) -> Executable:
+        """Compiles for the target and places the weights; call the result with the user's inputs."""
+        from ..runtime import pjrt
+        from ..runtime.executable import Executable
+        from ..runtime.targets import Target
+
+        target = Target.parse(self.target)
+        legalized = self.legalized()
+        executable = Executable(pjrt.compile(legalized.bytecode, target), self.signature)
+        arrays = self.arrays()
+        return executable.bind(arrays) if arrays else executable
+
+    def save(self, directory: str | Path) -> Bundle:
+        """Writes a bundle with this module as its only entry, and returns it opened."""
+        from .bundling import save
+
+        return save(directory, {self.name: self})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights, buffers and constants as numpy arrays that share the tensors' memory; none where they are fake."""
+        wanted = {argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")}
+        real = {name: tensor for name, tensor in self.tensors.items() if name in wanted and is_real(tensor)}
+        return {name: as_numpy(tensor) for name, tensor in real.items()} if len(real) == len(wanted) else {}
+
+
+def is_real(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has values: neither fake nor on the meta device."""
+    return not isinstance(tensor, torch._subclasses.FakeTensor) and tensor.device.type != "meta"
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
+    tensor = tensor.detach().cpu().contiguous()
+    flat = tensor.reshape(-1)
+    if not flat.numel():
+        return np.zeros(tuple(tensor.shape), numpy_dtype(tensor.dtype))
+    return flat.view(torch.uint8).numpy().view(numpy_dtype(tensor.dtype)).reshape(tuple(tensor.shape))

@@ -1,0 +1,22 @@
+"""What a pass is: a frozen dataclass whose fields are its options, called with a Program and giving a Program."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .program import Program
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all graph passes. `name` is the one on the command line (`--print-after NAME`)."""
+
+    name: ClassVar[str] = "pass"
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __call__(self, program: Program) -> Program:
+        raise NotImplementedError(f"{type(self).__name__} does not say what it does")

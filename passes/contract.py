@@ -1,0 +1,67 @@
+"""The contract between the graph side and emission: what a finished Program may hold.
+
+Comes in: a Program and what the emitter has rules for. Goes out: nothing, or `ContractError` with everything that is
+wrong, all at once: ops without a rule, each with its count, the user's file and line, and near misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..runtime.errors import FxhloError
+from .program import Program, where
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An op that has no rule: how often it stands in the graph and where first."""
+
+    overload: str
+    count: int
+    where: str | None
+    near_misses: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.overload} ({self.count}x)"
+        if self.where:
+            text += f" at {self.where}"
+        if self.near_misses:
+            text += f"; there are rules for {', '.join(self.near_misses)}"
+        return text
+
+
+class ContractError(FxhloError):
+    """The graph holds what cannot be emitted; `missing` lists all of it."""
+
+    def __init__(self, message: str, *, missing: tuple[Missing, ...] = (), where: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(message, where=where, next_step=next_step)
+        self.missing = missing
+
+
+def is_symbolic(node: fx.Node) -> bool:
+    """Whether the node computes a size, not a tensor: such nodes are bound to numbers and need no rule."""
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int | float | bool)
+
+
+def check(program: Program, supported: Callable[[fx.Node], bool], overload: Callable[[object], str], near: Callable[[str], Iterable[str]]) -> None:
+    """Raises ContractError with every op of the graph that `supported` does not take."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and not is_symbolic(node) and not supported(node):
+            found.setdefault(overload(node.target), []).append(node)
+    if not found:
+        return
+    missing = tuple(
+        Missing(name, len(nodes), where(nodes[0]), tuple(near(name)))
+        for name, nodes in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+    raise ContractError(
+        f"{len(missing)} ops have no rule:\n" + "\n".join(f"  {entry}" for entry in missing),
+        missing=missing,
+        where=missing[0].where,
+        next_step="add a rule as docs/add_an_op.md shows, or replace the op in the model",
+    )

@@ -1,0 +1,110 @@
+"""Removes what says nothing: detach, alias and clone, conversions and views to the type that is there already,
+repeated computations of the same value, dead code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..base import Pass
+from ..program import Program
+
+aten = torch.ops.aten
+
+IDENTITIES = {
+    aten.detach.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.lift_fresh.default,
+    aten.lift_fresh_copy.default,
+    aten.contiguous.default,
+    aten.detach_.default,
+}
+"""Ops that give their first operand again; memory format and storage have no meaning in StableHLO."""
+
+SAME_TYPE = {
+    aten._to_copy.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.permute.default,
+    aten.slice.Tensor,
+    torch.ops.prims.convert_element_type.default,
+}
+"""Ops that change nothing where the result has the operand's shape and dtype (permute: and the order is the identity)."""
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """One sweep in the graph's order: every node's operands are canonical when it is looked at."""
+
+    def __call__(self, program: Program) -> Program:
+        return program.edited(_sweep)
+
+
+def _sweep(graph: fx.Graph) -> None:
+    seen: dict[tuple, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if _says_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+            continue
+        key = _key(node)
+        if key is None:
+            continue
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def _says_nothing(node: fx.Node) -> bool:
+    if node.target in IDENTITIES:
+        return isinstance(node.args[0], fx.Node)
+    if node.target not in SAME_TYPE or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or before.dtype != after.dtype or len(before.shape) != len(after.shape):
+        return False
+    if node.target is aten.permute.default:
+        return [dim % max(len(node.args[1]), 1) for dim in node.args[1]] == list(range(len(node.args[1])))
+    if node.target is aten.slice.Tensor and (node.args[4] if len(node.args) > 4 else 1) != 1:
+        return False
+    return all(_same_size(one, other) for one, other in zip(before.shape, after.shape, strict=True))
+
+
+def _same_size(one: object, other: object) -> bool:
+    """Equal for every binding: the same number or the same expression; never adds a guard."""
+    if isinstance(one, torch.SymInt) and isinstance(other, torch.SymInt):
+        return one.node.expr == other.node.expr
+    return isinstance(one, int) and isinstance(other, int) and one == other
+
+
+def _key(node: fx.Node) -> tuple | None:
+    """What makes two calls the same computation; None for ops with effects, randomness or unhashable arguments."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
+        return None
+    try:
+        key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _frozen(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(entry) for entry in value)
+    if isinstance(value, dict):
+        return tuple((key, _frozen(entry)) for key, entry in sorted(value.items()))
+    if isinstance(value, bool | int | float):
+        return (type(value), repr(value))
+    return value

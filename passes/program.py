@@ -1,0 +1,133 @@
+"""Program: a captured model as an FX graph, with a name for everything that goes in and comes out.
+
+Comes in: an FX graph of ATen and `fxhlo::` ops whose nodes carry fake tensors (`meta["val"]`), the user's
+file and line (`meta["stack_trace"]`) and the module path (`meta["nn_module_stack"]`).
+Guaranteed: one `Argument` per placeholder and one `Result` per output, in the graph's order; a Program is
+never changed in place: a pass copies the graph and returns another Program.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import sympy
+import torch
+from torch import fx
+
+Kind = Literal["weight", "buffer", "constant", "input", "state"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What one placeholder stands for. `name` is the one in the module's signature."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one output is. `updates` names the argument whose new value it is (a mutated input, buffer or state)."""
+
+    name: str
+    updates: str | None = None
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A symbolic dimension. `aliases` are further names by which a binding may call it; `hint` is the size seen at capture."""
+
+    name: str
+    symbol: sympy.Symbol
+    minimum: int
+    maximum: int | None
+    hint: int | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An assumption that the capture made about symbolic dimensions, and the line that made it."""
+
+    expression: sympy.Basic
+    where: str | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model. `tensors` holds the weights, buffers and constants by argument name (fake ones where
+    the model was captured without weights)."""
+
+    module: fx.GraphModule
+    arguments: tuple[Argument, ...]
+    results: tuple[Result, ...]
+    dims: tuple[Dim, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    name: str = "main"
+    notes: tuple[str, ...] = ()
+    """What passes want the user to know, such as why a rewrite was not applied (`lower-model --explain`)."""
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.module.graph
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    def edited(self, edit: Callable[[fx.Graph], None], **changes: Any) -> Program:
+        """A copy whose graph was changed by `edit`, with dead nodes removed; `changes` replaces other fields."""
+        graph = fx.Graph()
+        graph.set_codegen(copy.copy(self.graph._codegen))
+        output = graph.graph_copy(self.graph, val_map={}, return_output_node=True)
+        assert output is not None
+        values, old_output = output
+        new_output = graph.output(values)
+        new_output.meta = copy.copy(old_output.meta)
+        edit(graph)
+        graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
+        graph.lint()
+        return replace(self, module=fx.GraphModule(self.module, graph), **changes)
+
+    def check(self) -> None:
+        """Asserts what this file's docstring guarantees; for passes under test and the pipeline's verifier."""
+        assert len(self.placeholders) == len(self.arguments), (len(self.placeholders), len(self.arguments))
+        assert len({argument.name for argument in self.arguments}) == len(self.arguments), "argument names repeat"
+        output = next(node for node in self.graph.nodes if node.op == "output")
+        assert len(output.args[0]) == len(self.results), (len(output.args[0]), len(self.results))
+        names = {argument.name for argument in self.arguments}
+        for result in self.results:
+            assert result.updates is None or result.updates in names, result
+        for node in self.graph.nodes:
+            assert node.op in {"output", "get_attr"} or "val" in node.meta, f"{node} carries no fake value"
+
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def source_of(node: fx.Node) -> tuple[str, int] | None:
+    """The user's file and line that made `node`: the innermost frame outside torch itself."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    outside = [(file, int(line)) for file, line in frames if "/torch/" not in file and not file.startswith("<")]
+    return outside[-1] if outside else None
+
+
+def where(node: fx.Node) -> str | None:
+    """`source_of` as "file:line", for errors."""
+    source = source_of(node)
+    return f"{source[0]}:{source[1]}" if source else None
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module that made `node`, such as "model.layers.3.mlp"; empty at the top."""
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    path = next(reversed(stack.values()))
+    path = path[0] if isinstance(path, tuple) else path
+    return re.sub(r"^L\['self'\]\.?|^L__self___?", "", str(path))
