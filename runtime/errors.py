@@ -1,0 +1,65 @@
+"""Errors of fxhlo: what happened, where, and what to do next.
+
+Everything that fxhlo raises on purpose derives from `FxhloError`; the command line prints the same objects.
+"""
+
+from __future__ import annotations
+
+
+class FxhloError(Exception):
+    """What happened (`message`), where (`where`: file:line or a path) and what to do (`next_step`).
+
+    `str()` gives them on separate lines; the ones that are not known are left out.
+    """
+
+    def __init__(self, message: str, *, where: object = None, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = None if where is None else str(where)
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.where:
+            lines.append(f"  at: {self.where}")
+        if self.next_step:
+            lines.append(f"  next: {self.next_step}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (type(self), self.message, self.where, self.next_step, self.__dict__)
+
+
+def _rebuild(kind: type[FxhloError], message: str, where: str | None, next_step: str | None, state: dict) -> FxhloError:
+    """An error that crossed a process (vLLM's workers send theirs pickled), whatever its `__init__` takes."""
+    made = kind.__new__(kind, message)
+    made.__dict__.update(state, message=message, where=where, next_step=next_step)
+    return made
+
+
+class UnsupportedError(FxhloError):
+    """Asked for what fxhlo, or this installation of it, does not do."""
+
+
+class SignatureError(FxhloError):
+    """A signature that contradicts itself, or JSON that is not one."""
+
+
+class ShapeError(FxhloError):
+    """A call with the wrong arguments: count, name, shape, dtype, or a buffer that an earlier call consumed."""
+
+
+class CompileError(FxhloError):
+    """The compiler refused a module, or a serialized executable does not fit this process."""
+
+
+class ExecutionError(FxhloError):
+    """A compiled program failed while it ran."""
+
+
+class BundleError(FxhloError):
+    """A bundle that is missing, damaged, of another version, or cannot be written."""
+
+
+class CacheError(FxhloError):
+    """The cache folder cannot be used."""

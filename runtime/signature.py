@@ -1,0 +1,216 @@
+"""What a compiled module takes and gives: names, kinds, shapes, dtypes and which result updates which argument.
+
+Comes in: what the emitter knows of `main`, or the JSON of a manifest. Goes out: a frozen `Signature`.
+Guaranteed: argument names are unique, and each alias is mutual and between equal shapes and dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .errors import SignatureError
+
+Kind = Literal["weight", "buffer", "constant", "input", "state"]
+KINDS: tuple[str, ...] = get_args(Kind)
+BOUND: tuple[str, ...] = ("weight", "buffer", "constant")
+"""Kinds that are placed once by `Executable.bind`; the others come with each call."""
+
+
+@lru_cache(maxsize=None)
+def dtype_of(name: str) -> np.dtype:
+    """The numpy dtype of a name such as "float32", "bool", "bfloat16" or "float8_e4m3fn" (the last two of ml_dtypes)."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        found = getattr(ml_dtypes, name, None)
+        if not isinstance(found, type) or not issubclass(found, np.generic):
+            raise SignatureError(
+                f"there is no dtype {name!r}", next_step="use a name of numpy or ml_dtypes, such as float32 or bfloat16"
+            ) from None
+        return np.dtype(found)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of `main`. `alias` is the index of the result that is this argument updated (it is then donated)."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    alias: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result of `main`. `alias` is the index of the argument of which it is the new value."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    alias: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments and results of `main`, in order. Raises SignatureError where they contradict each other."""
+
+    arguments: tuple[Argument, ...]
+    results: tuple[Result, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", tuple(self.arguments))
+        object.__setattr__(self, "results", tuple(self.results))
+        seen: set[str] = set()
+        for index, argument in enumerate(self.arguments):
+            if argument.name in seen:
+                raise SignatureError(f"two arguments are named {argument.name!r}")
+            seen.add(argument.name)
+            if argument.kind not in KINDS:
+                raise SignatureError(f"argument {argument.name} is of kind {argument.kind!r}; kinds are {', '.join(KINDS)}")
+            _check_alias(f"argument {index} ({argument})", index, argument, self.results)
+        for index, result in enumerate(self.results):
+            _check_alias(f"result {index} ({result})", index, result, self.arguments)
+
+    @cached_property
+    def weights(self) -> tuple[Argument, ...]:
+        """The arguments that `bind` places once: weights, buffers and constants."""
+        return tuple(argument for argument in self.arguments if argument.kind in BOUND)
+
+    @cached_property
+    def inputs(self) -> tuple[Argument, ...]:
+        return tuple(argument for argument in self.arguments if argument.kind == "input")
+
+    @cached_property
+    def states(self) -> tuple[Argument, ...]:
+        return tuple(argument for argument in self.arguments if argument.kind == "state")
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Argument name -> index."""
+        return {argument.name: index for index, argument in enumerate(self.arguments)}
+
+    def argument(self, name: str) -> Argument:
+        """The argument of that name; SignatureError with the near names if there is none."""
+        try:
+            return self.arguments[self.positions[name]]
+        except KeyError:
+            raise _unknown("argument", name, list(self.positions)) from None
+
+    def result(self, name: str) -> Result:
+        """The first result of that name; SignatureError with the near names if there is none."""
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise _unknown("result", name, [result.name for result in self.results])
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists, strings, numbers and None only; `from_json` gives an equal signature."""
+        return {
+            "arguments": [{**asdict(argument), "shape": list(argument.shape)} for argument in self.arguments],
+            "results": [{**asdict(result), "shape": list(result.shape)} for result in self.results],
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> Signature:
+        """The inverse of `to_json`. Raises SignatureError that names the field that is wrong."""
+        fields = _fields("signature", data, {"arguments": _is_list, "results": _is_list})
+        arguments = tuple(
+            Argument(**_entry(f"arguments[{index}]", one, {"name": _is_str, "kind": _is_kind}))
+            for index, one in enumerate(fields["arguments"])
+        )
+        results = tuple(
+            Result(**_entry(f"results[{index}]", one, {"name": _is_str})) for index, one in enumerate(fields["results"])
+        )
+        return Signature(arguments, results)
+
+    def __str__(self) -> str:
+        rows = [("", "name", "kind", "dtype", "shape", "updated as / updates")]
+        for index, argument in enumerate(self.arguments):
+            target = "" if argument.alias is None else f"-> result {argument.alias}"
+            rows.append((f"arg {index}", argument.name, argument.kind, argument.dtype, _shape(argument.shape), target))
+        for index, result in enumerate(self.results):
+            source = "" if result.alias is None else f"<- arg {result.alias}"
+            rows.append((f"result {index}", result.name, "", result.dtype, _shape(result.shape), source))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _check_alias(what: str, index: int, one: Argument | Result, others: tuple[Any, ...]) -> None:
+    """An alias points to an entry that points back and has the same shape and dtype."""
+    if one.alias is None:
+        return
+    if not 0 <= one.alias < len(others):
+        raise SignatureError(f"{what} has alias {one.alias}, and there are {len(others)} of these")
+    other = others[one.alias]
+    if other.alias != index:
+        raise SignatureError(f"{what} has alias {one.alias} ({other}), which has alias {other.alias} instead of {index}")
+    if (other.shape, other.dtype) != (one.shape, one.dtype):
+        raise SignatureError(f"{what} and its alias {one.alias} ({other}) differ in shape or dtype")
+
+
+def _unknown(what: str, name: str, known: list[str]) -> SignatureError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, 5, 0.4) or known[:10]
+    return SignatureError(f"there is no {what} {name!r}", next_step=f"near or first of the {len(known)} there are: {', '.join(near)}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_kind(value: Any) -> bool:
+    return value in KINDS
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_index(size) for size in value)
+
+
+def _is_alias(value: Any) -> bool:
+    return value is None or _is_index(value)
+
+
+def _fields(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+    """`data` as a dict that has exactly these keys, each value passing its check."""
+    if not isinstance(data, dict):
+        raise SignatureError(f"{where} is {type(data).__name__}, not an object")
+    if data.keys() != checks.keys():
+        missing, extra = sorted(checks.keys() - data.keys()), sorted(data.keys() - checks.keys())
+        raise SignatureError(f"{where} lacks {missing} and has unknown {extra}")
+    for key, check in checks.items():
+        if not check(data[key]):
+            raise SignatureError(f"{where}.{key} is {data[key]!r}")
+    return data
+
+
+def _entry(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+    fields = _fields(where, data, {**checks, "shape": _is_shape, "dtype": _is_str, "alias": _is_alias})
+    dtype_of(fields["dtype"])
+    return {**fields, "shape": tuple(fields["shape"])}
