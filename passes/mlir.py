@@ -18,6 +18,7 @@ try:
     import jaxlib
     from jax.extend.mlir import ir
     from jax.extend.mlir.dialects import chlo, func, stablehlo
+    from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 except ImportError as problem:  # pragma: no cover - needs another jaxlib
     raise FxhloError(
         f"jaxlib's MLIR bindings are not where fxhlo looks for them ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
@@ -32,6 +33,10 @@ JAXLIB_VERSION = jaxlib.__version__
 def context() -> ir.Context:
     """A new MLIR context that knows StableHLO, CHLO and func."""
     made = ir.Context()
+    registry = ir.DialectRegistry()
+    _jax_mlir_ext.register_dialects(registry)  # func and the other upstream dialects
+    made.append_dialect_registry(registry)
+    made.load_all_available_dialects()
     stablehlo.register_dialect(made)
     chlo.register_dialect(made)
     return made

@@ -1,0 +1,72 @@
+"""The meaning of `fxhlo.attention`, and the softmax over masked scores that all attention references share."""
+
+from __future__ import annotations
+
+import torch
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    *,
+    layer: str,
+    scale: float,
+    sliding_window: int,
+    soft_cap: float,
+) -> torch.Tensor:
+    """query [T, Hq, D], key and value [T, Hkv, D] of one sequence that starts at position 0 -> [T, Hq, D].
+
+    sliding_window: a token sees the `sliding_window` last positions, itself included (0: all). soft_cap:
+    scores become cap * tanh(scores / cap) (0: not). sinks [Hq]: a logit per head that only joins the softmax's
+    denominator. alibi_slopes [Hq]: slope * (key position - query position) is added to the scores.
+    """
+    tokens, heads, _ = query.shape
+    groups = heads // key.shape[1]
+    keys = key.float().repeat_interleave(groups, dim=1)
+    values = value.float().repeat_interleave(groups, dim=1)
+    scores = torch.einsum("ihd,jhd->hij", query.float(), keys) * scale
+    at = torch.arange(tokens, device=query.device)
+    seen = visible(at[:, None], at[None, :], sliding_window)
+    weights = softmax(scores, seen, at[None, :] - at[:, None], sinks, alibi_slopes, soft_cap)
+    return torch.einsum("hij,jhd->ihd", weights, values).to(query.dtype)
+
+
+def visible(query_at: torch.Tensor, key_at: torch.Tensor, sliding_window: int) -> torch.Tensor:
+    """Which keys a query sees: those up to its own position, within the window."""
+    seen = key_at <= query_at
+    return seen & (query_at - key_at < sliding_window) if sliding_window > 0 else seen
+
+
+def softmax(
+    scores: torch.Tensor,
+    seen: torch.Tensor,
+    distance: torch.Tensor,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    soft_cap: float,
+) -> torch.Tensor:
+    """Softmax of float32 scores [Hq, ..., keys] over the keys that are `seen`; all zero where none is."""
+    per_head = (-1,) + (1,) * (scores.ndim - 1)
+    if soft_cap > 0:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    if alibi_slopes is not None and alibi_slopes.numel():
+        scores = scores + alibi_slopes.float().reshape(per_head) * distance
+    scores = torch.where(seen, scores, float("-inf"))
+    highest = scores.amax(dim=-1, keepdim=True)
+    sink = None
+    if sinks is not None and sinks.numel():
+        sink = sinks.float().reshape(per_head)
+        highest = torch.maximum(highest, sink)
+    highest = torch.where(torch.isfinite(highest), highest, 0.0)
+    powers = torch.exp(scores - highest)
+    total = powers.sum(dim=-1, keepdim=True)
+    if sink is not None:
+        total = total + torch.exp(sink - highest)
+    return powers / torch.where(total > 0, total, 1.0)
+
+
+def fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None, alibi_slopes: torch.Tensor | None, **_: object) -> torch.Tensor:
+    return query.new_empty(query.shape)

@@ -1,0 +1,22 @@
+"""`fxhlo.ragged_paged_attention`: attention of a batch of requests of any lengths on a paged KV cache, the cache's
+update included. Prefill, chunked prefill and decode are rows of one call."""
+
+from ..spec import Implementation, Kernel
+from . import cpu, xla
+from .reference import fake, ragged_paged_attention
+
+KERNEL = Kernel(
+    name="ragged_paged_attention",
+    version=1,
+    schema="ragged_paged_attention(Tensor query, Tensor key, Tensor value, Tensor kv_cache, Tensor slot_mapping, "
+    "Tensor block_tables, Tensor seq_lens, Tensor query_start_loc, Tensor? sinks, Tensor? alibi_slopes, *, "
+    "float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
+    reference=ragged_paged_attention,
+    fake=fake,
+    implementations=(
+        Implementation("cpu", "native", cpu.ragged_paged_attention, cpu.supports),
+        Implementation("any", "xla", xla.ragged_paged_attention, xla.supports),
+    ),
+    aliases={1: 3},
+    source="Kwon et al. 2023 (PagedAttention); jax/experimental/pallas/ops/tpu/ragged_paged_attention for the layout",
+)

@@ -1,0 +1,48 @@
+"""`fxhlo.ragged_paged_attention` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..spec import TensorSpec
+
+DTYPES = ("float32", "bfloat16")
+
+
+def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+    dtypes = {operand.dtype.name for operand in operands[:4]}
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        return f"query, key, value and cache are {', '.join(sorted(dtypes))}; the native kernel takes {' or '.join(DTYPES)}, all alike"
+    if operands[0].shape[2] > 576:
+        return f"head size {operands[0].shape[2]} is over 576"
+    from ...runtime import native
+
+    return native.unavailable()
+
+
+def ragged_paged_attention(
+    query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
+    sinks: Any = None, alibi_slopes: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Operands and results as in reference.py; the cache is updated in place."""
+    import jax
+    import jax.numpy as jnp
+
+    from ...runtime import native
+
+    native.register()
+    absent = jnp.zeros((0,), jnp.float32)
+    sinks = absent if sinks is None else sinks.astype(jnp.float32)
+    alibi_slopes = absent if alibi_slopes is None else alibi_slopes.astype(jnp.float32)
+    call = jax.ffi.ffi_call(
+        "fxhlo_ragged_paged_attention",
+        (jax.ShapeDtypeStruct(query.shape, query.dtype), jax.ShapeDtypeStruct(kv_cache.shape, kv_cache.dtype)),
+        input_output_aliases={3: 1},
+    )
+    return call(
+        query, key, value, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks, alibi_slopes,
+        scale=np.float32(scale), sliding_window=np.int64(sliding_window), soft_cap=np.float32(soft_cap),
+    )  # fmt: skip

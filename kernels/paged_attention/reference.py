@@ -1,0 +1,70 @@
+"""The meaning of `fxhlo.ragged_paged_attention`, written to be read; no target should run it on long contexts."""
+
+from __future__ import annotations
+
+import torch
+
+from ..attention.reference import softmax, visible
+
+
+def ragged_paged_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    *,
+    scale: float,
+    sliding_window: int,
+    soft_cap: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Writes this step's keys and values into the cache, then attends causally to each request's context.
+
+    query [T, Hq, D]; key, value [T, Hkv, D]; kv_cache [blocks, block_size, 2 * Hkv, D], the key of head h at 2h, its
+    value at 2h + 1; slot_mapping int32 [T], block * block_size + offset (outside the cache: not written);
+    block_tables int32 [R, P]; seq_lens int32 [R], the context with this step's tokens; query_start_loc int32
+    [R + 1], where each request's rows begin. sinks, alibi_slopes [Hq] or None (or empty).
+
+    Returns the output [T, Hq, D], zero in rows of no request, and the updated cache.
+    """
+    blocks, block_size, pairs, head_size = kv_cache.shape
+    tokens, heads, _ = query.shape
+    requests, pages = block_tables.shape
+    kv_cache = _write(key, value, kv_cache, slot_mapping)
+    at_token = torch.arange(tokens, device=query.device)
+    ends, starts = query_start_loc[1:].long(), query_start_loc[:-1].long()
+    request = (at_token[:, None] >= ends[None, :]).sum(dim=1).clamp(max=requests - 1)
+    position = seq_lens.long()[request] - (ends - starts)[request] + at_token - starts[request]
+    at_key = torch.arange(pages * block_size, device=query.device)
+    context = kv_cache[block_tables.long().clamp(0, blocks - 1)[request]].reshape(tokens, pages * block_size, pairs, head_size)
+    groups = heads // (pairs // 2)
+    keys = context[:, :, 0::2].float().repeat_interleave(groups, dim=2)
+    values = context[:, :, 1::2].float().repeat_interleave(groups, dim=2)
+    alive = (at_token < ends[-1])[:, None]
+    seen = visible(position[:, None], at_key[None, :], sliding_window) & alive & (at_key[None, :] < seq_lens.long()[request][:, None])
+    keys = torch.where(seen[:, :, None, None], keys, 0.0)  # what lies in unused slots may be anything, NaN too
+    values = torch.where(seen[:, :, None, None], values, 0.0)
+    scores = torch.einsum("ihd,ijhd->hij", query.float(), keys) * scale
+    weights = softmax(scores, seen, at_key[None, :] - position[:, None], sinks, alibi_slopes, soft_cap)
+    output = torch.einsum("hij,ijhd->ihd", weights, values)
+    return torch.where(alive[:, :, None], output, 0.0).to(query.dtype), kv_cache
+
+
+def _write(key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor) -> torch.Tensor:
+    """The cache with this step's tokens; a row past the end takes those that are not to be written."""
+    blocks, block_size, pairs, head_size = kv_cache.shape
+    slots = blocks * block_size
+    new = torch.stack([key, value], dim=2).reshape(-1, pairs, head_size).to(kv_cache.dtype)
+    flat = torch.cat([kv_cache.reshape(slots, pairs, head_size), kv_cache.new_zeros(1, pairs, head_size)])
+    inside = (slot_mapping >= 0) & (slot_mapping < slots)
+    target = torch.where(inside, slot_mapping.long(), slots)
+    return flat.index_put((target,), new)[:slots].reshape(kv_cache.shape)
+
+
+def fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), kv_cache.new_empty(kv_cache.shape)

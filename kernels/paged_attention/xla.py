@@ -1,0 +1,157 @@
+"""`fxhlo.ragged_paged_attention` in plain StableHLO, for every target: a loop over blocks of keys with an online
+softmax (Milakov and Gimelshein 2018), so that memory and time follow the contexts that are there, not the longest possible.
+
+Two shapes of the loop: with few rows each row gathers its own keys; with many, the rows of one request share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ..spec import TensorSpec
+
+ROWS_ALONE = 32
+"""Up to so many rows, each gathers its own keys: a decode step, where no two rows share a request."""
+QUERY_TILE = 64
+KEY_BLOCK = 128
+BITS = {"bfloat16": "uint16", "float16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+"""XLA's CPU converts a whole small-float operand to float32 and back to update a part of it; as integers it does not."""
+
+
+def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+    heads, pairs = operands[0].shape[1], operands[3].shape[2]
+    if pairs % 2 or heads % (pairs // 2):
+        return f"{heads} query heads are no multiple of {pairs / 2:g} KV heads"
+    return None
+
+
+def ragged_paged_attention(
+    query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
+    sinks: Any = None, alibi_slopes: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Operands and results as in reference.py."""
+    import jax.numpy as jnp
+
+    kv_cache = write(key, value, kv_cache, slot_mapping)
+    ends, starts = query_start_loc[1:], query_start_loc[:-1]
+    score = partial(_scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes)
+    tokens = query.shape[0]
+    if tokens <= ROWS_ALONE or tokens == block_tables.shape[0]:
+        at_token = jnp.arange(tokens)
+        request = jnp.minimum((at_token[:, None] >= ends[None, :]).sum(axis=1), ends.shape[0] - 1)
+        alive = at_token < ends[-1]
+        position = jnp.where(alive, seq_lens[request] - ends[request] + at_token, -1)
+        rows = query.astype(jnp.float32)[:, None]  # each row is a tile of one query
+        output = _attend(rows, position[:, None], kv_cache, block_tables[request], score, sinks)[:, 0]
+        return output.astype(query.dtype), kv_cache
+    return _by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks), kv_cache
+
+
+def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any) -> Any:
+    """The cache with this step's keys and values; slots outside it are dropped."""
+    import jax
+    import jax.numpy as jnp
+
+    blocks, block_size, pairs, head_size = kv_cache.shape
+    new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size).astype(kv_cache.dtype)
+    dtype = kv_cache.dtype
+    bits = BITS.get(dtype.name)
+    if bits is not None:
+        kv_cache, new = (jax.lax.bitcast_convert_type(array, bits) for array in (kv_cache, new))
+    slots = jnp.where(slot_mapping < 0, blocks * block_size, slot_mapping)
+    flat = kv_cache.reshape(blocks * block_size, pairs, head_size).at[slots].set(new, mode="drop")
+    flat = flat.reshape(kv_cache.shape)
+    return flat if bits is None else jax.lax.bitcast_convert_type(flat, dtype)
+
+
+def _by_request(query: Any, kv_cache: Any, block_tables: Any, seq_lens: Any, starts: Any, ends: Any, score: Any, sinks: Any) -> Any:
+    """Requests one after the other, their rows in tiles of QUERY_TILE that share the keys they read."""
+    import jax
+    import jax.numpy as jnp
+
+    tokens, heads, head_size = query.shape
+    tile = min(QUERY_TILE, tokens)
+    rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
+    last = jnp.sum(starts < ends[-1])  # requests that have rows
+
+    def one_request(request: Any, output: Any) -> Any:
+        start, end = starts[request], ends[request]
+        table = jax.lax.dynamic_slice_in_dim(block_tables, request, 1)
+
+        def one_tile(number: Any, output: Any) -> Any:
+            first = start + number * tile
+            at_row = first + jnp.arange(tile)
+            position = jnp.where(at_row < end, seq_lens[request] - end + at_row, -1)
+            queries = jax.lax.dynamic_slice_in_dim(rows, first, tile)[None]
+            result = _attend(queries, position[None], kv_cache, table, score, sinks)[0]
+            old = jax.lax.dynamic_slice_in_dim(output, first, tile)
+            merged = jnp.where((at_row < end)[:, None, None], result, old)
+            return jax.lax.dynamic_update_slice_in_dim(output, merged, first, 0)
+
+        return jax.lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, output)
+
+    output = jnp.zeros((tokens + tile, heads, head_size), jnp.float32)
+    return jax.lax.fori_loop(0, last, one_request, output)[:tokens].astype(query.dtype)
+
+
+def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any, sinks: Any) -> Any:
+    """Online softmax over blocks of keys.
+
+    queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative where a row is none; tables [G, P],
+    the pages of each group -> [G, N, Hq, D], zero in rows that are none.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    groups, rows, heads, head_size = queries.shape
+    block_size, pairs = kv_cache.shape[1:3]
+    kv_heads = pairs // 2
+    pages = max(1, KEY_BLOCK // block_size)
+    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % pages)))
+    queries = queries.reshape(groups, rows, kv_heads, heads // kv_heads, head_size)
+
+    def block(number: Any, carry: tuple) -> tuple:
+        highest, total, output = carry
+        table = jax.lax.dynamic_slice_in_dim(tables, number * pages, pages, axis=1)
+        context = kv_cache[table].reshape(groups, pages * block_size, pairs, head_size)
+        at_key = number * pages * block_size + jnp.arange(pages * block_size)
+        written = (at_key[None, :] <= positions.max(axis=1)[:, None])[:, :, None, None]
+        context = jnp.where(written, context, 0).astype(jnp.float32)
+        scores = score(jnp.einsum("gnhqd,gkhd->ghqnk", queries, context[:, :, 0::2]), positions, at_key)
+        top = jnp.maximum(highest, scores.max(axis=-1))
+        base = jnp.where(jnp.isfinite(top), top, 0.0)
+        powers = jnp.exp(scores - base[..., None])
+        shrink = jnp.exp(highest - base)
+        output = output * shrink[..., None] + jnp.einsum("ghqnk,gkhd->ghqnd", powers, context[:, :, 1::2])
+        return top, total * shrink + powers.sum(axis=-1), output
+
+    shape = (groups, kv_heads, heads // kv_heads, rows)
+    if sinks is None or not sinks.size:
+        highest, total = jnp.full(shape, -jnp.inf), jnp.zeros(shape)
+    else:
+        highest = jnp.broadcast_to(sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1), shape)
+        total = jnp.ones(shape)
+    count = (positions.max() + 1 + pages * block_size - 1) // (pages * block_size)
+    _, total, output = jax.lax.fori_loop(0, count, block, (highest, total, jnp.zeros((*shape, head_size))))
+    output = output / jnp.where(total > 0, total, 1.0)[..., None]
+    output = jnp.where((positions >= 0)[:, None, None, :, None], output, 0.0)
+    return output.transpose(0, 3, 1, 2, 4).reshape(groups, rows, heads, head_size)
+
+
+def _scores(products: Any, positions: Any, at_key: Any, *, scale: float, sliding_window: int, soft_cap: float, alibi_slopes: Any) -> Any:
+    """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
+    import jax.numpy as jnp
+
+    scores = products * scale
+    if soft_cap > 0:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    distance = (at_key[None, None, :] - positions[:, :, None])[:, None, None]  # [G, 1, 1, N, keys]
+    if alibi_slopes is not None and alibi_slopes.size:
+        slopes = alibi_slopes.astype(jnp.float32).reshape(1, products.shape[1], products.shape[2], 1, 1)
+        scores = scores + slopes * distance
+    seen = distance <= 0
+    if sliding_window > 0:
+        seen = seen & (distance > -sliding_window)
+    return jnp.where(seen, scores, -jnp.inf)

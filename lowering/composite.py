@@ -1,0 +1,79 @@
+"""How `fxhlo::` ops are emitted: as `stablehlo.composite` whose decomposition is the kernel's reference, traced.
+
+The same reference is what the op runs in eager torch, so the composite cannot mean anything else than the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..kernels.catalog import kernels
+from ..kernels.spec import Kernel
+from ..passes.mlir import ir, stablehlo
+from .context import Context
+from .registry import Rule
+from .trace import trace_reference
+from .types import TensorType, Value, mlir_type
+
+
+def composite_rule(kernel: Kernel) -> Rule:
+    """The rule of `torch.ops.fxhlo.<kernel>`."""
+    schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
+    names = [argument.name for argument in schema.arguments]
+
+    def rule(ctx: Context, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        tensors = {name: value for name, value in given.items() if isinstance(value, Value)}
+        attributes = {name: value for name, value in given.items() if not isinstance(value, Value)}
+        return emit_composite(ctx, kernel, names, tensors, attributes)
+
+    rule.__name__ = kernel.name
+    rule.__doc__ = kernel.schema
+    return rule
+
+
+def emit_composite(ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]) -> Any:
+    types = tuple((name, tensors[name].type) for name in names if name in tensors)
+    key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
+    emitter = ctx.emitter
+    assert emitter is not None
+    symbol = emitter.functions.get(key)
+    if symbol is None:
+        traced = trace_reference(kernel.reference, dict(types), attributes)
+        symbol = emitter.function(key, f"fxhlo.{kernel.name}", traced, [type_ for _, type_ in types])
+    result_types = [type_ for type_ in ctx.results if type_ is not None]
+    op = stablehlo.CompositeOp(
+        [mlir_type(*type_) for type_ in result_types],
+        [tensors[name].ir for name, _ in types],
+        name=f"fxhlo.{kernel.name}",
+        decomposition=symbol,
+        composite_attributes=ir.DictAttr.get(_attributes(names, tensors, attributes)),
+        version=kernel.version,
+    )
+    results = [Value(result, *type_) for result, type_ in zip(op.results, result_types, strict=True)]
+    return results if len(results) > 1 else results[0]
+
+
+def _attributes(names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]) -> dict[str, ir.Attribute]:
+    """The kernel's attributes, and `operands`: which optional tensors are there."""
+    encoded = {name: _attribute(value) for name, value in attributes.items() if value is not None}
+    encoded["operands"] = ir.ArrayAttr.get([ir.StringAttr.get(name) for name in names if name in tensors])
+    return encoded
+
+
+def _attribute(value: Any) -> ir.Attribute:
+    encoders: dict[type, Callable[[Any], ir.Attribute]] = {
+        bool: ir.BoolAttr.get,
+        int: lambda number: ir.IntegerAttr.get(ir.IntegerType.get_signless(64), number),
+        float: lambda number: ir.FloatAttr.get(ir.F64Type.get(), number),
+        str: ir.StringAttr.get,
+    }
+    return encoders[type(value)](value)
+
+
+def composite_rules() -> dict[str, Rule]:
+    """A rule for every kernel of the catalog."""
+    return {f"fxhlo.{kernel.name}.default": composite_rule(kernel) for kernel in kernels().values()}

@@ -1,0 +1,7 @@
+"""`fxhlo::` ops: one rule per kernel of the catalog."""
+
+from ..composite import composite_rules
+from ..registry import rule
+
+for _overload, _rule in composite_rules().items():
+    rule(_overload)(_rule)

@@ -1,0 +1,218 @@
+"""Legalization: each `stablehlo.composite` of a portable module becomes what the target runs.
+
+Comes in: a portable module and a target. Goes out: a module without composites, and a decision per composite:
+which implementation was taken, or why the reference was inlined.
+Guaranteed: an implementation is taken only where its `supports` says so; nothing compiles here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...kernels.catalog import kernels
+from ...kernels.spec import Implementation, Kernel, TensorSpec
+from ...runtime.errors import FxhloError
+from ...runtime.signature import dtype_of
+from ...runtime.targets import Target
+from ..mlir import bytecode, context, func, ir, parse
+
+ELEMENTS = {
+    "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "ui8": "uint8", "ui16": "uint16", "ui32": "uint32", "ui64": "uint64",
+    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
+    "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2",
+}  # fmt: skip
+PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "cuda"}
+
+
+class LegalizeError(FxhloError):
+    """A composite that no kernel of this installation knows, or whose implementation failed to lower."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one kind of composite. `implementation` is None where the reference was inlined."""
+
+    kernel: str
+    implementation: str | None
+    reasons: tuple[str, ...]
+    count: int
+    operands: str
+
+
+@dataclass(frozen=True)
+class Legalized:
+    """The module for one target, what was decided, and the custom calls it needs at run time."""
+
+    bytecode: bytes
+    decisions: tuple[Decision, ...]
+    custom_calls: tuple[str, ...]
+
+
+def legalize(module: bytes, target: str | Target) -> Legalized:
+    """Replaces every composite of `module` (MLIR bytecode, text or a portable artifact) for `target`."""
+    target = target if isinstance(target, Target) else Target.parse(target)
+    into = context()
+    parsed = parse(module, into)
+    with into, ir.Location.unknown():
+        work = _Legalizer(parsed, target)
+        for operation in list(_composites(parsed.operation)):
+            work.replace(operation)
+        _erase_unused(parsed)
+        return Legalized(bytecode(parsed), tuple(work.decisions.values()), tuple(sorted(_custom_calls(parsed.operation))))
+
+
+class _Legalizer:
+    def __init__(self, module: ir.Module, target: Target) -> None:
+        self.module = module
+        self.target = target
+        self.symbols: dict[object, str] = {}
+        self.decisions: dict[object, Decision] = {}
+
+    def replace(self, operation: ir.Operation) -> None:
+        attributes = operation.attributes
+        name = ir.StringAttr(attributes["name"]).value
+        version = ir.IntegerAttr(attributes["version"]).value if "version" in attributes else 0
+        key = (name, str(attributes["composite_attributes"]), tuple(str(operand.type) for operand in operation.operands))
+        symbol = self.symbols.get(key)
+        if symbol is None:
+            symbol = self.symbols[key] = self._choose(key, name, version, operation)
+        else:
+            old = self.decisions[key]
+            self.decisions[key] = Decision(old.kernel, old.implementation, old.reasons, old.count + 1, old.operands)
+        with ir.InsertionPoint(operation), operation.location:
+            call = func.CallOp([result.type for result in operation.results], ir.FlatSymbolRefAttr.get(symbol), list(operation.operands))
+        for old_result, new_result in zip(operation.results, call.results, strict=True):
+            old_result.replace_all_uses_with(new_result)
+        operation.erase()
+
+    def _choose(self, key: tuple, name: str, version: int, operation: ir.Operation) -> str:
+        kernel = kernels().get(name)
+        operands = ", ".join(key[2])
+        reference = ir.FlatSymbolRefAttr(operation.attributes["decomposition"]).value
+        if kernel is None or kernel.version != version:
+            reason = f"there is no kernel {name} version {version} in this installation"
+            self.decisions[key] = Decision(name, None, (reason,), 1, operands)
+            return reference
+        specs = tuple(_spec(operand.type) for operand in operation.operands)
+        present, attributes = _attributes(operation)
+        reasons = []
+        for implementation in kernel.implementations:
+            if implementation.target not in (self.target.family, "any"):
+                continue
+            reason = implementation.supports(specs, attributes)
+            if reason is None:
+                self.decisions[key] = Decision(name, implementation.name, tuple(reasons), 1, operands)
+                return self._lower(kernel, implementation, specs, present, attributes)
+            reasons.append(f"{implementation.name}: {reason}")
+        reasons = reasons or [f"no implementation for {self.target.family}"]
+        self.decisions[key] = Decision(name, None, tuple(reasons), 1, operands)
+        return reference
+
+    def _lower(self, kernel: Kernel, implementation: Implementation, specs: tuple[TensorSpec, ...], present: list[str], attributes: Mapping[str, Any]) -> str:
+        prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"
+        try:
+            text = _lower_jax(implementation, specs, present, attributes, PLATFORMS[self.target.family])
+        except Exception as problem:
+            raise LegalizeError(
+                f"{implementation.name} of fxhlo.{kernel.name} says it supports {[(s.shape, s.dtype.name) for s in specs]} and failed: {problem}",
+                next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
+            ) from problem
+        names = re.findall(r"func\.func (?:public |private )?@([\w$.-]+)", text)
+        for one in names:
+            text = re.sub(rf"@{re.escape(one)}(?![\w$.-])", f"@{prefix}__{one}", text)
+        made = parse(text, self.module.context)
+        for function in list(made.body.operations):
+            function.attributes["sym_visibility"] = ir.StringAttr.get("private")
+            function.attributes.pop("res_attrs", None) if hasattr(function.attributes, "pop") else None
+            function.detach_from_parent()
+            self.module.body.append(function)
+        return f"{prefix}__main"
+
+
+def _lower_jax(implementation: Implementation, specs: tuple[TensorSpec, ...], present: list[str], attributes: Mapping[str, Any], platform: str) -> str:
+    """The implementation as StableHLO text with a `main`."""
+    import jax
+    from jax.experimental import enable_x64
+
+    def call(*operands: Any) -> Any:
+        return implementation.lower(**dict(zip(present, operands, strict=True)), **attributes)
+
+    shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in specs]
+    wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in specs)
+    with enable_x64(wide):
+        return jax.jit(call, keep_unused=True).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
+    """The names of the operands that are there, and the attributes as Python values."""
+    encoded = ir.DictAttr(operation.attributes["composite_attributes"])
+    decoded: dict[str, Any] = {}
+    present: list[str] = []
+    for entry in encoded:
+        attribute = entry.attr
+        if entry.name == "operands":
+            present = [ir.StringAttr(name).value for name in ir.ArrayAttr(attribute)]
+        elif ir.BoolAttr.isinstance(attribute):
+            decoded[entry.name] = ir.BoolAttr(attribute).value
+        elif ir.IntegerAttr.isinstance(attribute):
+            decoded[entry.name] = ir.IntegerAttr(attribute).value
+        elif ir.FloatAttr.isinstance(attribute):
+            decoded[entry.name] = ir.FloatAttr(attribute).value
+        else:
+            decoded[entry.name] = ir.StringAttr(attribute).value
+    return present, decoded
+
+
+def _spec(type_: ir.Type) -> TensorSpec:
+    ranked = ir.RankedTensorType(type_)
+    return TensorSpec(tuple(ranked.shape), np.dtype(dtype_of(ELEMENTS[str(ranked.element_type)])))
+
+
+def _operations(operation: ir.Operation) -> Iterator[ir.Operation]:
+    for region in operation.regions:
+        for block in region.blocks:
+            for child in block.operations:
+                yield child.operation
+                if child.operation.regions:
+                    yield from _operations(child.operation)
+
+
+def _composites(operation: ir.Operation) -> Iterator[ir.Operation]:
+    return (child for child in _operations(operation) if child.name == "stablehlo.composite")
+
+
+def _custom_calls(operation: ir.Operation) -> set[str]:
+    return {ir.StringAttr(child.attributes["call_target_name"]).value for child in _operations(operation) if child.name == "stablehlo.custom_call"}
+
+
+def _erase_unused(module: ir.Module) -> None:
+    """Drops private functions that nothing calls any more (references that were replaced)."""
+    functions = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
+    callees = {name: _callees(op.operation) for name, op in functions.items()}
+    alive, todo = set(), [name for name, op in functions.items() if ir.StringAttr(op.attributes["sym_visibility"]).value != "private"]
+    while todo:
+        name = todo.pop()
+        if name not in alive:
+            alive.add(name)
+            todo.extend(callees[name])
+    for name, op in functions.items():
+        if name not in alive:
+            op.operation.erase()
+
+
+def _callees(operation: ir.Operation) -> set[str]:
+    found = set()
+    for child in _operations(operation):
+        if child.name == "func.call":
+            found.add(ir.FlatSymbolRefAttr(child.attributes["callee"]).value)
+        elif child.name == "stablehlo.composite":
+            found.add(ir.FlatSymbolRefAttr(child.attributes["decomposition"]).value)
+        elif "called_computations" in child.attributes:
+            found.update(ir.FlatSymbolRefAttr(name).value for name in ir.ArrayAttr(child.attributes["called_computations"]))
+    return found
