@@ -1,0 +1,26 @@
+"""`fxhlo.logprobs`: log-probabilities of the chosen token and of the best ones, and the rank of the chosen."""
+
+from ..spec import Implementation, Kernel
+from .reference import fake, logprobs
+
+
+def _lower(*operands, count):
+    from .xla import logprobs as lower  # jax only where it is wanted
+
+    return lower(*operands, count=count)
+
+
+def _supports(operands, attributes):
+    size = operands[0].shape[1]
+    return None if attributes["count"] <= size else f"{attributes['count']} tokens asked of a vocabulary of {size}"
+
+
+KERNEL = Kernel(
+    name="logprobs",
+    version=1,
+    schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, *, int count) -> (Tensor, Tensor, Tensor)",
+    reference=logprobs,
+    fake=fake,
+    implementations=(Implementation("xla", "top_k", _lower, _supports),),
+    source="vllm/v1/sample/sampler.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
+)

@@ -1,0 +1,46 @@
+"""`fxhlo.logprobs` in eager torch: vLLM's `logprobs_mode="raw_logprobs"`, with the order of ties fixed.
+
+vllm/v1/sample/sampler.py, `compute_logprobs` and `gather_logprobs`. Order and rank are taken from the logits; vLLM takes
+them from their log-softmax. The two differ only where its rounding makes different logits equal. NaN counts as
+-infinity for order and rank; the values of a row that holds NaN (or nothing but -infinity) are NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny  # compiled code flushes what is below to zero, so both do
+
+
+def logprobs(logits: Tensor, tokens: Tensor, enabled: Tensor, *, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids int32 [R, count + 1], values float32 [R, count + 1], rank int32 [R]).
+
+    logits bfloat16, float16 or float32 [R, V] (raw); tokens int32 [R], the chosen ones, in [0, V); enabled int32 []: 0
+    gives zeros. First the chosen token, then the `count` tokens of highest logit, lowest id first where they are equal.
+    The rank counts the tokens whose logit is at least the chosen one's: 1 is the best.
+    """
+    x = logits.to(torch.float32)
+    order = torch.where(torch.isnan(x), float("-inf"), x)
+    order = torch.where(order.abs() < SMALLEST_NORMAL, 0.0, order)
+    chosen = tokens.unsqueeze(1).to(torch.int64)
+    top = torch.sort(order, dim=1, descending=True, stable=True).indices[:, :count]
+    ids = torch.cat([chosen, top], dim=1)
+    best = order.amax(dim=1, keepdim=True)
+    values = (torch.gather(x, 1, ids) - best) - torch.log(torch.exp(x - best).sum(dim=1, keepdim=True))
+    rank = (order >= torch.gather(order, 1, chosen)).sum(dim=1)
+    on = enabled != 0
+    return (
+        torch.where(on, ids, 0).to(torch.int32),
+        torch.where(on, values, 0.0),
+        torch.where(on, rank, 0).to(torch.int32),
+    )
+
+
+def fake(logits: Tensor, tokens: Tensor, enabled: Tensor, *, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (logits.shape[0], count + 1)
+    return (
+        logits.new_empty(shape, dtype=torch.int32),
+        logits.new_empty(shape, dtype=torch.float32),
+        logits.new_empty(shape[:1], dtype=torch.int32),
+    )

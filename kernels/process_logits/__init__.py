@@ -1,0 +1,23 @@
+"""`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
+
+from ..spec import Implementation, Kernel
+from .reference import fake, process_logits
+
+
+def _lower(*operands):
+    from .xla import process_logits as lower  # jax only where it is wanted
+
+    return lower(*operands)
+
+
+KERNEL = Kernel(
+    name="process_logits",
+    version=1,
+    schema="process_logits(Tensor logits, Tensor flags, Tensor allowed_mask, Tensor bias_ids, Tensor bias_values, "
+    "Tensor seen_ids, Tensor seen_counts, Tensor repetition_penalty, Tensor frequency_penalty, "
+    "Tensor presence_penalty) -> Tensor",
+    reference=process_logits,
+    fake=fake,
+    implementations=(Implementation("xla", "conditional", _lower),),
+    source="vllm/v1/sample/sampler.py, ops/penalties.py and logits_processor/builtin.py of vLLM 0.32.0",
+)

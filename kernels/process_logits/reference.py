@@ -1,0 +1,69 @@
+"""`fxhlo.process_logits` in eager torch: masks, bias and penalties, in the order and by the formulas of vLLM's sampler.
+
+vllm/v1/sample/sampler.py: float32; then the masks (grammar, allowed token ids, bad words, min tokens: all of them set
+-infinity, so that they arrive here as one); then logit bias; then repetition, frequency and presence penalties
+(vllm/model_executor/layers/utils.py, `apply_repetition_penalties_torch` of vllm/_custom_ops.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
+    rows, size = logits.shape
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    allowed = ((allowed_mask.unsqueeze(2) >> shifts) & 1).reshape(rows, -1)[:, :size]
+    return torch.where(allowed != 0, logits, float("-inf"))
+
+
+def _biased(padded: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """padded is [R, V + 1]: unused entries (-1) fall into the last column."""
+    index = torch.where(ids < 0, padded.shape[1] - 1, ids).to(torch.int64)
+    return padded.scatter_add(1, index, values)
+
+
+def _penalized(
+    padded: Tensor, ids: Tensor, counts: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
+) -> Tensor:
+    index = torch.where(ids < 0, padded.shape[1] - 1, ids).to(torch.int64)
+    x = torch.gather(padded, 1, index)
+    x = x * torch.where(x > 0, 1.0 / repetition, repetition)
+    x = x - frequency * counts.to(torch.float32)
+    x = x - torch.where(counts > 0, presence, 0.0)
+    return padded.scatter(1, index, x)
+
+
+def process_logits(
+    logits: Tensor,
+    flags: Tensor,
+    allowed_mask: Tensor,
+    bias_ids: Tensor,
+    bias_values: Tensor,
+    seen_ids: Tensor,
+    seen_counts: Tensor,
+    repetition_penalty: Tensor,
+    frequency_penalty: Tensor,
+    presence_penalty: Tensor,
+) -> Tensor:
+    """The logits that the sampler sees: float32 [R, V].
+
+    logits bfloat16, float16 or float32 [R, V]; flags int32 [3]: whether any row has a mask, a bias, penalties (a stage
+    whose flag is 0 does nothing, whatever its operands hold); allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word
+    v // 32 set where token v is allowed (xgrammar's bitmask); bias_ids int32 [R, B], distinct per row, -1 unused;
+    bias_values float32 [R, B]; seen_ids int32 [R, A], the distinct tokens of prompt and output, -1 unused; seen_counts
+    int32 [R, A], how often each is in the output (0: in the prompt alone); the penalties float32 [R], neutral at
+    1, 0, 0.
+    """
+    x = logits.to(torch.float32)
+    x = torch.where(flags[0] != 0, _masked(x, allowed_mask), x)
+    x = torch.nn.functional.pad(x, (0, 1))
+    x = torch.where(flags[1] != 0, _biased(x, bias_ids, bias_values), x)
+    penalties = (p.unsqueeze(1) for p in (repetition_penalty, frequency_penalty, presence_penalty))
+    x = torch.where(flags[2] != 0, _penalized(x, seen_ids, seen_counts, *penalties), x)
+    return x[:, :-1].contiguous()
+
+
+def fake(logits: Tensor, *_: Tensor) -> Tensor:
+    return torch.empty_like(logits, dtype=torch.float32)

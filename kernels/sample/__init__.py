@@ -1,0 +1,31 @@
+"""`fxhlo.sample`: greedy, or temperature, min-p, top-k, top-p and a seeded draw per request."""
+
+from ..spec import Implementation, Kernel
+from .reference import fake, sample
+
+
+def _lower(*operands):
+    from .xla import sample as lower  # jax only where it is wanted
+
+    return lower(*operands)
+
+
+def _supports(operands, attributes):
+    size = operands[0].shape[1]
+    if operands[0].dtype != "float32":
+        return f"logits are {operands[0].dtype}, not float32"
+    if not 0 < size <= 2**19:
+        return f"a vocabulary of {size} tokens could overflow the 32-bit sums of 2**19"
+    return None
+
+
+KERNEL = Kernel(
+    name="sample",
+    version=1,
+    schema="sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
+    "Tensor steps) -> Tensor",
+    reference=sample,
+    fake=fake,
+    implementations=(Implementation("xla", "bisection", _lower, _supports),),
+    source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0; Threefry: Salmon et al., SC 2011",
+)
