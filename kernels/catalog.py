@@ -10,7 +10,7 @@ from importlib import import_module
 
 from .spec import Kernel
 
-MODULES = ("attention", "linear", "paged_attention", "select_rows")
+MODULES = ("attention", "linear", "logprobs", "paged_attention", "process_logits", "sample", "select_rows")
 
 
 @cache

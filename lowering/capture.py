@@ -282,8 +282,24 @@ def _trace(function: Callable, module: torch.nn.Module, names: list[str], weight
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
     functional = torch.func.functionalize(flat, remove="mutations")
-    with torch.no_grad(), fx.traceback.preserve_node_meta():
+    with torch.no_grad(), fx.traceback.preserve_node_meta(), _FunctionalOverloads():
         return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True)(*weights, *inputs)
+
+
+class _FunctionalOverloads(torch.overrides.TorchFunctionMode):
+    """Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional
+    `default` overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable and func.namespace not in ("aten", "prims"):
+            default = getattr(func.overloadpacket, "default", None)
+            if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
+                func = default
+        return func(*args, **(kwargs or {}))
+
+
+def _parameters(overload: torch._ops.OpOverload) -> list[str]:
+    return [argument.name for argument in overload._schema.arguments]
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Edits of a graph that keep every node's fake value: what rewrites are written with.
+
+New nodes get their fake value by running the op on the operands' fake values, so shapes stay symbolic, and the place in
+the user's code of the node they stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+ORIGIN = ("stack_trace", "nn_module_stack")
+
+
+def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
+    """The fake mode of the graph's values."""
+    for node in graph.nodes:
+        val = node.meta.get("val")
+        if isinstance(val, torch._subclasses.FakeTensor):
+            return val.fake_mode
+    raise AssertionError("the graph holds no fake tensor")
+
+
+def values(arguments: Any) -> Any:
+    """Nodes in (nested) arguments replaced by their fake values."""
+    return fx.map_arg(arguments, lambda node: node.meta["val"])
+
+
+def call(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node | None = None) -> fx.Node:
+    """Appends a call at the insertion point, with its fake value, standing for `origin`."""
+    kwargs = kwargs or {}
+    node = graph.call_function(target, tuple(args), kwargs)
+    with fake_mode_of(graph):
+        node.meta["val"] = target(*values(tuple(args)), **values(kwargs))
+    if origin is not None:
+        node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
+    return node
+
+
+def inline(graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, origin: fx.Node) -> Any:
+    """Traces `function(*args, **kwargs)` to ATen ops and appends them at the insertion point. Returns its outputs."""
+    nodes = [arg for arg in args if isinstance(arg, fx.Node)]
+
+    def flat(*tensors: torch.Tensor) -> Any:
+        given = dict(zip(nodes, tensors, strict=True))
+        return function(*[given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in args], **kwargs)
+
+    with fake_mode_of(graph), torch.no_grad():
+        traced = make_fx(torch.func.functionalize(flat, remove="mutations_and_views"), tracing_mode="symbolic")(*values(nodes))
+    places = dict(zip((node for node in traced.graph.nodes if node.op == "placeholder"), nodes, strict=True))
+    outputs = graph.graph_copy(traced.graph, val_map=places)
+    _mark(places, origin)
+    return outputs
+
+
+def _mark(places: dict[fx.Node, fx.Node], origin: fx.Node) -> None:
+    """Gives the copied nodes the place of `origin`."""
+    for old, new in places.items():
+        if old.op != "placeholder" and isinstance(new, fx.Node):
+            new.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
+
+
+def add_placeholder(graph: fx.Graph, name: str, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
+    """A new placeholder behind the last one. Sizes may be SymInts."""
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        node = graph.placeholder("".join(char if char.isalnum() else "_" for char in name))
+    with fake_mode_of(graph):
+        node.meta["val"] = torch.empty(list(shape), dtype=dtype)
+    return node
+
+
+def new_symbol(graph: fx.Graph, name: str, hint: int, minimum: int, maximum: int | None) -> torch.SymInt:
+    """A new symbolic size in the shape environment of the graph's values."""
+    from torch._dynamo.source import ConstantSource
+
+    environment = fake_mode_of(graph).shape_env
+    assert isinstance(environment, ShapeEnv), "the program was captured without symbolic sizes"
+    symbol = environment.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
+    size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+    assert isinstance(size, torch.SymInt)
+    return size

@@ -1,0 +1,89 @@
+"""Gives attention its memory: `fxhlo.attention` becomes `fxhlo.ragged_paged_attention` on a KV cache per layer.
+
+The caches are state arguments of the program, their new values are results; where a token's keys go and which
+pages a request reads are inputs. Over one request that starts at position 0 the program computes what it did before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import getitem
+
+import torch
+from torch import fx
+
+from ..base import Pass
+from ..edit import add_placeholder, call, new_symbol
+from ..program import Argument, Dim, Program, Result
+
+
+@dataclass(frozen=True)
+class PagedAttention(Pass):
+    """block_size: tokens per page. pages: length of a request's block table. dtype: of the cache (None: of the keys)."""
+
+    block_size: int = 16
+    pages: int = 512
+    dtype: torch.dtype | None = None
+
+    def __call__(self, program: Program) -> Program:
+        sites = [node for node in program.graph.nodes if node.target is torch.ops.fxhlo.attention.default]
+        if not sites:
+            return program
+        arguments, results, dims = list(program.arguments), list(program.results), list(program.dims)
+
+        def edit(graph: fx.Graph) -> None:
+            blocks = new_symbol(graph, "num_blocks", 131, 1, None)
+            dims.append(Dim("num_blocks", blocks.node.expr, 1, None, 131))
+            requests = _size(program, "requests")
+            tokens = _size(program, "tokens")
+            metadata = {}
+            for name, shape in {
+                "slot_mapping": (tokens,),
+                "block_tables": (requests, self.pages),
+                "seq_lens": (requests,),
+                "query_start_loc": (requests + 1,),
+            }.items():
+                metadata[name] = add_placeholder(graph, name, shape, torch.int32)
+                arguments.append(Argument(name, "input"))
+            output = next(node for node in graph.nodes if node.op == "output")
+            outputs = list(output.args[0])
+            for node in [node for node in graph.nodes if node.target is torch.ops.fxhlo.attention.default]:
+                updated, state = self._replace(graph, node, blocks, list(metadata.values()))
+                arguments.append(Argument(state, "state"))
+                results.append(Result(f"{state}.updated"))
+                outputs.append(updated)
+            output.args = (tuple(outputs),)
+
+        edited = program.edited(edit)
+        return Program(edited.module, tuple(arguments), tuple(results), tuple(dims), program.guards, program.tensors, program.name, program.notes)
+
+    def _replace(self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]) -> tuple[fx.Node, str]:
+        query, key, value, sinks, alibi_slopes = node.args
+        attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
+        state = f"kv_cache.{node.kwargs['layer']}"
+        kv_heads, head_size = key.meta["val"].shape[1:]
+        shape = (blocks, self.block_size, 2 * kv_heads, head_size)
+        cache = add_placeholder(graph, state, shape, self.dtype or key.meta["val"].dtype)
+        with graph.inserting_before(node):
+            both = call(
+                graph,
+                torch.ops.fxhlo.ragged_paged_attention.default,
+                (query, key, value, cache, *metadata, sinks, alibi_slopes),
+                attributes,
+                origin=node,
+            )
+            attended = call(graph, getitem, (both, 0), origin=node)
+            updated = call(graph, getitem, (both, 1), origin=node)
+        node.replace_all_uses_with(attended)
+        graph.erase_node(node)
+        return updated, state
+
+
+def _size(program: Program, name: str) -> torch.SymInt:
+    """The symbolic size of a dimension, taken from a placeholder that has it."""
+    symbol = next(dim.symbol for dim in program.dims if dim.name == name)
+    for node in program.placeholders:
+        for size in getattr(node.meta["val"], "shape", ()):
+            if isinstance(size, torch.SymInt) and size.node.expr == symbol:
+                return size
+    raise AssertionError(f"no argument has the dimension {name}")

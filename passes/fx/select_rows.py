@@ -1,0 +1,133 @@
+"""Moves the selection of the rows that need logits up the graph, over ops that treat every row alike, so that the
+last layer's MLP and output projection compute those rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..base import Pass
+from ..edit import call
+from ..program import Program
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class SelectRows(Pass):
+    """Sinks every `fxhlo.select_rows` as far towards the inputs as all users of a value want selected rows."""
+
+    def __call__(self, program: Program) -> Program:
+        return program.edited(_sink)
+
+
+def _sink(graph: fx.Graph) -> None:
+    """One node at a time: where all users of a row-wise op are the same selection, select its operands instead."""
+    todo = [node for node in graph.nodes if node.target is torch.ops.fxhlo.select_rows.default]
+    while todo:
+        selection = todo.pop()
+        values, rows = selection.args
+        if not isinstance(values, fx.Node) or not _movable(values, selection):
+            continue
+        with graph.inserting_before(selection):
+            replacement, made = _rebuild(graph, values, rows, selection)
+        for user in list(values.users):
+            if user.target is torch.ops.fxhlo.select_rows.default:
+                user.replace_all_uses_with(replacement)
+                todo = [entry for entry in todo if entry is not user]
+                graph.erase_node(user)
+        graph.erase_node(values)
+        todo.extend(made)
+
+
+def _movable(node: fx.Node, selection: fx.Node) -> bool:
+    """Whether `node` is row-wise and everybody who uses it wants the same rows."""
+    rows = selection.args[1]
+    wanted = all(user.target is torch.ops.fxhlo.select_rows.default and user.args[1] is rows for user in node.users)
+    return node.op == "call_function" and wanted and _row_operands(node) is not None
+
+
+def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """The same op over selected operands; operands are selected once each."""
+    made: dict[fx.Node, fx.Node] = {}
+    operands = _row_operands(node) or []
+
+    def select(operand: fx.Node) -> fx.Node:
+        if operand not in operands:
+            return operand
+        if operand not in made:
+            existing = [u for u in operand.users if u.target is torch.ops.fxhlo.select_rows.default and u.args[1] is rows]
+            made[operand] = existing[0] if existing and _before(existing[0], selection) else call(
+                graph, torch.ops.fxhlo.select_rows.default, (operand, rows), origin=selection
+            )
+        return made[operand]
+
+    args = fx.map_arg(node.args, select)
+    if node.target in SHAPED:
+        args = (args[0], _resized(node, rows), *args[2:])
+    return call(graph, node.target, args, dict(node.kwargs), origin=node), list(made.values())
+
+
+def _before(one: fx.Node, other: fx.Node) -> bool:
+    for node in one.graph.nodes:
+        if node is one:
+            return True
+        if node is other:
+            return False
+    return False
+
+
+ROW_WISE = {
+    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.pow.Tensor_Scalar,
+    aten.rsqrt.default, aten.sigmoid.default, aten.silu.default, aten.gelu.default, aten.tanh.default, aten.relu.default,
+    aten._to_copy.default, aten.exp.default, aten.mul.Scalar, aten.add.Scalar, torch.ops.prims.convert_element_type.default,
+}  # fmt: skip
+SHAPED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default}
+
+
+def _row_operands(node: fx.Node) -> list[fx.Node] | None:
+    """The operands whose dimension 0 is the rows of `node`, or None where `node` is not row-wise."""
+    val = node.meta.get("val")
+    if not isinstance(val, torch.Tensor) or not val.ndim:
+        return None
+    tensors = [arg for arg in node.all_input_nodes if isinstance(arg.meta.get("val"), torch.Tensor)]
+    kind: Callable[[fx.Node], bool] = lambda operand: _same_rows(operand.meta["val"], val)  # noqa: E731
+    if node.target in ROW_WISE:
+        with_rows = [t for t in tensors if t.meta["val"].ndim == val.ndim and kind(t)]
+        others = [t for t in tensors if t not in with_rows]
+        fine = all(t.meta["val"].ndim < val.ndim or _is_one(t.meta["val"].shape[0]) for t in others)
+        return with_rows if with_rows and fine else None
+    if node.target in (aten.mm.default, torch.ops.fxhlo.linear.default):
+        return [node.args[0]] if node.args[0] is not node.args[1] else None
+    if node.target is aten.addmm.default:
+        bias = node.args[0].meta["val"]
+        return [node.args[1]] if bias.ndim == 1 else None
+    if node.target in (aten.mean.dim, aten.slice.Tensor):
+        dims = node.args[1] if len(node.args) > 1 else 0
+        dims = dims if isinstance(dims, list | tuple) else [dims]
+        rank = node.args[0].meta["val"].ndim
+        fine = all(dim % rank != 0 for dim in dims) and dims and val.ndim == rank
+        return [node.args[0]] if fine else None
+    if node.target in SHAPED:
+        operand = node.args[0]
+        return [operand] if operand.meta["val"].ndim and kind(operand) else None
+    return None
+
+
+def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
+    first, second = one.shape[0], other.shape[0]
+    if isinstance(first, torch.SymInt) and isinstance(second, torch.SymInt):
+        return first.node.expr == second.node.expr
+    return False
+
+
+def _is_one(size: object) -> bool:
+    return isinstance(size, int) and size == 1
+
+
+def _resized(node: fx.Node, rows: fx.Node) -> list:
+    """The shape argument of a view with the number of selected rows in front."""
+    return [rows.meta["val"].shape[0], *node.meta["val"].shape[1:]]
