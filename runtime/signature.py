@@ -19,22 +19,23 @@ Kind = Literal["weight", "buffer", "constant", "input", "state"]
 KINDS: tuple[str, ...] = get_args(Kind)
 BOUND: tuple[str, ...] = ("weight", "buffer", "constant")
 """Kinds that are placed once by `Executable.bind`; the others come with each call."""
+PLAIN = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+)
+"""The dtypes of numpy itself that StableHLO has too."""
 
 
 @lru_cache(maxsize=None)
 def dtype_of(name: str) -> np.dtype:
     """The numpy dtype of a name such as "float32", "bool", "bfloat16" or "float8_e4m3fn" (the last two of ml_dtypes)."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
+    import ml_dtypes
 
-        found = getattr(ml_dtypes, name, None)
-        if not isinstance(found, type) or not issubclass(found, np.generic):
-            raise SignatureError(
-                f"there is no dtype {name!r}", next_step="use a name of numpy or ml_dtypes, such as float32 or bfloat16"
-            ) from None
-        return np.dtype(found)
+    narrow = getattr(ml_dtypes, name, None)
+    if isinstance(narrow, type) and issubclass(narrow, np.generic):
+        return np.dtype(narrow)
+    if name not in PLAIN:
+        raise SignatureError(f"there is no dtype {name!r}", next_step="use a name of numpy or ml_dtypes, such as float32 or bfloat16")
+    return np.dtype(name)
 
 
 @dataclass(frozen=True)
