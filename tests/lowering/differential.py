@@ -1,0 +1,168 @@
+"""Differential testing of lowering: a function is run by eager torch and, lowered, by XLA on the CPU; both must agree.
+
+    check(torch.add, x, y)                               # a function
+    check(module, x, dynamic=({0: "batch"},))            # a module, with symbolic sizes
+    check(lambda x: x.add_(1), x)                        # mutated inputs are compared too
+
+Compared are the structure of the result, dtypes, shapes, values (NaN equals NaN; torch.testing's tolerances unless
+given) and every input that eager torch changed in place. Both sides get fresh clones of the inputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import torch
+from jaxlib import xla_client
+from torch.utils import _pytree as pytree
+
+from fxhlo.lowering.lower import lower
+from fxhlo.lowering.module import HloModule, as_numpy
+from fxhlo.lowering.types import FROM_NUMPY
+from fxhlo.passes import mlir
+
+
+def check(function: Callable[..., Any], *args: Any, kwargs: Mapping[str, Any] | None = None, dynamic: Any = None,
+          bindings: Mapping[str, int] | None = None, **tolerances: Any) -> HloModule:
+    """Asserts that `function(*args, **kwargs)` means the same lowered as in eager torch. Returns the lowered module.
+
+    dynamic: dynamic_shapes, as torch.export takes them (for a function: a tuple with an entry for each argument).
+    tolerances: rtol, atol and whatever else torch.testing.assert_close takes.
+    """
+    kwargs = dict(kwargs or {})
+    hlo = lowered(function, args, kwargs, dynamic=dynamic, bindings=bindings)
+    expected = eager(function, args, kwargs)
+    actual = execute(hlo, args, kwargs)
+    agree(expected, actual, **tolerances)
+    return hlo
+
+
+@dataclass
+class Outcome:
+    """What a call gave: the tensors of its results in order, and the tensors among its inputs that it changed."""
+
+    results: list[Any]
+    updates: dict[int, torch.Tensor]
+
+
+def agree(expected: Outcome, actual: Outcome, **tolerances: Any) -> None:
+    """Asserts that both outcomes are the same: number, dtypes, shapes, values."""
+    tolerances = {"equal_nan": True, **tolerances}
+    assert len(expected.results) == len(actual.results), f"{len(actual.results)} results, not {len(expected.results)}"
+    for index, (ours, theirs) in enumerate(zip(actual.results, expected.results, strict=True)):
+        _close(ours, theirs, f"result {index}", tolerances)
+    for index, theirs in expected.updates.items():
+        assert index in actual.updates, f"input {index} is changed by eager torch, but not by the lowered module"
+        _close(actual.updates[index], theirs, f"input {index} (changed in place)", tolerances)
+
+
+def _close(ours: torch.Tensor, theirs: Any, what: str, tolerances: Mapping[str, Any]) -> None:
+    if not isinstance(theirs, torch.Tensor):
+        theirs = torch.tensor(theirs)
+    assert ours.dtype == theirs.dtype, f"{what}: {ours.dtype}, not {theirs.dtype}"
+    assert ours.shape == theirs.shape, f"{what}: shape {list(ours.shape)}, not {list(theirs.shape)}"
+    torch.testing.assert_close(ours, theirs, msg=lambda message: f"{what}: {message}", check_stride=False, **tolerances)
+
+
+class Call(torch.nn.Module):
+    """A function as the module that torch.export wants."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def lowered(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *,
+            dynamic: Any = None, bindings: Mapping[str, int] | None = None) -> HloModule:
+    """`function` exported and lowered for the CPU."""
+    is_module = isinstance(function, torch.nn.Module)
+    module = function if is_module else Call(function)
+    if dynamic is not None and not is_module:
+        dynamic = {"args": tuple(dynamic)}
+    return lower(module, tuple(clone(args)), clone(dict(kwargs or {})), dynamic_shapes=dynamic, bindings=bindings)
+
+
+def eager(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Outcome:
+    """What eager torch gives, on clones of the inputs."""
+    args, kwargs = clone((tuple(args), dict(kwargs or {})))
+    inputs = _tensors((args, kwargs))
+    before = [tensor.detach().clone() for tensor in inputs]
+    with torch.no_grad():
+        results = function(*args, **kwargs)
+    updates = {index: after.detach() for index, (old, after) in enumerate(zip(before, inputs, strict=True)) if not same_bits(old, after)}
+    return Outcome([leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in pytree.tree_leaves(results) if leaf is not None], updates)
+
+
+def execute(hlo: HloModule, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Outcome:
+    """What the compiled module gives for these inputs."""
+    inputs = iter(_tensors((tuple(args), dict(kwargs or {}))))
+    constants = hlo.arrays()
+    arrays, names = [], []
+    for argument in hlo.signature.arguments:
+        names.append(argument.name)
+        arrays.append(constants[argument.name] if argument.kind in ("weight", "buffer", "constant") else as_numpy(next(inputs)))
+    outputs = compiled(hlo)(arrays)
+    users = [argument.name for argument in hlo.signature.arguments if argument.kind not in ("weight", "buffer", "constant")]
+    outcome = Outcome([], {})
+    for result, output in zip(hlo.signature.results, outputs, strict=True):
+        tensor = as_tensor(output)
+        if result.alias is None:
+            outcome.results.append(tensor)
+        elif names[result.alias] in users:
+            outcome.updates[users.index(names[result.alias])] = tensor
+    return outcome
+
+
+def compiled(hlo: HloModule) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """The module compiled by jaxlib's CPU client, as a function from numpy to numpy."""
+    client, devices, options = _client()
+    text = str(hlo.module)
+    module = mlir.bytecode(hlo.module) if "stablehlo.composite" not in text else hlo.legalized().bytecode
+    executable = client.compile_and_load(module, devices, options)
+
+    def call(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with jax.enable_x64(True):
+            buffers = [jax.device_put(np.array(array), devices[0]) for array in arrays]  # a copy: donation may overwrite it
+            return [np.asarray(shards[0]) for shards in executable.execute_sharded(buffers).disassemble_into_single_device_arrays()]
+
+    return call
+
+
+@cache
+def _client() -> tuple[Any, Any, Any]:
+    device = jax.devices("cpu")[0]
+    return device.client, xla_client.DeviceList((device,)), xla_client.CompileOptions()
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A torch tensor with a copy of `array`, ml_dtypes included."""
+    dtype = FROM_NUMPY[array.dtype]
+    if array.dtype.isbuiltin == 1:
+        return torch.from_numpy(np.array(array))
+    return torch.from_numpy(np.array(array).view(f"uint{8 * array.itemsize}")).view(dtype)
+
+
+def clone(tree: Any) -> Any:
+    """A copy whose tensors are fresh; strides are kept."""
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), tree)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(
+        *(t.contiguous().reshape(-1).view(torch.uint8) if not t.dtype.is_complex else torch.view_as_real(t).contiguous() for t in (one, other))
+    )
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
