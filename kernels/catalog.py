@@ -5,8 +5,10 @@ Each kernel stands in a folder of its own with `KERNEL` in its `__init__`; addin
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib import import_module
+from typing import Any
 
 from .spec import Kernel
 
@@ -31,6 +33,17 @@ def register_torch_ops() -> object:
     library = torch.library.Library("fxhlo", "DEF")
     for kernel in kernels().values():
         library.define(kernel.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(kernel.name, kernel.reference, "CompositeExplicitAutograd")
+        library.impl(kernel.name, _contiguous(kernel.reference), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fxhlo::{kernel.name}", kernel.fake, lib=library)
     return library
+
+
+def _contiguous(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference with contiguous results, as its fake implementation promises."""
+
+    @wraps(reference)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        results = reference(*args, **kwargs)
+        return tuple(result.contiguous() for result in results) if isinstance(results, tuple) else results.contiguous()
+
+    return call

@@ -264,10 +264,10 @@ def _symbolic_inputs(environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: S
     sizes: dict[str, torch.SymInt] = {}
     dims = []
     for number, (name, (low, high)) in enumerate(ranges.items()):
-        hint = 97 + 14 * number  # sizes that coincide with nothing else
+        hint = min(97 + 14 * number, high - number)  # sizes that coincide with nothing else
         symbol = environment.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
         sizes[name] = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
-        environment.constrain_symbol_range(symbol, low, high) if hasattr(environment, "constrain_symbol_range") else None
+        environment.constrain_symbol_range(symbol, low, high)
         dims.append(Dim(name, symbol, low, high, hint))
     with fake_mode:
         tensors = [torch.empty([sizes[size] if isinstance(size, str) else size for size in entry.shape], dtype=entry.dtype) for entry in inputs]
@@ -282,7 +282,9 @@ def _trace(function: Callable, module: torch.nn.Module, names: list[str], weight
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
     functional = torch.func.functionalize(flat, remove="mutations")
-    with torch.no_grad(), fx.traceback.preserve_node_meta(), _FunctionalOverloads():
+    # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with torch.no_grad(), oblivious, fx.traceback.preserve_node_meta(), _FunctionalOverloads():
         return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True)(*weights, *inputs)
 
 

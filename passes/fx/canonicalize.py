@@ -32,14 +32,17 @@ SAME_TYPE = {
     aten.expand.default,
     aten.permute.default,
     aten.slice.Tensor,
+    aten.copy.default,
     torch.ops.prims.convert_element_type.default,
 }
-"""Ops that change nothing where the result has the operand's shape and dtype (permute: and the order is the identity)."""
+"""Ops that change nothing where the result has the operand's shape and dtype (permute: and the order is the identity;
+copy: the operand is the source)."""
 
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
-    """One sweep in the graph's order: every node's operands are canonical when it is looked at."""
+    """One sweep in the graph's order: every node's operands are canonical when it is looked at. Sizes that have no
+    reader any more go with the dead code."""
 
     def __call__(self, program: Program) -> Program:
         return program.edited(_sweep)
@@ -50,8 +53,9 @@ def _sweep(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if _says_nothing(node):
-            node.replace_all_uses_with(node.args[0])
+        same = _equal_operand(node)
+        if same is not None:
+            node.replace_all_uses_with(same)
             graph.erase_node(node)
             continue
         key = _key(node)
@@ -64,17 +68,28 @@ def _sweep(graph: fx.Graph) -> None:
             seen[key] = node
 
 
-def _says_nothing(node: fx.Node) -> bool:
+def _equal_operand(node: fx.Node) -> fx.Node | None:
+    """The operand that the node only repeats, or None."""
+    index = 1 if node.target is aten.copy.default else 0
+    operand = node.args[index] if len(node.args) > index else None
+    if not isinstance(operand, fx.Node):
+        return None
     if node.target in IDENTITIES:
-        return isinstance(node.args[0], fx.Node)
-    if node.target not in SAME_TYPE or not isinstance(node.args[0], fx.Node):
-        return False
-    before, after = node.args[0].meta.get("val"), node.meta.get("val")
-    if not isinstance(before, torch.Tensor) or before.dtype != after.dtype or len(before.shape) != len(after.shape):
-        return False
+        return operand
+    if node.target not in SAME_TYPE or not _same_type(operand.meta.get("val"), node.meta.get("val")):
+        return None
     if node.target is aten.permute.default:
-        return [dim % max(len(node.args[1]), 1) for dim in node.args[1]] == list(range(len(node.args[1])))
+        rank = max(len(node.args[1]), 1)
+        return operand if [dim % rank for dim in node.args[1]] == list(range(len(node.args[1]))) else None
     if node.target is aten.slice.Tensor and (node.args[4] if len(node.args) > 4 else 1) != 1:
+        return None
+    return operand
+
+
+def _same_type(before: object, after: object) -> bool:
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
+        return False
+    if before.dtype != after.dtype or len(before.shape) != len(after.shape):
         return False
     return all(_same_size(one, other) for one, other in zip(before.shape, after.shape, strict=True))
 

@@ -1,0 +1,89 @@
+"""From a vLLM model to the Program of one engine step: capture, and the passes that make it a step.
+
+The step: token ids and positions of all requests' tokens in, one sampled token per request out, the KV caches updated
+in place. Captured once; every bucket is emitted from the same Program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...lowering.capture import Input, capture_callable
+from ...passes.base import Pass
+from ...passes.fx.canonicalize import Canonicalize
+from ...passes.fx.donate import Donate
+from ...passes.fx.expand import Expand
+from ...passes.fx.linear import Linear
+from ...passes.fx.paged_attention import PagedAttention
+from ...passes.fx.sample import Sample
+from ...passes.fx.select_rows import SelectRows
+from ...passes.program import Program
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the step's shapes depend on besides the buckets. block_size in tokens; lengths in tokens."""
+
+    block_size: int
+    max_model_len: int
+    max_tokens: int
+    max_requests: int
+    logprobs: int
+    bias: int = 1024
+
+    @property
+    def pages(self) -> int:
+        """Length of a request's block table."""
+        return -(-self.max_model_len // self.block_size)
+
+    @classmethod
+    def of(cls, config: VllmConfig) -> StepOptions:
+        return cls(
+            block_size=config.cache_config.block_size,
+            max_model_len=config.model_config.max_model_len,
+            max_tokens=config.scheduler_config.max_num_batched_tokens,
+            max_requests=config.scheduler_config.max_num_seqs,
+            logprobs=max(1, config.model_config.max_logprobs),
+        )
+
+
+def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
+    """Captures vLLM's model and its logits; attention is still without a cache and nothing is sampled."""
+    from .model import step_function
+
+    options = StepOptions.of(config)
+    inputs = (
+        Input("input_ids", ("tokens",), torch.int32),
+        Input("positions", ("tokens",), torch.int32),
+        Input("logit_rows", ("requests",), torch.int32),
+    )
+    ranges = {"tokens": (1, max(options.max_tokens, options.max_model_len)), "requests": (1, max(options.max_requests, 2))}
+    name = type(model).__name__
+    return capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
+
+
+def step_passes(options: StepOptions) -> tuple[Pass, ...]:
+    """The order of the step's passes, a reason per line."""
+    return (
+        Canonicalize(),  # what says nothing goes before anything looks for patterns
+        Expand(ir_ops()),  # vLLM's IR ops become ATen, so that later passes and rules see only one vocabulary
+        PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
+        SelectRows(),  # before products are fused: it moves over plain row-wise ops
+        Sample(options.logprobs, options.bias, options.max_model_len),  # logits never leave the device
+        Linear(),  # after the selection, which changes the products' operands
+        Donate(),  # when all states have their results
+        Canonicalize(),  # what the passes left behind
+    )
+
+
+def ir_ops() -> dict[Any, Any]:
+    """vLLM's IR ops with the implementation in plain torch that each of them carries."""
+    from .compat import ir_implementations
+
+    return ir_implementations()

@@ -1,0 +1,215 @@
+"""The compiled steps: the closed set of programs that the scheduler can ask for, and calling one of them.
+
+Comes in: vLLM's config, the model with its weights, one dictionary of numpy inputs per step. Goes out: sampled
+tokens. Guaranteed: after `compile` nothing is traced or compiled in this process; the KV caches stay on the device
+and each step writes into their memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...runtime import pjrt, seal
+from ...runtime.bundle import Bundle
+from ...runtime.cache import Cache
+from ...runtime.errors import FxhloError
+from ...runtime.executable import Executable
+from ...runtime.targets import Target
+from .program import StepOptions, capture_step, step_passes
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.config import VllmConfig
+
+Progress = Callable[[str], None]
+BIG = ("allowed_mask", "bias_ids", "bias_values", "seen_ids", "seen_counts")
+"""Inputs that only some sampling parameters use; where none does, a neutral one stays on the device."""
+SMALLEST = 8
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """Sizes of one program: rows of tokens, and requests."""
+
+    tokens: int
+    requests: int
+
+    def __str__(self) -> str:
+        return f"tokens={self.tokens},requests={self.requests}"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """tokens int32 [R]; logprobs (ids int32 [R, n + 1], values float32 [R, n + 1], ranks int32 [R]) where asked for."""
+
+    tokens: np.ndarray
+    logprobs: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+
+def buckets(max_tokens: int, max_requests: int) -> tuple[Bucket, ...]:
+    """The closed set: decode steps with as many rows as requests, and mixed steps of growing size with few or all requests."""
+    few = min(SMALLEST, max_requests)
+    decode = {Bucket(size, size) for size in _powers(SMALLEST, max_requests, 4)}
+    sizes = _powers(SMALLEST, max_tokens, 4)
+    mixed = {Bucket(size, min(size, few)) for size in sizes} | {Bucket(size, max_requests) for size in sizes if size > max_requests}
+    return tuple(sorted(decode | mixed))
+
+
+def _powers(smallest: int, largest: int, factor: int) -> list[int]:
+    """smallest, smallest * factor, ... up to and with `largest`."""
+    sizes = []
+    size = smallest
+    while size < largest:
+        sizes.append(size)
+        size *= factor
+    return [*sizes, largest]
+
+
+class Steps:
+    """All programs of one engine, its weights and KV caches on the device."""
+
+    def __init__(self, config: VllmConfig, build: Callable[[], torch.nn.Module], model: torch.nn.Module) -> None:
+        self.config = config
+        self.options = StepOptions.of(config)
+        self.buckets = buckets(self.options.max_tokens, self.options.max_requests)
+        self.target = Target.parse("cpu")
+        self._build = build
+        self._model = model
+        self._executables: dict[Bucket, Executable] = {}
+        self._neutral: dict[tuple[Bucket, str], Any] = {}
+        self._states: list[Any] = []
+        self.num_blocks = 0
+
+    @classmethod
+    def prepare(cls, config: VllmConfig, model: torch.nn.Module, build: Callable[[], torch.nn.Module]) -> Steps:
+        """model: with its weights; build: makes the model again without them, for capture."""
+        return cls(config, build, model)
+
+    # -- before serving --------------------------------------------------------------------------------------------
+
+    def allocate(self, num_blocks: int) -> None:
+        """Fixes the number of KV blocks; the caches themselves are made when the programs are there."""
+        self.num_blocks = num_blocks
+
+    def compile(self, progress: Progress = lambda message: None) -> None:
+        """Loads or makes every program, places weights and caches, and seals the process."""
+        key = self.key()
+        cache_ = Cache()
+        path = cache_.get(key)
+        if path is None:
+            path = cache_.put(key, lambda directory: self._make(directory, progress))
+        bundle = Bundle.open(path)
+        for bucket in self.buckets:
+            self._executables[bucket] = bundle.executable(str(bucket), self.target)
+        progress(f"{len(self.buckets)} programs loaded")
+        self._place()
+        seal.close("the engine is ready")
+
+    def key(self) -> dict[str, Any]:
+        """Everything on which the programs depend, for the cache."""
+        import jaxlib
+        import torch
+        import vllm
+
+        from ...runtime import native
+
+        model_config = self.config.model_config
+        return {
+            "model": json.loads(json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True)),
+            "class": type(self._model).__qualname__,
+            "dtype": str(model_config.dtype),
+            "cache_dtype": self.config.cache_config.cache_dtype,
+            "options": asdict(self.options),
+            "buckets": [str(bucket) for bucket in self.buckets],
+            "num_blocks": self.num_blocks,
+            "target": str(self.target),
+            "native": native.unavailable(),
+            "versions": {"torch": torch.__version__, "vllm": vllm.__version__, "jaxlib": jaxlib.__version__, "fxhlo": source_digest()},
+        }
+
+    def _make(self, directory: Path, progress: Progress) -> None:
+        """Captures once, emits and compiles every bucket, and writes the bundle."""
+        from ...lowering.bundling import save_steps
+        from ...lowering.coverage import check
+        from ...lowering.emit import emit
+        from ...passes.pipeline import run
+
+        progress("capturing the model")
+        program = run(step_passes(self.options), capture_step(self.config, self._build()))
+        check(program)
+
+        def make(bucket: Bucket) -> tuple[str, Any]:
+            module = emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks})
+            return str(bucket), module
+
+        with ThreadPoolExecutor(2) as pool:
+            save_steps(directory, (make(bucket) for bucket in self.buckets), self.target, pool, progress)
+
+    def _place(self) -> None:
+        """Weights once, without a copy where the device shares memory with the host; caches filled with zeros."""
+        from ...lowering.module import as_numpy
+
+        signature = next(iter(self._executables.values())).signature
+        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        self._weights = []
+        for argument in signature.arguments:
+            if argument.kind in ("weight", "buffer", "constant"):
+                self._weights.append(pjrt.put_shared(as_numpy(tensors[argument.name]), self.target))
+        self._inputs = [argument.name for argument in signature.arguments if argument.kind == "input"]
+        self._states = [
+            pjrt.zeros(argument.shape, argument.dtype, self.target) for argument in signature.arguments if argument.kind == "state"
+        ]
+        for bucket, executable in self._executables.items():
+            for argument in executable.signature.arguments:
+                if argument.name in BIG:
+                    fill = -1 if argument.name.endswith("ids") else 0
+                    self._neutral[bucket, argument.name] = pjrt.put(np.full(argument.shape, fill, argument.dtype), self.target)
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    def select(self, tokens: int, requests: int) -> Bucket:
+        """The smallest program that holds so many tokens and requests."""
+        for bucket in self.buckets:
+            if bucket.tokens >= tokens and bucket.requests >= requests:
+                return bucket
+        raise FxhloError(
+            f"no program for {tokens} tokens of {requests} requests; the largest is {self.buckets[-1]}",
+            next_step="raise max_num_batched_tokens or max_num_seqs, and start again",
+        )
+
+    def step(self, bucket: Bucket, inputs: Mapping[str, np.ndarray], *, logprobs: bool) -> StepResult:
+        """Runs one step; the inputs are padded to the bucket."""
+        executable = self._executables[bucket]
+        arguments = [*self._weights]
+        for name in self._inputs:
+            value = inputs.get(name)
+            arguments.append(self._neutral[bucket, name] if value is None else pjrt.put(value, self.target))
+        results = executable.execute([*arguments, *self._states])
+        self._states = results[4:]
+        tokens = np.asarray(results[0])
+        return StepResult(tokens, tuple(np.asarray(part) for part in results[1:4]) if logprobs else None)  # type: ignore[arg-type]
+
+
+@cache
+def source_digest() -> str:
+    """A digest over fxhlo's own sources: a changed compiler makes other programs."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for folder in ("kernels", "lowering", "passes", "runtime"):
+        for path in sorted(_sources(root / folder)):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.suffix in {".py", ".cc", ".h"})

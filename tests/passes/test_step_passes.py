@@ -1,0 +1,164 @@
+"""Every pass of the step, by running the program in eager torch before and after it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fxhlo.passes.fx.canonicalize import Canonicalize
+from fxhlo.passes.fx.donate import Donate
+from fxhlo.passes.fx.linear import Linear
+from fxhlo.passes.fx.paged_attention import PagedAttention
+from fxhlo.passes.fx.sample import Sample
+from fxhlo.passes.fx.select_rows import SelectRows
+from fxhlo.passes.pipeline import run, verify
+from fxhlo.runtime.errors import FxhloError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager  # noqa: E402
+
+TOKENS, BLOCK, PAGES, BLOCKS = 11, 4, 4, 9
+fxhlo = torch.ops.fxhlo
+
+
+def prompt(rows: list[int]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.randint(0, VOCABULARY, (TOKENS,), dtype=torch.int32),
+        "positions": torch.arange(TOKENS, dtype=torch.int32),
+        "logit_rows": torch.tensor(rows, dtype=torch.int32),
+    }
+
+
+def metadata(table: list[int], tokens: int = TOKENS, done: int = 0) -> dict[str, torch.Tensor]:
+    """One request whose pages are `table`; `tokens` rows follow `done` tokens that are in the cache."""
+    positions = torch.arange(done, done + tokens)
+    pages = torch.tensor(table)
+    return {
+        "slot_mapping": (pages[positions // BLOCK] * BLOCK + positions % BLOCK).int(),
+        "block_tables": torch.tensor([table], dtype=torch.int32),
+        "seq_lens": torch.tensor([done + tokens], dtype=torch.int32),
+        "query_start_loc": torch.tensor([0, tokens], dtype=torch.int32),
+    }
+
+
+def caches() -> dict[str, torch.Tensor]:
+    shape = (BLOCKS, BLOCK, 2 * KV_HEADS, HEAD_SIZE)
+    return {f"kv_cache.layers.{layer}.attn": torch.full(shape, float("nan")) for layer in range(2)}
+
+
+def targets(program: object) -> list[object]:
+    return [node.target for node in program.graph.nodes if node.op == "call_function"]
+
+
+def test_the_capture_is_the_model() -> None:
+    model, program = captured()
+    inputs = prompt([10])
+    torch.testing.assert_close(run_eager(program, inputs)["logits"], model(**inputs), rtol=1e-5, atol=1e-5)
+    assert [dim.name for dim in program.dims] == ["tokens", "requests"]
+
+
+def test_canonicalize_changes_nothing_that_is_computed_and_shrinks_the_graph() -> None:
+    _, program = captured()
+    after = run([Canonicalize()], program, [verify])
+    assert len(after.graph.nodes) < len(program.graph.nodes)
+    inputs = prompt([3])
+    assert torch.equal(run_eager(program, inputs)["logits"], run_eager(after, inputs)["logits"])
+
+
+def test_paged_attention_over_one_fresh_request_is_attention() -> None:
+    _, program = captured()
+    after = run([PagedAttention(BLOCK, PAGES)], program, [verify])
+    assert fxhlo.attention.default not in targets(after)
+    inputs = prompt([10])
+    expected = run_eager(program, inputs)["logits"]
+    got = run_eager(after, {**inputs, **metadata([7, 2, 5, 0]), **caches()})
+    torch.testing.assert_close(got["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_paged_attention_in_two_chunks_is_attention() -> None:
+    _, program = captured()
+    after = run([PagedAttention(BLOCK, PAGES)], program, [verify])
+    inputs = prompt([10])
+    expected = run_eager(program, inputs)["logits"]
+    table, state, split = [8, 1, 3, 0], caches(), 6
+    for start, end in ((0, split), (split, TOKENS)):
+        chunk = {name: inputs[name][start:end] for name in ("input_ids", "positions")}
+        rows = {"logit_rows": torch.tensor([end - start - 1], dtype=torch.int32)}
+        got = run_eager(after, {**chunk, **rows, **metadata(table, end - start, start), **state})
+        state = {name: got[f"{name}.updated"] for name in state}
+    torch.testing.assert_close(got["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_select_rows_moves_up_to_the_last_attention() -> None:
+    _, program = captured()
+    program = run([Canonicalize()], program)
+    after = run([SelectRows()], program, [verify])
+    rows = [0, 10, 4]
+    assert torch.allclose(run_eager(program, prompt(rows))["logits"], run_eager(after, prompt(rows))["logits"], atol=1e-5)
+    order = targets(after)
+    last_attention = max(index for index, target in enumerate(order) if target is fxhlo.attention.default)
+    products = [index for index, target in enumerate(order) if target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)]
+    first_selection = order.index(fxhlo.select_rows.default)
+    assert first_selection < min(index for index in products if index > last_attention)
+
+
+def test_select_rows_stays_where_others_read_all_rows() -> None:
+    _, program = captured()
+
+    def expose(graph: torch.fx.Graph) -> None:
+        selection = next(node for node in graph.nodes if node.target is fxhlo.select_rows.default)
+        output = next(node for node in graph.nodes if node.op == "output")
+        output.args = ((output.args[0][0], selection.args[0]),)
+
+    from fxhlo.passes.program import Result
+
+    program = program.edited(expose, results=(*program.results, Result("hidden")))
+    after = run([SelectRows()], program, [verify])
+    assert targets(after) == targets(program)
+
+
+def test_linear_takes_weights_as_they_lie() -> None:
+    _, program = captured()
+    program = run([Canonicalize()], program)
+    after = run([Linear()], program, [verify])
+    assert torch.ops.aten.mm.default not in targets(after)
+    assert targets(after).count(fxhlo.linear.default) == 9
+    inputs = prompt([2, 3])
+    torch.testing.assert_close(run_eager(after, inputs)["logits"], run_eager(program, inputs)["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_is_part_of_the_step() -> None:
+    _, program = captured()
+    after = run([Sample(logprobs=3, bias=2, seen=4)], program, [verify])
+    assert after.results[0].name == "tokens"
+    inputs = prompt([10, 1])
+    neutral = {
+        name: torch.zeros([2 if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape], dtype=node.meta["val"].dtype)
+        for node, name in zip(after.placeholders, [argument.name for argument in after.arguments], strict=True)
+        if name not in inputs and name not in after.tensors
+    }
+    neutral |= {"repetition_penalty": torch.ones(2), "top_p": torch.ones(2), "bias_ids": neutral["bias_ids"] - 1, "seen_ids": neutral["seen_ids"] - 1}
+    got = run_eager(after, {**inputs, **neutral, "logprobs_enabled": torch.tensor(1, dtype=torch.int32)})
+    logits = run_eager(program, inputs)["logits"]
+    assert got["tokens"].tolist() == logits.argmax(-1).tolist()
+    expected = torch.log_softmax(logits.float(), -1).topk(3).values
+    torch.testing.assert_close(got["logprob_values"][:, 1:], expected)
+
+
+def test_donation_pairs_states_with_their_results() -> None:
+    _, program = captured()
+    after = run([PagedAttention(BLOCK, PAGES), Donate()], program, [verify])
+    assert [result.updates for result in after.results] == [None, "kv_cache.layers.0.attn", "kv_cache.layers.1.attn"]
+
+
+def test_a_state_whose_update_was_lost_is_an_error() -> None:
+    from dataclasses import replace
+
+    _, program = captured()
+    program = run([PagedAttention(BLOCK, PAGES)], program)
+    lost = replace(program, results=(*program.results[:-1], replace(program.results[-1], name="something")))
+    with pytest.raises(FxhloError, match=r"kv_cache\.layers\.1\.attn"):
+        Donate()(lost)
