@@ -1,9 +1,10 @@
 """Removes what says nothing: detach, alias and clone, conversions and views to the type that is there already,
-repeated computations of the same value, dead code."""
+repeated computations of the same value, dead code. A part of a split is written as the slice that it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import getitem
 
 import torch
 from torch import fx
@@ -53,6 +54,7 @@ def _sweep(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        node = _part_as_slice(graph, node)
         same = _equal_operand(node)
         if same is not None:
             node.replace_all_uses_with(same)
@@ -66,6 +68,26 @@ def _sweep(graph: fx.Graph) -> None:
             graph.erase_node(node)
         else:
             seen[key] = node
+
+
+def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`getitem(split(x, sizes, dim), i)` as a slice of x, so that rewrites see one-result ops only."""
+    source = node.args[0] if node.target is getitem else None
+    if not isinstance(source, fx.Node) or source.target not in (aten.split_with_sizes.default, aten.split.Tensor):
+        return node
+    sizes = source.args[1]
+    if source.target is aten.split.Tensor:
+        sizes = [part.shape[source.args[2] if len(source.args) > 2 else 0] for part in source.meta["val"]]
+    if not all(isinstance(size, int) for size in sizes):
+        return node
+    dim = source.args[2] if len(source.args) > 2 else 0
+    start = sum(sizes[: node.args[1]])
+    with graph.inserting_before(node):
+        part = graph.call_function(aten.slice.Tensor, (source.args[0], dim, start, start + sizes[node.args[1]]))
+    part.meta = dict(node.meta)
+    node.replace_all_uses_with(part)
+    graph.erase_node(node)
+    return part
 
 
 def _equal_operand(node: fx.Node) -> fx.Node | None:
