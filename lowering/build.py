@@ -410,3 +410,18 @@ def scatter(
 
 def erf(operand: Value) -> Value:
     return unary(chlo.erf, operand)
+
+
+def dynamic_update_slice(operand: Value, update: Value, starts: Sequence[Value | int]) -> Value:
+    """`operand` with `update` written at `starts` (0-d Values of one integer dtype, or numbers)."""
+    at = [start if isinstance(start, Value) else full((), torch.int32, start) for start in starts]
+    return Value(stablehlo.dynamic_update_slice(operand.ir, update.ir, [start.ir for start in at]), *operand.type)
+
+
+def conjugate(operand: Value) -> Value:
+    """The complex conjugate; real values as they are."""
+    if not operand.dtype.is_complex:
+        return operand
+    part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
+    imaginary = Value(stablehlo.imag(operand.ir), operand.shape, part)
+    return Value(stablehlo.complex(stablehlo.real(operand.ir), stablehlo.negate(imaginary.ir)), *operand.type)

@@ -23,7 +23,9 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from ..kernels.catalog import register_torch_ops
 from ..passes.program import Argument, Dim, Guard, Program, Result
 from .decompositions import decompositions
+from .emit import SILENT
 from .errors import CaptureError
+from .registry import overload_name
 
 TRIED = ("2.13.0",)
 """Versions of torch that this file was tried with."""
@@ -95,6 +97,9 @@ def from_exported(exported: ExportedProgram, *, dynamic_shapes: Any = None) -> P
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
     module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
+    for node in list(module.graph.nodes):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
+        if node.op == "call_function" and "val" not in node.meta and overload_name(node.target) in SILENT:
+            module.graph.erase_node(node)
     dims, guards = _dims_of_exported(exported, dynamic_shapes)
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
