@@ -67,7 +67,7 @@ def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) 
 
     args = fx.map_arg(node.args, select)
     if node.target in SHAPED:
-        args = (args[0], _resized(node, rows), *args[2:])
+        args = (args[0], [-1, *node.meta["val"].shape[1:]], *args[2:])  # -1: the number of selected rows
     return call(graph, node.target, args, dict(node.kwargs), origin=node), list(made.values())
 
 
@@ -113,6 +113,8 @@ def _row_operands(node: fx.Node) -> list[fx.Node] | None:
         return [node.args[0]] if fine else None
     if node.target in SHAPED:
         operand = node.args[0]
+        if not all(isinstance(size, int) for size in val.shape[1:]):
+            return None
         return [operand] if operand.meta["val"].ndim and kind(operand) else None
     return None
 
@@ -127,7 +129,3 @@ def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _is_one(size: object) -> bool:
     return isinstance(size, int) and size == 1
 
-
-def _resized(node: fx.Node, rows: fx.Node) -> list:
-    """The shape argument of a view with the number of selected rows in front."""
-    return [rows.meta["val"].shape[0], *node.meta["val"].shape[1:]]
