@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,21 +20,23 @@ KINDS: tuple[str, ...] = get_args(Kind)
 BOUND: tuple[str, ...] = ("weight", "buffer", "constant")
 """Kinds that are placed once by `Executable.bind`; the others come with each call."""
 PLAIN = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    + ("float16", "float32", "float64", "complex64", "complex128")
 )
 """The dtypes of numpy itself that StableHLO has too."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def dtype_of(name: str) -> np.dtype:
-    """The numpy dtype of a name such as "float32", "bool", "bfloat16" or "float8_e4m3fn" (the last two of ml_dtypes)."""
+    """The numpy dtype of a name such as "float32", "bool", or of ml_dtypes: "bfloat16", "float8_e4m3fn"."""
     import ml_dtypes
 
     narrow = getattr(ml_dtypes, name, None)
     if isinstance(narrow, type) and issubclass(narrow, np.generic):
         return np.dtype(narrow)
     if name not in PLAIN:
-        raise SignatureError(f"there is no dtype {name!r}", next_step="use a name of numpy or ml_dtypes, such as float32 or bfloat16")
+        next_step = "use a name of numpy or ml_dtypes, such as float32 or bfloat16"
+        raise SignatureError(f"there is no dtype {name!r}", next_step=next_step)
     return np.dtype(name)
 
 
@@ -81,7 +83,7 @@ class Signature:
                 raise SignatureError(f"two arguments are named {argument.name!r}")
             seen.add(argument.name)
             if argument.kind not in KINDS:
-                raise SignatureError(f"argument {argument.name} is of kind {argument.kind!r}; kinds are {', '.join(KINDS)}")
+                raise SignatureError(f"{argument.name} is of kind {argument.kind!r}; kinds are {', '.join(KINDS)}")
             _check_alias(f"argument {index} ({argument})", index, argument, self.results)
         for index, result in enumerate(self.results):
             _check_alias(f"result {index} ({result})", index, result, self.arguments)
@@ -147,7 +149,8 @@ class Signature:
             source = "" if result.alias is None else f"<- arg {result.alias}"
             rows.append((f"result {index}", result.name, "", result.dtype, _shape(result.shape), source))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -162,7 +165,7 @@ def _check_alias(what: str, index: int, one: Argument | Result, others: tuple[An
         raise SignatureError(f"{what} has alias {one.alias}, and there are {len(others)} of these")
     other = others[one.alias]
     if other.alias != index:
-        raise SignatureError(f"{what} has alias {one.alias} ({other}), which has alias {other.alias} instead of {index}")
+        raise SignatureError(f"{what} has alias {one.alias} ({other}), whose alias is {other.alias}, not {index}")
     if (other.shape, other.dtype) != (one.shape, one.dtype):
         raise SignatureError(f"{what} and its alias {one.alias} ({other}) differ in shape or dtype")
 
@@ -171,7 +174,8 @@ def _unknown(what: str, name: str, known: list[str]) -> SignatureError:
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, 5, 0.4) or known[:10]
-    return SignatureError(f"there is no {what} {name!r}", next_step=f"near or first of the {len(known)} there are: {', '.join(near)}")
+    next_step = f"near or first of the {len(known)} there are: {', '.join(near)}"
+    return SignatureError(f"there is no {what} {name!r}", next_step=next_step)
 
 
 def _is_list(value: Any) -> bool:

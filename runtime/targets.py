@@ -48,7 +48,7 @@ KNOWN: Mapping[str, Specification] = MappingProxyType(
         "cuda": Specification("cuda"),
     }
 )
-ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "x86": "cpu", "host": "cpu", "tpu": "tpu-v6e", "trillium": "tpu-v6e", "ironwood": "tpu-7x"}
+ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "tpu": "tpu-v6e", "trillium": "tpu-v6e", "ironwood": "tpu-7x"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Target:
             return
         dimensions = KNOWN[self.name].dimensions
         if not dimensions:
-            raise UnsupportedError(f"the target {self.name} has no topology, and {self.topology!r} was named", next_step=f"say {self.name}")
+            what = f"the target {self.name} has no topology, and {self.topology!r} was named"
+            raise UnsupportedError(what, next_step=f"say {self.name}")
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)" + f"{{{dimensions - 1}}}", self.topology):
             raise UnsupportedError(
                 f"{self.topology!r} is no topology of {self.name}: it takes {dimensions} sizes",
@@ -74,7 +75,7 @@ class Target:
 
     @staticmethod
     def parse(text: str | Target) -> Target:
-        """The target of a name such as "cpu", "tpu-v5p" or "tpu-v6e:2x2". Raises UnsupportedError for any other text."""
+        """The target of a name such as "cpu" or "tpu-v6e:2x2". Raises UnsupportedError for any other text."""
         if isinstance(text, Target):
             return text
         name, colon, topology = text.partition(":")
@@ -113,4 +114,5 @@ def _unknown(name: str) -> UnsupportedError:
     lowered = name.lower()
     near = [ALSO_CALLED[lowered]] if lowered in ALSO_CALLED else get_close_matches(lowered, KNOWN, 2, 0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UnsupportedError(f"there is no target {name!r}", next_step=f"{hint}targets are {', '.join(KNOWN)}; TPUs take a topology, as tpu-v6e:2x2")
+    next_step = f"{hint}targets are {', '.join(KNOWN)}; TPUs take a topology, as tpu-v6e:2x2"
+    return UnsupportedError(f"there is no target {name!r}", next_step=next_step)

@@ -1,0 +1,166 @@
+"""From what callers have (numpy, anything with DLPack, Python numbers) to device arrays, checked against a signature.
+
+Comes in: a value and the `Argument` it is for. Goes out: a device array of exactly that shape and dtype.
+Guaranteed: nothing is converted between dtypes; host memory is read without importing the library it is from.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ShapeError
+from .pjrt import Buffer, Device
+from .signature import Argument, dtype_of
+
+# DLPack's type codes with their widths (dlpack.h, DLDataTypeCode), as dtype names.
+DLPACK_TYPES = {
+    **{(0, bits): f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{(1, bits): f"uint{bits}" for bits in (8, 16, 32, 64)},
+    **{(2, bits): f"float{bits}" for bits in (16, 32, 64)},
+    (5, 64): "complex64",
+    (5, 128): "complex128",
+    (4, 16): "bfloat16",
+    (6, 8): "bool",
+    (8, 8): "float8_e4m3",
+    (9, 8): "float8_e4m3b11fnuz",
+    (10, 8): "float8_e4m3fn",
+    (11, 8): "float8_e4m3fnuz",
+    (12, 8): "float8_e5m2",
+    (13, 8): "float8_e5m2fnuz",
+    (14, 8): "float8_e8m0fnu",
+}
+
+
+class _DLTensor(ctypes.Structure):
+    """DLTensor of dlpack.h, the same in every version of the protocol."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+
+
+def place(value: Any, argument: Argument, device: Device, *, shared: bool = False) -> Buffer:
+    """`value` as a device array for `argument`; a copy unless it may be `shared` host memory (for weights).
+
+    Raises ShapeError naming the argument, what it takes and what it got.
+    """
+    if isinstance(value, Buffer):
+        return _placed(value, argument, device, shared)
+    array = host_array(value, argument)
+    check(array.shape, array.dtype, argument)
+    return device.put_shared(array) if shared else device.put(array)
+
+
+def check(shape: Sequence[int], dtype: np.dtype, argument: Argument) -> None:
+    """Raises ShapeError where a value of this shape and dtype is not what `argument` takes."""
+    if tuple(shape) == argument.shape and dtype == dtype_of(argument.dtype):
+        return
+    if tuple(shape) != argument.shape:
+        next_step = "a module takes the shapes that it was lowered for"
+    else:
+        next_step = "convert it: a call never converts dtypes"
+    raise ShapeError(f"{_takes(argument)}, and got {dtype}[{','.join(map(str, shape))}]", next_step=next_step)
+
+
+def host_array(value: Any, argument: Argument) -> np.ndarray:
+    """`value` as numpy, sharing its memory: an array, a numpy scalar, or a host tensor with DLPack, whatever its dtype.
+
+    Raises ShapeError for anything else.
+    """
+    if isinstance(value, np.ndarray | np.generic):  # before numbers: np.float64 is a float
+        return np.asarray(value)
+    if isinstance(value, bool | int | float | complex):
+        return number(value, argument)
+    if hasattr(value, "__dlpack__"):
+        return from_dlpack(value, argument)
+    raise ShapeError(
+        f"{_takes(argument)}, and got {type(value).__name__}",
+        next_step="pass a numpy array, something with DLPack, or a device array",
+    )
+
+
+def number(value: bool | int | float | complex, argument: Argument) -> np.ndarray:
+    """A Python number as the 0-d array that `argument` takes; ShapeError where it does not fit."""
+    if argument.shape:
+        check((), np.asarray(value).dtype, argument)
+    family = re.match("[a-z]+", argument.dtype).group()  # "float8_e4m3fn" to "float"
+    takes = {"bool": (bool,), "int": (int,), "uint": (int,), "complex": (int, float, complex)}.get(family, (int, float))
+    try:
+        if isinstance(value, takes) and (not isinstance(value, bool) or bool in takes):
+            return np.asarray(value, dtype_of(argument.dtype))
+    except (OverflowError, ValueError, TypeError):
+        pass
+    raise ShapeError(f"{_takes(argument)}, and got {value!r}")
+
+
+def from_dlpack(value: Any, argument: Argument) -> np.ndarray:
+    """A numpy view of a host tensor that speaks DLPack, in any dtype that numpy or ml_dtypes has, with its strides."""
+    what = f"{argument.kind} {argument.name} got a {type(value).__name__}"
+    try:
+        capsule = value.__dlpack__()
+    except (BufferError, RuntimeError, TypeError) as problem:
+        if getattr(value, "requires_grad", False):
+            return from_dlpack(value.detach(), argument)
+        raise ShapeError(f"{what} that DLPack refuses: {problem}") from problem
+    tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
+    if tensor.device_type not in (1, 3):  # kDLCPU, kDLCUDAHost
+        raise ShapeError(
+            f"{what} on another device (DLPack device type {tensor.device_type})",
+            next_step="copy it to the host first, or pass a device array of this executable's device",
+        )
+    name = DLPACK_TYPES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
+    if name is None:
+        raise ShapeError(f"{what} of DLPack type {tensor.code} with {tensor.bits} bits, which has no dtype here")
+    return _view(tensor, capsule, dtype_of(name))
+
+
+def _takes(argument: Argument) -> str:
+    return f"{argument.kind} {argument.name} takes {argument.dtype}[{','.join(map(str, argument.shape))}]"
+
+
+def _view(tensor: _DLTensor, capsule: Any, dtype: np.dtype) -> np.ndarray:
+    """The tensor's memory as numpy; `capsule` (which frees it) lives as long as the array does."""
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    steps = [tensor.strides[axis] for axis in range(tensor.ndim)] if tensor.strides else None
+    strides = None if steps is None else tuple(step * dtype.itemsize for step in steps)
+    last = (
+        int(np.prod(shape))
+        if steps is None
+        else 1 + sum(step * (size - 1) for step, size in zip(steps, shape, strict=True))
+    )
+    memory = (ctypes.c_uint8 * (last * dtype.itemsize)).from_address(tensor.data + tensor.byte_offset)
+    memory.owner = capsule  # type: ignore[attr-defined]
+    return np.ndarray(shape, dtype, memory, strides=strides)
+
+
+def _placed(value: Buffer, argument: Argument, device: Device, shared: bool) -> Buffer:
+    """A device array, moved through the host if it is elsewhere."""
+    if value.is_deleted():
+        raise ShapeError(
+            f"{argument.kind} {argument.name} got a buffer that an earlier call consumed, as donated state is",
+            next_step="pass the new state from that call's results",
+        )
+    check(value.shape, value.dtype, argument)
+    if value.devices() == {device.raw}:
+        return value
+    return device.put_shared(np.asarray(value)) if shared else device.put(np.asarray(value))

@@ -1,0 +1,175 @@
+"""Executable: a compiled module on a device with its signature, called with arrays.
+
+Comes in: a `pjrt.Loaded`, its `Signature`, and once, by `bind`, the weights. Goes out: device arrays, not waited for.
+Guaranteed: a call with the wrong arguments raises ShapeError before anything runs; bound weights stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .buffers import place
+from .errors import ShapeError
+from .pjrt import Buffer, Loaded, Memory
+from .signature import Argument, Signature
+
+
+class Executable:
+    """A compiled module that is called with buffers.
+
+    executable(*args, **kwargs): the arguments that are not bound, in the order of the signature or by name. Each is a
+    numpy array, a host tensor with DLPack, a device array, or for 0-d a Python number. Gives a tuple with a
+    device array per result (`__array__` and `__dlpack__` read it and wait for it).
+
+    An argument with an alias (a state) is donated: a device array given for it is consumed, and its new value is
+    the result of that index. Host arrays are copied and never consumed.
+    """
+
+    def __init__(self, loaded: Loaded, signature: Signature, *, name: str = "main", origin: str = "compiled") -> None:
+        self.loaded = loaded
+        self.signature = signature
+        self.name = name
+        self.origin = origin
+        """How it came here: "stored executable", or what was compiled and why."""
+        self._bound: dict[int, Buffer] = {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Works out, once, how bound buffers and those of a call are laid out."""
+        count = len(self.signature.arguments)
+        self._free = tuple(index for index in range(count) if index not in self._bound)
+        self._frame: list[Any] = [self._bound.get(index) for index in range(count)]
+        first = len(self._bound)
+        self._leading = all(index < first for index in self._bound)
+        self._prefix = self._frame[:first] if self._leading else []
+        self._updates = tuple(
+            (index, alias)
+            for index in sorted(self._bound)
+            if (alias := self.signature.arguments[index].alias) is not None
+        )
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The arguments that a call takes: all that are not bound."""
+        return tuple(self.signature.arguments[index] for index in self._free)
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes of arguments, outputs, aliased outputs, temporaries and code."""
+        return self.loaded.memory
+
+    def bind(self, weights: Mapping[str, Any]) -> Executable:
+        """An executable with the weights, buffers and constants placed once; this one stays as it is.
+
+        weights: one array for each of `signature.weights`, by name. Host memory aligned to 64 bytes is shared on
+        the CPU, not copied: leave it unchanged. Device arrays are taken as they are, so several executables share
+        them. One that the module updates is copied, and each call replaces it by its new value.
+        Raises ShapeError for names that are missing or unknown, and for wrong shapes or dtypes.
+        """
+        wanted = {argument.name for argument in self.signature.weights}
+        if missing := sorted(wanted - weights.keys()):
+            raise ShapeError(
+                f"{self.name}: {len(missing)} weights are missing: {_some(missing)}",
+                next_step="pass all of signature.weights",
+            )
+        if unknown := sorted(weights.keys() - wanted):
+            raise ShapeError(
+                f"{self.name} takes no weights named {_some(unknown)}",
+                next_step="pass only the names of signature.weights",
+            )
+        made = Executable(self.loaded, self.signature, name=self.name, origin=self.origin)
+        for argument in self.signature.weights:
+            value = weights[argument.name]
+            buffer = place(value, argument, self.loaded.device, shared=argument.alias is None)
+            made._bound[self.signature.positions[argument.name]] = buffer
+        made._prepare()
+        return made
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Buffer, ...]:
+        device = self.loaded.device
+        arguments = self.arguments
+        values = args if len(args) == len(arguments) and not kwargs else self._ordered(arguments, args, kwargs)
+        buffers = [place(value, argument, device) for value, argument in zip(values, arguments, strict=True)]
+        self._refuse_twice(arguments, buffers)
+        return tuple(self.execute(buffers))
+
+    def execute(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """The serving path: device arrays for `arguments`, in order, to device arrays. Nothing is checked or awaited.
+
+        One thread at a time where the module updates something that is bound.
+        """
+        if self._leading:
+            everything = self._prefix + list(buffers)
+        else:
+            everything = self._frame.copy()
+            for index, buffer in zip(self._free, buffers, strict=True):
+                everything[index] = buffer
+        results = self.loaded.execute(everything)
+        if self._updates:
+            self._update(results)
+        return results
+
+    def serialize(self) -> bytes:
+        """The compiled code, for `pjrt.deserialize`; without weights."""
+        return self.loaded.serialize()
+
+    def zeros(self) -> list[Buffer]:
+        """Zeros for each state, in order, allocated on the device: what a new KV cache starts as."""
+        return [self.loaded.device.zeros(state.shape, state.dtype) for state in self.signature.states]
+
+    def _update(self, results: list[Buffer]) -> None:
+        for index, alias in self._updates:
+            self._bound[index] = self._frame[index] = results[alias]
+            if self._leading:
+                self._prefix[index] = results[alias]
+
+    def _ordered(self, arguments: tuple[Argument, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Positional and named arguments of a call in the order of `arguments`."""
+        names = [argument.name for argument in arguments]
+        if len(args) > len(names):
+            unbound = " (weights count until they are bound)" if not self._bound and self.signature.weights else ""
+            raise ShapeError(
+                f"{self.name} takes {len(names)} arguments and got {len(args)}{unbound}",
+                next_step=f"it takes {_some(names)}",
+            )
+        given = dict(zip(names, args, strict=False))
+        if unknown := sorted(kwargs.keys() - set(names)):
+            raise ShapeError(
+                f"{self.name} takes no argument named {_some(unknown)}", next_step=f"it takes {_some(names)}"
+            )
+        if twice := sorted(kwargs.keys() & given.keys()):
+            raise ShapeError(f"{self.name} got {_some(twice)} by position and by name", next_step="pass it once")
+        given.update(kwargs)
+        if missing := [name for name in names if name not in given]:
+            unbound = (
+                "; bind places weights once" if set(missing) & {one.name for one in self.signature.weights} else ""
+            )
+            raise ShapeError(
+                f"{self.name} takes {len(names)} arguments and got {len(given)}; missing: {_some(missing)}",
+                next_step=f"it takes {_some(names)}{unbound}",
+            )
+        return [given[name] for name in names]
+
+    def _refuse_twice(self, arguments: tuple[Argument, ...], buffers: list[Buffer]) -> None:
+        """A donated buffer may stand in one place of a call alone."""
+        donated = {
+            id(buffer): argument
+            for argument, buffer in zip(arguments, buffers, strict=True)
+            if argument.alias is not None
+        }
+        for argument, buffer in zip(arguments, buffers, strict=True):
+            other = donated.get(id(buffer))
+            if other is not None and other is not argument:
+                raise ShapeError(
+                    f"{argument.name} and {other.name} got the same buffer, and {other.name} is donated",
+                    next_step="pass two buffers",
+                )
+
+    def __repr__(self) -> str:
+        left = ", ".join(map(str, self.arguments[:8])) + (", ..." if len(self._free) > 8 else "")
+        return f"<Executable {self.name} on {self.loaded.target} ({self.origin}); takes {left}>"
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

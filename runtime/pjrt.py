@@ -1,0 +1,428 @@
+"""The one file that touches jaxlib's PJRT client: compile, load, execute, and move arrays.
+
+Comes in: StableHLO (text, bytecode or a portable artifact), serialized executables, numpy arrays. Goes out: `Loaded`
+executables and device arrays (`jax.Array`). Guaranteed: what PJRT raises leaves as an FxhloError; for the target
+"cpu" no TPU or CUDA plugin is touched; nothing waits for a result except `get`.
+
+Donation: an argument that the module marks with `tf.aliasing_output` is consumed by the call: its memory becomes
+the result's. If a numpy or DLPack view of it is alive, PJRT copies it first, so views never change under their
+owner; a serving loop keeps no views of its state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import seal
+from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
+from .targets import Target
+
+TRIED = ("0.10.2",)
+"""Versions of jax and jaxlib that this file was tried with."""
+
+try:
+    import jax
+    import jaxlib
+    from jaxlib import _jax
+
+    CompileOptions, DeviceList = _jax.CompileOptions, _jax.DeviceList
+    COPY = _jax.HostBufferSemantics.IMMUTABLE_ONLY_DURING_CALL
+    ALIAS = _jax.HostBufferSemantics.ZERO_COPY
+    _device_put, _result_handler = _jax.batched_device_put, _jax.array_result_handler
+    ShapedArray, SingleDeviceSharding = jax.core.ShapedArray, jax.sharding.SingleDeviceSharding
+    Buffer = jax.Array
+except (ImportError, AttributeError) as problem:
+    raise FxhloError(
+        f"jaxlib's PJRT client is not as fxhlo knows it ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
+        next_step=f"pip install jax=={TRIED[-1]} jaxlib=={TRIED[-1]}",
+    ) from problem
+
+Options = Mapping[str, bool | int | float | str]
+"""XLA's flags by name (`xla_cpu_enable_fast_math`), or fields of its build options (`optimization_level`)."""
+
+ELEMENTS = {
+    "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "uint8": "ui8", "uint16": "ui16", "uint32": "ui32", "uint64": "ui64",
+    "float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64",
+    "float8_e4m3fn": "f8E4M3FN", "float8_e5m2": "f8E5M2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one call of an executable takes: `aliased` of the outputs are arguments updated in place."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+
+
+class Compiled:
+    """What XLA made of a module; perhaps for a device that is not here (`compile_ahead`)."""
+
+    def __init__(self, raw: Any, target: Target) -> None:
+        self.raw = raw
+        self.target = target
+
+    def serialize(self) -> bytes:
+        """Bytes for `deserialize` on a machine with an equal `fingerprint`."""
+        with _explained("the executable could not be serialized"):
+            return self.raw.serialize()
+
+    @cached_property
+    def memory(self) -> Memory:
+        stats = self.raw.get_compiled_memory_stats()
+        return Memory(
+            stats.argument_size_in_bytes,
+            stats.output_size_in_bytes,
+            stats.alias_size_in_bytes,
+            stats.temp_size_in_bytes,
+            stats.generated_code_size_in_bytes or getattr(self.raw, "size_of_generated_code_in_bytes", int)(),
+        )
+
+    @property
+    def text(self) -> str:
+        """The optimized HLO."""
+        return "\n".join(module.to_string() for module in self.raw.hlo_modules())
+
+
+class Loaded(Compiled):
+    """An executable on a device. `execute` is the serving path: no check, no wait."""
+
+    def __init__(self, raw: Any, device: Device) -> None:
+        super().__init__(raw, device.target)
+        self.device = device
+        self._handlers: list[Any] | None = None
+
+    def execute(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Runs on device arrays, one per argument of `main`; gives device arrays that may still be computing.
+
+        About 0.1 ms for 350 arguments and 40 results. PJRT checks neither dtypes nor transposed shapes: `Executable`
+        does. Raises ShapeError where a buffer was consumed by an earlier call, ExecutionError where PJRT refuses.
+        """
+        try:
+            results = self.raw.execute_sharded(buffers)
+            if self._handlers is None:
+                return self._first(results)
+            return results.consume_with_handlers(self._handlers)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            raise _refused(problem, buffers) from problem
+
+    def _first(self, results: Any) -> list[Buffer]:
+        """The first call takes PJRT's own, slower way, and learns from it what the results are."""
+        arrays = [one for (one,) in results.disassemble_into_single_device_arrays()]
+        avals = [_abstract(array.shape, array.dtype) for array in arrays]
+        self._handlers = [
+            _result_handler(aval, self.device.sharding, committed=True, _skip_checks=True) for aval in avals
+        ]
+        return arrays
+
+
+class Device:
+    """One device of a target, and how arrays get onto it. Make it with `device()`."""
+
+    def __init__(self, target: Target, raw: Any) -> None:
+        self.target = target
+        self.raw = raw
+        self.client = raw.client
+        self.sharding = SingleDeviceSharding(raw)
+        self._zeros: dict[tuple[tuple[int, ...], np.dtype], Loaded] = {}
+
+    def put(self, array: np.ndarray) -> Buffer:
+        """A copy on the device; `array` may be overwritten as soon as this returns. About 6 us for small arrays."""
+        return self._place(array, COPY)
+
+    def put_shared(self, array: np.ndarray) -> Buffer:
+        """`array` on the device, sharing its memory where the device is the host and it is aligned to 64 bytes.
+
+        The array must not change as long as the buffer lives (the buffer keeps it alive). For weights.
+        """
+        return self._place(array, ALIAS)
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype | str) -> Buffer:
+        """Zeros allocated on the device: nothing is made on the host or moved. For KV caches."""
+        key = (tuple(shape), np.dtype(dtype))
+        element = ELEMENTS.get(key[1].name)
+        if element is None:
+            return self.put(np.zeros(*key))
+        if key not in self._zeros:
+            zero = "false" if element == "i1" else "0.0" if "f" in element else "0"
+            full = f"tensor<{''.join(f'{size}x' for size in key[0])}{element}>"
+            module = (
+                f"module @zeros {{ func.func public @main() -> {full} {{\n"
+                f"%0 = stablehlo.constant dense<{zero}> : tensor<{element}>\n"
+                f"%1 = stablehlo.broadcast_in_dim %0, dims = [] : (tensor<{element}>) -> {full}\n"
+                f"return %1 : {full} }} }}"
+            )
+            self._zeros[key] = self._compile(module)  # no program of a model: the seal does not count it
+        return self._zeros[key].execute([])[0]
+
+    def compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
+        """Raises CompileError; the module that failed is left in the temporary folder, named by the error."""
+        seal.check("compiling a module")
+        return self._compile(module, options)
+
+    def _compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
+        with _explained("XLA refused the module", CompileError, module):
+            raw = self.client.compile_and_load(module, DeviceList((self.raw,)), _compile_options(options))
+        return Loaded(raw, self)
+
+    def deserialize(self, data: bytes, options: Options | None = None) -> Loaded:
+        """Raises CompileError where `data` does not fit this process. Only for bytes that one trusts."""
+        with _explained("the serialized executable does not load here", CompileError):
+            raw = self.client.deserialize_executable(data, DeviceList((self.raw,)), _compile_options(options))
+        return Loaded(raw, self)
+
+    def _place(self, array: np.ndarray, semantics: Any) -> Buffer:
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        with _explained(f"{array.dtype}{list(array.shape)} could not be placed on {self.raw}", ExecutionError):
+            return _device_put(
+                _abstract(array.shape, array.dtype),
+                self.sharding,
+                [array],
+                [self.raw],
+                committed=True,
+                host_buffer_semantics=semantics,
+                enable_x64=True,  # 64-bit types stay what they are, whatever jax_enable_x64 says
+            )
+
+
+def device(target: Target | str = "cpu", index: int = 0) -> Device:
+    """The device `index` of a target. Raises UnsupportedError where this process has none."""
+    return _device(Target.parse(target), index)
+
+
+@cache
+def _device(target: Target, index: int) -> Device:
+    if target.family == "cpu" and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
+    try:
+        found = jax.devices(target.family)
+        return Device(target, found[index])
+    except RuntimeError as problem:
+        named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"
+        raise UnsupportedError(
+            f"this process has no {target.family} device: {_first_lines(problem)}",
+            next_step=f"let {named} name {target.family}, or take another target",
+        ) from problem
+    except IndexError:
+        raise UnsupportedError(f"there is no {target.family} device {index}: there are {len(found)}") from None
+
+
+def client(target: Target | str = "cpu") -> Any:
+    """PJRT's client for a target. The CPU's takes as many threads as this process may use cores (or $NPROC)."""
+    return device(target).client
+
+
+def compile(
+    module: bytes | str,
+    target: Target | str = "cpu",
+    *,
+    device_index: int = 0,
+    options: Options | None = None,
+    custom_calls: Iterable[str] = (),
+) -> Loaded:
+    """Compiles StableHLO text, bytecode or a portable artifact. Releases the GIL: call it from several threads.
+
+    custom_calls: the custom-call targets of the module; those of `fxhlo.runtime.native` are registered first.
+    Raises CompileError, UnsupportedError.
+    """
+    require(custom_calls)
+    return device(target, device_index).compile(module, options)
+
+
+def deserialize(
+    data: bytes,
+    target: Target | str = "cpu",
+    *,
+    device_index: int = 0,
+    options: Options | None = None,
+    custom_calls: Iterable[str] = (),
+) -> Loaded:
+    """Loads what `serialize` gave on a machine with an equal `fingerprint`. Raises CompileError, UnsupportedError."""
+    require(custom_calls)
+    return device(target, device_index).deserialize(data, options)
+
+
+def compile_ahead(module: bytes | str, target: Target | str, *, options: Options | None = None) -> Compiled:
+    """Compiles for a TPU that is not here, with libtpu alone. Raises UnsupportedError without libtpu, CompileError."""
+    target = Target.parse(target)
+    if target.topology_name is None:
+        raise UnsupportedError(f"{target} is not compiled ahead of time", next_step="use compile")
+    raw = _topology(target.topology_name)[0]
+    with _explained(f"XLA refused the module for {target}", CompileError, module):
+        return Compiled(raw.client.compile(module, DeviceList((raw,)), _compile_options(options)), target)
+
+
+def put(array: np.ndarray, target: Target | str = "cpu") -> Buffer:
+    """`Device.put` on the first device of a target."""
+    return device(target).put(array)
+
+
+def put_shared(array: np.ndarray, target: Target | str = "cpu") -> Buffer:
+    """`Device.put_shared` on the first device of a target."""
+    return device(target).put_shared(array)
+
+
+def zeros(shape: Sequence[int], dtype: np.dtype | str, target: Target | str = "cpu") -> Buffer:
+    """`Device.zeros` on the first device of a target."""
+    return device(target).zeros(shape, dtype)
+
+
+def get(buffer: Buffer) -> np.ndarray:
+    """The values, once they are there; read-only, and on the CPU the device's own memory. Raises ExecutionError."""
+    try:
+        return np.asarray(buffer)
+    except RuntimeError as problem:
+        raise _refused(problem, (buffer,)) from problem
+
+
+def versions() -> dict[str, str]:
+    """What a bundle notes about who made it."""
+    from jax.extend.mlir.dialects import stablehlo
+
+    return {"jaxlib": jaxlib.__version__, "stablehlo": stablehlo.get_current_version()}
+
+
+def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
+    """What must be equal for a serialized executable to be loaded: versions, and the kind of machine."""
+    chosen = device(target)
+    platform_version = f"{chosen.client.platform} {chosen.client.platform_version}"
+    found = {"jaxlib": jaxlib.__version__, "platform": platform_version}
+    if chosen.target.family == "cpu":
+        return found | {"machine": platform.machine(), "features": _cpu_features()}
+    return found | {"device": chosen.raw.device_kind}
+
+
+def require(custom_calls: Iterable[str]) -> None:
+    """Registers fxhlo's own custom calls where a module names some. Raises UnsupportedError with the reason."""
+    wanted = sorted(custom_calls)
+    if not wanted:
+        return
+    try:
+        from . import native
+    except ImportError as problem:
+        reason: str | None = str(problem)
+    else:
+        if not set(wanted) & set(native.TARGETS):
+            return
+        reason = native.unavailable()
+        if reason is None:
+            native.register()
+            return
+    ours = [name for name in wanted if name.startswith("fxhlo_")]
+    if ours:
+        raise UnsupportedError(
+            f"the module calls {', '.join(ours)}, and fxhlo's native kernels are not available: {reason}",
+            next_step="install a C++ compiler and try again, or legalize the module on this machine",
+        )
+
+
+@lru_cache(maxsize=4096)
+def _abstract(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    return ShapedArray(shape, dtype)
+
+
+@cache
+def _cpu_features() -> str:
+    """A digest of the instruction sets that the kernel lists."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.split(":")[0].strip() in ("flags", "Features"):
+                return hashlib.sha256(" ".join(sorted(line.split(":")[1].split())).encode()).hexdigest()[:16]
+    return platform.processor()
+
+
+@cache
+def _topology(name: str) -> Sequence[Any]:
+    """The devices of a TPU topology: made once, since devices of two calls do not mix."""
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v6e-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    for key, value in quiet.items():
+        os.environ.setdefault(key, value)
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as problem:
+        raise UnsupportedError(
+            f"libtpu gives no topology {name}: {_first_lines(problem)}",
+            next_step="pip install 'fxhlo[tpu]'; check the topology's sizes",
+        ) from problem
+
+
+def _compile_options(options: Options | None) -> Any:
+    made = CompileOptions()
+    build = made.executable_build_options
+    overrides = []
+    for name, value in (options or {}).items():
+        if not name.startswith("xla_") and hasattr(build, name):
+            setattr(build, name, value)
+        else:
+            value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+            overrides.append((name, value))
+    made.env_option_overrides = overrides
+    return made
+
+
+@contextlib.contextmanager
+def _explained(what: str, kind: type[FxhloError] = ExecutionError, module: bytes | str | None = None) -> Any:
+    """Turns what PJRT raises into `kind`, with its first meaningful lines; keeps `module` where one is given."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as problem:
+        text = _first_lines(problem)
+        next_step = None
+        if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+            next_step = "take a smaller bucket or cache, or a target with more memory"
+        elif "No FFI handler registered" in text or "custom call" in text.lower():
+            next_step = "register the custom call first (fxhlo's own: pass custom_calls), or legalize for this target"
+        elif "compile option" in text or "While setting option" in text:
+            next_step = "correct the name or the value of the option"
+        raise kind(f"{what}: {text}", where=None if module is None else _keep(module), next_step=next_step) from problem
+
+
+def _keep(module: bytes | str) -> str | None:
+    """Where a module that did not compile was written, so that the failure can be run again."""
+    data = module.encode() if isinstance(module, str) else module
+    try:
+        with tempfile.NamedTemporaryFile(prefix="fxhlo-refused-", suffix=".mlir", delete=False) as file:
+            file.write(data)
+    except OSError:
+        return None
+    return file.name
+
+
+def _first_lines(problem: BaseException, limit: int = 4) -> str:
+    """The lines that say what is wrong: those with `error:` where there are any, else the first few."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line and not line.startswith("<unknown>")]
+    return "\n".join((errors or lines)[:limit]) or type(problem).__name__
+
+
+def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
+    """Why a call failed, looked up only once it has."""
+    for index, buffer in enumerate(buffers):
+        if not isinstance(buffer, Buffer):
+            what = f"argument {index} is {type(buffer).__name__}, not a device array"
+            return ShapeError(what, next_step="place it with Device.put first")
+        if buffer.is_deleted():
+            what = f"argument {index} ({buffer.dtype}{list(buffer.shape)})"
+            return ShapeError(
+                f"{what} was consumed by an earlier call, as donated state is",
+                next_step="pass the new state from that call's results",
+            )
+    return ExecutionError(f"the program failed: {_first_lines(problem)}")
