@@ -4,10 +4,10 @@ from ..spec import Implementation, Kernel
 from .reference import fake, logprobs
 
 
-def _lower(*operands, count):
+def _lower(*operands, **named):
     from .xla import logprobs as lower  # jax only where it is wanted
 
-    return lower(*operands, count=count)
+    return lower(*operands, **named)
 
 
 def _supports(operands, attributes):
@@ -21,6 +21,6 @@ KERNEL = Kernel(
     schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, *, int count) -> (Tensor, Tensor, Tensor)",
     reference=logprobs,
     fake=fake,
-    implementations=(Implementation("xla", "top_k", _lower, _supports),),
+    implementations=(Implementation("any", "xla", _lower, _supports),),
     source="vllm/v1/sample/sampler.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
 )

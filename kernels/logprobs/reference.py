@@ -1,7 +1,7 @@
 """`fxhlo.logprobs` in eager torch: vLLM's `logprobs_mode="raw_logprobs"`, with the order of ties fixed.
 
-vllm/v1/sample/sampler.py, `compute_logprobs` and `gather_logprobs`. Order and rank are taken from the logits; vLLM takes
-them from their log-softmax. The two differ only where its rounding makes different logits equal. NaN counts as
+vllm/v1/sample/sampler.py, `compute_logprobs` and `gather_logprobs`. Order and rank are taken from the logits; vLLM
+takes them from their log-softmax. The two differ only where its rounding makes different logits equal. NaN counts as
 -infinity for order and rank; the values of a row that holds NaN (or nothing but -infinity) are NaN.
 """
 

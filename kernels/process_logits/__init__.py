@@ -4,10 +4,10 @@ from ..spec import Implementation, Kernel
 from .reference import fake, process_logits
 
 
-def _lower(*operands):
+def _lower(*operands, **named):
     from .xla import process_logits as lower  # jax only where it is wanted
 
-    return lower(*operands)
+    return lower(*operands, **named)
 
 
 KERNEL = Kernel(
@@ -18,6 +18,6 @@ KERNEL = Kernel(
     "Tensor presence_penalty) -> Tensor",
     reference=process_logits,
     fake=fake,
-    implementations=(Implementation("xla", "conditional", _lower),),
+    implementations=(Implementation("any", "xla", _lower),),
     source="vllm/v1/sample/sampler.py, ops/penalties.py and logits_processor/builtin.py of vLLM 0.32.0",
 )

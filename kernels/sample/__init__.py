@@ -4,10 +4,10 @@ from ..spec import Implementation, Kernel
 from .reference import fake, sample
 
 
-def _lower(*operands):
+def _lower(*operands, **named):
     from .xla import sample as lower  # jax only where it is wanted
 
-    return lower(*operands)
+    return lower(*operands, **named)
 
 
 def _supports(operands, attributes):
@@ -26,6 +26,6 @@ KERNEL = Kernel(
     "Tensor steps) -> Tensor",
     reference=sample,
     fake=fake,
-    implementations=(Implementation("xla", "bisection", _lower, _supports),),
+    implementations=(Implementation("any", "xla", _lower, _supports),),
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0; Threefry: Salmon et al., SC 2011",
 )

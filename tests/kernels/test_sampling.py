@@ -1,5 +1,6 @@
 """process_logits, sample, logprobs: references against vLLM's own functions, XLA versions against the references."""
 
+import re
 from functools import partial
 
 import jax
@@ -391,7 +392,8 @@ def test_the_reference_traces_and_the_fake_has_its_types(kernel, arrays, attribu
     implementation = kernel.implementations[0]
     specs = tuple(TensorSpec(a.shape, np.dtype(a.dtype)) for a in map(np.asarray, arrays))
     assert implementation.supports(specs, attributes) is None
-    lowered = jax.jit(partial(implementation.lower, **attributes)).trace(*arrays).lower(lowering_platforms=("tpu",))
+    named = dict(zip(re.findall(r"Tensor (\w+)", kernel.schema), arrays, strict=True))  # as legalize.py calls it
+    lowered = jax.jit(partial(implementation.lower, **attributes)).trace(**named).lower(lowering_platforms=("tpu",))
     assert [(torch.Size(t.shape), str(t.dtype)) for t in jax.tree.leaves(lowered.out_info)] == [
         (shape, str(dtype).removeprefix("torch.")) for shape, dtype in types
     ]
