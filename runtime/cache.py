@@ -1,0 +1,189 @@
+"""Cache: folders made once per key, shared between processes.
+
+Comes in: a key (anything JSON has) and a function that fills a folder. Goes out: the folder's path. Guaranteed: of
+several processes one builds and the others wait and reuse; an entry is there whole or not at all; a damaged one is
+never handed out.
+
+An entry never changes after it was built: what would be added later (`Bundle.add_target`) belongs under another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from . import files
+from .errors import CacheError
+
+logger = logging.getLogger(__name__)
+RECORD = "entry.json"
+CONTENT = "content"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One entry: its key, its folder, its size in bytes, and when it was last asked for (seconds since 1970)."""
+
+    key: Mapping[str, Any]
+    path: Path
+    bytes: int
+    used: float
+
+
+class Cache:
+    """The cache in `root`: $FXHLO_CACHE_DIR, or fxhlo in $XDG_CACHE_HOME or ~/.cache. Made at the first `put`."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root).expanduser().absolute() if root is not None else default_root()
+
+    def get(self, key: Mapping[str, Any]) -> Path | None:
+        """The folder made for `key`; None where there is none, or it is damaged (which is logged as a warning)."""
+        folder = self._folder(key)
+        record = folder / RECORD
+        try:
+            listed = json.loads(record.read_bytes())["files"]
+            damage = _damage(folder, [files.FileRecord.from_json(one) for one in listed])
+        except FileNotFoundError:
+            damage = "its record is missing" if folder.exists() else None
+            if damage is None:
+                return None
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            damage = f"its record cannot be read: {problem}"
+        if damage is not None:
+            logger.warning("the cache entry %s is damaged and will be made again: %s", folder, damage)
+            return None
+        with suppress(OSError):  # a cache that this user may only read
+            os.utime(record)
+        return folder / CONTENT
+
+    def put(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        """The folder for `key`, made by `build(path)` where it is not there. `build` creates `path`.
+
+        Another process that asks for the same key waits. Raises CacheError where the cache cannot be written, and
+        whatever `build` raises; then nothing is kept.
+        """
+        folder = self._folder(key)
+        with self._explained():
+            self._lock(folder).parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._lock(folder))
+            lock.acquire()
+        try:
+            found = self.get(key)
+            return found if found is not None else self._build(folder, key, build)
+        finally:
+            lock.release()
+
+    def entries(self) -> list[CacheEntry]:
+        """All entries, the longest unused first. One that has no readable record counts as never used."""
+        found = [_entry(folder) for folder in self.root.glob("entries/*") if folder.is_dir() and folder.name[0] != "."]
+        return sorted(found, key=lambda entry: entry.used)
+
+    def size(self) -> int:
+        """Bytes of all entries."""
+        return sum(entry.bytes for entry in self.entries())
+
+    def prune(self, max_bytes: int = 0) -> list[CacheEntry]:
+        """Deletes the entries that were not used for longest until the rest has at most `max_bytes`; gives the deleted.
+
+        One that is being built is left. A process that has an entry open keeps what it has mapped.
+        """
+        entries = self.entries()
+        left = sum(entry.bytes for entry in entries)
+        deleted = []
+        for entry in entries:
+            if left <= max_bytes:
+                break
+            if self._delete(entry.path.parent):
+                left -= entry.bytes
+                deleted.append(entry)
+        return deleted
+
+    def _build(self, folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        with ExitStack() as stack:
+            with self._explained():
+                temporary = stack.enter_context(files.staged(folder))
+            build(temporary / CONTENT)
+            if not (temporary / CONTENT).exists():
+                raise CacheError("the builder of a cache entry made nothing", where=temporary / CONTENT)
+            with self._explained():
+                listed = [files.record(path, temporary).to_json() for path in _files(temporary / CONTENT)]
+                files.replace_file(temporary / RECORD, json.dumps({"key": key, "files": listed}).encode())
+                stack.close()  # puts it into place
+        return folder / CONTENT
+
+    def _delete(self, folder: Path) -> bool:
+        """Deletes an entry unless it is being built."""
+        try:
+            with FileLock(self._lock(folder), timeout=0):
+                away = folder.with_name(f".{folder.name}.deleting")
+                os.rename(folder, away)
+                shutil.rmtree(away, ignore_errors=True)
+                return True
+        except (Timeout, OSError):
+            return False
+
+    def _explained(self) -> Any:
+        return files.explained("the cache cannot be written", self.root, CacheError)
+
+    def _folder(self, key: Mapping[str, Any]) -> Path:
+        return self.root / "entries" / digest(key)
+
+    def _lock(self, folder: Path) -> Path:
+        return self.root / "locks" / f"{folder.name}.lock"
+
+
+def default_root() -> Path:
+    """Where the cache is if nobody says otherwise."""
+    named = os.environ.get("FXHLO_CACHE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "fxhlo"
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """A name for `key`, the same for equal keys whatever their order. Raises CacheError for what JSON does not have."""
+    try:
+        text = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise CacheError(
+            f"a cache key must be JSON: {problem}", next_step="use strings, numbers, lists and dicts"
+        ) from problem
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for one in sorted(path.rglob("*")):
+        if one.is_file():
+            yield one
+
+
+def _damage(folder: Path, records: list[files.FileRecord]) -> str | None:
+    """What is wrong with an entry; contents are read only where a file's time is not as it was recorded."""
+    for record in records:
+        damage = record.damage(folder)
+        if damage is not None:
+            return f"{record.file}: {damage}"
+    return None
+
+
+def _entry(folder: Path) -> CacheEntry:
+    size = sum(path.stat().st_size for path in _files(folder))
+    try:
+        return CacheEntry(
+            json.loads((folder / RECORD).read_bytes())["key"], folder / CONTENT, size, (folder / RECORD).stat().st_mtime
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return CacheEntry({}, folder / CONTENT, size, 0.0)
