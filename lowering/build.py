@@ -33,7 +33,7 @@ def array(data: np.ndarray, dtype: torch.dtype) -> Value:
     if data.size and (data.size == 1 or (data.reshape(-1)[0:1].tobytes() * data.size) == data.tobytes()):
         return full(data.shape, dtype, data.reshape(-1)[0])
     if dtype is torch.bool:
-        attribute = ir.DenseElementsAttr.get(np.packbits(data, bitorder="little"), type=ir.IntegerType.get_signless(1), shape=list(data.shape))
+        attribute = ir.DenseElementsAttr.get(data.view(np.uint8), type=ir.IntegerType.get_signless(1), shape=list(data.shape))
     else:
         attribute = ir.DenseElementsAttr.get_from_buffer(data.tobytes(), type_) if hasattr(ir.DenseElementsAttr, "get_from_buffer") \
             else _dense(data, type_)
@@ -425,3 +425,77 @@ def conjugate(operand: Value) -> Value:
     part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
     imaginary = Value(stablehlo.imag(operand.ir), operand.shape, part)
     return Value(stablehlo.complex(stablehlo.real(operand.ir), stablehlo.negate(imaginary.ir)), *operand.type)
+
+
+def convolution(
+    operand: Value,
+    kernel: Value,
+    *,
+    padding: tuple[Sequence[int], Sequence[int]],
+    strides: Sequence[int] | None = None,
+    input_dilation: Sequence[int] | None = None,
+    kernel_dilation: Sequence[int] | None = None,
+    groups: int = 1,
+    dtype: torch.dtype | None = None,
+) -> Value:
+    """operand [N, C, ...] with kernel [O, C / groups, ...]; accumulates in, and returns, `dtype`. Negative padding crops."""
+    rank, dtype = operand.rank - 2, dtype or operand.dtype
+    ones = [1] * rank
+    strides, wide, reach = strides or ones, input_dilation or ones, kernel_dilation or ones
+    sizes = [
+        ((size - 1) * w + 1 + low + high - ((window - 1) * r + 1)) // stride + 1
+        for size, window, low, high, stride, w, r in zip(operand.shape[2:], kernel.shape[2:], *padding, strides, wide, reach, strict=True)
+    ]
+    shape = (operand.shape[0], kernel.shape[0], *sizes)
+    spatial = list(range(2, rank + 2))
+    i64s = ir.DenseI64ArrayAttr.get
+    result = stablehlo.convolution(
+        mlir_type(shape, dtype),
+        operand.ir,
+        kernel.ir,
+        stablehlo.ConvDimensionNumbers.get(0, 1, spatial, 1, 0, spatial, 0, 1, spatial),
+        feature_group_count=groups,
+        batch_group_count=1,
+        window_strides=i64s(list(strides)),
+        padding=_pairs(*padding),
+        lhs_dilation=i64s(list(wide)),
+        rhs_dilation=i64s(list(reach)),
+    )
+    return Value(result, shape, dtype)
+
+
+def _pairs(low: Sequence[int], high: Sequence[int]) -> ir.Attribute:
+    """Padding before and after each dimension, as StableHLO's windows take it."""
+    return ir.DenseIntElementsAttr.get(np.array([low, high], np.int64).T.copy())
+
+
+def reduce_window(
+    operands: Sequence[Value],
+    initials: Sequence[Value],
+    body: Body,
+    *,
+    window: Sequence[int],
+    strides: Sequence[int] | None = None,
+    dilation: Sequence[int] | None = None,
+    padding: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> list[Value]:
+    """stablehlo.reduce_window over all dimensions; `body(*left, *right)` gives the combined 0-d values."""
+    rank = operands[0].rank
+    strides, dilation = strides or [1] * rank, dilation or [1] * rank
+    low, high = padding or ([0] * rank, [0] * rank)
+    shape = tuple(
+        (size + before + after - ((length - 1) * reach + 1)) // stride + 1
+        for size, before, after, length, reach, stride in zip(operands[0].shape, low, high, window, dilation, strides, strict=True)
+    )
+    i64s = ir.DenseI64ArrayAttr.get
+    op = stablehlo.ReduceWindowOp(
+        [mlir_type(shape, operand.dtype) for operand in operands],
+        [operand.ir for operand in operands],
+        [initial.ir for initial in initials],
+        i64s(list(window)),
+        window_strides=i64s(list(strides)),
+        window_dilations=i64s(list(dilation)),
+        padding=_pairs(low, high),
+    )
+    fill_region(op.regions[0], [TensorType((), operand.dtype) for operand in operands] * 2, body)
+    return [Value(result, shape, operand.dtype) for result, operand in zip(op.results, operands, strict=True)]
