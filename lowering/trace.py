@@ -22,5 +22,5 @@ def trace_reference(reference: Callable[..., Any], operands: Mapping[str, Tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         examples = [torch.empty(type_.shape, dtype=type_.dtype) for type_ in operands.values()]
-        functional = torch.func.functionalize(flat, remove="mutations_and_views")
+        functional = torch.func.functionalize(flat, remove="mutations")
         return make_fx(functional, decomposition_table=decompositions(), tracing_mode="real")(*examples)

@@ -52,7 +52,7 @@ def inline(graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], k
         return function(*[given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in args], **kwargs)
 
     with fake_mode_of(graph), torch.no_grad():
-        traced = make_fx(torch.func.functionalize(flat, remove="mutations_and_views"), tracing_mode="symbolic")(*values(nodes))
+        traced = make_fx(torch.func.functionalize(flat, remove="mutations"), tracing_mode="symbolic")(*values(nodes))
     places = dict(zip((node for node in traced.graph.nodes if node.op == "placeholder"), nodes, strict=True))
     outputs = graph.graph_copy(traced.graph, val_map=places)
     _mark(places, origin)

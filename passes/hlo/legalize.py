@@ -138,14 +138,13 @@ class _Legalizer:
 def _lower_jax(implementation: Implementation, specs: tuple[TensorSpec, ...], present: list[str], attributes: Mapping[str, Any], platform: str) -> str:
     """The implementation as StableHLO text with a `main`."""
     import jax
-    from jax.experimental import enable_x64
 
     def call(*operands: Any) -> Any:
         return implementation.lower(**dict(zip(present, operands, strict=True)), **attributes)
 
     shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in specs]
     wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in specs)
-    with enable_x64(wide):
+    with jax.enable_x64(wide):
         return jax.jit(call, keep_unused=True).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -158,11 +157,11 @@ def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
         attribute = entry.attr
         if entry.name == "operands":
             present = [ir.StringAttr(name).value for name in ir.ArrayAttr(attribute)]
-        elif ir.BoolAttr.isinstance(attribute):
+        elif isinstance(attribute, ir.BoolAttr):
             decoded[entry.name] = ir.BoolAttr(attribute).value
-        elif ir.IntegerAttr.isinstance(attribute):
+        elif isinstance(attribute, ir.IntegerAttr):
             decoded[entry.name] = ir.IntegerAttr(attribute).value
-        elif ir.FloatAttr.isinstance(attribute):
+        elif isinstance(attribute, ir.FloatAttr):
             decoded[entry.name] = ir.FloatAttr(attribute).value
         else:
             decoded[entry.name] = ir.StringAttr(attribute).value
