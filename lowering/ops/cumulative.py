@@ -1,0 +1,89 @@
+"""Scans along a dimension, by doubling: log2(n) whole-tensor steps, which every backend vectorizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...passes.mlir import stablehlo
+from .. import build
+from ..build import add, compare, convert, full, full_like, logical_and, logical_or, maximum, minimum, multiply, select, subtract, unary
+from ..context import Context
+from ..promote import wide
+from ..registry import rule
+from ..types import Value
+
+
+def scan(operands: Sequence[Value], identities: Sequence[object], dim: int, combine: Callable[..., Sequence[Value]]) -> list[Value]:
+    """Inclusive scan: `combine(*earlier, *later)` is associative; `identities` are its neutral numbers."""
+    values = list(operands)
+    size = values[0].shape[dim] if values[0].rank else 1
+    step = 1
+    while step < size:
+        low = [step if d == dim else 0 for d in range(values[0].rank)]
+        high = [-step if d == dim else 0 for d in range(values[0].rank)]
+        earlier = [
+            build.pad(value, full((), value.dtype, identity), low, high) for value, identity in zip(values, identities, strict=True)
+        ]
+        values = list(combine(*earlier, *values))
+        step *= 2
+    return values
+
+
+def _along(ctx: Context, self: Value, dim: int, identity: object, combine: Callable[[Value, Value], Value]) -> Value:
+    operand = convert(convert(self, ctx.dtype), wide(ctx.dtype))
+    (result,) = scan([operand], [identity], dim % max(self.rank, 1), lambda earlier, later: [combine(earlier, later)])
+    return convert(result, ctx.dtype)
+
+
+@rule("aten.cumsum.default")
+def cumsum(ctx: Context, self: Value, dim: int, *, dtype: torch.dtype | None = None) -> Value:
+    return _along(ctx, self, dim, 0, add)
+
+
+@rule("aten.cumprod.default")
+def cumprod(ctx: Context, self: Value, dim: int, *, dtype: torch.dtype | None = None) -> Value:
+    return _along(ctx, self, dim, 1, multiply)
+
+
+@rule("aten.logcumsumexp.default")
+def logcumsumexp(ctx: Context, self: Value, dim: int) -> Value:
+    return _along(ctx, self, dim, float("-inf"), log_add_exp)
+
+
+def log_add_exp(left: Value, right: Value) -> Value:
+    """log(exp(left) + exp(right)) that keeps infinities."""
+    high, low = maximum(left, right), minimum(left, right)
+    sum_ = add(high, unary(stablehlo.log_plus_one, unary(stablehlo.exponential, subtract(low, high))))
+    infinite = compare("eq", unary(stablehlo.abs, high), full_like(high, float("inf")))
+    return select(infinite, high, sum_)
+
+
+@rule("aten.cummax.default")
+def cummax(ctx: Context, self: Value, dim: int) -> tuple[Value, Value]:
+    return _running(self, dim, "ge")
+
+
+@rule("aten.cummin.default")
+def cummin(ctx: Context, self: Value, dim: int) -> tuple[Value, Value]:
+    return _running(self, dim, "le")
+
+
+def _running(self: Value, dim: int, direction: str) -> tuple[Value, Value]:
+    """The running extreme and its last position. A position of -1 marks the neutral element; NaN is an extreme."""
+    dim %= max(self.rank, 1)
+    if self.rank == 0:
+        return self, full((), torch.int64, 0)
+
+    def combine(value0: Value, index0: Value, value1: Value, index1: Value) -> list[Value]:
+        later = compare(direction, value1, value0)
+        if self.dtype.is_floating_point:
+            nan0, nan1 = compare("ne", value0, value0), compare("ne", value1, value1)
+            later = logical_or(logical_and(later, build.logical_not(nan0)), nan1)
+        later = logical_or(later, compare("lt", index0, full_like(index0, 0)))
+        return [select(later, value1, value0), select(later, index1, index0)]
+
+    positions = build.iota(self.shape, torch.int32, dim)
+    values, indices = scan([self, positions], [0, -1], dim, combine)
+    return values, convert(indices, torch.int64)
