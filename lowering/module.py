@@ -57,11 +57,10 @@ class HloModule:
         """Compiles for the target and places the weights; call the result with the user's inputs."""
         from ..runtime import pjrt
         from ..runtime.executable import Executable
-        from ..runtime.targets import Target
 
-        target = Target.parse(self.target)
         legalized = self.legalized()
-        executable = Executable(pjrt.compile(legalized.bytecode, target), self.signature)
+        loaded = pjrt.compile(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)
+        executable = Executable(loaded, self.signature, name=self.name)
         arrays = self.arrays()
         return executable.bind(arrays) if arrays else executable
 

@@ -59,7 +59,8 @@ def bytecode(module: ir.Module) -> bytes:
 
 def portable(module: ir.Module) -> bytes:
     """The versioned StableHLO artifact, readable by every later StableHLO release."""
-    return stablehlo.serialize_portable_artifact(module, stablehlo.get_current_version())
+    # The form that takes bytes: the one that takes a module rewrites it in place.
+    return stablehlo.serialize_portable_artifact_str(bytecode(module), stablehlo.get_current_version())
 
 
 def text(module: ir.Module, *, locations: bool = False) -> str:

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 Progress = Callable[[str], None]
-BIG = ("allowed_mask", "bias_ids", "bias_values", "seen_ids", "seen_counts")
-"""Inputs that only some sampling parameters use; where none does, a neutral one stays on the device."""
+NEUTRAL = {"allowed_mask": -1, "bias_ids": -1, "bias_values": 0, "seen_ids": -1, "seen_counts": 0}
+"""Inputs that only some sampling parameters use, and what fills them where none does: that one stays on the device."""
+RESULTS = 4
+"""tokens and the three parts of the log-probabilities; the states follow."""
 SMALLEST = 8
+COMPILE_THREADS = 2
 
 
 @dataclass(frozen=True, order=True)
@@ -138,7 +141,7 @@ class Steps:
 
     def _make(self, directory: Path, progress: Progress) -> None:
         """Captures once, emits and compiles every bucket, and writes the bundle."""
-        from ...lowering.bundling import save_steps
+        from ...lowering.bundling import save_compiled
         from ...lowering.coverage import check
         from ...lowering.emit import emit
         from ...passes.pipeline import run
@@ -146,33 +149,28 @@ class Steps:
         progress("capturing the model")
         program = run(step_passes(self.options), capture_step(self.config, self._build()))
         check(program)
-
-        def make(bucket: Bucket) -> tuple[str, Any]:
-            module = emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks})
-            return str(bucket), module
-
-        with ThreadPoolExecutor(2) as pool:
-            save_steps(directory, (make(bucket) for bucket in self.buckets), self.target, pool, progress)
+        modules = (
+            (str(bucket), emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks}))
+            for bucket in self.buckets
+        )
+        with ThreadPoolExecutor(COMPILE_THREADS) as pool:
+            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"))
 
     def _place(self) -> None:
-        """Weights once, without a copy where the device shares memory with the host; caches filled with zeros."""
+        """Weights once, without a copy where the device shares memory with the host; caches allocated as zeros."""
         from ...lowering.module import as_numpy
 
-        signature = next(iter(self._executables.values())).signature
+        device = pjrt.device(self.target)
         tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
-        self._weights = []
-        for argument in signature.arguments:
-            if argument.kind in ("weight", "buffer", "constant"):
-                self._weights.append(pjrt.put_shared(as_numpy(tensors[argument.name]), self.target))
-        self._inputs = [argument.name for argument in signature.arguments if argument.kind == "input"]
-        self._states = [
-            pjrt.zeros(argument.shape, argument.dtype, self.target) for argument in signature.arguments if argument.kind == "state"
-        ]
+        first = next(iter(self._executables.values()))
+        weights = {argument.name: device.alias(as_numpy(tensors[argument.name])) for argument in first.signature.weights}
+        self._executables = {bucket: executable.bind(weights) for bucket, executable in self._executables.items()}
+        self._states = first.zeros()
         for bucket, executable in self._executables.items():
-            for argument in executable.signature.arguments:
-                if argument.name in BIG:
-                    fill = -1 if argument.name.endswith("ids") else 0
-                    self._neutral[bucket, argument.name] = pjrt.put(np.full(argument.shape, fill, argument.dtype), self.target)
+            for argument in executable.arguments:
+                if argument.name in NEUTRAL:
+                    self._neutral[bucket, argument.name] = device.put(np.full(argument.shape, NEUTRAL[argument.name], argument.dtype))
+        self._device = device
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -189,14 +187,19 @@ class Steps:
     def step(self, bucket: Bucket, inputs: Mapping[str, np.ndarray], *, logprobs: bool) -> StepResult:
         """Runs one step; the inputs are padded to the bucket."""
         executable = self._executables[bucket]
-        arguments = [*self._weights]
-        for name in self._inputs:
-            value = inputs.get(name)
-            arguments.append(self._neutral[bucket, name] if value is None else pjrt.put(value, self.target))
-        results = executable.execute([*arguments, *self._states])
-        self._states = results[4:]
-        tokens = np.asarray(results[0])
-        return StepResult(tokens, tuple(np.asarray(part) for part in results[1:4]) if logprobs else None)  # type: ignore[arg-type]
+        states = iter(self._states)
+        buffers = []
+        for argument in executable.arguments:
+            if argument.kind == "state":
+                buffers.append(next(states))
+            elif argument.name in inputs:
+                buffers.append(self._device.put(inputs[argument.name]))
+            else:
+                buffers.append(self._neutral[bucket, argument.name])
+        results = executable.execute(buffers)
+        self._states = results[RESULTS:]
+        tokens = pjrt.get(results[0])
+        return StepResult(tokens, tuple(pjrt.get(part) for part in results[1:RESULTS]) if logprobs else None)  # type: ignore[arg-type]
 
 
 @cache
