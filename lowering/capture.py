@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from ..kernels.catalog import register_torch_ops
 from ..passes.program import Argument, Dim, Guard, Program, Result
+from ..runtime import seal
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
@@ -60,8 +61,7 @@ def capture(
             f"lower takes an nn.Module or an ExportedProgram, not {type(module).__name__}",
             next_step="wrap a function in an nn.Module whose forward calls it",
         )
-    global captures
-    captures += 1
+    _count()
     try:
         exported = torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as problem:
@@ -70,6 +70,13 @@ def capture(
             next_step="make the module exportable: torch.export.export(module, args) shows the whole story",
         ) from problem
     return from_exported(exported, dynamic_shapes=dynamic_shapes)
+
+
+def _count() -> None:
+    """Notes that a model is traced; raises SealedError in a process that promised not to."""
+    global captures
+    seal.check("a model was about to be traced")
+    captures += 1
 
 
 def from_exported(exported: ExportedProgram, *, dynamic_shapes: Any = None) -> Program:
@@ -235,8 +242,7 @@ def capture_callable(
     parameters may be on the meta device.
     """
     register_torch_ops()
-    global captures
-    captures += 1
+    _count()
     environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
     fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, static_shapes=False)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
