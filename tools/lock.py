@@ -1,15 +1,19 @@
 """Writes requirements.lock from a report of pip's resolver: `make lock`.
 
 In: the JSON of `pip install --dry-run --ignore-installed --report`. Out: one `name==version` a line, without local
-versions (torch's "+cpu" is a matter of the index), without fxhlo, and without the packages of LEFT_OUT.
+versions (torch's "+cpu" is a matter of the index), without fxhlo, without the packages of LEFT_OUT and without what
+only these would have needed.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 # Asked for by a dependency, and harmful or unused here. The file is installed with --no-deps, so leaving out works.
 LEFT_OUT = {
@@ -28,38 +32,34 @@ HEADER = """\
 """
 
 
-def lock(report: dict) -> str:
+def lock(report: dict[str, Any]) -> str:
     """The text of requirements.lock."""
-    pins = {}
-    for item in report["install"]:
-        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
-        pins[name] = item["metadata"]["version"].partition("+")[0]
-    dropped = {
-        "fxhlo",
-        *LEFT_OUT,
-        *only_for(report, {"llm", "llama-cpp-python", "torchvision", "torchaudio", "torchcodec"}),
-    }
+    found = {canonicalize_name(item["metadata"]["name"]): item for item in report["install"]}
     left_out = "".join(f"#   {name}: {reason}\n" for name, reason in LEFT_OUT.items())
-    return HEADER + left_out + "".join(f"{name}=={pins[name]}\n" for name in sorted(set(pins) - dropped))
+    pins = {name: found[name]["metadata"]["version"].partition("+")[0] for name in reached(found) - {"fxhlo"}}
+    return HEADER + left_out + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
 
 
-def only_for(report: dict, names: set[str]) -> set[str]:
-    """Packages that the report holds for no other reason than `names`: what cannot be reached once these are gone."""
-    needs = {}
-    for item in report["install"]:
-        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
-        wanted = item["metadata"].get("requires_dist", ())
-        needs[name] = {
-            re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;(]", line, maxsplit=1)[0]).lower() for line in wanted
-        }
-    reached, todo = set(), [name for name in needs if name == "fxhlo" or name == "torch"]
+def reached(found: dict[str, Any]) -> set[str]:
+    """What is needed, starting from what was asked for, without going through LEFT_OUT."""
+    names: set[str] = set()
+    todo = [(name, extra) for name, item in found.items() if item["requested"] for extra in wanted_extras(item)]
+    seen = set()
     while todo:
-        name = todo.pop()
-        if name in reached or name in names:
+        name, extra = todo.pop()
+        if (name, extra) in seen or name in LEFT_OUT or name not in found:
             continue
-        reached.add(name)
-        todo.extend(needs.get(name, ()) & set(needs))
-    return set(needs) - reached - names
+        seen.add((name, extra))
+        names.add(str(name))
+        for line in found[name]["metadata"].get("requires_dist", ()):
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                todo.extend((canonicalize_name(need.name), wanted) for wanted in ("", *need.extras))
+    return names
+
+
+def wanted_extras(item: dict[str, Any]) -> list[str]:
+    return ["", *item.get("requested_extras", ())]
 
 
 if __name__ == "__main__":

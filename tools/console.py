@@ -1,0 +1,125 @@
+"""How the front doors speak: results on stdout, the rest on stderr, one clear message for an error.
+
+`run(app, arguments)` is the frame of every command: it keeps stdout clean of what libraries print, shows an
+FxhloError as what, where and what next (exit 1; usage errors exit 2), and ends quietly when the reader of a pipe
+has gone. FXHLO_TRACEBACK=1 shows where an error was raised.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TextIO
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..runtime.errors import FxhloError
+
+REPORT = "this is a bug of fxhlo: FXHLO_TRACEBACK=1 shows where it was raised"
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_stdout: TextIO | None = None
+
+
+def stdout() -> TextIO:
+    """Where results go: the process's own stdout, also while `run` keeps libraries from writing to it."""
+    return _stdout or sys.stdout
+
+
+def say(line: str) -> None:
+    """A line of progress; `line` is plain text."""
+    stderr.print(escape(line))
+
+
+@contextmanager
+def stage(title: str, times: dict[str, float] | None = None, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows that `title` is under way and then how long it took; gives a function that adds what came out."""
+    came_out: list[str] = []
+    start = perf_counter()
+    if stderr.is_terminal and not quiet:
+        with stderr.status(f"{escape(title)} ..."):
+            yield came_out.append
+    else:
+        yield came_out.append
+    seconds = perf_counter() - start
+    if times is not None:
+        times[title] = seconds
+    if not quiet:
+        tail = f"   {', '.join(came_out)}" if came_out else ""
+        stderr.print(f"[green]{escape(title):<12}[/green] {seconds:7.2f} s[dim]{escape(tail)}[/dim]")
+
+
+def show_error(problem: FxhloError) -> None:
+    """The error as Python raises it: what, where, what next."""
+    stderr.print(f"[bold red]error:[/bold red] {escape(problem.message)}")
+    if problem.where:
+        stderr.print(f"  [dim]at:[/dim] {escape(str(problem.where))}")
+    if problem.next_step:
+        stderr.print(f"  [dim]next:[/dim] {escape(problem.next_step)}")
+
+
+def put(text: str) -> None:
+    """Writes a result to stdout. Where its reader has gone (`lower-model MODEL | head`) the process ends well."""
+    try:
+        stdout().write(text if text.endswith("\n") else text + "\n")
+        stdout().flush()
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stdout().fileno())  # what is still buffered must not fail again at exit
+        os.close(null)
+        raise SystemExit(0) from None
+
+
+def run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
+    """Runs a typer app; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for an interrupt."""
+    with _clean_stdout():
+        try:
+            app(args=list(arguments), prog_name=name, standalone_mode=True)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(bool(end.code))
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
+        except FxhloError as problem:
+            _traceback()
+            show_error(problem)
+            return 1
+        except Exception as problem:
+            _traceback()
+            show_error(FxhloError(f"{type(problem).__name__}: {first_line(problem)}", next_step=REPORT))
+            return 1
+    return 0
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error's text that says something."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), "(no message)")
+
+
+def _traceback() -> None:
+    if os.environ.get("FXHLO_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exc()
+
+
+@contextmanager
+def _clean_stdout() -> Iterator[None]:
+    """File descriptor 1 becomes stderr for everybody but `stdout()`: vLLM, torch and XLA print where they like."""
+    global _stdout
+    sys.stdout.flush()
+    own = os.dup(1)
+    before = sys.stdout
+    sys.stdout = _stdout = os.fdopen(own, "w", encoding="utf-8", errors="backslashreplace")  # typer prints --help there
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        _stdout.flush()
+        os.dup2(own, 1)
+        sys.stdout, made, _stdout = before, _stdout, None
+        made.close()

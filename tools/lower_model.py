@@ -1,0 +1,175 @@
+"""`lower-model`: from a model to its StableHLO on the command line.
+
+    lower-model MODEL [options]      lower it; `check` and `inspect` as the first word are commands of their own
+    lower-model check MODEL          every op that has no rule, at once
+    lower-model inspect BUNDLE       what a saved bundle holds
+
+Guaranteed: stdout holds the result and nothing else; progress and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+
+HELP = """
+Lowers a model to StableHLO and prints it, or writes it with -o.
+
+MODEL is a folder with a config.json, a config.json alone, a .pt2 file of torch.export.save, or a hub id where there is
+a network. No weights and no device are needed: the model is captured with fake tensors.
+
+Two more commands stand in MODEL's place:
+
+  lower-model check MODEL      lists every op that has no rule, all at once
+  lower-model inspect BUNDLE   signature, programs and sizes of a saved bundle
+
+(for a folder of that name: ./check, ./inspect)
+"""
+EXAMPLES = """
+Examples:
+
+  lower-model build/models/SmolLM2-135M-Instruct | less
+
+  lower-model config.json --bucket tokens=64,requests=8 -o step.mlir
+
+  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o modules/     one file per bucket
+
+  lower-model MODEL --stop-after passes --print-after paged-attention     the graph, as a pass left it
+
+  lower-model MODEL --stop-after compile --explain --timing               what XLA gets, and why
+
+  lower-model MODEL --json -o /dev/null | jq .stages
+"""
+Words = Annotated[list[str] | None, typer.Option]
+
+
+class Stage(StrEnum):
+    """Where to stop; each stage includes the ones before it."""
+
+    CAPTURE = "capture"
+    PASSES = "passes"
+    HLO = "hlo"
+    COMPILE = "compile"
+
+
+class Dtype(StrEnum):
+    """The model's own (auto), or another."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+ModelWord = Annotated[str, typer.Argument(metavar="MODEL", help="folder, config.json, .pt2 or hub id")]
+DtypeOption = Annotated[Dtype, typer.Option(help="dtype of weights and activations")]
+LengthOption = Annotated[
+    int | None, typer.Option(min=1, metavar="TOKENS", help="longest sequence; the model's own if left out")
+]
+TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e:2x2, ...")]
+
+lower_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+check_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+inspect_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@lower_app.command(help=HELP, epilog=EXAMPLES, no_args_is_help=True)
+def lower(
+    model: ModelWord,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE|DIR", help="write there: .mlir text, .mlirbc portable bytecode, or a folder"
+        ),
+    ] = None,
+    stop_after: Annotated[Stage, typer.Option(help="stage to stop after")] = Stage.HLO,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N[,NAME=N]", help="sizes of the symbolic dimensions, as tokens=64,requests=8; repeatable"
+        ),
+    ] = None,
+    target: TargetOption = "cpu",
+    dtype: DtypeOption = Dtype.AUTO,
+    max_model_len: LengthOption = None,
+    print_after: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PASS", help="print the graph after that pass (all: every one); repeatable"),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="tell which kernel each composite became and why, and what rewrites declined"),
+    ] = False,
+    timing: Annotated[bool, typer.Option("--timing", help="time and size of each stage and pass")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print facts about the result as JSON instead of the result")
+    ] = False,
+) -> None:
+    from .lower_stages import Request, lower_model, parse_bucket
+
+    buckets = tuple(parse_bucket(word) for word in bucket or ())
+    lower_model(
+        Request(
+            model,
+            output,
+            str(stop_after),
+            buckets,
+            target,
+            str(dtype),
+            max_model_len,
+            frozenset(print_after or ()),
+            explain,
+            timing,
+            as_json,
+        )
+    )
+
+
+@check_app.command(no_args_is_help=True)
+def check(
+    model: ModelWord,
+    dtype: DtypeOption = Dtype.AUTO,
+    max_model_len: LengthOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+) -> None:
+    """Lists every op of MODEL that has no rule, with counts and source lines; exit 1 if there is one."""
+    from .check_model import check_model
+
+    check_model(model, dtype=str(dtype), max_model_len=max_model_len, as_json=as_json)
+
+
+@inspect_app.command(no_args_is_help=True)
+def inspect(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder that `save` or `lower-model -o` wrote")],
+    entry: Annotated[str | None, typer.Option(help="the whole signature of this entry")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+) -> None:
+    """Shows what a bundle holds: entries, signature, sizes, targets. Needs neither torch nor a device."""
+    from .inspect_bundle import inspect_bundle
+
+    inspect_bundle(bundle, entry=entry, as_json=as_json)
+
+
+COMMANDS = {"check": check_app, "inspect": inspect_app}
+
+
+def main() -> None:
+    """The console script `lower-model`."""
+    words = sys.argv[1:]
+    if words and words[0] == "--version":
+        from .. import __version__
+
+        print(f"lower-model {__version__}")
+        return
+    if words and words[0] in COMMANDS:
+        sys.exit(console.run(COMMANDS[words[0]], words[1:], f"lower-model {words[0]}"))
+    sys.exit(console.run(lower_app, words, "lower-model"))
+
+
+if __name__ == "__main__":
+    main()

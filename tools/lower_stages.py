@@ -1,0 +1,334 @@
+"""The stages of `lower-model`, one after the other: capture, passes, StableHLO, compile; and what is shown of each.
+
+Comes in: a `Request`, the command line's words. Goes out: text on stdout or files, a report on stderr or as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import FxhloError
+from ..runtime.targets import Target
+from . import console
+from .models import Model, opened
+
+if TYPE_CHECKING:
+    from ..lowering.module import HloModule
+    from ..passes.base import Pass
+    from ..passes.hlo.legalize import Legalized
+    from ..passes.program import Program
+
+SPLIT = "// -----"  # MLIR's own mark between modules of one file
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for. `buckets`: sizes by dimension name; none: the sizes of the capture."""
+
+    model: str
+    output: Path | None = None
+    stop_after: str = "hlo"
+    buckets: tuple[Mapping[str, int], ...] = ()
+    target: str = "cpu"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    print_after: frozenset[str] = frozenset()
+    explain: bool = False
+    timing: bool = False
+    as_json: bool = False
+
+
+@dataclass
+class Report:
+    """Facts about one run, for --json, --explain and --timing."""
+
+    model: str
+    target: str
+    stages: dict[str, float] = field(default_factory=dict)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    modules: list[dict[str, Any]] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+
+
+def parse_bucket(word: str) -> dict[str, int]:
+    """{"tokens": 64, "requests": 8} from "tokens=64,requests=8"."""
+    sizes: dict[str, int] = {}
+    for part in word.split(","):
+        name, equals, number = part.strip().partition("=")
+        if not name or not equals or not number.strip().isdecimal() or int(number) < 1 or name in sizes:
+            raise FxhloError(
+                f"--bucket {word}: {part.strip() or 'an empty part'} is not NAME=NUMBER",
+                next_step="write sizes of at least 1, each name once, as --bucket tokens=64,requests=8",
+            )
+        sizes[name.strip()] = int(number)
+    return sizes
+
+
+def lower_model(request: Request) -> None:
+    """Runs the stages and shows what was asked for. Raises FxhloError."""
+    target = Target.parse(request.target)
+    check_output(request)
+    with opened(request.model) as model:
+        report = Report(model.name, str(target))
+        with console.stage("capture", report.stages) as came_out:
+            program, passes = capture(model, request.dtype, request.max_model_len)
+            came_out(f"{len(program.graph.nodes)} nodes")
+        check_passes(request.print_after, passes)
+        if request.stop_after == "capture":
+            result = readable(program)
+        else:
+            program = run_passes(program, passes, request, report)
+            result = readable(program) if request.stop_after == "passes" else ""
+        if request.stop_after in ("hlo", "compile"):
+            modules = emit_all(program, request, target, report)
+            if request.stop_after == "compile":
+                compile_all(modules, request, target, report)
+            elif request.explain:
+                for module, facts in zip(modules, report.modules, strict=True):
+                    explain_module(module.legalized(), facts)
+            write_modules(modules, request, report)
+        elif request.output is not None:
+            request.output.write_text(result)
+            report.written.append(str(request.output))
+        elif not request.as_json:
+            console.put(result)
+        show(request, report)
+
+
+# -- the stages -------------------------------------------------------------------------------------------------------
+
+
+def capture(model: Model, dtype: str = "auto", max_model_len: int | None = None) -> tuple[Program, tuple[Pass, ...]]:
+    """The captured Program and the passes that belong to it: those of vLLM's step, or the default ones for a .pt2."""
+    if model.kind == "exported":
+        return capture_exported(model.path)
+    quiet_vllm()
+    from ..runtime.vllm.program import capture_model
+
+    return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len)
+
+
+def capture_exported(path: Path) -> tuple[Program, tuple[Pass, ...]]:
+    """A Program from a file of torch.export.save."""
+    import torch
+
+    from ..lowering.capture import capture as capture_module
+    from ..passes.default import default_passes
+
+    try:
+        exported = torch.export.load(path)
+    except Exception as problem:
+        raise FxhloError(
+            f"the exported program cannot be read: {console.first_line(problem)}",
+            where=path,
+            next_step=f"write it again with torch.export.save of torch {torch.__version__}",
+        ) from problem
+    return capture_module(exported), default_passes()
+
+
+def quiet_vllm() -> None:
+    """vLLM's log lines stay out of the way, unless the user has set how much of them is wanted."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def run_passes(program: Program, passes: tuple[Pass, ...], request: Request, report: Report) -> Program:
+    """The passes, with the observers that were asked for, and the contract at their end."""
+    from ..lowering.coverage import check
+    from ..passes.pipeline import Printer, Timer, run, verify
+
+    timer = Timer()
+    observers: list[Any] = [verify, timer]
+    if request.print_after:
+        last = request.stop_after == "passes" and not request.as_json and request.output is None
+        observers.append(Printer(request.print_after, console.stdout() if last else console.stderr.file))
+    with console.stage("passes", report.stages) as came_out:
+        program = run(passes, program, observers)
+        came_out(f"{len(program.graph.nodes)} nodes")
+    report.passes = [
+        dict(zip(("name", "seconds", "nodes_before", "nodes_after"), row, strict=True)) for row in timer.rows
+    ]
+    report.notes = program.notes
+    check(program)
+    return program
+
+
+def emit_all(program: Program, request: Request, target: Target, report: Report) -> list[HloModule]:
+    """One module per bucket."""
+    from dataclasses import replace
+
+    from ..lowering.emit import emit
+
+    modules = []
+    for sizes in request.buckets or ({},):
+        with console.stage("hlo", report.stages) as came_out:
+            module = replace(emit(program, sizes), target=str(target))
+            came_out(label(module.bindings))
+        modules.append(module)
+        report.modules.append(
+            {
+                "bindings": dict(module.bindings),
+                "signature": module.signature.to_json(),
+                "portable_bytes": len(module.bytecode),
+            }
+        )
+    return modules
+
+
+def compile_all(modules: list[HloModule], request: Request, target: Target, report: Report) -> None:
+    """Legalizes and compiles each module; weights are not needed for it."""
+    from ..runtime import pjrt
+
+    for module, facts in zip(modules, report.modules, strict=True):
+        with console.stage("legalize", report.stages):
+            legalized = module.legalized()
+        explain_module(legalized, facts)
+        with console.stage("compile", report.stages) as came_out:
+            compiled = pjrt.compile(legalized.bytecode, target, custom_calls=legalized.custom_calls)
+            came_out(label(module.bindings))
+        memory = compiled.memory
+        facts["memory"] = {
+            name: getattr(memory, name) for name in ("arguments", "outputs", "aliased", "temporaries", "code")
+        }
+
+
+def explain_module(legalized: Legalized, facts: dict[str, Any]) -> None:
+    facts["custom_calls"] = list(legalized.custom_calls)
+    facts["decisions"] = [
+        {
+            "kernel": one.kernel,
+            "became": one.implementation or "its reference",
+            "count": one.count,
+            "reasons": list(one.reasons),
+            "operands": one.operands,
+        }
+        for one in legalized.decisions
+    ]
+
+
+# -- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def write_modules(modules: list[HloModule], request: Request, report: Report) -> None:
+    """Modules as text on stdout, as one file, or as one file per bucket in a folder."""
+    output = request.output
+    if output is None:
+        if request.stop_after == "hlo" and not request.as_json:
+            console.put(f"\n{SPLIT}\n".join(module.text for module in modules))
+        return
+    for path, module in places(output, modules):
+        if path.suffix == ".mlirbc":
+            path.write_bytes(module.bytecode)
+        else:
+            path.write_text(module.text)
+        report.written.append(str(path))
+
+
+def places(output: Path, modules: list[HloModule]) -> Iterator[tuple[Path, HloModule]]:
+    if len(modules) == 1 and not is_folder(output):
+        yield output, modules[0]
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for module in modules:
+        yield output / f"{label(module.bindings) or 'main'}.mlir", module
+
+
+def is_folder(output: Path) -> bool:
+    return output.is_dir() or (not output.suffix and not output.exists())
+
+
+def check_output(request: Request) -> None:
+    """What is wrong with -o, before anything slow begins."""
+    output = request.output
+    if output is None:
+        return
+    if len(request.buckets) > 1 and not is_folder(output):
+        raise FxhloError(
+            f"{len(request.buckets)} buckets do not fit in one file",
+            where=output,
+            next_step="name a folder: -o modules/",
+        )
+    if request.stop_after in ("capture", "passes") and output.is_dir():
+        raise FxhloError(
+            "a graph is written to a file, and this is a folder", where=output, next_step=f"-o {output}/graph.txt"
+        )
+    if not output.parent.exists():
+        raise FxhloError(
+            "the folder for the output is not there", where=output.parent, next_step=f"mkdir -p {output.parent}"
+        )
+
+
+def check_passes(names: frozenset[str], passes: tuple[Pass, ...]) -> None:
+    known = list(dict.fromkeys(step.name for step in passes))
+    if unknown := sorted(names - {*known, "all"}):
+        raise FxhloError(
+            f"there is no pass {', '.join(unknown)}", next_step=f"the passes are {', '.join(known)}; all for every one"
+        )
+
+
+def label(sizes: Mapping[str, int]) -> str:
+    """tokens=64,requests=8."""
+    return ",".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def readable(program: Program) -> str:
+    from ..passes.pipeline import readable as graph_text
+
+    return graph_text(program)
+
+
+def show(request: Request, report: Report) -> None:
+    """The facts as JSON on stdout, or what --explain and --timing asked for on stderr."""
+    if request.as_json:
+        console.put(json.dumps(report.__dict__, indent=2))
+    for path in report.written:
+        console.say(f"wrote {path}")
+    if request.explain:
+        show_decisions(report)
+    if request.timing:
+        show_times(report)
+    if request.stop_after == "compile" and not request.as_json:
+        for module in report.modules:
+            megabytes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in module["memory"].items())
+            console.say(f"{label(module['bindings']) or 'compiled'}: {megabytes}")
+
+
+def show_decisions(report: Report) -> None:
+    from rich.table import Table
+
+    for note in report.notes:
+        console.say(f"note: {note}")
+    for module in report.modules:
+        table = Table(
+            "composite",
+            "count",
+            "became",
+            "why not another",
+            title=label(module["bindings"]) or None,
+            title_justify="left",
+        )
+        for one in module.get("decisions", ()):
+            table.add_row(one["kernel"], str(one["count"]), one["became"], "\n".join(one["reasons"]))
+        console.stderr.print(table if table.row_count else "no composites: every op has a rule of its own")
+
+
+def show_times(report: Report) -> None:
+    from rich.table import Table
+
+    table = Table("stage", "seconds", "nodes")
+    for name, seconds in report.stages.items():
+        table.add_row(name, f"{seconds:.2f}")
+        if name == "passes":
+            for row in report.passes:
+                table.add_row(
+                    f"  {row['name']}", f"{row['seconds']:.2f}", f"{row['nodes_before']} -> {row['nodes_after']}"
+                )
+    console.stderr.print(table)

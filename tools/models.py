@@ -1,0 +1,178 @@
+"""What the word MODEL on a command line means, and whether it can be read: before anything slow is imported.
+
+Comes in: a folder, a config.json, an exported program (.pt2), or a hub id. Goes out: a `Model`.
+Guaranteed: what is wrong with it is a ModelError that names the file and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from ..runtime.errors import FxhloError
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+TAKEN = "MODEL is a folder with a config.json, a config.json alone, a .pt2 of torch.export.save, or a hub id"
+
+
+class ModelError(FxhloError):
+    """A model that is not there, or that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """`path`: the folder with config.json, or the .pt2 file. `config` is {} for a .pt2."""
+
+    name: str
+    kind: Literal["folder", "exported"]
+    path: Path
+    config: dict[str, Any]
+
+
+@contextmanager
+def opened(word: str) -> Iterator[Model]:
+    """The model behind `word`; a config.json alone, or one from the hub, gets a folder for as long as it is open."""
+    path = Path(word).expanduser()
+    if path.is_dir():
+        config = read_config(path / "config.json")
+        check_weights(path)
+        yield Model(path.resolve().name, "folder", path.resolve(), config)
+    elif path.is_file() and path.suffix == ".pt2":
+        yield Model(path.stem, "exported", path, {})
+    elif path.is_file() and path.suffix == ".json":
+        yield from _alone(path.resolve().parent.name, path)
+    elif path.exists():
+        raise ModelError(
+            f"{word} is neither a folder nor a config.json nor a .pt2", where=path.resolve(), next_step=TAKEN
+        )
+    elif not HUB_ID.fullmatch(word) or word.startswith(".") or word.endswith((".json", ".pt2")):
+        raise ModelError(f"there is no file or folder {word}", next_step=TAKEN)
+    else:
+        yield from _alone(word, _from_hub(word))
+
+
+def _alone(name: str, config: Path) -> Iterator[Model]:
+    """A folder that holds nothing but this config.json."""
+    content = read_config(config)
+    with TemporaryDirectory(prefix="fxhlo-config-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(content))
+        yield Model(name, "folder", Path(folder), content)
+
+
+def _from_hub(word: str) -> Path:
+    """config.json of a model on the hub, from its cache or the network."""
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(word, "config.json"))
+    except GatedRepoError:
+        raise ModelError(
+            f"{word} on the hub asks for an account that was admitted", next_step="hf auth login, or a folder"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"there is no folder {word} here and no such model on the hub", next_step=TAKEN) from None
+    except EntryNotFoundError as problem:
+        if "cannot find the requested files in the local cache" not in str(problem).lower():
+            raise ModelError(f"{word} on the hub has no config.json", next_step=TAKEN) from None
+        raise _unreachable(word) from problem
+    except Exception as problem:  # the hub's client raises those of its own, of its HTTP library, and OSError
+        raise _unreachable(word) from problem
+
+
+def _unreachable(word: str) -> ModelError:
+    return ModelError(
+        f"there is no folder {word} here, and the hub cannot be reached from this machine",
+        next_step=f"where there is a network: hf download {word} --local-dir FOLDER; then name that folder",
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json that names its model. Raises ModelError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("the folder has no config.json", where=path.parent.resolve(), next_step=TAKEN) from None
+    except OSError as problem:
+        raise ModelError(f"config.json cannot be read: {problem.strerror}", where=path) from None
+    except json.JSONDecodeError as problem:
+        spot = f"{path}:{problem.lineno}:{problem.colno}"
+        raise ModelError(
+            f"config.json is not JSON: {problem.msg}", where=spot, next_step="get the file again from where it came"
+        ) from None
+    except UnicodeDecodeError:
+        raise ModelError(
+            "config.json is not text", where=path, next_step="get the file again from where it came"
+        ) from None
+    if not isinstance(config, dict) or not config.get("architectures"):
+        raise ModelError(
+            "config.json does not say which model it is: it has no `architectures`",
+            where=path,
+            next_step='name the class, as "architectures": ["LlamaForCausalLM"]; is this the config.json of a model?',
+        )
+    return config
+
+
+def check_weights(folder: Path, *, needed: bool = False) -> list[Path]:
+    """The safetensors files of a model folder, each as long as its header says. Raises ModelError.
+
+    needed: no weights at all is an error too. Reads headers only.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError(
+                "the index of the weights cannot be read", where=index, next_step="get the file again"
+            ) from None
+        if missing := [name for name in wanted if not (folder / name).exists()]:
+            raise ModelError(
+                f"{len(missing)} of {len(wanted)} weight files are missing: {', '.join(missing[:4])}",
+                where=folder,
+                next_step="get the missing files; the download was not complete",
+            )
+    for path in files:
+        _check_length(path)
+    if needed and not files and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
+        raise ModelError(
+            "the folder has no weights (no *.safetensors)",
+            where=folder,
+            next_step="get the weights as well; lowering alone (lower-model) needs none",
+        )
+    return files
+
+
+def _check_length(path: Path) -> None:
+    """A safetensors file is 8 bytes of header length, the header, and what the header's offsets span."""
+    again = "get the file again: it was cut off, or it is no safetensors file"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, 100_000_000):
+            raise ModelError(f"{path.name} is damaged: it ends inside its header", where=path, next_step=again)
+        try:
+            header = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise ModelError(
+                f"{path.name} is damaged: its header cannot be read", where=path, next_step=again
+            ) from None
+    if size != 8 + length + end:
+        raise ModelError(
+            f"{path.name} is truncated: it has {size:,} bytes and its header describes {8 + length + end:,}",
+            where=path,
+            next_step=again,
+        )
