@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from . import console
-from .lower_stages import capture
+from .lower_stages import capture, load_libraries
 from .models import opened
 
 
@@ -16,6 +16,8 @@ def check_model(word: str, *, dtype: str = "auto", max_model_len: int | None = N
     from ..passes.pipeline import run
 
     with opened(word) as model:
+        with console.stage("libraries", quiet=as_json):
+            load_libraries(model)
         with console.stage("capture", quiet=as_json):
             program, passes = capture(model, dtype, max_model_len)
         with console.stage("passes", quiet=as_json):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -78,6 +79,8 @@ def put(text: str) -> None:
 
 def run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
     """Runs a typer app; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for an interrupt."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries; python -W default shows them
     with _clean_stdout():
         try:
             app(args=list(arguments), prog_name=name, standalone_mode=True)

@@ -24,29 +24,22 @@ Lowers a model to StableHLO and prints it, or writes it with -o.
 MODEL is a folder with a config.json, a config.json alone, a .pt2 file of torch.export.save, or a hub id where there is
 a network. No weights and no device are needed: the model is captured with fake tensors.
 
-Two more commands stand in MODEL's place:
-
-  lower-model check MODEL      lists every op that has no rule, all at once
-  lower-model inspect BUNDLE   signature, programs and sizes of a saved bundle
-
-(for a folder of that name: ./check, ./inspect)
+\b
+Two more commands (for a folder of that name: ./check, ./inspect):
+  lower-model check MODEL      every op that has no rule, all at once
+  lower-model inspect BUNDLE   entries, signature and sizes of a bundle
 """
 EXAMPLES = """
+\b
 Examples:
-
   lower-model build/models/SmolLM2-135M-Instruct | less
-
   lower-model config.json --bucket tokens=64,requests=8 -o step.mlir
-
-  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o modules/     one file per bucket
-
-  lower-model MODEL --stop-after passes --print-after paged-attention     the graph, as a pass left it
-
-  lower-model MODEL --stop-after compile --explain --timing               what XLA gets, and why
-
-  lower-model MODEL --json -o /dev/null | jq .stages
+  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o modules/
+  lower-model MODEL --stop-after passes --print-after paged-attention
+  lower-model MODEL --stop-after compile --explain --timing
+  lower-model MODEL --json -o step.mlirbc
+  lower-model exported.pt2 --bucket batch=4
 """
-Words = Annotated[list[str] | None, typer.Option]
 
 
 class Stage(StrEnum):

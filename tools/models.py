@@ -7,7 +7,6 @@ Guaranteed: what is wrong with it is a ModelError that names the file and what t
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -56,7 +55,9 @@ def opened(word: str) -> Iterator[Model]:
     elif not HUB_ID.fullmatch(word) or word.startswith(".") or word.endswith((".json", ".pt2")):
         raise ModelError(f"there is no file or folder {word}", next_step=TAKEN)
     else:
-        yield from _alone(word, _from_hub(word))
+        with TemporaryDirectory(prefix="fxhlo-hub-") as folder:
+            path = _from_hub(word, Path(folder))
+            yield Model(word, "folder", path.parent, read_config(path))
 
 
 def _alone(name: str, config: Path) -> Iterator[Model]:
@@ -67,34 +68,35 @@ def _alone(name: str, config: Path) -> Iterator[Model]:
         yield Model(name, "folder", Path(folder), content)
 
 
-def _from_hub(word: str) -> Path:
-    """config.json of a model on the hub, from its cache or the network."""
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+def _from_hub(word: str, folder: Path) -> Path:
+    """config.json of a model on the hub, from its cache or by one request (its client retries for long)."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers, get_session
 
+    cached = try_to_load_from_cache(word, "config.json")
+    if isinstance(cached, str):
+        return Path(cached)
     try:
-        return Path(hf_hub_download(word, "config.json"))
-    except GatedRepoError:
+        answer = get_session().get(
+            hf_hub_url(word, "config.json"), headers=build_hf_headers(), timeout=10, follow_redirects=True
+        )
+    except Exception as problem:  # of the HTTP library that this version of the client uses
         raise ModelError(
-            f"{word} on the hub asks for an account that was admitted", next_step="hf auth login, or a folder"
-        ) from None
-    except RepositoryNotFoundError:
-        raise ModelError(f"there is no folder {word} here and no such model on the hub", next_step=TAKEN) from None
-    except EntryNotFoundError as problem:
-        if "cannot find the requested files in the local cache" not in str(problem).lower():
-            raise ModelError(f"{word} on the hub has no config.json", next_step=TAKEN) from None
-        raise _unreachable(word) from problem
-    except Exception as problem:  # the hub's client raises those of its own, of its HTTP library, and OSError
-        raise _unreachable(word) from problem
-
-
-def _unreachable(word: str) -> ModelError:
-    return ModelError(
-        f"there is no folder {word} here, and the hub cannot be reached from this machine",
-        next_step=f"where there is a network: hf download {word} --local-dir FOLDER; then name that folder",
-    )
+            f"there is no folder {word} here, and the hub cannot be reached from this machine",
+            next_step=f"where there is a network: hf download {word} --local-dir FOLDER; then name that folder",
+        ) from problem
+    if answer.status_code in (401, 403):
+        raise ModelError(
+            f"there is no folder {word} here; the hub knows no such model, or admits only some to it",
+            next_step="hf auth login, or name a folder",
+        )
+    if answer.status_code != 200:
+        raise ModelError(
+            f"there is no folder {word} here, and no config.json of it on the hub (status {answer.status_code})",
+            next_step=TAKEN,
+        )
+    (folder / "config.json").write_bytes(answer.content)
+    return folder / "config.json"
 
 
 def read_config(path: Path) -> dict[str, Any]:
