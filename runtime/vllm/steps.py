@@ -163,7 +163,7 @@ class Steps:
         device = pjrt.device(self.target)
         tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
         first = next(iter(self._executables.values()))
-        weights = {argument.name: device.alias(as_numpy(tensors[argument.name])) for argument in first.signature.weights}
+        weights = {argument.name: device.put_shared(as_numpy(tensors[argument.name])) for argument in first.signature.weights}
         self._executables = {bucket: executable.bind(weights) for bucket, executable in self._executables.items()}
         self._states = first.zeros()
         for bucket, executable in self._executables.items():
