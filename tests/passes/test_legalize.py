@@ -1,0 +1,91 @@
+"""Legalization: which composites become kernels, which fall back and why; the result computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fxhlo.lowering.lower import lower
+from fxhlo.passes import mlir
+from fxhlo.passes.hlo.legalize import LegalizeError, legalize
+from fxhlo.runtime import native
+
+
+class Product(torch.nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = torch.nn.Parameter(torch.randn(7, 5).to(dtype))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        once = torch.ops.fxhlo.linear(values, self.weight, None)
+        return torch.ops.fxhlo.linear(values + 1, self.weight, None) + once
+
+
+def lowered(dtype: torch.dtype = torch.float32) -> tuple[Product, torch.Tensor, object]:
+    from fxhlo.kernels.catalog import register_torch_ops
+
+    register_torch_ops()
+    module, values = Product(dtype), torch.randn(3, 5).to(dtype)
+    return module, values, lower(module, (values,))
+
+
+def test_the_portable_module_has_composites_with_their_reference() -> None:
+    _, _, module = lowered()
+    assert module.text.count('stablehlo.composite "fxhlo.linear"') == 2
+    assert module.text.count("func.func private @fxhlo_linear") == 1  # one body for both
+
+
+def test_a_composite_becomes_the_targets_kernel() -> None:
+    module, values, hlo = lowered()
+    legalized = hlo.legalized()
+    (decision,) = legalized.decisions
+    assert (decision.kernel, decision.count) == ("fxhlo.linear", 2)
+    if native.unavailable() is None:
+        assert decision.implementation == "native"
+        assert legalized.custom_calls == ("fxhlo_linear",)
+    torch.testing.assert_close(torch.from_dlpack(hlo.compile()(values)[0]), module(values).detach())
+
+
+def test_where_no_kernel_takes_it_the_reference_is_inlined_with_the_reason() -> None:
+    module, values, hlo = lowered(torch.float64)
+    legalized = hlo.legalized()
+    (decision,) = legalized.decisions
+    assert decision.implementation is None
+    assert "operands are float64" in decision.reasons[0]
+    assert legalized.custom_calls == ()
+    torch.testing.assert_close(torch.from_dlpack(hlo.compile()(values)[0]), module(values).detach())
+
+
+def test_a_tpu_has_no_cpu_kernel() -> None:
+    _, _, hlo = lowered()
+    (decision,) = legalize(mlir.bytecode(hlo.module), "tpu-v6e").decisions
+    assert decision.implementation is None
+    assert decision.reasons == ("no implementation for tpu",)
+
+
+def test_an_unknown_version_falls_back_to_the_reference_it_carries() -> None:
+    _, _, hlo = lowered()
+    text = mlir.text(hlo.module).replace("version = 1", "version = 99").replace("composite_attributes", "composite_attributes")
+    if "version = 99" not in text:
+        text = text.replace('decomposition = @', 'version = 99 : i32, decomposition = @')
+    (decision,) = legalize(text.encode() if isinstance(text, str) else text, "cpu").decisions
+    assert decision.implementation is None
+    assert "version 99" in decision.reasons[0]
+
+
+def test_a_kernel_that_fails_in_spite_of_its_promise_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from fxhlo.kernels import catalog
+    from fxhlo.kernels.spec import Implementation
+    from fxhlo.passes.hlo import legalize as module
+
+    def broken(values: object, weight: object) -> object:
+        raise ValueError("tile of 7 rows")
+
+    kernels = dict(catalog.kernels())
+    kernels["fxhlo.linear"] = replace(kernels["fxhlo.linear"], implementations=(Implementation("cpu", "broken", broken),))
+    _, _, hlo = lowered()
+    monkeypatch.setattr(module, "kernels", lambda: kernels)
+    with pytest.raises(LegalizeError, match="tile of 7 rows"):
+        hlo.legalized()
