@@ -34,7 +34,8 @@ EXAMPLES = """
 Examples:
   lower-model build/models/SmolLM2-135M-Instruct | less
   lower-model config.json --bucket tokens=64,requests=8 -o step.mlir
-  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o modules/
+  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o bundle/
+  lower-model inspect bundle/
   lower-model MODEL --stop-after passes --print-after paged-attention
   lower-model MODEL --stop-after compile --explain --timing
   lower-model MODEL --json -o step.mlirbc
@@ -77,7 +78,10 @@ def lower(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE|DIR", help="write there: .mlir text, .mlirbc portable bytecode, or a folder"
+            "-o",
+            "--output",
+            metavar="FILE|DIR",
+            help="write there: .mlir text, .mlirbc portable bytecode, a folder: a bundle",
         ),
     ] = None,
     stop_after: Annotated[Stage, typer.Option(help="stage to stop after")] = Stage.HLO,

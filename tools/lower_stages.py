@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..passes.base import Pass
     from ..passes.hlo.legalize import Legalized
     from ..passes.program import Program
+    from ..runtime.pjrt import Loaded
 
 SPLIT = "// -----"  # MLIR's own mark between modules of one file
 
@@ -41,6 +42,16 @@ class Request:
     explain: bool = False
     timing: bool = False
     as_json: bool = False
+
+
+@dataclass
+class Made:
+    """What the stages made of one bucket, and the facts about it in the report."""
+
+    module: HloModule
+    facts: dict[str, Any]
+    legalized: Legalized | None = None
+    loaded: Loaded | None = None
 
 
 @dataclass
@@ -88,13 +99,14 @@ def lower_model(request: Request) -> None:
             program = run_passes(program, passes, request, report)
             result = readable(program) if request.stop_after == "passes" else ""
         if request.stop_after in ("hlo", "compile"):
-            modules = emit_all(program, request, target, report)
+            made = [emit_one(program, sizes, target, report) for sizes in request.buckets or ({},)]
+            if request.stop_after == "compile" or request.explain or is_folder(request.output):
+                for one in made:
+                    legalize_one(one, report)
             if request.stop_after == "compile":
-                compile_all(modules, request, target, report)
-            elif request.explain:
-                for module, facts in zip(modules, report.modules, strict=True):
-                    explain_module(module.legalized(), facts)
-            write_modules(modules, request, report)
+                for one in made:
+                    compile_one(one, target, report)
+            write_modules(made, request, report)
         elif request.output is not None:
             request.output.write_text(result)
             report.written.append(str(request.output))
@@ -180,88 +192,90 @@ def run_passes(program: Program, passes: tuple[Pass, ...], request: Request, rep
     return program
 
 
-def emit_all(program: Program, request: Request, target: Target, report: Report) -> list[HloModule]:
-    """One module per bucket."""
-    from dataclasses import replace
-
+def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report: Report) -> Made:
+    """The module of one bucket."""
     from ..lowering.emit import emit
 
-    modules = []
-    for sizes in request.buckets or ({},):
-        with console.stage("hlo", report.stages) as came_out:
-            module = replace(emit(program, sizes), target=str(target))
-            came_out(label(module.bindings))
-        modules.append(module)
-        report.modules.append(
-            {
-                "bindings": dict(module.bindings),
-                "signature": module.signature.to_json(),
-                "portable_bytes": len(module.bytecode),
-            }
-        )
-    return modules
+    with console.stage("hlo", report.stages) as came_out:
+        module = replace(emit(program, sizes), target=str(target))
+        came_out(label(module.bindings))
+    facts = {"bindings": dict(module.bindings), "signature": module.signature.to_json()}
+    report.modules.append({**facts, "portable_bytes": len(module.bytecode)})
+    return Made(module, report.modules[-1])
 
 
-def compile_all(modules: list[HloModule], request: Request, target: Target, report: Report) -> None:
-    """Legalizes and compiles each module; weights are not needed for it."""
+def legalize_one(one: Made, report: Report) -> None:
+    """The module for its target, and what was decided about its composites."""
+    with console.stage("legalize", report.stages):
+        one.legalized = one.module.legalized()
+    one.facts["custom_calls"] = list(one.legalized.custom_calls)
+    one.facts["decisions"] = [
+        {
+            "kernel": decision.kernel,
+            "became": decision.implementation or "its reference",
+            "count": decision.count,
+            "reasons": list(decision.reasons),
+            "operands": decision.operands,
+        }
+        for decision in one.legalized.decisions
+    ]
+
+
+def compile_one(one: Made, target: Target, report: Report) -> None:
+    """The executable; weights are not needed for it."""
     from ..runtime import pjrt
 
-    for module, facts in zip(modules, report.modules, strict=True):
-        with console.stage("legalize", report.stages):
-            legalized = module.legalized()
-        explain_module(legalized, facts)
-        with console.stage("compile", report.stages) as came_out:
-            compiled = pjrt.compile(legalized.bytecode, target, custom_calls=legalized.custom_calls)
-            came_out(label(module.bindings))
-        memory = compiled.memory
-        facts["memory"] = {
-            name: getattr(memory, name) for name in ("arguments", "outputs", "aliased", "temporaries", "code")
-        }
-
-
-def explain_module(legalized: Legalized, facts: dict[str, Any]) -> None:
-    facts["custom_calls"] = list(legalized.custom_calls)
-    facts["decisions"] = [
-        {
-            "kernel": one.kernel,
-            "became": one.implementation or "its reference",
-            "count": one.count,
-            "reasons": list(one.reasons),
-            "operands": one.operands,
-        }
-        for one in legalized.decisions
-    ]
+    assert one.legalized is not None
+    with console.stage("compile", report.stages) as came_out:
+        one.loaded = pjrt.compile(one.legalized.bytecode, target, custom_calls=one.legalized.custom_calls)
+        came_out(label(one.module.bindings))
+    one.facts["memory"] = asdict(one.loaded.memory)
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def write_modules(modules: list[HloModule], request: Request, report: Report) -> None:
-    """Modules as text on stdout, as one file, or as one file per bucket in a folder."""
+def write_modules(made: list[Made], request: Request, report: Report) -> None:
+    """Text on stdout or in a file, bytecode in a file, or a bundle with an entry per bucket in a folder."""
     output = request.output
+    text = f"\n{SPLIT}\n".join(one.module.text for one in made) if output is None or output.suffix != ".mlirbc" else ""
     if output is None:
         if request.stop_after == "hlo" and not request.as_json:
-            console.put(f"\n{SPLIT}\n".join(module.text for module in modules))
+            console.put(text)
         return
-    for path, module in places(output, modules):
-        if path.suffix == ".mlirbc":
-            path.write_bytes(module.bytecode)
-        else:
-            path.write_text(module.text)
-        report.written.append(str(path))
+    if is_folder(output):
+        write_bundle(output, made)
+    elif output.suffix == ".mlirbc":
+        output.write_bytes(made[0].module.bytecode)
+    else:
+        output.write_text(text)
+    report.written.append(str(output))
 
 
-def places(output: Path, modules: list[HloModule]) -> Iterator[tuple[Path, HloModule]]:
-    if len(modules) == 1 and not is_folder(output):
-        yield output, modules[0]
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    for module in modules:
-        yield output / f"{label(module.bindings) or 'main'}.mlir", module
+def write_bundle(folder: Path, made: list[Made]) -> None:
+    """A bundle; with weights where the model came with values, as a .pt2 does."""
+    from ..runtime.bundle import Bundle
+
+    with Bundle.create(folder) as writer:
+        for one in made:
+            name, module, legalized = label(one.module.bindings) or "main", one.module, one.legalized
+            assert legalized is not None
+            writer.add_entry(name, module.bytecode, module.signature, bindings=module.bindings)
+            writer.add_target(
+                name,
+                module.target,
+                module=legalized.bytecode,
+                executable=one.loaded,
+                custom_calls=legalized.custom_calls,
+            )
+        weights = {name: array for one in made for name, array in one.module.arrays().items()}
+        if weights:
+            writer.add_weights(weights)
 
 
-def is_folder(output: Path) -> bool:
-    return output.is_dir() or (not output.suffix and not output.exists())
+def is_folder(output: Path | None) -> bool:
+    """Whether -o names a folder: one that is there, or a name without a suffix."""
+    return output is not None and (output.is_dir() or (not output.suffix and not output.exists()))
 
 
 def check_output(request: Request) -> None:
@@ -269,11 +283,11 @@ def check_output(request: Request) -> None:
     output = request.output
     if output is None:
         return
-    if len(request.buckets) > 1 and not is_folder(output):
+    if len(request.buckets) > 1 and output.suffix == ".mlirbc":
         raise FxhloError(
-            f"{len(request.buckets)} buckets do not fit in one file",
+            f"{len(request.buckets)} buckets do not fit in one .mlirbc",
             where=output,
-            next_step="name a folder: -o modules/",
+            next_step="name a folder for a bundle",
         )
     if request.stop_after in ("capture", "passes") and output.is_dir():
         raise FxhloError(
