@@ -14,9 +14,18 @@ import torch
 from .registry import overload_name, rules
 
 
+EXTRA = ("aten.grid_sampler_2d.default",)
+"""Ops of torch's core set that have no rule, but a decomposition in torch's larger table."""
+
+
 @cache
 def decompositions() -> dict[torch._ops.OperatorBase, Callable]:
     """torch's table without the ops that have rules."""
-    table = torch.export.default_decompositions()
+    table = dict(torch.export.default_decompositions())
+    table.update({op: function for op, function in torch._decomp.decomposition_table.items() if _named(op) in EXTRA})
     keep = set(rules())
-    return {op: function for op, function in dict(table).items() if overload_name(op) not in keep}
+    return {op: function for op, function in table.items() if overload_name(op) not in keep}
+
+
+def _named(op: object) -> str:
+    return overload_name(op) if isinstance(op, torch._ops.OpOverload) else ""
