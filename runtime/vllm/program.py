@@ -68,6 +68,21 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     return capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
 
 
+def capture_model(
+    model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+) -> tuple[Program, tuple[Pass, ...]]:
+    """The step of a model folder (its config.json is enough) as vLLM would serve it, and the passes that belong to it.
+
+    dtype: "auto", "bfloat16" or "float32". No weight is read. Raises FxhloError, or what vLLM says of a bad config.
+    """
+    from .compat import engine_config
+    from .model import build_model
+
+    config = engine_config(model, dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
+    program = capture_step(config, build_model(config, weights=False))
+    return program, step_passes(StepOptions.of(config))
+
+
 def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     """The order of the step's passes, a reason per line."""
     return (

@@ -1,0 +1,83 @@
+"""The real model, the answers that transformers gives, and a way to run an engine in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "build" / "models" / "SmolLM2-135M-Instruct"
+LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 127, 128, 129, 200, 256, 300, 400, 513, 640, 900)
+NEW_TOKENS = 64
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    if not (MODEL / "model.safetensors").exists():
+        subprocess.run([sys.executable, "-m", "fxhlo.tools.prepare_model"], check=True, cwd=ROOT)
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def prompts(model: Path) -> list[list[int]]:
+    """Token ids of very different length, from a text that every Python carries."""
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(model)(inspect.getsource(statistics))["input_ids"]
+    starts = [37 * index for index in range(len(LENGTHS))]
+    return [tokens[start : start + length] for start, length in zip(starts, LENGTHS, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def expected(model: Path, prompts: list[list[int]]) -> list[list[int]]:
+    """What transformers answers in float32, greedily, one prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    answers = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            output = reference.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=None,
+            )  # fmt: skip
+            answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+Engine = Callable[..., list[list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def engine(model: Path, tmp_path: Path) -> Engine:
+    """engine(runs, **arguments of LLM) -> answers per run; fails with the engine's own output where it fails."""
+
+    def run(runs: list[dict[str, Any]], *, plugins: str | None = None, check: bool = True, **arguments: Any) -> Any:
+        job = {
+            "engine": {"model": str(model), "max_model_len": 1024, "seed": 0, "disable_log_stats": True, **arguments},
+            "runs": runs,
+            "out": str(tmp_path / "answers.json"),
+        }
+        environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+        if plugins is not None:
+            environment["VLLM_PLUGINS"] = plugins
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("generate.py"))],
+            input=json.dumps(job), text=True, capture_output=True, env=environment, timeout=900, cwd=tmp_path,
+        )  # fmt: skip
+        if not check:
+            return done
+        assert done.returncode == 0, done.stderr[-6000:]
+        return json.loads(Path(job["out"]).read_text())
+
+    return run

@@ -1,0 +1,42 @@
+"""One engine in a process of its own: a job as JSON on standard input, its answers as JSON in the file named by it.
+
+job: {"engine": arguments of vllm.LLM, "runs": [{"prompts": [[token ids]], "sampling": {...} or [{...}], "one_by_one": bool}],
+"out": path}. Answers: per run, per prompt {"tokens": [...], "logprobs": [[[id, value], ...]] or null}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def answer(output: Any) -> dict[str, Any]:
+    completion = output.outputs[0]
+    logprobs = None
+    if completion.logprobs is not None:
+        logprobs = [[[token, entry.logprob] for token, entry in position.items()] for position in completion.logprobs]
+    return {"tokens": list(completion.token_ids), "logprobs": logprobs, "cached": output.num_cached_tokens, "text": completion.text}
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(**job["engine"])
+    runs = []
+    for run in job["runs"]:
+        prompts = [{"prompt_token_ids": tokens} for tokens in run["prompts"]]
+        sampling = run["sampling"]
+        every = [SamplingParams(**(sampling[index] if isinstance(sampling, list) else sampling)) for index in range(len(prompts))]
+        if run.get("one_by_one"):
+            outputs = [llm.generate([prompt], one, use_tqdm=False)[0] for prompt, one in zip(prompts, every, strict=True)]
+        else:
+            outputs = llm.generate(prompts, every, use_tqdm=False)
+        runs.append([answer(output) for output in outputs])
+    with open(job["out"], "w") as out:
+        json.dump(runs, out)
+
+
+if __name__ == "__main__":
+    main()

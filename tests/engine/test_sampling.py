@@ -1,0 +1,78 @@
+"""Sampled requests: the same seed gives the same tokens alone and inside a batch; log-probabilities are the model's."""
+
+from __future__ import annotations
+
+import pytest
+
+TOLERANCE_BFLOAT16 = 0.15
+"""Greatest difference of a log-probability in bfloat16 from transformers' in float32, over the tokens of a prompt's answer."""
+
+
+def seeded(seed: int, **others: object) -> dict:
+    return {"temperature": 0.9, "seed": seed, "max_tokens": 24, "ignore_eos": True, **others}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_seeded_request_is_the_same_alone_and_in_a_batch(engine, prompts, dtype) -> None:
+    some = prompts[4:12]
+    sampling = [
+        seeded(1), seeded(2, top_k=5), seeded(3, top_p=0.8), seeded(4, top_k=20, top_p=0.9), seeded(5, min_p=0.1),
+        seeded(6, presence_penalty=0.8), seeded(7, repetition_penalty=1.3), seeded(8, logit_bias={"42": 3.0}),
+    ]  # fmt: skip
+    together, alone, again = engine(
+        [
+            {"prompts": some, "sampling": sampling},
+            {"prompts": some, "sampling": sampling, "one_by_one": True},
+            {"prompts": some[::-1], "sampling": sampling[::-1]},
+        ],
+        dtype=dtype, max_num_seqs=8,
+    )  # fmt: skip
+    together, alone = ([answer["tokens"] for answer in answers] for answers in (together, alone))
+    assert together == alone
+    assert [answer["tokens"] for answer in again][::-1] == together
+    assert len({tuple(answer) for answer in together}) == len(together)
+
+
+def test_logprobs_in_bfloat16_are_those_of_transformers(engine, model, prompts) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    some = prompts[::3]
+    (answers,) = engine(
+        [{"prompts": some, "sampling": {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, "logprobs": 5}}],
+        dtype="bfloat16", max_num_seqs=16,
+    )  # fmt: skip
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    worst = 0.0
+    for prompt, answer in zip(some, answers, strict=True):
+        whole = torch.tensor([prompt + answer["tokens"]])
+        with torch.inference_mode():
+            exact = torch.log_softmax(reference(whole).logits[0, len(prompt) - 1 : -1].float(), -1)
+        for position, entries in enumerate(answer["logprobs"]):
+            assert len(entries) >= 5
+            worst = max(worst, max(abs(exact[position, token].item() - value) for token, value in entries))
+    print(f"greatest difference of a log-probability: {worst:.4f}")
+    assert worst < TOLERANCE_BFLOAT16
+
+
+def test_parameters_that_shape_the_answer_do(engine, prompts) -> None:
+    greedy = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True}
+    ((free, banned, forced, allowed, stopped),) = engine(
+        [
+            {
+                "prompts": [prompts[10]] * 5,
+                "sampling": [
+                    greedy,
+                    {**greedy, "logit_bias": {"0": -100.0}},
+                    {**greedy, "logit_bias": {"1234": 100.0}},
+                    {**greedy, "allowed_token_ids": [11, 12, 13]},
+                    {**greedy, "ignore_eos": False, "max_tokens": 4, "min_tokens": 4, "stop_token_ids": list(range(1000))},
+                ],
+            }
+        ],
+        dtype="float32", max_num_seqs=8,
+    )  # fmt: skip
+    assert free["tokens"] == banned["tokens"] or 0 in free["tokens"]
+    assert forced["tokens"] == [1234] * 8
+    assert set(allowed["tokens"]) <= {11, 12, 13}
+    assert len(stopped["tokens"]) == 4
