@@ -1,0 +1,125 @@
+"""vLLM's attention layer as one functional op: `fxhlo.attention`, without a cache and without metadata.
+
+What vLLM calls an attention backend is here only a way to get the layer into the graph. Where keys and values live, and
+which requests share a step, is put in later by passes/fx/paged_attention.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from ...kernels.catalog import register_torch_ops
+from ..errors import UnsupportedError
+from .compat import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+
+
+class FxhloAttentionBackend(AttentionBackend):
+    """What vLLM asks of a backend besides the layer's forward: names and what is supported."""
+
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float32, torch.float16]
+    forward_includes_kv_cache_update = True  # or the layer would call a second op to write the cache
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"  # the one name that vLLM's enum of backends has for others
+
+    @staticmethod
+    def get_impl_cls() -> type[FxhloAttention]:
+        return FxhloAttention
+
+    @staticmethod
+    def get_builder_cls() -> Any:
+        raise UnsupportedError("fxhlo's attention has no metadata builder: the runner makes the step's inputs itself")
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
+        return [MultipleOf(1)]
+
+    @classmethod
+    def supports_sink(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+
+class FxhloAttention(AttentionImpl):
+    """One layer: keeps the constants, calls the op."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        sinks: torch.Tensor | None = None,
+        **others: Any,
+    ) -> None:
+        register_torch_ops()
+        unknown = sorted(name for name, value in others.items() if value not in (None, False, -1))
+        refused = {
+            f"attention of type {getattr(attn_type, 'value', attn_type)}": attn_type != AttentionType.DECODER,
+            "a KV cache shared between layers": kv_sharing_target_layer_name is not None,
+            f"a KV cache of {kv_cache_dtype}": kv_cache_dtype not in ("auto", "bfloat16", "float16"),
+            f"attention with {', '.join(unknown)}": bool(unknown),
+        }
+        for what, asked in refused.items():
+            if asked:
+                raise UnsupportedError(f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM")
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.kv_cache_dtype = kv_cache_dtype
+        self.sliding_window = sliding_window or 0
+        self.soft_cap = float(logits_soft_cap or 0.0)
+        self.alibi_slopes = None if alibi_slopes is None else torch.tensor(alibi_slopes, dtype=torch.float32)
+        self.sinks = sinks
+        self._sinks_at: tuple[torch.nn.Module, str] | None = None
+
+    def find_sinks(self, model: torch.nn.Module) -> None:
+        """Remembers which parameter of the model the sinks are, so that a capture that swaps parameters swaps them too."""
+        if self.sinks is None:
+            return
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter is self.sinks:
+                    self._sinks_at = (module, name)
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: Any,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache is not looked at."""
+        if key is None or value is None or value.shape[-1] != self.head_size:
+            raise UnsupportedError(f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}")
+        sinks = self.sinks if self._sinks_at is None else getattr(*self._sinks_at)
+        attended = torch.ops.fxhlo.attention(
+            query,
+            key,
+            value,
+            sinks,
+            self.alibi_slopes,
+            layer=layer.layer_name,
+            scale=self.scale,
+            sliding_window=self.sliding_window,
+            soft_cap=self.soft_cap,
+        )
+        return output.copy_(attended)

@@ -1,0 +1,228 @@
+"""The one file that touches vLLM's unstable internals, and the check at start-up that they are what we rely on.
+
+Everything the other files of this package take from vLLM comes through here, except for the base class of the platform
+(vLLM resolves the platform while it is itself being imported). docs/vllm_contract.md says what each hook is for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed
+import vllm.ir.ops  # noqa: F401 - fills the registry of IR ops
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed.parallel_state import (
+    ensure_model_parallel_initialized,
+    init_distributed_environment,
+    model_parallel_is_initialized,
+)
+from vllm.forward_context import ForwardContext, override_forward_context
+from vllm.ir.op import IrOp
+from vllm.logger import init_logger
+from vllm.model_executor.layers import rotary_embedding
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
+from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
+from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
+from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
+
+from ..errors import UnsupportedError
+from .plugin import TRIED, version
+
+__all__ = [
+    "EMPTY_MODEL_RUNNER_OUTPUT",
+    "AttentionBackend",
+    "AttentionImpl",
+    "AttentionLayerBase",
+    "AttentionType",
+    "CompilationTimes",
+    "ForwardContext",
+    "FullAttentionSpec",
+    "GrammarOutput",
+    "KVCacheConfig",
+    "KVCacheSpec",
+    "LogprobsLists",
+    "ModelRunnerOutput",
+    "MultipleOf",
+    "SchedulerOutput",
+    "VllmConfig",
+    "WorkerBase",
+    "check",
+    "engine_config",
+    "forget_layers",
+    "get_model",
+    "init_logger",
+    "initialize_model",
+    "ir_implementations",
+    "layers_of",
+    "override_forward_context",
+    "process_weights_after_loading",
+    "set_current_vllm_config",
+    "set_default_torch_dtype",
+    "set_random_seed",
+    "start_one_process",
+    "without_accelerator",
+]
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    "vllm.platforms.interface:Platform.apply_config_platform_defaults": ("vllm_config",),
+    "vllm.platforms.interface:Platform.check_and_update_config": ("vllm_config",),
+    "vllm.platforms.interface:Platform.get_attn_backend_cls": ("selected_backend", "attn_selector_config"),
+    "vllm.platforms.interface:Platform.update_block_size_for_backend": ("vllm_config",),
+    "vllm.platforms.interface:Platform.validate_request": ("processed_inputs", "params"),
+    "vllm.v1.worker.worker_base:WorkerBase.__init__": (
+        "vllm_config", "local_rank", "rank", "distributed_init_method", "is_driver_worker",
+    ),
+    "vllm.v1.worker.worker_base:WorkerBase.load_model": ("load_dummy_weights",),
+    "vllm.v1.worker.worker_base:WorkerBase.execute_model": ("scheduler_output",),
+    "vllm.v1.worker.worker_base:WorkerBase.sample_tokens": ("grammar_output",),
+    "vllm.v1.worker.worker_base:CompilationTimes": ("language_model", "encoder"),
+    "vllm.v1.attention.backend:AttentionImpl.__init__": (
+        "num_heads", "head_size", "scale", "num_kv_heads", "alibi_slopes", "sliding_window", "kv_cache_dtype",
+        "logits_soft_cap", "attn_type", "kv_sharing_target_layer_name",
+    ),
+    "vllm.v1.attention.backend:AttentionImpl.forward": (
+        "layer", "query", "key", "value", "kv_cache", "attn_metadata", "output", "output_scale", "output_block_scale",
+    ),
+    "vllm.forward_context:ForwardContext": ("no_compile_layers", "attn_metadata", "slot_mapping"),
+    "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),
+    "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
+    "vllm.v1.kv_cache_interface:FullAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
+    "vllm.v1.core.sched.output:SchedulerOutput": (
+        "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
+        "scheduled_spec_decode_tokens", "finished_req_ids", "kv_cache_block_copies",
+    ),
+    "vllm.v1.core.sched.output:NewRequestData": (
+        "req_id", "prompt_token_ids", "sampling_params", "block_ids", "num_computed_tokens", "prefill_token_ids",
+    ),
+    "vllm.v1.core.sched.output:CachedRequestData": (
+        "req_ids", "resumed_req_ids", "new_block_ids", "num_computed_tokens", "num_output_tokens",
+    ),
+    "vllm.v1.core.sched.output:GrammarOutput": ("structured_output_request_ids", "grammar_bitmask"),
+    "vllm.v1.outputs:ModelRunnerOutput": ("req_ids", "req_id_to_index", "sampled_token_ids", "logprobs"),
+    "vllm.v1.outputs:LogprobsLists": ("logprob_token_ids", "logprobs", "sampled_token_ranks"),
+}  # fmt: skip
+"""What must exist: a function's parameters, or a class's fields, that we name; in this order."""
+
+
+def check() -> None:
+    """Raises UnsupportedError with everything in vLLM that is not as we rely on it; called when a worker starts."""
+    if version() not in TRIED:
+        raise UnsupportedError(
+            f"vLLM {version()} was not tried with fxhlo", next_step=f"install vLLM {' or '.join(TRIED)}, or start with VLLM_PLUGINS="
+        )
+    wrong = [f"{hook}: {problem}" for hook, names in HOOKS.items() if (problem := _problem(hook, names))]
+    if wrong:
+        raise UnsupportedError(
+            f"this vLLM {version()} is not the one that fxhlo was written for:\n  " + "\n  ".join(wrong),
+            next_step="reinstall vLLM; if it is unchanged, report this list",
+        )
+
+
+def _problem(hook: str, names: tuple[str, ...]) -> str | None:
+    module, _, path = hook.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return "is not there"
+    if dataclasses.is_dataclass(found):
+        have = [field.name for field in dataclasses.fields(found)]
+    elif isinstance(found, type):
+        have = list(getattr(found, "_fields", ()))
+    else:
+        have = list(inspect.signature(found).parameters)
+    missing = [name for name in names if name not in have]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if [name for name in have if name in names] != list(names) and not dataclasses.is_dataclass(found):
+        return f"has another order: {', '.join(have)}"
+    return None
+
+
+def engine_config(model: str, **options: Any) -> VllmConfig:
+    """The config that vLLM makes of a model folder and engine arguments, without looking at weights or a tokenizer."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(model=model, skip_tokenizer_init=True, enforce_eager=True, **options).create_engine_config()
+
+
+def without_accelerator() -> None:
+    """Makes `torch.accelerator.empty_cache` and `synchronize` do nothing where torch has no accelerator.
+
+    vLLM's loader, and its clean-up after the engine, call them on every platform but its own CPU one, whose runner
+    replaces them in the same way; on a CPU build of torch they raise.
+    """
+    if torch.accelerator.is_available():
+        return
+    for name in ("empty_cache", "empty_host_cache", "synchronize"):
+        setattr(torch.accelerator, name, _nothing)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def start_one_process(vllm_config: VllmConfig) -> None:
+    """Sets up vLLM's process groups for a world of one process, once, without opening a socket.
+
+    vLLM's layers ask for their groups even where nothing is parallel, and it makes a gloo group, which listens on a port,
+    for each of them. A group of one has nothing to say, so torch's "fake" backend does.
+    """
+    if model_parallel_is_initialized():
+        return
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401 - registers the backend "fake"
+
+    with set_current_vllm_config(vllm_config), _fake_groups():
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("fake", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        init_distributed_environment(world_size=1, rank=0, local_rank=0, backend="fake")
+        ensure_model_parallel_initialized(1, 1)
+
+
+@contextmanager
+def _fake_groups() -> Iterator[None]:
+    original: Callable[..., Any] = torch.distributed.new_group
+
+    def new_group(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "backend": "fake"})
+
+    torch.distributed.new_group = new_group
+    try:
+        yield
+    finally:
+        torch.distributed.new_group = original
+
+
+def forget_layers(vllm_config: VllmConfig) -> None:
+    """Makes room for a model of its own: empties the config's registry of layers, where its names would be taken, and
+    vLLM's cache of rotary embeddings, which it would share with the models before it."""
+    rotary_embedding._ROPE_DICT.clear()
+    vllm_config.compilation_config.static_forward_context.clear()
+    vllm_config.compilation_config.static_all_moe_layers.clear()
+
+
+def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
+    """The attention layers of the model that was built last, by name."""
+    return dict(vllm_config.compilation_config.static_forward_context)
+
+
+
+def ir_implementations() -> dict[Any, Callable[..., Any]]:
+    """vLLM's IR ops, each with its implementation in plain torch; the overload `maybe_inplace` computes the same."""
+    table: dict[Any, Callable[..., Any]] = {}
+    for name, op in IrOp.registry.items():
+        packet = getattr(torch.ops.vllm_ir, name)
+        for overload in packet.overloads():
+            table[getattr(packet, overload)] = op.impls["native"].impl_fn
+    return table

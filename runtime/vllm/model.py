@@ -1,0 +1,134 @@
+"""vLLM's own model class, built with its weights or without any, and the function that a step captures.
+
+Comes in: vLLM's config. Goes out: an `nn.Module` on the host. Guaranteed: without weights, parameters are on the meta
+device (no memory, no file but config.json is read) and buffers, such as the rotary embedding's table, are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...kernels.catalog import register_torch_ops
+from ..errors import FxhloError
+from . import compat
+
+BUILT = "fxhlo_built"
+"""Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
+
+
+class ModelError(FxhloError):
+    """A model folder from which no model can be made: no such architecture, weights missing, damaged or of other shapes."""
+
+
+def build_model(vllm_config: compat.VllmConfig, *, weights: bool) -> nn.Module:
+    """The model of the config, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError."""
+    compat.without_accelerator()
+    compat.start_one_process(vllm_config)
+    compat.forget_layers(vllm_config)
+    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
+        model = compat.get_model(vllm_config=vllm_config) if weights else _shapes_only(vllm_config)
+    layers = compat.layers_of(vllm_config)
+    for layer in layers.values():
+        if hasattr(layer, "impl"):
+            layer.impl.find_sinks(model)
+    setattr(model, BUILT, (vllm_config, layers))
+    return model.eval()
+
+
+def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """f(input_ids int32 [T], positions int32 [T], logit_rows int32 [R]) -> logits [R, V] of the model's dtype.
+
+    model: from `build_model`. It runs eagerly (as one request that starts at position 0) and traces with fake tensors.
+    """
+    register_torch_ops()
+    vllm_config, layers = getattr(model, BUILT)
+
+    def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
+        context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=None, slot_mapping={})
+        # some models put torch.compile on single functions; eager they are as plain as the rest
+        eager = torch.compiler.set_stance("force_eager")
+        with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), eager:
+            hidden = model(input_ids=input_ids, positions=positions)
+            return model.compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
+
+    return step
+
+
+def _shapes_only(vllm_config: compat.VllmConfig) -> nn.Module:
+    """The model as vLLM's loader leaves it, with parameters on the meta device."""
+    model_config = vllm_config.model_config
+    with compat.set_default_torch_dtype(model_config.dtype), _meta_parameters():
+        model = compat.initialize_model(vllm_config=vllm_config, model_config=model_config)
+        compat.process_weights_after_loading(model, model_config, torch.device("cpu"))
+    return model
+
+
+@contextmanager
+def _meta_parameters() -> Iterator[None]:
+    """Every `nn.Parameter` that is made meanwhile, vLLM's subclasses included, is on the meta device from the start.
+
+    Under `torch.device("meta")` the buffers would be there too; replacing parameters once they are registered, as
+    accelerate does, loses the identity that tied weights and attributes set on them afterwards rely on.
+    """
+    original = nn.Parameter.__new__
+
+    def make(cls: type, data: torch.Tensor | None = None, requires_grad: bool = True, **others: Any) -> nn.Parameter:
+        data = torch.empty(0) if data is None else data
+        return original(cls, data.detach().to("meta"), requires_grad, **others)
+
+    nn.Parameter.__new__ = make  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Parameter.__new__ = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _named_cause(vllm_config: compat.VllmConfig) -> Iterator[None]:
+    """Turns what vLLM, safetensors and torch raise while a model is loaded into a ModelError that says what to do."""
+    folder = vllm_config.model_config.model
+    try:
+        yield
+    except FxhloError:
+        raise
+    except Exception as problem:
+        text = " ".join(str(problem).split())[:400]
+        for sign, message, next_step in CAUSES:
+            if sign in f"{type(problem).__name__}: {text}":
+                raise ModelError(f"{message}: {text}", where=folder, next_step=next_step) from problem
+        raise ModelError(
+            f"the model cannot be built: {type(problem).__name__}: {text}",
+            where=folder,
+            next_step="check config.json against the weights; the cause above has the place in vLLM",
+        ) from problem
+
+
+CAUSES = (
+    (
+        "Cannot find any model weights",
+        "there are no weights in the model folder",
+        "put the model's *.safetensors files there, or use load_format=dummy for random ones",
+    ),
+    (
+        "SafetensorError",
+        "a weight file is damaged or cut off",
+        "download or copy the model's *.safetensors files again",
+    ),
+    (
+        "were not initialized from checkpoint",
+        "the weight files lack parameters of this architecture",
+        "check that all *.safetensors files of the model are there",
+    ),
+    (
+        "AssertionError: Attempted to load weight",
+        "a weight has another shape than config.json says",
+        "check that config.json belongs to these weights",
+    ),
+    ("There is no module or parameter named", "the weight files have parameters that this architecture lacks", "check `architectures` in config.json"),
+)
+"""(a part of the error's type or text, what it means, what to do), first match wins."""

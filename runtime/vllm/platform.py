@@ -1,0 +1,152 @@
+"""What vLLM asks of a device before there is one: defaults, the worker's class, and what is refused, with a reason.
+
+vLLM imports this module while it is itself half imported: nothing of vLLM but the base class at the top.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.platforms.interface import Platform, PlatformEnum
+
+from ..errors import UnsupportedError
+from .refusals import check_config, check_request
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+if (Path.cwd() / "kernels" / "spec.py").is_file():
+    # vLLM looks at model classes in a `python -m` of its own. Started in this repository's root, that process would take
+    # our folder `kernels` for the package of that name, which transformers probes for.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
+class FxhloPlatform(Platform):
+    """A host process in which torch stays on the CPU and every step is one PJRT program."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "cpu"  # vLLM makes `torch.device(f"{device_name}:0")` of it
+    device_type = "cpu"
+    dispatch_key = "CPU"
+    dist_backend = "fake"  # see compat.start_one_process
+    simple_compile_backend = "eager"  # for the few functions that vLLM compiles on their own
+
+    @property
+    def supported_dtypes(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float32]
+
+    @classmethod
+    def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
+        """No torch.compile, no graphs, plain torch layers, and vLLM's IR ops as ops: what capture wants to see."""
+        from vllm.config import CompilationMode, CUDAGraphMode
+
+        compilation = vllm_config.compilation_config
+        compilation.mode = CompilationMode.NONE
+        compilation.cudagraph_mode = CUDAGraphMode.NONE
+        compilation.custom_ops = ["none"]
+        compilation.ir_enable_torch_wrap = True
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        """Refuses what is not supported and settles the rest. Raises UnsupportedError."""
+        parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
+        if vllm_config.model_config is not None:
+            check_config(vllm_config)
+        if parallel.worker_cls == "auto":
+            parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
+        parallel.distributed_executor_backend = "uni"
+        parallel.disable_custom_all_reduce = True
+        # A step's inputs need the tokens of the step before, and there is one program at a time on the device.
+        scheduler.async_scheduling = False
+
+    @classmethod
+    def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
+        """Nothing to do: any block size works, and the programs were made for the one in the config."""
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
+    ) -> str:
+        """The one backend; raises UnsupportedError for other kinds of attention."""
+        config = attn_selector_config
+        refused = {
+            "latent attention (MLA)": config.use_mla,
+            "sparse attention": config.use_sparse,
+            "bidirectional attention over multimodal prefixes": config.use_mm_prefix,
+            "non-causal attention": config.use_non_causal,
+            "per-head scales of the KV cache": config.use_per_head_quant_scales,
+            f"heads of size {config.head_size}": config.head_size < 1,
+        }
+        for what, asked in refused.items():
+            if asked:
+                raise UnsupportedError(
+                    f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
+                )
+        return "fxhlo.runtime.vllm.attention.FxhloAttentionBackend"
+
+    @classmethod
+    def validate_request(cls, processed_inputs: Any, params: Any) -> None:
+        """Raises VLLMValidationError, which the server answers with status 400, for what a step cannot do."""
+        check_request(processed_inputs, params)
+
+    @classmethod
+    def verify_quantization(cls, quant: str) -> None:
+        raise UnsupportedError(
+            f"fxhlo does not support {quant} quantization yet", next_step="use the model's unquantized weights"
+        )
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        """vLLM's C++ kernels are not used."""
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        """vLLM's IR ops keep their implementation in plain torch."""
+
+    @classmethod
+    def get_device_name(cls, device_id: int = 0) -> str:
+        return "fxhlo"
+
+    @classmethod
+    def get_device_total_memory(cls, device_id: int = 0) -> int:
+        import psutil
+
+        return psutil.virtual_memory().total
+
+    @classmethod
+    def get_current_memory_usage(cls, device: Any = None) -> float:
+        import psutil
+
+        return psutil.Process().memory_info().rss
+
+    @classmethod
+    def inference_mode(cls) -> Any:
+        return torch.no_grad()  # inference tensors cannot be traced
+
+    @classmethod
+    def set_device(cls, device: torch.device) -> None:
+        """There is one."""
+
+    @classmethod
+    def manual_seed_all(cls, seed: int) -> None:
+        """Seeds are inputs of a step."""
+
+    @classmethod
+    def num_compute_units(cls, device_id: int = 0) -> int:
+        return torch.get_num_threads()
+
+    @classmethod
+    def is_pin_memory_available(cls) -> bool:
+        return False
+
+    @classmethod
+    def check_runner_kv_caches_multi_layer(cls) -> None:
+        """Caches are named by layer, not by index."""
+
+    @classmethod
+    def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
+        if dtype not in (torch.bfloat16, torch.float32):
+            raise UnsupportedError(f"fxhlo does not support {dtype} yet", next_step="use --dtype bfloat16 or float32")

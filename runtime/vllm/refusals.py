@@ -1,0 +1,122 @@
+"""What fxhlo does not do yet, as two tables: of engines (at start-up) and of requests (one by one).
+
+Each row says what it is, when it is asked for, and what to do instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnsupportedError
+
+MAX_BIAS = 1024
+"""Entries of `logit_bias` that a step has room for."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """what: completes "fxhlo does not support ... yet". asked: whether the config (or the parameters) ask for it."""
+
+    what: str
+    asked: Callable[[Any], Any]
+    next_step: str
+
+
+def _wide(name: str) -> Callable[[Any], bool]:
+    return lambda config: getattr(config.parallel_config, name, 1) > 1
+
+
+CONFIG = (
+    Refusal("tensor parallelism", _wide("tensor_parallel_size"), "leave out --tensor-parallel-size"),
+    Refusal("pipeline parallelism", _wide("pipeline_parallel_size"), "leave out --pipeline-parallel-size"),
+    Refusal("data parallelism", _wide("data_parallel_size"), "leave out --data-parallel-size; start several servers"),
+    Refusal("context parallelism", _wide("decode_context_parallel_size"), "leave out --decode-context-parallel-size"),
+    Refusal("context parallelism", _wide("prefill_context_parallel_size"), "leave out --prefill-context-parallel-size"),
+    Refusal("several nodes", _wide("nnodes"), "leave out --nnodes"),
+    Refusal("dual batch overlap", lambda c: c.parallel_config.enable_dbo, "leave out --enable-dbo"),
+    Refusal(
+        "executors other than one process",
+        lambda c: c.parallel_config.distributed_executor_backend not in (None, "uni", "mp"),
+        "leave out --distributed-executor-backend",
+    ),
+    Refusal("speculative decoding", lambda c: c.speculative_config, "leave out --speculative-config"),
+    Refusal("diffusion decoding", lambda c: c.diffusion_config, "leave out --diffusion-config"),
+    Refusal("LoRA adapters", lambda c: c.lora_config, "leave out --enable-lora, or merge the adapter into the weights"),
+    Refusal("watermarking", lambda c: c.watermark_config, "leave out --watermark-config"),
+    Refusal("KV connectors", lambda c: c.kv_transfer_config, "leave out --kv-transfer-config and --kv-offloading-size"),
+    Refusal("encoder connectors", lambda c: c.ec_transfer_config, "leave out --ec-transfer-config"),
+    Refusal("KV cache offloading", lambda c: c.cache_config.kv_offloading_size, "leave out --kv-offloading-size"),
+    Refusal("weight transfer", lambda c: c.weight_transfer_config, "leave out --weight-transfer-config"),
+    Refusal("auxiliary outputs", lambda c: c.aux_output_config.enabled, "leave out --enable-return-routed-experts"),
+    Refusal("quantized weights", lambda c: c.model_config.quantization, "use the model's unquantized weights"),
+    Refusal(
+        "a KV cache of another type than the model's",
+        lambda c: c.cache_config.cache_dtype not in ("auto", str(c.model_config.dtype).removeprefix("torch.")),
+        "use --kv-cache-dtype auto",
+    ),
+    Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),
+    Refusal("pooling models", lambda c: c.model_config.runner_type != "generate", "use --runner generate"),
+    Refusal("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder, "serve a decoder model"),
+    Refusal(
+        "state-space and linear-attention layers",
+        lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free or c.model_config.has_inner_state,
+        "serve a model whose layers are all attention",
+    ),
+    Refusal("mixtures of experts", lambda c: c.model_config.is_moe, "serve a dense model"),
+    Refusal("prompts of embeddings", lambda c: c.model_config.enable_prompt_embeds, "leave out --enable-prompt-embeds"),
+    Refusal("custom logits processors", lambda c: c.model_config.logits_processors, "leave out --logits-processors"),
+    Refusal("sleep mode", lambda c: c.model_config.enable_sleep_mode, "leave out --enable-sleep-mode"),
+    Refusal("sampling masks", lambda c: c.model_config.return_sampling_mask, "leave out --return-sampling-mask"),
+    Refusal("trace replay", lambda c: c.model_config.enable_trace_replay, "leave out --enable-trace-replay"),
+    Refusal(
+        "log probabilities other than raw_logprobs",
+        lambda c: c.model_config.logprobs_mode != "raw_logprobs",
+        "leave out --logprobs-mode",
+    ),
+    Refusal(
+        "log probabilities of the whole vocabulary",
+        lambda c: c.model_config.max_logprobs == -1,
+        "set --max-logprobs to the number that is wanted",
+    ),
+)
+
+REQUEST = (
+    Refusal("prompt_logprobs", lambda p: p.prompt_logprobs is not None, "leave it out"),
+    Refusal("prompt_logprob_token_ids", lambda p: p.prompt_logprob_token_ids is not None, "leave it out"),
+    Refusal("logprob_token_ids", lambda p: p.logprob_token_ids, "ask for logprobs, the most likely tokens, instead"),
+    Refusal("logprobs=-1", lambda p: p.logprobs == -1, "ask for as many as are wanted, up to --max-logprobs"),
+    Refusal("thinking_token_budget", lambda p: p.thinking_token_budget is not None, "limit max_tokens instead"),
+    Refusal("trace_decode_token_ids", lambda p: p.trace_decode_token_ids is not None, "leave it out"),
+    Refusal(
+        f"logit_bias with more than {MAX_BIAS} entries",
+        lambda p: p.logit_bias and len(p.logit_bias) > MAX_BIAS,
+        "use allowed_token_ids, which has no limit, or fewer entries",
+    ),
+)
+
+
+def check_config(vllm_config: Any) -> None:
+    """Raises UnsupportedError with everything that this engine asks for in vain."""
+    found = [refusal for refusal in CONFIG if refusal.asked(vllm_config)]
+    if found:
+        raise UnsupportedError(
+            f"fxhlo does not support {', '.join(refusal.what for refusal in found)} yet",
+            next_step="; ".join(refusal.next_step for refusal in found),
+        )
+
+
+def check_request(inputs: Any, params: Any) -> None:
+    """Raises vLLM's VLLMValidationError with what this request asks for in vain."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.sampling_params import SamplingParams
+
+    if not isinstance(params, SamplingParams):
+        raise VLLMValidationError("fxhlo does not support pooling yet: ask for a completion")
+    if isinstance(inputs, dict) and inputs.get("type") not in ("token", None):
+        raise VLLMValidationError(f"fxhlo does not support prompts of type {inputs['type']} yet: send text or token ids")
+    for refusal in REQUEST:
+        if refusal.asked(params):
+            name = refusal.what.split("=")[0].split()[0]
+            raise VLLMValidationError(f"fxhlo does not support {refusal.what} yet: {refusal.next_step}", parameter=name)
