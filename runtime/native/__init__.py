@@ -1,0 +1,17 @@
+"""CPU kernels in C++, compiled at first use and called by XLA through its FFI.
+
+Comes in: nothing but the machine's C++ compiler. Goes out: FFI targets on platform "cpu" (`TARGETS`), ready for
+`jax.ffi.ffi_call` and for `stablehlo.custom_call` once `register()` has run. Guaranteed: importing this
+module compiles nothing and imports no jax; `unavailable()` gives the reason where the kernels cannot be had.
+
+Every target gives a row the same bits in any batch, and takes tensors contiguous in row-major order:
+
+- `fxhlo_linear(x [M, K], w [N, K]) -> [M, N]` and `fxhlo_linear_bias(x, w, bias [N])`: float32, bfloat16 or float16,
+  sums in float32; the result has the operands' dtype or float32.
+- `fxhlo_ragged_paged_attention(q, k, v, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks,
+  alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
+"""
+
+from .build import TARGETS, library, register, unavailable
+
+__all__ = ["TARGETS", "library", "register", "unavailable"]

@@ -1,0 +1,398 @@
+// fxhlo_ragged_paged_attention: writes a step's keys and values into a paged cache and attends causally to it.
+//
+// Operands: q [T, Hq, D], k and v [T, Hkv, D], kv_cache [blocks, block_size, 2 * Hkv, D] (key of head h at 2h, value at
+// 2h + 1), slot_mapping [T], block_tables [R, P], seq_lens [R] (this step's tokens included), query_start_loc
+// [R + 1], all int32; sinks and alibi_slopes float32, [Hq] or [0]. Results: out [T, Hq, D], kv_cache, which should
+// be aliased to the operand and is copied where it is not. Rows of no request are zero in `out`.
+//
+// Batch invariance: a row's result is an online softmax (Milakov and Gimelshein 2018) over blocks of keys at fixed
+// positions, in their order. What shares a tile with it only decides which keys are packed at once.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention_tile.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace fxhlo {
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr int kTileQueries = 64;                // query tokens x heads that share packed keys
+constexpr int64_t kSerialBytes = 64 << 10;      // so little cache is read faster than a thread wakes up
+
+struct Shape {
+  int64_t tokens, heads, kv_heads, head_size, blocks, block_size, requests, pages;
+  int group() const { return static_cast<int>(heads / kv_heads); }
+  int64_t slot_values() const { return 2 * kv_heads * head_size; }
+};
+
+template <typename T>
+struct Problem {
+  Shape shape;
+  const T* q;
+  T* cache;
+  const int32_t* tables;
+  const int32_t* seq_lens;
+  const int32_t* starts;
+  const float* sinks;   // or null
+  const float* slopes;  // or null
+  T* out;
+  Scoring scoring;
+  int64_t window;  // 0: none
+
+  // Position in its request of the request's first row of this step.
+  int64_t first_position(int64_t request) const {
+    return seq_lens[request] - (starts[request + 1] - starts[request]);
+  }
+  int64_t first_key(int64_t position) const { return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0; }
+};
+
+struct Item {
+  int32_t request, head, row, rows;  // rows of the request, counted from its first of this step
+  int64_t cost;
+};
+
+// Buffers of one thread, kept between calls.
+struct Scratch {
+  std::vector<uint32_t> queries, keys, values, weights;
+  std::vector<float> scores, output, highest, total, shrink;
+};
+
+alignas(64) const unsigned char kZeros[2 * kMaxHeadSize * sizeof(float)] = {};
+
+// Where the keys of one block lie; zeros stand for those outside [first, last).
+template <typename T>
+void find_keys(const Problem<T>& p, const Item& item, int64_t block, int64_t first, int64_t last, const T** keys) {
+  const Shape& shape = p.shape;
+  const int32_t* table = p.tables + item.request * shape.pages;
+  const T* zeros = reinterpret_cast<const T*>(kZeros);
+  std::fill(keys, keys + kKeys, zeros);
+  const int64_t begin = std::max(first, block), end = std::min(last, block + kKeys);
+  if (begin >= end) return;
+  int64_t page = begin / shape.block_size, offset = begin % shape.block_size;
+  for (int64_t at = begin; at < end; ++page, offset = 0) {
+    const T* slot = p.cache + (table[page] * shape.block_size + offset) * shape.slot_values() + 2 * item.head * shape.head_size;
+    for (; at < end && offset < shape.block_size; ++at, ++offset, slot += shape.slot_values()) keys[at - block] = slot;
+  }
+}
+
+template <typename T>
+void prefetch_keys(const T* const* keys, int64_t head_size) {
+  for (int key = 0; key < kKeys; ++key) {
+    const char* from = reinterpret_cast<const char*>(keys[key]);
+    for (int64_t byte = 0; byte < 2 * head_size * static_cast<int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(from + byte, 0, 2);
+  }
+}
+
+// One tile of queries of one KV head, from its first key to its last.
+template <typename T>
+class Tile {
+ public:
+  using Packed = PackedOf<T>;
+  static constexpr int kPer = kPerWord<Packed>;
+
+  Tile(const Problem<T>& p, const Item& item, Scratch& scratch)
+      : p_(p), item_(item), s_(scratch), group_(p.shape.group()), rows_(item.rows * group_),
+        head_size_(static_cast<int>(p.shape.head_size)), words_((head_size_ + kPer - 1) / kPer),
+        padded_((head_size_ + kLanes - 1) / kLanes * kLanes), position_(p.first_position(item.request) + item.row) {}
+
+  void run() {
+    start();
+    const int64_t first = p_.first_key(position_), last = position_ + item_.rows;  // keys that any row sees
+    const T* keys[2][kKeys];
+    int64_t block = first / kKeys * kKeys;
+    if (block < last) find_keys(p_, item_, block, first, last, keys[0]);
+    for (int turn = 0; block < last; block += kKeys, turn ^= 1) {
+      if (block + kKeys < last) {
+        find_keys(p_, item_, block + kKeys, first, last, keys[turn ^ 1]);
+        prefetch_keys(keys[turn ^ 1], head_size_);
+      }
+      attend(block, keys[turn]);
+    }
+    finish();
+  }
+
+ private:
+  const T* query(int row) const {
+    const int64_t token = p_.starts[item_.request] + item_.row + row / group_;
+    return p_.q + (token * p_.shape.heads + head(row)) * head_size_;
+  }
+  int head(int row) const { return item_.head * group_ + row % group_; }
+  int64_t position(int row) const { return position_ + row / group_; }
+  // The part of a block that a row sees, counted from the block's first key.
+  int first_seen(int row, int64_t block) const {
+    return static_cast<int>(std::clamp<int64_t>(p_.first_key(position(row)) - block, 0, kKeys));
+  }
+  int last_seen(int row, int64_t block) const {
+    return static_cast<int>(std::clamp<int64_t>(position(row) + 1 - block, 0, kKeys));
+  }
+
+  void start() {
+    s_.queries.assign(rows_ * words_, 0);
+    s_.keys.resize(words_ * kKeys);
+    s_.values.resize(kKeys / kPer * padded_);
+    s_.weights.resize(rows_ * kKeys / kPer);
+    s_.scores.resize(rows_ * kKeys);
+    s_.output.assign(rows_ * padded_, 0.0f);
+    s_.highest.assign(rows_, kMinusInfinity);
+    s_.total.assign(rows_, 0.0f);
+    s_.shrink.resize(rows_);
+    for (int row = 0; row < rows_; ++row) {
+      convert(query(row), reinterpret_cast<Packed*>(s_.queries.data() + row * words_), head_size_);
+      if (p_.sinks != nullptr && p_.sinks[head(row)] != kMinusInfinity) {
+        s_.highest[row] = p_.sinks[head(row)] * kLog2E;
+        s_.total[row] = 1.0f;
+      }
+    }
+  }
+
+  void attend(int64_t block, const T** keys) {
+    pack_keys(keys, head_size_, s_.keys.data());
+    product<Packed>(s_.queries.data(), words_, rows_, words_, s_.keys.data(), kKeys, s_.scores.data(), nullptr);
+    for (int row = 0; row < rows_; ++row) {
+      s_.shrink[row] = softmax_row<Packed>(
+          s_.scores.data() + row * kKeys, s_.weights.data() + row * kKeys / kPer, first_seen(row, block),
+          last_seen(row, block), p_.scoring, p_.slopes == nullptr ? 0.0f : p_.slopes[head(row)],
+          static_cast<int>(block - position(row)), s_.highest[row], s_.total[row]);
+    }
+    for (int key = 0; key < kKeys; ++key) keys[key] += head_size_;  // a value follows its key
+    // A weight of zero does not hide an infinity: values that some rows see and others do not must be finite.
+    const bool alike = last_seen(0, block) == last_seen(rows_ - 1, block) && first_seen(0, block) == first_seen(rows_ - 1, block);
+    if (alike || all_finite(keys, head_size_)) {
+      accumulate(keys, 0, rows_);
+    } else {
+      for (int row = 0; row < rows_; ++row) {
+        const T* seen[kKeys];
+        for (int key = 0; key < kKeys; ++key) {
+          const bool visible = key >= first_seen(row, block) && key < last_seen(row, block);
+          seen[key] = visible ? keys[key] : reinterpret_cast<const T*>(kZeros);
+        }
+        accumulate(seen, row, 1);
+      }
+    }
+  }
+
+  void accumulate(const T* const* values, int row, int rows) {
+    pack_values(values, head_size_, padded_, s_.values.data());
+    product<Packed>(s_.weights.data() + row * kKeys / kPer, kKeys / kPer, rows, kKeys / kPer, s_.values.data(), padded_,
+                    s_.output.data() + static_cast<int64_t>(row) * padded_, s_.shrink.data() + row);
+  }
+
+  void finish() {
+    T* out = p_.out + (query(0) - p_.q);
+    for (int row = 0; row < rows_; ++row) {
+      const float total = s_.total[row], inverse = total == 0.0f ? 0.0f : 1.0f / total;
+      float* from = s_.output.data() + static_cast<int64_t>(row) * padded_;
+      // + 0 makes -0 into 0: a block that a row does not see does so too, and must not show.
+      for (int i = 0; i < head_size_; ++i) from[i] = from[i] * inverse + 0.0f;
+      T* to = out + (row / group_ * p_.shape.heads + row % group_) * head_size_;
+      convert(from, to, head_size_);
+    }
+  }
+
+  const Problem<T>& p_;
+  const Item& item_;
+  Scratch& s_;
+  const int group_, rows_, head_size_, words_, padded_;
+  const int64_t position_;
+};
+
+template <typename T>
+std::vector<Item> plan(const Problem<T>& p) {
+  const Shape& shape = p.shape;
+  const int most = std::max(1, kTileQueries / shape.group());
+  std::vector<Item> items;
+  bool uneven = false;
+  for (int64_t request = 0; request < shape.requests; ++request) {
+    const int32_t count = p.starts[request + 1] - p.starts[request];
+    for (int32_t row = 0; row < count; row += most) {
+      const int32_t rows = std::min<int32_t>(most, count - row);
+      const int64_t position = p.first_position(request) + row;
+      const int64_t keys = std::max<int64_t>(0, position + rows - p.first_key(position));
+      for (int32_t head = 0; head < shape.kv_heads; ++head) {
+        items.push_back({static_cast<int32_t>(request), head, row, rows, keys * (rows * shape.group() + 4)});
+      }
+      uneven |= rows > 1;
+    }
+  }
+  // The longest first: what is left at the end is short, and no thread waits long.
+  if (uneven) {
+    std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
+  }
+  return items;
+}
+
+template <typename T>
+void attend(ffi::ThreadPool& pool, const Problem<T>& p) {
+  const std::vector<Item> items = plan(p);
+  int64_t cost = 0;
+  for (const Item& item : items) cost += item.cost;
+  const auto one = [&](int64_t index) {
+    thread_local Scratch scratch;
+    Tile<T>(p, items[index], scratch).run();
+  };
+  const int64_t count = static_cast<int64_t>(items.size());
+  if (cost * p.shape.head_size * static_cast<int64_t>(sizeof(T)) < kSerialBytes) {
+    for (int64_t index = 0; index < count; ++index) one(index);
+  } else {
+    parallel_for(pool, count, one);
+  }
+}
+
+template <typename T>
+void write_cache(const Shape& shape, const T* k, const T* v, const int32_t* slots, T* cache) {
+  const int64_t size = shape.head_size;
+  for (int64_t token = 0; token < shape.tokens; ++token) {
+    const int64_t slot = slots[token];
+    if (slot < 0 || slot >= shape.blocks * shape.block_size) continue;
+    T* to = cache + slot * shape.slot_values();
+    for (int64_t head = 0; head < shape.kv_heads; ++head, to += 2 * size) {
+      std::memcpy(to, k + (token * shape.kv_heads + head) * size, size * sizeof(T));
+      std::memcpy(to + size, v + (token * shape.kv_heads + head) * size, size * sizeof(T));
+    }
+  }
+}
+
+ffi::Error invalid(const std::string& message) {
+  return ffi::Error::InvalidArgument("fxhlo_ragged_paged_attention: " + message);
+}
+
+// Every page that will be read lies in the cache, every row in the batch.
+template <typename T>
+ffi::Error check_requests(const Problem<T>& p) {
+  const Shape& shape = p.shape;
+  for (int64_t request = 0; request < shape.requests; ++request) {
+    const int64_t begin = p.starts[request], end = p.starts[request + 1];
+    const std::string where = "request " + std::to_string(request) + ": ";
+    if (begin < 0 || end < begin || end > shape.tokens) {
+      return invalid(where + "rows " + std::to_string(begin) + " to " + std::to_string(end) + " of query_start_loc are not in a batch of " +
+                     std::to_string(shape.tokens));
+    }
+    const int64_t length = p.seq_lens[request];
+    if (begin == end || length <= 0) continue;
+    if (length > shape.pages * shape.block_size) {
+      return invalid(where + "seq_lens is " + std::to_string(length) + ", its block table holds " +
+                     std::to_string(shape.pages * shape.block_size) + " tokens");
+    }
+    const int64_t last = (length - 1) / shape.block_size;
+    for (int64_t page = p.first_key(std::max<int64_t>(0, p.first_position(request))) / shape.block_size; page <= last; ++page) {
+      const int32_t block = p.tables[request * shape.pages + page];
+      if (block < 0 || block >= shape.blocks) {
+        return invalid(where + "entry " + std::to_string(page) + " of its block table is " + std::to_string(block) +
+                       ", the cache has " + std::to_string(shape.blocks) + " blocks");
+      }
+    }
+  }
+  return ffi::Error::Success();
+}
+
+struct Operands {
+  ffi::AnyBuffer q, k, v, cache;
+  ffi::BufferR1<ffi::S32> slots;
+  ffi::BufferR2<ffi::S32> tables;
+  ffi::BufferR1<ffi::S32> seq_lens, starts;
+  ffi::BufferR1<ffi::F32> sinks, slopes;
+  ffi::AnyBuffer out, updated;
+};
+
+ffi::Error read_shape(const Operands& o, Shape& shape) {
+  const auto q = o.q.dimensions(), k = o.k.dimensions(), v = o.v.dimensions(), cache = o.cache.dimensions();
+  if (q.size() != 3 || k.size() != 3 || v.size() != 3 || cache.size() != 4) {
+    return invalid("q, k and v have rank 3, the cache rank 4");
+  }
+  shape = {q[0], q[1], k[1], q[2], cache[0], cache[1], o.tables.dimensions()[0], o.tables.dimensions()[1]};
+  if (k[0] != q[0] || k[2] != q[2] || !std::equal(k.begin(), k.end(), v.begin())) {
+    return invalid("q is [T, Hq, D], k and v are [T, Hkv, D]");
+  }
+  if (cache[2] != 2 * shape.kv_heads || cache[3] != shape.head_size) return invalid("the cache is [blocks, block_size, 2 * Hkv, D]");
+  if (shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) return invalid("Hq is not a multiple of Hkv");
+  if (shape.head_size > kMaxHeadSize) return invalid("head sizes go up to " + std::to_string(kMaxHeadSize));
+  if (o.slots.dimensions()[0] != shape.tokens) return invalid("slot_mapping is [T]");
+  if (o.seq_lens.dimensions()[0] != shape.requests || o.starts.dimensions()[0] != shape.requests + 1) {
+    return invalid("seq_lens is [R], query_start_loc [R + 1]");
+  }
+  for (const auto* optional : {&o.sinks, &o.slopes}) {
+    const int64_t size = optional->dimensions()[0];
+    if (size != 0 && size != shape.heads) return invalid("sinks and alibi_slopes are [Hq] or [0]");
+  }
+  const auto same = [&](ffi::AnyBuffer a, ffi::AnyBuffer b) {
+    const auto left = a.dimensions(), right = b.dimensions();
+    return left.size() == right.size() && std::equal(left.begin(), left.end(), right.begin());
+  };
+  if (!same(o.out, o.q) || !same(o.updated, o.cache)) return invalid("the results are shaped as q and the cache");
+  for (const auto& buffer : {o.k, o.v, o.cache, o.out, o.updated}) {
+    if (buffer.element_type() != o.q.element_type()) return invalid("q, k, v, the cache and the results have one dtype");
+  }
+  return ffi::Error::Success();
+}
+
+template <typename T>
+ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, const Scoring& scoring, int64_t window) {
+  const Problem<T> p{shape, static_cast<const T*>(o.q.untyped_data()), static_cast<T*>(o.updated.untyped_data()),
+                     o.tables.typed_data(), o.seq_lens.typed_data(), o.starts.typed_data(),
+                     o.sinks.dimensions()[0] ? o.sinks.typed_data() : nullptr,
+                     o.slopes.dimensions()[0] ? o.slopes.typed_data() : nullptr,
+                     static_cast<T*>(o.out.untyped_data()), scoring, std::max<int64_t>(0, window)};
+  if (ffi::Error error = check_requests(p); error.failure()) return error;
+  if (o.cache.untyped_data() != o.updated.untyped_data()) {
+    std::memcpy(o.updated.untyped_data(), o.cache.untyped_data(), o.cache.size_bytes());
+  }
+  write_cache(shape, static_cast<const T*>(o.k.untyped_data()), static_cast<const T*>(o.v.untyped_data()),
+              o.slots.typed_data(), p.cache);
+  const int64_t row = shape.heads * shape.head_size * sizeof(T);
+  const int64_t first = shape.requests ? p.starts[0] : 0, last = shape.requests ? p.starts[shape.requests] : 0;
+  char* out = static_cast<char*>(o.out.untyped_data());
+  std::memset(out, 0, first * row);
+  std::memset(out + last * row, 0, (shape.tokens - last) * row);
+  attend(pool, p);
+  return ffi::Error::Success();
+}
+
+ffi::Error ragged_paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                                  ffi::AnyBuffer cache, ffi::BufferR1<ffi::S32> slots, ffi::BufferR2<ffi::S32> tables,
+                                  ffi::BufferR1<ffi::S32> seq_lens, ffi::BufferR1<ffi::S32> starts,
+                                  ffi::BufferR1<ffi::F32> sinks, ffi::BufferR1<ffi::F32> slopes,
+                                  ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> updated, float scale,
+                                  int64_t sliding_window, float soft_cap) {
+  const Operands operands{q, k, v, cache, slots, tables, seq_lens, starts, sinks, slopes, *out, *updated};
+  Shape shape;
+  if (ffi::Error error = read_shape(operands, shape); error.failure()) return error;
+  const Scoring scoring{scale, soft_cap};
+  if (shape.head_size == 0) return ffi::Error::Success();
+  switch (q.element_type()) {
+    case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window);
+    case ffi::F16: return run<Half>(pool, operands, shape, scoring, sliding_window);
+    case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window);
+    default: return invalid("q is float32, bfloat16 or float16");
+  }
+}
+
+}  // namespace
+}  // namespace fxhlo
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_ragged_paged_attention, fxhlo::ragged_paged_attention,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
+                                  .Arg<xla::ffi::BufferR2<xla::ffi::S32>>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::F32>>()
+                                  .Arg<xla::ffi::BufferR1<xla::ffi::F32>>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Attr<float>("scale")
+                                  .Attr<int64_t>("sliding_window")
+                                  .Attr<float>("soft_cap"));
+
+#pragma GCC visibility pop

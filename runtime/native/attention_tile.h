@@ -1,0 +1,237 @@
+// What one thread does for one tile of queries and one block of keys: pack, multiply, softmax, accumulate.
+//
+// A tile is some query tokens by the query heads that share a KV head; they share the packed keys. Keys come in
+// blocks of kKeys, at positions that are multiples of it, whatever the request, its pages or its chunks.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "vector.h"
+
+namespace fxhlo {
+
+constexpr int kKeys = 64;
+constexpr int kMaxHeadSize = 576;
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// ---- packing -----------------------------------------------------------------------------------------------
+
+#if defined(FXHLO_AVX512)
+// rows[i] lane j becomes rows[j] lane i.
+inline void transpose(__m512i* rows) {
+  __m512i pairs[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    rows[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x88);
+    pairs[4 + i] = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xdd);
+    pairs[8 + i] = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0x88);
+    pairs[12 + i] = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(pairs[i], pairs[8 + i], 0x88);
+    rows[8 + i] = _mm512_shuffle_i32x4(pairs[i], pairs[8 + i], 0xdd);
+    rows[4 + i] = _mm512_shuffle_i32x4(pairs[4 + i], pairs[12 + i], 0x88);
+    rows[12 + i] = _mm512_shuffle_i32x4(pairs[4 + i], pairs[12 + i], 0xdd);
+  }
+}
+
+// Up to 64 bytes, the rest zero.
+inline __m512i load_bytes(const void* from, int64_t count) {
+  return count >= 64 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, from);
+}
+#endif
+
+// keys[kKeys] rows of head_size values -> [words][kKeys] words: a query's word then meets kLanes keys at once.
+template <typename T>
+void pack_keys(const T* const* keys, int head_size, uint32_t* out) {
+  using Packed = PackedOf<T>;
+  constexpr int kPer = kPerWord<Packed>;
+#if defined(FXHLO_AVX512)
+  if constexpr (std::is_same_v<T, Packed>) {
+    const int words = (head_size + kPer - 1) / kPer;
+    for (int group = 0; group < kKeys; group += 16) {
+      for (int word = 0; word < words; word += 16) {
+        __m512i rows[16];
+        const int64_t bytes = (head_size - word * kPer) * sizeof(T);
+        for (int i = 0; i < 16; ++i) rows[i] = load_bytes(keys[group + i] + word * kPer, bytes);
+        transpose(rows);
+        for (int i = 0; i < std::min(16, words - word); ++i) store(out + (word + i) * kKeys + group, rows[i]);
+      }
+    }
+    return;
+  }
+#endif
+  if constexpr (kPer == 1) {
+    float row[kMaxHeadSize];
+    for (int key = 0; key < kKeys; ++key) {
+      convert(keys[key], row, head_size);
+      for (int i = 0; i < head_size; ++i) out[i * kKeys + key] = bit_cast<uint32_t>(row[i]);
+    }
+  }
+}
+
+// values[kKeys] rows -> [kKeys / kPer][padded] words, padded a multiple of kLanes: a word is one column of kPer keys.
+template <typename T>
+void pack_values(const T* const* values, int head_size, int padded, uint32_t* out) {
+  using Packed = PackedOf<T>;
+#if defined(FXHLO_BF16_DOT)
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i low = _mm512_or_si512(lanes, _mm512_slli_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(32)), 16));
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int key = 0; key < kKeys; key += 2, out += padded) {
+      for (int column = 0; column < head_size; column += 32) {
+        const int64_t bytes = (head_size - column) * sizeof(T);
+        const __m512i even = load_bytes(values[key] + column, bytes), odd = load_bytes(values[key + 1] + column, bytes);
+        store(out + column, _mm512_permutex2var_epi16(even, low, odd));
+        if (column + 16 < padded) store(out + column + 16, _mm512_permutex2var_epi16(even, high, odd));
+      }
+    }
+    return;
+  }
+#endif
+  if constexpr (kPerWord<Packed> == 1) {
+    for (int key = 0; key < kKeys; ++key, out += padded) {
+      convert(values[key], reinterpret_cast<float*>(out), head_size);
+      std::fill(out + head_size, out + padded, 0u);
+    }
+  }
+}
+
+template <typename T>
+bool all_finite(const T* const* values, int head_size) {
+  bool finite = true;
+  for (int key = 0; key < kKeys; ++key) {
+    for (int i = 0; i < head_size; ++i) {
+      const float value = to_float(values[key][i]);
+      finite &= value - value == 0.0f;
+    }
+  }
+  return finite;
+}
+
+// ---- products ----------------------------------------------------------------------------------------------
+
+// c[Rows][Vectors * kLanes] = c * shrink + a b, or a b where shrink is null; a [Rows][depth] words, b [depth][...] words.
+// Each output is one chain of additions in order of depth.
+template <typename Packed, int Rows, int Vectors>
+inline void product_tile(const uint32_t* a, int64_t a_row, int depth, const uint32_t* b, int64_t b_row, float* c,
+                         int64_t c_row, const float* shrink) {
+  Floats sums[Rows][Vectors] = {};
+  if (shrink != nullptr) {
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = load<Floats>(c + r * c_row + v * kLanes) * shrink[r];
+    }
+  }
+  for (int i = 0; i < depth; ++i, b += b_row) {
+    Words columns[Vectors];
+    for (int v = 0; v < Vectors; ++v) columns[v] = load<Words>(b + v * kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      const Words word = broadcast_word(a + r * a_row + i);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = multiply_add<Packed>(word, columns[v], sums[r][v]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) store(c + r * c_row + v * kLanes, sums[r][v]);
+  }
+}
+
+// The same for any number of rows and of columns, a multiple of kLanes.
+template <typename Packed>
+void product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32_t* b, int columns, float* c,
+             const float* shrink) {
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int row = rows * tile / tiles, next = rows * (tile + 1) / tiles;
+    with_rows(next - row, [&](auto count) {
+      const uint32_t* from = a + row * a_row;
+      const float* by = shrink == nullptr ? nullptr : shrink + row;
+      float* to = c + static_cast<int64_t>(row) * columns;
+      int column = 0;
+      for (; column + kTileVectors * kLanes <= columns; column += kTileVectors * kLanes) {
+        product_tile<Packed, count(), kTileVectors>(from, a_row, depth, b + column, columns, to + column, columns, by);
+      }
+      for (; column < columns; column += kLanes) {
+        product_tile<Packed, count(), 1>(from, a_row, depth, b + column, columns, to + column, columns, by);
+      }
+    });
+  }
+}
+
+// ---- softmax -----------------------------------------------------------------------------------------------
+
+struct Scoring {
+  float scale;
+  float soft_cap;  // 0: none
+};
+
+// tanh to within about 1e-7 absolute.
+inline Floats tanh(Floats x) {
+  const Floats limit = broadcast(60.0f);
+  Floats power = x * (2 * kLog2E);
+  power = power > limit ? limit : power;
+  power = power < -limit ? -limit : power;
+  power = exp2(power);
+  return (power - 1.0f) / (power + 1.0f);
+}
+
+// One row's scores of one block become weights: s [kKeys] products -> words [kKeys / kPer], 2^(score - highest).
+// Keys [first, last) of the block are seen. Updates highest and total, and returns what shrinks earlier weights.
+// A block of which a row sees nothing leaves it as it is, bit by bit: other rows may have made the tile look there.
+template <typename Packed>
+inline float softmax_row(float* s, uint32_t* words, int first, int last, const Scoring& scoring, float slope,
+                         int distance, float& highest, float& total) {
+  if (first >= last) {
+    std::memset(words, 0, kKeys * sizeof(Packed));
+    return 1.0f;
+  }
+  constexpr int kVectors = kKeys / kLanes;
+  Floats scores[kVectors];
+  Floats top = broadcast(kMinusInfinity);
+  const Ints lanes = iota();
+  for (int v = 0; v < kVectors; ++v) {
+    Floats score = load<Floats>(s + v * kLanes);
+    if (scoring.soft_cap > 0) {
+      score = tanh(score * (scoring.scale / scoring.soft_cap)) * (scoring.soft_cap * kLog2E);
+    } else {
+      score = score * (scoring.scale * kLog2E);
+    }
+    const Ints key = lanes + v * kLanes;
+    if (slope != 0) score += __builtin_convertvector(key + distance, Floats) * (slope * kLog2E);
+    if (first > 0 || last < kKeys) score = (key >= first) & (key < last) ? score : broadcast(kMinusInfinity);
+    scores[v] = score;
+    top = max(score, top);
+  }
+  const float block_top = max_lanes(top);
+  const float raised = block_top > highest ? block_top : highest;
+  const float base = raised == kMinusInfinity ? 0.0f : raised;
+  const float shrink = raised == highest ? 1.0f : exp2(broadcast(highest - base))[0];
+  Floats sum{};
+  for (int v = 0; v < kVectors; ++v) {
+    scores[v] = exp2(scores[v] - base);
+    sum += scores[v];
+  }
+  if constexpr (kPerWord<Packed> == 1) {
+    for (int v = 0; v < kVectors; ++v) store(words + v * kLanes, scores[v]);
+  } else {
+    for (int v = 0; v < kVectors; ++v) store_as(reinterpret_cast<Packed*>(words) + v * kLanes, scores[v]);
+  }
+  highest = raised;
+  total = total * shrink + sum_lanes(sum);
+  return shrink;
+}
+
+}  // namespace fxhlo

@@ -1,0 +1,170 @@
+"""Compiles the C++ kernels once per machine, keeps the library in a cache, and registers its functions with XLA.
+
+The file's name holds a hash of everything that its contents depend on (sources, compiler, flags, processor, jaxlib),
+so a stale library is never loaded and a cache may be shared between machines. A library is written under another name
+and renamed, so a reader sees a whole file or none; several processes may build at once, and the last one's stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from ..errors import UnsupportedError
+
+TARGETS: tuple[str, ...] = ("fxhlo_linear", "fxhlo_linear_bias", "fxhlo_ragged_paged_attention")
+SOURCES = ("linear.cc", "attention.cc")
+HEADERS = ("attention_tile.h", "convert.h", "parallel.h", "vector.h")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
+COMPILERS = ("c++", "g++", "clang++")
+FOLDER = Path(__file__).parent
+COMPILE_SECONDS = 300
+ERROR_LINES = 3
+DIGEST_BYTES = 32
+_lock = threading.RLock()
+
+
+def unavailable() -> str | None:
+    """None where the kernels can be used, else the reason in one sentence. Builds them if nobody has yet."""
+    return _load()[1]
+
+
+def library() -> Path:
+    """The compiled library. Raises UnsupportedError, with the reason, where there is none."""
+    path, reason = _load()[0], unavailable()
+    if reason is not None or path is None:
+        raise UnsupportedError(
+            f"the native CPU kernels are unavailable: {reason}",
+            next_step="fix that, or use the implementations in plain StableHLO",
+        )
+    return path
+
+
+def register() -> None:
+    """Makes every function of TARGETS known to XLA on platform "cpu". May be called any number of times."""
+    with _lock:
+        library()
+        _register_once()
+
+
+@functools.cache
+def _register_once() -> None:
+    import jax
+
+    loaded = _load()[2]
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(loaded, target)), platform="cpu")
+
+
+def _load() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
+    """Path, reason why there is none, and the loaded library; decided once in a process."""
+    with _lock:
+        return _load_once()
+
+
+@functools.cache
+def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
+    if os.environ.get("FXHLO_NATIVE") == "0":
+        return None, "FXHLO_NATIVE=0 switches the native kernels off", None
+    compiler = find_compiler()
+    if compiler is None:
+        return None, _no_compiler(), None
+    try:
+        path = cache_folder() / f"fxhlo_native_{fingerprint(compiler)}.so"
+        if path.exists() and (loaded := _open(path)) is not None:
+            return path, None, loaded
+        # Missing, or cut short by a full disk or a crash: build it, once.
+        reason = compile_library(compiler, path)
+        if reason is None and (loaded := _open(path)) is not None:
+            return path, None, loaded
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f"building the native kernels failed ({error})"
+    return None, reason or f"{path} was just built and cannot be loaded", None
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
+    """The library, or None where the file is damaged.
+
+    A file cut short can pass dlopen and kill the process when a missing page is touched: its digest is compared first.
+    """
+    try:
+        content = path.read_bytes()
+        if content[-DIGEST_BYTES:] != hashlib.sha256(content[:-DIGEST_BYTES]).digest():
+            return None
+        loaded = ctypes.CDLL(str(path))
+        for target in TARGETS:
+            getattr(loaded, target)
+    except (OSError, AttributeError):
+        return None
+    return loaded
+
+
+def find_compiler() -> list[str] | None:
+    """The compiler's command: $CXX (which may hold arguments) if it is set, else the first of COMPILERS on PATH."""
+    if chosen := os.environ.get("CXX"):
+        command = shlex.split(chosen)
+        return command if shutil.which(command[0]) else None
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    return None if found is None else [found]
+
+
+def _no_compiler() -> str:
+    if chosen := os.environ.get("CXX"):
+        return f"no C++ compiler: CXX is {chosen!r}, which cannot be run; set it to one that can"
+    return "no C++ compiler found on PATH; install g++ or set CXX"
+
+
+def cache_folder() -> Path:
+    """$FXHLO_CACHE_DIR, else fxhlo/native below the user's cache folder. Created if need be."""
+    if chosen := os.environ.get("FXHLO_CACHE_DIR"):
+        folder = Path(chosen)
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxhlo" / "native"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fingerprint(compiler: list[str]) -> str:
+    """Hash of all that the library's contents depend on."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    parts = [*FLAGS, shlex.join(compiler), version, _processor(), importlib.metadata.version("jaxlib")]
+    parts += [(FOLDER / name).read_text() for name in (*SOURCES, *HEADERS)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    """The machine's architecture and instruction sets, on which -march=native depends."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return "\n".join([platform.machine(), *sorted({line for line in lines if line.startswith(names)})])
+
+
+def compile_library(compiler: list[str], path: Path) -> str | None:
+    """Builds `path`, the digest of its content appended; None, or the reason why it could not be."""
+    import jax
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        sources = [str(FOLDER / name) for name in SOURCES]
+        command = [*compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), *sources, "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+        if done.returncode != 0:
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            return f"{compiler[0]} could not compile the native kernels: " + "; ".join(errors[:ERROR_LINES])
+        content = built.read_bytes()
+        built.write_bytes(content + hashlib.sha256(content).digest())  # the loader reads nothing past the ELF's end
+        os.replace(built, path)
+    return None

@@ -1,0 +1,295 @@
+// fxhlo_linear, fxhlo_linear_bias: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
+//
+// A panel of kPanel rows of w is regrouped so that each vector holds four words (16 bytes along k) of kLanes / 4
+// different rows; a row of x then enters as four words repeated. With few rows of x the regrouping happens in
+// registers on the way, with many into a scratch that stays in the second-level cache.
+//
+// Batch invariance: an output is four partial sums, word i of k going to sum i mod 4 in order of k, added
+// up at the end by `finish`. Tiles, blocks and threads choose what is computed together, never how.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel.h"
+#include "vector.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace fxhlo {
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr int kQuad = 16;                       // bytes: four words
+constexpr int kPanel = kTileVectors * kLanes / 4;  // rows of w, columns of y
+constexpr int64_t kBlockBytes = 768 << 10;      // of x in one chunk, to be found again in a near cache
+constexpr int64_t kSerialBytes = 96 << 10;      // a smaller weight is read faster than a thread wakes up
+constexpr int64_t kChunksPerThread = 4;         // to balance threads that the system interrupts
+static_assert(kTileVectors == 4, "finish() interleaves four vectors");
+
+template <typename T, typename Out>
+struct Problem {
+  using Packed = PackedOf<T>;
+  static constexpr int kStep = kQuad / sizeof(Packed);  // values of k in a quad
+  const Packed* x;
+  const T* w;
+  const T* bias;  // or null
+  Out* y;
+  int64_t m, n, k;
+  int64_t steps() const { return (k + kStep - 1) / kStep; }
+};
+
+// Rows of w behind one panel: vector v holds, from its lane 4 * i on, row 4 * i + v; rows past the last repeat it.
+template <typename T>
+struct Panel {
+  const T* rows[kPanel];
+  template <typename Out>
+  Panel(const Problem<T, Out>& p, int64_t column) {
+    for (int i = 0; i < kPanel; ++i) rows[i] = p.w + std::min<int64_t>(column + i, p.n - 1) * p.k;
+  }
+};
+
+// One vector of a panel at k = at; count < kStep at the end of a row, the rest zero.
+template <typename T>
+inline Words regroup(const Panel<T>& panel, int vector, int64_t at, int count) {
+  PackedOf<T> values[kLanes * kPerWord<PackedOf<T>>] = {};
+  constexpr int kStep = kQuad / sizeof(PackedOf<T>);
+  for (int i = 0; i < kLanes / 4; ++i) convert(panel.rows[4 * i + vector] + at, values + i * kStep, count);
+  return load<Words>(values);
+}
+
+constexpr int kSpan = 4;  // quads along k regrouped at a time: one cache line of each row
+
+// The same for kSpan quads in a row, all whole.
+template <typename T>
+inline void regroup_span(const Panel<T>& panel, int vector, int64_t at, Words* out) {
+#if defined(FXHLO_AVX512)
+  if constexpr (std::is_same_v<T, PackedOf<T>>) {
+    const __m512i a = load<__m512i>(panel.rows[vector] + at), b = load<__m512i>(panel.rows[4 + vector] + at);
+    const __m512i c = load<__m512i>(panel.rows[8 + vector] + at), d = load<__m512i>(panel.rows[12 + vector] + at);
+    const __m512i ab_low = _mm512_shuffle_i32x4(a, b, 0x44), ab_high = _mm512_shuffle_i32x4(a, b, 0xee);
+    const __m512i cd_low = _mm512_shuffle_i32x4(c, d, 0x44), cd_high = _mm512_shuffle_i32x4(c, d, 0xee);
+    out[0] = (Words)_mm512_shuffle_i32x4(ab_low, cd_low, 0x88);
+    out[1] = (Words)_mm512_shuffle_i32x4(ab_low, cd_low, 0xdd);
+    out[2] = (Words)_mm512_shuffle_i32x4(ab_high, cd_high, 0x88);
+    out[3] = (Words)_mm512_shuffle_i32x4(ab_high, cd_high, 0xdd);
+    return;
+  }
+#endif
+  constexpr int kStep = kQuad / sizeof(PackedOf<T>);
+  for (int quad = 0; quad < kSpan; ++quad) out[quad] = regroup(panel, vector, at + quad * kStep, kStep);
+}
+
+// kPanel outputs of one row: lane 4 * i + v is the sum of the four lanes from 4 * i of vector v.
+inline Floats finish(const Floats* sums, float* out) {
+#if defined(FXHLO_AVX512)
+  const __m512 a = sums[0], b = sums[1], c = sums[2], d = sums[3];
+  const __m512d ab = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512d cd = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  store(out, _mm512_add_ps((__m512)_mm512_unpacklo_pd(ab, cd), (__m512)_mm512_unpackhi_pd(ab, cd)));
+#else
+  for (int i = 0; i < kLanes / 4; ++i) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      out[4 * i + v] = (sums[v][4 * i] + sums[v][4 * i + 2]) + (sums[v][4 * i + 1] + sums[v][4 * i + 3]);
+    }
+  }
+#endif
+  return load<Floats>(out);
+}
+
+template <int Rows, typename T, typename Out>
+inline void write(const Problem<T, Out>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
+  const int valid = static_cast<int>(std::min<int64_t>(kPanel, p.n - column));
+  float bias[kPanel] = {};
+  if (p.bias != nullptr) convert(p.bias + column, bias, valid);
+  for (int r = 0; r < Rows; ++r) {
+    float out[kPanel];
+    finish(sums[r], out);
+    Out* y = p.y + (row + r) * p.n + column;
+    Out rounded[kPanel];
+    for (int v = 0; v < kPanel; v += kLanes) {
+      Floats values = load<Floats>(out + v);
+      if (p.bias != nullptr) values += load<Floats>(bias + v);
+      store_as(valid == kPanel ? y + v : rounded + v, values);
+    }
+    if (valid < kPanel) std::memcpy(y, rounded, valid * sizeof(Out));
+  }
+}
+
+// One quad of k, of which `count` values are there: x is padded with zeros as the panel is.
+template <int Rows, typename T, typename Out>
+inline void last_steps(const Problem<T, Out>& p, int64_t row, int64_t at, int count, const Words* panel,
+                       Floats (*sums)[kTileVectors]) {
+  using Packed = typename Problem<T, Out>::Packed;
+  for (int r = 0; r < Rows; ++r) {
+    Packed values[Problem<T, Out>::kStep] = {};
+    std::memcpy(values, p.x + (row + r) * p.k + at, count * sizeof(Packed));
+    const Words quad = broadcast_quad(values);
+    for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<Packed>(quad, panel[v], sums[r][v]);
+  }
+}
+
+// Rows [row, row + Rows) of y by one panel regrouped on the way, and kept in `kept`, [steps][kTileVectors], unless that
+// is null. The next panel is fetched meanwhile.
+template <int Rows, typename T, typename Out>
+void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, Words* kept) {
+  using Packed = typename Problem<T, Out>::Packed;
+  constexpr int kStep = Problem<T, Out>::kStep;
+  const Packed* x = p.x + row * p.k;
+  const Panel<T> panel(p, column);
+  Floats sums[Rows][kTileVectors] = {};
+  int64_t at = 0;
+  for (; at + kSpan * kStep <= p.k; at += kSpan * kStep) {
+    for (int i = 0; i < kPanel; ++i) __builtin_prefetch(panel.rows[i] + kPanel * p.k + at, 0, 2);
+    for (int v = 0; v < kTileVectors; ++v) {
+      Words quads[kSpan];
+      regroup_span(panel, v, at, quads);
+      for (int quad = 0; quad < kSpan; ++quad) {
+        if (kept != nullptr) kept[quad * kTileVectors + v] = quads[quad];
+        for (int r = 0; r < Rows; ++r) {
+          const Words values = broadcast_quad(x + r * p.k + at + quad * kStep);
+          sums[r][v] = multiply_add<Packed>(values, quads[quad], sums[r][v]);
+        }
+      }
+    }
+    if (kept != nullptr) kept += kSpan * kTileVectors;
+  }
+  for (; at < p.k; at += kStep) {
+    const int count = static_cast<int>(std::min<int64_t>(kStep, p.k - at));
+    Words quads[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) quads[v] = regroup(panel, v, at, count);
+    last_steps<Rows>(p, row, at, count, quads, sums);
+    if (kept != nullptr) kept = std::copy(quads, quads + kTileVectors, kept);
+  }
+  write<Rows>(p, row, column, sums);
+}
+
+// The same by a panel that an earlier tile has kept.
+template <int Rows, typename T, typename Out>
+void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Words* kept) {
+  using Packed = typename Problem<T, Out>::Packed;
+  constexpr int kStep = Problem<T, Out>::kStep;
+  const Packed* x = p.x + row * p.k;
+  Floats sums[Rows][kTileVectors] = {};
+  int64_t at = 0;
+  for (; at + kStep <= p.k; at += kStep, kept += kTileVectors) {
+    for (int r = 0; r < Rows; ++r) {
+      const Words quad = broadcast_quad(x + r * p.k + at);
+      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<Packed>(quad, kept[v], sums[r][v]);
+    }
+  }
+  if (at < p.k) last_steps<Rows>(p, row, at, static_cast<int>(p.k - at), kept, sums);
+  write<Rows>(p, row, column, sums);
+}
+
+// Rows [row, row_end) by columns [column, column_end): panel by panel of w, every row of x against each.
+template <typename T, typename Out>
+void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+  const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows;
+  thread_local std::vector<Words> scratch;
+  if (tiles > 1) scratch.resize(p.steps() * kTileVectors);
+  Words* kept = tiles > 1 ? scratch.data() : nullptr;
+  for (; column < column_end; column += kPanel) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      // Rows are shared out evenly: 8 rows are two tiles of 4, not 6 and 2.
+      const int64_t first = row + count * t / tiles, last = row + count * (t + 1) / tiles;
+      with_rows(last - first, [&](auto rows) {
+        if (t == 0) {
+          streamed_tile<rows()>(p, first, column, kept);
+        } else {
+          kept_tile<rows()>(p, first, column, kept);
+        }
+      });
+    }
+  }
+}
+
+template <typename T, typename Out>
+void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
+  const int64_t row_bytes = std::max<int64_t>(1, p.k * sizeof(T));
+  const int64_t most_rows = std::max<int64_t>(128, kBlockBytes / row_bytes);
+  const int64_t row_blocks = (p.m + most_rows - 1) / most_rows;
+  const int64_t panels = (p.n + kPanel - 1) / kPanel;
+  int64_t column_blocks = 1;
+  if (p.n * row_bytes > kSerialBytes || p.m > kTileRows) {
+    column_blocks = std::max<int64_t>(1, pool.num_threads() * kChunksPerThread / row_blocks);
+  }
+  column_blocks = std::min(column_blocks, panels);
+  parallel_for(pool, row_blocks * column_blocks, [&](int64_t chunk) {
+    const int64_t rb = chunk / column_blocks, cb = chunk % column_blocks;
+    const int64_t column = kPanel * (panels * cb / column_blocks);
+    const int64_t column_end = std::min(p.n, kPanel * (panels * (cb + 1) / column_blocks));
+    block(p, p.m * rb / row_blocks, p.m * (rb + 1) / row_blocks, column, column_end);
+  });
+}
+
+ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("fxhlo_linear: " + message); }
+
+template <typename T, typename Out>
+ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, ffi::AnyBuffer y) {
+  using Packed = PackedOf<T>;
+  const int64_t m = x.dimensions()[0], k = x.dimensions()[1], n = w.dimensions()[0];
+  if (m == 0 || n == 0) return ffi::Error::Success();
+  Problem<T, Out> problem{static_cast<const Packed*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
+                          static_cast<const T*>(bias), static_cast<Out*>(y.untyped_data()), m, n, k};
+  std::vector<Packed> converted;
+  if constexpr (!std::is_same_v<T, Packed>) {
+    converted.resize(m * k);
+    convert(static_cast<const T*>(x.untyped_data()), converted.data(), m * k);
+    problem.x = converted.data();
+  }
+  multiply(pool, problem);
+  return ffi::Error::Success();
+}
+
+ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const ffi::AnyBuffer* bias,
+                    ffi::AnyBuffer y) {
+  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y.dimensions();
+  if (xs.size() != 2 || ws.size() != 2 || ys.size() != 2) return invalid("operands and result are matrices");
+  if (xs[1] != ws[1] || ys[0] != xs[0] || ys[1] != ws[0]) return invalid("shapes are [M, K], [N, K] -> [M, N]");
+  const ffi::DataType type = x.element_type(), out = y.element_type();
+  if (w.element_type() != type) return invalid("the operands' dtypes differ");
+  if (bias != nullptr) {
+    if (bias->element_type() != type) return invalid("the bias has another dtype than the weight");
+    if (bias->dimensions().size() != 1 || bias->dimensions()[0] != ws[0]) return invalid("the bias has shape [N]");
+  }
+  const void* added = bias == nullptr ? nullptr : bias->untyped_data();
+  using ffi::DataType;
+  if (type == DataType::F32 && out == DataType::F32) return run<float, float>(pool, x, w, added, y);
+  if (type == DataType::BF16 && out == DataType::BF16) return run<BFloat16, BFloat16>(pool, x, w, added, y);
+  if (type == DataType::BF16 && out == DataType::F32) return run<BFloat16, float>(pool, x, w, added, y);
+  if (type == DataType::F16 && out == DataType::F16) return run<Half, Half>(pool, x, w, added, y);
+  if (type == DataType::F16 && out == DataType::F32) return run<Half, float>(pool, x, w, added, y);
+  return invalid("operands are float32, bfloat16 or float16, the result of the same dtype or float32");
+}
+
+ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {
+  return dispatch(pool, x, w, nullptr, *y);
+}
+
+ffi::Error linear_bias(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer bias,
+                       ffi::Result<ffi::AnyBuffer> y) {
+  return dispatch(pool, x, w, &bias, *y);
+}
+
+}  // namespace
+}  // namespace fxhlo
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_linear, fxhlo::linear,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_linear_bias, fxhlo::linear_bias,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>());
+
+#pragma GCC visibility pop

@@ -1,0 +1,197 @@
+// Vectors of float32 in the machine's own width, and what one step of a dot product takes of each dtype.
+//
+// GCC's and clang's vector extension gives arithmetic on every machine; intrinsics stand only where it
+// has no word for the instruction (fused multiply-add, bfloat16 dot products, masked loads, float16).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "convert.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the native kernels read pairs of bfloat16 as little-endian words"
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define FXHLO_AVX512 1
+#if defined(__AVX512BF16__)
+#define FXHLO_BF16_DOT 1
+#endif
+#endif
+
+namespace fxhlo {
+
+// A register tile is kTileRows x kTileVectors accumulators, chosen to leave registers for what is loaded.
+inline constexpr int kTileVectors = 4;
+#if defined(FXHLO_AVX512)
+inline constexpr int kLanes = 16;
+inline constexpr int kTileRows = 6;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+inline constexpr int kTileRows = 3;
+#else
+inline constexpr int kLanes = 4;
+inline constexpr int kTileRows = 6;
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+
+template <typename Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+template <typename Vector>
+inline void store(void* to, Vector vector) {
+  std::memcpy(to, &vector, sizeof(vector));
+}
+
+inline Floats broadcast(float value) { return value - Floats{}; }
+
+// Lane numbers 0, 1, 2, ...
+inline Ints iota() {
+  Ints lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes;
+}
+
+inline Floats fma(Floats a, Floats b, Floats c) {
+#if defined(FXHLO_AVX512)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return c + a * b;
+#endif
+}
+
+inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
+
+// Horizontal reductions, by halves: one order, whatever the caller's shape.
+inline float sum_lanes(Floats vector) {
+  float lanes[kLanes];
+  store(lanes, vector);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+inline float max_lanes(Floats vector) {
+#if defined(FXHLO_AVX512)
+  return _mm512_reduce_max_ps(vector);
+#else
+  float highest = vector[0];
+  for (int i = 1; i < kLanes; ++i) highest = vector[i] > highest ? vector[i] : highest;
+  return highest;
+#endif
+}
+
+// 2^x to about one unit in the last place; 0 below -126, NaN for NaN. x must not be above 126.
+inline Floats exp2(Floats x) {
+  const Floats low = broadcast(-126.0f);
+  const Floats clamped = x < low ? low : x;
+  const Floats whole = (clamped + 0x1.8p23f) - 0x1.8p23f;  // to the nearest integer, by the mantissa's end
+  const Floats rest = clamped - whole;
+  Floats power = broadcast(1.5353362e-4f);
+  power = fma(power, rest, broadcast(1.3398874e-3f));
+  power = fma(power, rest, broadcast(9.6184373e-3f));
+  power = fma(power, rest, broadcast(5.5503324e-2f));
+  power = fma(power, rest, broadcast(2.4022648e-1f));
+  power = fma(power, rest, broadcast(6.9314720e-1f));
+  power = fma(power, rest, broadcast(1.0f));
+  const Ints exponent = __builtin_convertvector(whole, Ints) << 23;
+  const Floats result = reinterpret_cast<Floats>(reinterpret_cast<Ints>(power) + exponent);
+  return x < low ? Floats{} : result;
+}
+
+// ---- products of packed words ------------------------------------------------------------------------------
+//
+// A word is what one lane multiplies at a time: a pair of bfloat16 where the machine has their dot product, else
+// one float32, to which the other dtypes are converted when they are packed.
+
+#if defined(FXHLO_BF16_DOT)
+template <typename T>
+using PackedOf = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16, float>;
+#else
+template <typename T>
+using PackedOf = float;
+#endif
+
+// How many values of the packed type a word holds.
+template <typename Packed>
+inline constexpr int kPerWord = 4 / static_cast<int>(sizeof(Packed));
+
+// sums + a * b, a word at a time in each lane.
+template <typename Packed>
+inline Floats multiply_add(Words a, Words b, Floats sums) {
+#if defined(FXHLO_BF16_DOT)
+  if constexpr (std::is_same_v<Packed, BFloat16>) return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
+#endif
+  return fma(reinterpret_cast<Floats>(a), reinterpret_cast<Floats>(b), sums);
+}
+
+// The same word, or the same four words, in every lane or every four lanes.
+inline Words broadcast_word(const void* from) {
+  uint32_t word;
+  std::memcpy(&word, from, sizeof(word));
+  return word - Words{};
+}
+
+inline Words broadcast_quad(const void* from) {
+#if defined(FXHLO_AVX512)
+  return (Words)_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+#else
+  Words words;
+  for (int lane = 0; lane < kLanes; lane += 4) std::memcpy(reinterpret_cast<char*>(&words) + 4 * lane, from, 16);
+  return words;
+#endif
+}
+
+// count values from `from` to `to`, converted.
+template <typename To, typename From>
+inline void convert(const From* from, To* to, int64_t count) {
+  if constexpr (std::is_same_v<To, From>) {
+    std::memcpy(to, from, count * sizeof(To));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from_float<To>(to_float(from[i]));
+  }
+}
+
+// kLanes floats to memory as T; the result of a kernel is rounded here and nowhere else.
+template <typename T>
+inline void store_as(T* to, Floats values) {
+#if defined(FXHLO_BF16_DOT)
+  if constexpr (std::is_same_v<T, BFloat16>) return store(to, _mm512_cvtneps_pbh(values));
+#endif
+  float lanes[kLanes];
+  store(lanes, values);
+  convert(lanes, to, kLanes);
+}
+
+// Calls f(std::integral_constant<int, count>) for 1 <= count <= kTileRows.
+template <typename F, int Rows = kTileRows>
+inline void with_rows(int64_t count, const F& f) {
+  if constexpr (Rows == 1) {
+    f(std::integral_constant<int, 1>());
+  } else {
+    if (count == Rows) return f(std::integral_constant<int, Rows>());
+    with_rows<F, Rows - 1>(count, f);
+  }
+}
+
+}  // namespace fxhlo
