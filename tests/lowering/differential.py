@@ -24,10 +24,12 @@ import torch
 from jaxlib import xla_client
 from torch.utils import _pytree as pytree
 
-from fxhlo.lowering.lower import lower
+from fxhlo.lowering.capture import Input, capture_callable
+from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
+from fxhlo.runtime.targets import Target
 
 
 def check(function: Callable[..., Any], *args: Any, kwargs: Mapping[str, Any] | None = None, dynamic: Any = None,
@@ -91,6 +93,18 @@ def lowered(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     if dynamic is not None and not is_module:
         dynamic = {"args": tuple(dynamic)}
     return lower(module, tuple(clone(args)), clone(dict(kwargs or {})), dynamic_shapes=dynamic, bindings=bindings)
+
+
+def traced(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> HloModule:
+    """`function` of tensors captured by make_fx, the way of vLLM's models, and lowered: some ten times faster than by export."""
+    inputs = [Input(f"x{index}", tuple(tensor.shape), tensor.dtype) for index, tensor in enumerate(tensors)]
+
+    def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.as_tensor(leaf) for leaf in pytree.tree_leaves(function(*values)) if leaf is not None)
+
+    results = [f"output_{index}" for index in range(len(eager(function, tensors).results))]
+    program = capture_callable(flat, torch.nn.Module(), inputs, {}, results=results)
+    return lower_program(program, target=Target.parse("cpu"))
 
 
 def eager(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Outcome:
