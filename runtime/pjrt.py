@@ -213,7 +213,7 @@ def _device(target: Target, index: int) -> Device:
     try:
         found = jax.devices(target.family)
         return Device(target, found[index])
-    except RuntimeError as problem:
+    except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
         named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"
         raise UnsupportedError(
             f"this process has no {target.family} device: {_first_lines(problem)}",
