@@ -7,6 +7,7 @@ model, every node has a fake value, the user's file and line and the module path
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def capture(
             f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
             next_step="make the module exportable: torch.export.export(module, args) shows the whole story",
         ) from problem
-    return from_exported(exported, dynamic_shapes=dynamic_shapes)
+    return from_exported(exported, _dim_names(module, args, kwargs, dynamic_shapes))
 
 
 def _count() -> None:
@@ -79,8 +80,11 @@ def _count() -> None:
     captures += 1
 
 
-def from_exported(exported: ExportedProgram, *, dynamic_shapes: Any = None) -> Program:
-    """A Program from an ExportedProgram, decomposed to the ops that have rules."""
+def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]] = ()) -> Program:
+    """A Program from an ExportedProgram, decomposed to the ops that have rules.
+
+    dim_names: per user input, what the user called its symbolic dimensions.
+    """
     register_torch_ops()
     exported = exported.run_decompositions(decompositions())
     signature = exported.graph_signature
@@ -107,7 +111,7 @@ def from_exported(exported: ExportedProgram, *, dynamic_shapes: Any = None) -> P
     for node in list(module.graph.nodes):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
         if node.op == "call_function" and "val" not in node.meta and overload_name(node.target) in SILENT:
             module.graph.erase_node(node)
-    dims, guards = _dims_of_exported(exported, dynamic_shapes)
+    dims, guards = _dims_of_exported(exported, dim_names)
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
     return program
@@ -129,68 +133,74 @@ def _tensor_of(exported: ExportedProgram, spec: Any) -> torch.Tensor:
     return exported.constants[spec.target]
 
 
-def _dims_of_exported(exported: ExportedProgram, dynamic_shapes: Any) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
+def _dims_of_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]]) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
     """The free symbols of the placeholders, named as the user named them, with their ranges and the guards on them."""
-    places: dict[Any, list[str]] = {}
+    inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    given = {name: names for name, names in zip(inputs, dim_names, strict=False)}
+    aliases: dict[Any, list[str]] = {}
+    names: dict[Any, str] = {}
     environment = None
     for node in exported.graph_module.graph.nodes:
         if node.op != "placeholder":
             continue
         val = node.meta.get("val")
-        sizes = list(val.shape) if isinstance(val, torch.Tensor) else [val]
-        for index, size in enumerate(sizes):
-            if isinstance(size, torch.SymInt):
-                environment = size.node.shape_env
+        for index, size in enumerate(val.shape if isinstance(val, torch.Tensor) else [val]):
+            if not isinstance(size, torch.SymInt):
+                continue
+            environment = size.node.shape_env
+            for symbol in sorted(size.node.expr.free_symbols, key=str):  # more than the symbol itself where the size is derived, as 2 * n
+                aliases.setdefault(symbol, [])
                 if size.node.expr.is_symbol:
-                    places.setdefault(size.node.expr, []).append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
-    user_names = _user_names(exported, dynamic_shapes)
+                    aliases[symbol].append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
+                if index in given.get(node.name, {}):
+                    names.setdefault(symbol, given[node.name][index])
     dims = []
-    for symbol, aliases in places.items():
+    for symbol, places in aliases.items():
         allowed = exported.range_constraints.get(symbol)
         hint = environment.backed_var_to_val.get(symbol) if environment is not None else None
-        names = [user_names[alias] for alias in aliases if alias in user_names]
         dims.append(
             Dim(
-                name=names[0] if names else aliases[0],
+                name=names.get(symbol) or (places or [str(symbol)])[0],
                 symbol=symbol,
                 minimum=_bound(allowed.lower if allowed is not None else 0) or 0,
                 maximum=_bound(allowed.upper) if allowed is not None else None,
                 hint=None if hint is None else int(hint),
-                aliases=tuple(aliases),
+                aliases=tuple(places),
             )
         )
     return tuple(dims), _guards(environment, {dim.symbol for dim in dims})
 
 
-def _user_names(exported: ExportedProgram, dynamic_shapes: Any) -> dict[str, str]:
-    """"x.0" -> "batch", from the dynamic_shapes that the user gave, where they are in the inputs' structure."""
+def _dim_names(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> list[dict[int, str]]:
+    """For each leaf of the inputs, in order, the names of its dimensions: `Dim("batch")`, and the root of a derived one.
+
+    dynamic_shapes was accepted by torch.export; its entries are found as torch finds them, by argument name or place.
+    """
+    from torch.export import dynamic_shapes as torch_shapes
+
     if not dynamic_shapes:
-        return {}
-    entries = list(dynamic_shapes.values()) if isinstance(dynamic_shapes, Mapping) else list(dynamic_shapes)
-    is_leaf = lambda entry: entry is None or (  # noqa: E731 - a one-line predicate for tree_leaves
-        isinstance(entry, dict | list | tuple) and (not entry or all(_is_dim(part) for part in (entry.values() if isinstance(entry, dict) else entry)))
-    )
-    leaves = torch.utils._pytree.tree_leaves(entries, is_leaf=is_leaf)
-    inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    names = {}
-    for name, leaf in zip(inputs, leaves, strict=False):
-        parts = leaf.items() if isinstance(leaf, dict) else enumerate(leaf or ())
-        for index, dim in parts:
-            if hasattr(dim, "__name__") and not str(dim).startswith("_Dim"):
-                names[f"{name}.{index}"] = dim.__name__
-    return names
+        return []
+    if hasattr(dynamic_shapes, "dynamic_shapes"):  # ShapesCollection, AdditionalInputs
+        dynamic_shapes = dynamic_shapes.dynamic_shapes(module, tuple(args), dict(kwargs or {}))
+    inputs = torch_shapes._combine_args(module, tuple(args), dict(kwargs or {}))
+    if isinstance(dynamic_shapes, tuple | list):
+        dynamic_shapes = dict(zip(inputs, dynamic_shapes, strict=True))
+    order = [name for name in inputs if name not in (kwargs or {})] + [name for name in kwargs or {} if name in inputs]
+    inputs, dynamic_shapes = ({name: tree[name] for name in order} for tree in (inputs, dynamic_shapes))  # the graph's order
+    found: list[dict[int, str]] = []
 
+    def note(path: Any, leaf: Any, shape: Any = None) -> None:
+        parts = dict(shape) if isinstance(shape, Mapping) else dict(enumerate(shape)) if isinstance(shape, tuple | list) else {0: shape}
+        dims = {index: getattr(dim, "root", dim) for index, dim in parts.items()}
+        found.append({index: dim.__name__ for index, dim in dims.items() if isinstance(dim, torch.export.Dim)})
 
-def _is_dim(part: Any) -> bool:
-    return part is None or isinstance(part, int) or type(part).__name__ in {"Dim", "_DimHint", "_DerivedDim", "_StaticDim"} or hasattr(part, "__name__")
+    torch_shapes._tree_map_with_path(note, inputs, dynamic_shapes)
+    return found
 
 
 def _bound(number: Any) -> int | None:
-    try:
-        bound = int(number)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return bound if bound < 2**62 else None
+    """A bound of a range as a number; None where it is infinite."""
+    return int(number) if getattr(number, "is_Integer", isinstance(number, int)) and number < 2**62 else None
 
 
 def _guards(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
@@ -204,10 +214,12 @@ def _guards(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
 
 
 def _frame(guard: Any) -> str | None:
-    """"file:line" of the user's code that made a guard: the innermost frame outside torch."""
-    stack = getattr(getattr(guard, "sloc", None), "user_stack", None) or getattr(getattr(guard, "sloc", None), "framework_loc", None)
-    frames = [frame for frame in (stack or []) if hasattr(frame, "filename") and "/torch/" not in frame.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    """"file:line" of the user's code that made a guard, where torch noted one."""
+    frame = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
+    if hasattr(frame, "filename") and "/torch/" not in frame.filename:
+        return f"{frame.filename}:{frame.lineno}"
+    found = re.search(r"([^\s\"]+\.py)\"?(?::|, line )(\d+)", str(getattr(guard.sloc, "maybe_user_loc", None) or ""))
+    return f"{found[1]}:{found[2]}" if found else None
 
 
 def _first_lines(problem: BaseException, count: int = 3) -> str:

@@ -80,14 +80,21 @@ def _resolve(program: Program, given: dict[str, int]) -> dict[str, int]:
             if dim.hint is None:
                 raise GuardError(f"dimension {dim.name} is not bound", next_step=f"pass bindings={{{dim.name!r}: ...}}")
             sizes[dim.name] = dim.hint
-        _check_range(dim, sizes[dim.name])
+        _check_range(program, dim, sizes[dim.name])
     return sizes
 
 
-def _check_range(dim: Dim, size: int) -> None:
+def _check_range(program: Program, dim: Dim, size: int) -> None:
     if size < dim.minimum or (dim.maximum is not None and size > dim.maximum):
         upper = "" if dim.maximum is None else f" to {dim.maximum}"
         raise GuardError(
             f"dimension {dim.name} is bound to {size}, but was captured for {dim.minimum}{upper or ' and more'}",
+            where=_narrowed_at(program, dim, size),
             next_step="bind a size in that range, or capture with a wider one (dynamic_shapes)",
         )
+
+
+def _narrowed_at(program: Program, dim: Dim, size: int) -> str | None:
+    """The line whose assumption rules out this size; None where the user's own range does."""
+    broken = [guard.where for guard in program.guards if guard.where and guard.expression.xreplace({dim.symbol: sympy.Integer(size)}) == sympy.false]
+    return broken[0] if broken else None

@@ -24,12 +24,16 @@ class Missing:
     count: int
     where: str | None
     near_misses: tuple[str, ...] = ()
+    reason: str | None = None
+    """Why there can be no rule, such as a result whose shape depends on data."""
 
     def __str__(self) -> str:
         text = f"{self.overload} ({self.count}x)"
         if self.where:
             text += f" at {self.where}"
-        if self.near_misses:
+        if self.reason:
+            text += f": {self.reason}"
+        elif self.near_misses:
             text += f"; there are rules for {', '.join(self.near_misses)}"
         return text
 
@@ -47,16 +51,23 @@ def is_symbolic(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int | float | bool)
 
 
-def check(program: Program, supported: Callable[[fx.Node], bool], overload: Callable[[object], str], near: Callable[[str], Iterable[str]]) -> None:
-    """Raises ContractError with every op of the graph that `supported` does not take."""
+def check(program: Program, supported: Callable[[fx.Node], bool], overload: Callable[[object], str], near: Callable[[str], Iterable[str]],
+          refusal: Callable[[fx.Node], str | None] = lambda node: None) -> None:
+    """Raises ContractError with every op of the graph that `supported` does not take or `refusal` gives a reason against."""
     found: dict[str, list[fx.Node]] = {}
+    reasons: dict[str, str] = {}
     for node in program.graph.nodes:
-        if node.op == "call_function" and not is_symbolic(node) and not supported(node):
+        if node.op != "call_function":
+            continue
+        reason = refusal(node)
+        if reason:
+            reasons[overload(node.target)] = reason
+        if reason or (not is_symbolic(node) and not supported(node)):
             found.setdefault(overload(node.target), []).append(node)
     if not found:
         return
     missing = tuple(
-        Missing(name, len(nodes), where(nodes[0]), tuple(near(name)))
+        Missing(name, len(nodes), where(nodes[0]), tuple(near(name)), reasons.get(name))
         for name, nodes in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     )
     raise ContractError(
