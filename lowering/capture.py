@@ -86,7 +86,7 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     dim_names: per user input, what the user called its symbolic dimensions.
     """
     register_torch_ops()
-    exported = exported.run_decompositions(decompositions())
+    exported = _decomposed(exported)
     signature = exported.graph_signature
     arguments, tensors = [], {}
     for spec in signature.input_specs:
@@ -115,6 +115,16 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
     return program
+
+
+def _decomposed(exported: ExportedProgram) -> ExportedProgram:
+    try:
+        return exported.run_decompositions(decompositions())
+    except Exception as problem:
+        hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
+        if "expected compiled_fn to be GraphModule" in str(problem):
+            hint = "a buffer that the model changes in place is registered under two names (or passed twice): register it once"
+        raise CaptureError(f"torch could not decompose the exported program: {_first_lines(problem)}", next_step=hint) from problem
 
 
 def _unique(results: list[Result]) -> list[Result]:
