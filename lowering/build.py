@@ -499,3 +499,10 @@ def reduce_window(
     )
     fill_region(op.regions[0], [TensorType((), operand.dtype) for operand in operands] * 2, body)
     return [Value(result, shape, operand.dtype) for result, operand in zip(op.results, operands, strict=True)]
+
+
+def dynamic_slice(operand: Value, starts: Sequence[Value | int], sizes: Sequence[int]) -> Value:
+    """The block of `sizes` at `starts` (0-d Values of one integer dtype, or numbers), moved inside where it would stand out."""
+    at = [start if isinstance(start, Value) else full((), torch.int32, start) for start in starts]
+    result = stablehlo.dynamic_slice(operand.ir, [start.ir for start in at], ir.DenseI64ArrayAttr.get(list(sizes)))
+    return Value(result, tuple(sizes), operand.dtype)

@@ -6,7 +6,7 @@ wrong, all at once: ops without a rule, each with its count, the user's file and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -51,12 +51,22 @@ def is_symbolic(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int | float | bool)
 
 
+def _all_nodes(module: torch.nn.Module) -> Iterator[fx.Node]:
+    """The nodes of a graph and, after it, of the regions of its control flow."""
+    if isinstance(module, fx.GraphModule):
+        yield from module.graph.nodes
+        regions = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+        for name, region in module.named_children():
+            if name in regions:
+                yield from _all_nodes(region)
+
+
 def check(program: Program, supported: Callable[[fx.Node], bool], overload: Callable[[object], str], near: Callable[[str], Iterable[str]],
           refusal: Callable[[fx.Node], str | None] = lambda node: None) -> None:
     """Raises ContractError with every op of the graph that `supported` does not take or `refusal` gives a reason against."""
     found: dict[str, list[fx.Node]] = {}
     reasons: dict[str, str] = {}
-    for node in program.graph.nodes:
+    for node in _all_nodes(program.module):
         if node.op != "call_function":
             continue
         reason = refusal(node)
