@@ -65,6 +65,7 @@ __all__ = [
     "initialize_model",
     "ir_implementations",
     "layers_of",
+    "no_compile",
     "override_forward_context",
     "process_weights_after_loading",
     "set_current_vllm_config",
@@ -226,3 +227,12 @@ def ir_implementations() -> dict[Any, Callable[..., Any]]:
         for overload in packet.overloads():
             table[getattr(packet, overload)] = op.impls["native"].impl_fn
     return table
+
+
+@contextmanager
+def no_compile() -> Iterator[None]:
+    """Functions that vLLM's models put torch.compile on run as they are written, in a trace as well."""
+    import torch._dynamo.config
+
+    with torch.compiler.set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield

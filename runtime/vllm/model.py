@@ -50,9 +50,7 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
 
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=None, slot_mapping={})
-        # some models put torch.compile on single functions; eager they are as plain as the rest
-        eager = torch.compiler.set_stance("force_eager")
-        with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), eager:
+        with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), compat.no_compile():
             hidden = model(input_ids=input_ids, positions=positions)
             return model.compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 

@@ -1,0 +1,141 @@
+"""One step: vLLM's SchedulerOutput in, its ModelRunnerOutput out, one compiled program called in between.
+
+`execute` takes the scheduler's news, `sample` runs the step: between the two vLLM works out which tokens each
+structured output allows, and the program samples too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import FxhloError, UnsupportedError
+from . import compat
+from .batch import Batch, Request
+
+if TYPE_CHECKING:
+    from .steps import Steps, StepResult
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """The step that `execute` was told of: its requests, their rows, and how many tokens of each are computed."""
+
+    ids: list[str]
+    rows: np.ndarray
+    counts: np.ndarray
+
+
+class Runner:
+    """Keeps the batch; `steps` has the programs."""
+
+    def __init__(self, vllm_config: compat.VllmConfig, steps: Steps) -> None:
+        model = vllm_config.model_config
+        self.steps = steps
+        self.batch = Batch(
+            capacity=vllm_config.scheduler_config.max_num_seqs,
+            max_model_len=model.max_model_len,
+            block_size=vllm_config.cache_config.block_size,
+            vocab_size=model.get_vocab_size(),
+        )
+        self.requests: dict[str, Request] = {}
+        self._seeds = np.random.default_rng(model.seed)
+        self._scheduled: Scheduled | None = None
+
+    def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
+        """Updates the batch. None: call `sample`; an empty result: there is nothing to compute."""
+        if output.scheduled_spec_decode_tokens or output.kv_cache_block_copies:
+            raise UnsupportedError("vLLM scheduled speculative tokens or copies of KV blocks, which fxhlo does not do yet")
+        for request_id in output.finished_req_ids:
+            self.batch.remove(request_id)
+            self.requests.pop(request_id, None)
+        for new in output.scheduled_new_reqs:
+            self._begin(new, output.num_scheduled_tokens)
+        self._continue(output.scheduled_cached_reqs, output.num_scheduled_tokens)
+        if not output.total_num_scheduled_tokens:
+            return compat.EMPTY_MODEL_RUNNER_OUTPUT
+        ids = list(output.num_scheduled_tokens)
+        rows = np.array([self.batch.rows[request_id] for request_id in ids])
+        counts = np.array(list(output.num_scheduled_tokens.values()), np.int32)
+        self._scheduled = Scheduled(ids, rows, counts)
+        return None
+
+    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+        """Runs the step of the last `execute`."""
+        step, self._scheduled = self._scheduled, None
+        if step is None:
+            raise FxhloError("sample_tokens was called without a step", next_step="report this as a bug of fxhlo")
+        masks: Mapping[str, np.ndarray] = {}
+        if grammar is not None:
+            masks = dict(zip(grammar.structured_output_request_ids, grammar.grammar_bitmask, strict=True))
+        bucket = self.steps.select(int(step.counts.sum()), len(step.ids))
+        requests = [self.requests[request_id] for request_id in step.ids]
+        inputs = self.batch.inputs(step.rows, step.counts, bucket.tokens, bucket.requests)
+        inputs |= self.batch.sampling.inputs(step.rows, requests, bucket.requests, masks)
+        result = self.steps.step(bucket, inputs, logprobs=bool(inputs["logprobs_enabled"]))
+        return self._finish(step, result)
+
+    def _begin(self, new: Any, scheduled: Mapping[str, int]) -> None:
+        """A request that is new; or, as vLLM does with its second model runner, one that comes back after preemption."""
+        (blocks,) = new.block_ids
+        prompt = list(new.prompt_token_ids)
+        tokens = prompt if new.prefill_token_ids is None else list(new.prefill_token_ids)
+        known = self.requests.get(new.req_id)
+        request = Request(
+            id=new.req_id,
+            params=new.sampling_params,
+            prompt=prompt,
+            output=tokens[len(prompt) :],
+            blocks=list(blocks),
+            computed=new.num_computed_tokens,
+            seed=self._seed(new.sampling_params) if known is None else known.seed,
+        )
+        self.requests[request.id] = request
+        self.batch.place(request, scheduled)
+
+    def _continue(self, cached: Any, scheduled: Mapping[str, int]) -> None:
+        """Requests of earlier steps: more tokens are in their cache, and they may have more blocks, or all others."""
+        news = zip(cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, cached.num_output_tokens, strict=True)
+        for request_id, computed, new_blocks, outputs in news:
+            request = self.requests[request_id]
+            blocks = [] if new_blocks is None else new_blocks[0]
+            row = self.batch.rows.get(request_id)
+            stale = request_id in cached.resumed_req_ids or outputs < len(request.output)
+            if row is not None and not stale:
+                self.batch.extend(row, computed, blocks)
+                continue
+            if request_id in cached.resumed_req_ids:
+                request.blocks = []
+            request.blocks.extend(blocks)
+            request.computed = computed
+            del request.output[outputs:]
+            self.batch.place(request, scheduled)
+
+    def _seed(self, params: Any) -> int:
+        """64 bits: the request's own seed, or a drawn one, which the engine's seed determines."""
+        if params.seed is not None:
+            return params.seed & 0xFFFFFFFFFFFFFFFF
+        return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
+
+    def _finish(self, step: Scheduled, result: StepResult) -> compat.ModelRunnerOutput:
+        """Stores the sampled tokens; a request whose prompt is not computed to its end has none yet."""
+        batch, real = self.batch, len(step.ids)
+        batch.computed[step.rows] += step.counts
+        done = batch.computed[step.rows] >= batch.lengths[step.rows]
+        sampled: list[list[int]] = [[] for _ in step.ids]
+        for index in np.flatnonzero(done):
+            token = int(result.tokens[index])
+            batch.append(int(step.rows[index]), token)
+            sampled[index] = [token]
+        logprobs = None
+        if result.logprobs is not None:
+            logprobs = compat.LogprobsLists(*(part[:real] for part in result.logprobs))
+        return compat.ModelRunnerOutput(
+            req_ids=step.ids,
+            req_id_to_index={request_id: index for index, request_id in enumerate(step.ids)},
+            sampled_token_ids=sampled,
+            logprobs=logprobs,
+        )

@@ -1,0 +1,158 @@
+"""From requests' SamplingParams and what they have produced so far to the sampling inputs of a step.
+
+Rows are those of batch.py. Numbers are arrays that change when a request gets its row; the wide inputs (masks, biases,
+tokens seen) are made only where a request in the step asks for them: their `flags` entry says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .refusals import MAX_BIAS
+
+if TYPE_CHECKING:
+    from .batch import Request
+
+NEUTRAL: dict[str, tuple[Any, float]] = {
+    "temperature": (np.float32, 0.0),
+    "top_k": (np.int32, 0),
+    "top_p": (np.float32, 1.0),
+    "min_p": (np.float32, 0.0),
+    "repetition_penalty": (np.float32, 1.0),
+    "frequency_penalty": (np.float32, 0.0),
+    "presence_penalty": (np.float32, 0.0),
+}
+"""Parameters that are one number: dtype, and the value that does nothing."""
+
+
+class Sampling:
+    """The parameters of each row. seen_capacity: distinct tokens that a row can have."""
+
+    def __init__(self, capacity: int, vocab_size: int, seen_capacity: int) -> None:
+        self.vocab_size = vocab_size
+        self.words = -(-vocab_size // 32)
+        self.seen_width = seen_capacity
+        self.numbers = {name: np.full(capacity, value, dtype) for name, (dtype, value) in NEUTRAL.items()}
+        self.seeds = np.zeros((capacity, 2), np.int32)
+        self.steps = np.zeros(capacity, np.int32)
+        self.masked = np.zeros(capacity, bool)
+        self.biased = np.zeros(capacity, bool)
+        self.penalized = np.zeros(capacity, bool)
+        self.logprobs = np.zeros(capacity, bool)
+
+    def place(self, row: int, request: Request) -> None:
+        """Takes over the request's parameters."""
+        params = request.params
+        for name in NEUTRAL:
+            self.numbers[name][row] = getattr(params, name)
+        self.numbers["top_k"][row] = max(params.top_k, 0)  # vLLM's -1 is off as well
+        self.seeds[row] = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32).view(np.int32)
+        self.steps[row] = len(request.output)
+        self.masked[row] = bool(params.allowed_token_ids or params.bad_words_token_ids or params.min_tokens)
+        self.biased[row] = bool(params.logit_bias)
+        self.penalized[row] = (
+            params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+        )
+        self.logprobs[row] = params.logprobs is not None
+        if self.penalized[row]:
+            request.seen = dict.fromkeys(request.prompt, 0)
+            for token in request.output:
+                request.seen[token] = request.seen.get(token, 0) + 1
+
+    def append(self, row: int, request: Request, token: int) -> None:
+        """A token was sampled: `request.output` has it already."""
+        self.steps[row] += 1
+        if self.penalized[row]:
+            request.seen[token] = request.seen.get(token, 0) + 1
+
+    def inputs(
+        self, rows: np.ndarray, requests: Sequence[Request], size: int, grammar: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The step's sampling inputs for these rows, padded to `size` requests.
+
+        grammar: request id -> bitmask int32 [ceil(V / 32)] of the tokens that its structured output allows next.
+        """
+        inputs = {name: _padded(values[rows], size, NEUTRAL[name][1]) for name, values in self.numbers.items()}
+        inputs["seeds"] = _padded(self.seeds[rows], size, 0)
+        inputs["steps"] = _padded(self.steps[rows], size, 0)
+        masked, biased = self.masked[rows].any() or bool(grammar), self.biased[rows].any()
+        penalized = self.penalized[rows].any()
+        inputs["flags"] = np.array([masked, biased, penalized], np.int32)
+        inputs["logprobs_enabled"] = np.array(self.logprobs[rows].any(), np.int32)
+        if masked:
+            inputs["allowed_mask"] = self._mask(rows, requests, size, grammar)
+        if biased:
+            inputs["bias_ids"], inputs["bias_values"] = self._bias(rows, requests, size)
+        if penalized:
+            inputs["seen_ids"], inputs["seen_counts"] = self._seen(rows, requests, size)
+        return inputs
+
+    def _mask(
+        self, rows: np.ndarray, requests: Sequence[Request], size: int, grammar: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        mask = np.full((size, self.words), -1, np.int32)
+        for index, request in enumerate(requests):
+            if request.id in grammar:
+                mask[index] = grammar[request.id][: self.words]
+            if self.masked[rows[index]]:
+                self._forbid(mask[index], request)
+        return mask
+
+    def _forbid(self, mask: np.ndarray, request: Request) -> None:
+        """Takes bits out of one row: tokens that are not allowed, that would end too early, that end a bad word."""
+        params = request.params
+        if params.allowed_token_ids:
+            mask &= bits(params.allowed_token_ids, self.words)
+        ends = [words[-1] for words in params.bad_words_token_ids or () if _would_complete(words, request.output)]
+        if ends:
+            mask &= ~bits(ends, self.words)
+        if len(request.output) < params.min_tokens and params.all_stop_token_ids:
+            going_on = mask & ~bits(list(params.all_stop_token_ids), self.words)
+            # Where a grammar allows nothing but to stop, it stops: vLLM's MinTokensLogitsProcessor does so too.
+            if params.structured_outputs is None or self._any(going_on):
+                mask[:] = going_on
+
+    def _any(self, mask: np.ndarray) -> bool:
+        """Whether a token of the vocabulary is allowed: the last word may have bits past it."""
+        tail = self.vocab_size % 32
+        last = int(mask[-1]) & ((1 << tail) - 1 if tail else 0xFFFFFFFF)
+        return bool(mask[:-1].any()) or last != 0
+
+    def _bias(self, rows: np.ndarray, requests: Sequence[Request], size: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, values = np.full((size, MAX_BIAS), -1, np.int32), np.zeros((size, MAX_BIAS), np.float32)
+        for index in np.flatnonzero(self.biased[rows]):
+            bias = requests[index].params.logit_bias
+            ids[index, : len(bias)] = list(bias)
+            values[index, : len(bias)] = list(bias.values())
+        return ids, values
+
+    def _seen(self, rows: np.ndarray, requests: Sequence[Request], size: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, counts = np.full((size, self.seen_width), -1, np.int32), np.zeros((size, self.seen_width), np.int32)
+        for index in np.flatnonzero(self.penalized[rows]):
+            seen = requests[index].seen
+            ids[index, : len(seen)] = list(seen)
+            counts[index, : len(seen)] = list(seen.values())
+        return ids, counts
+
+
+def bits(tokens: Sequence[int], words: int) -> np.ndarray:
+    """int32 [words] with the bits of these tokens set."""
+    mask = np.zeros(words, np.uint32)
+    index = np.asarray(tokens, np.int64)
+    np.bitwise_or.at(mask, index // 32, np.uint32(1) << (index % 32).astype(np.uint32))
+    return mask.view(np.int32)
+
+
+def _would_complete(words: Sequence[int], output: Sequence[int]) -> bool:
+    """Whether the output ends in all but the last token of a bad word."""
+    prefix = len(words) - 1
+    return prefix <= len(output) and list(output[len(output) - prefix :]) == list(words[:-1])
+
+
+def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
+    padded = np.full((size, *values.shape[1:]), fill, values.dtype)
+    padded[: len(values)] = values
+    return padded

@@ -1,0 +1,204 @@
+"""vLLM's worker: start-up in the order that vLLM asks for it, then one call of the runner per step.
+
+vLLM calls, in this order: init_device, load_model, get_kv_cache_spec, determine_available_memory,
+initialize_from_config, compile_or_warm_up_model; then execute_model and sample_tokens in turn. What fails on the way
+is one error that says what to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .. import seal
+from ..errors import FxhloError, UnsupportedError
+from . import compat
+from .model import build_model
+from .runner import Runner
+from .steps import Steps
+
+logger = compat.init_logger("vllm.fxhlo.worker")
+
+GIB = 2**30
+DEFAULT_KV_BYTES = 2 * GIB
+"""KV cache on a host that others use too, where nobody said how much: or what one longest request needs, if that is more."""
+HEADROOM = 0.95
+"""Part of the memory that is free which the caches may take: a step has temporaries, and the host other processes."""
+
+
+class CacheSizeError(FxhloError):
+    """The KV cache does not fit, or would not hold one block."""
+
+
+class FxhloWorker(compat.WorkerBase):
+    """One process, one device, one runner."""
+
+    def __init__(
+        self,
+        vllm_config: compat.VllmConfig,
+        local_rank: int,
+        rank: int,
+        distributed_init_method: str,
+        is_driver_worker: bool = False,
+    ) -> None:
+        compat.check()
+        super().__init__(vllm_config, local_rank, rank, distributed_init_method, is_driver_worker)
+        self.model: torch.nn.Module | None = None
+        self.steps: Steps | None = None
+        self.runner: Runner | None = None  # type: ignore[assignment]
+        self._layers: dict[str, Any] = {}
+
+    # -- start-up --------------------------------------------------------------------------------------------------
+
+    def init_device(self) -> None:
+        seal.reopen()  # an engine that this process had before may have closed it
+        self.device = torch.device("cpu")
+        compat.without_accelerator()
+        compat.start_one_process(self.vllm_config)
+        compat.set_random_seed(self.model_config.seed)
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        if load_dummy_weights:
+            raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
+        with _logged("load the model"):
+            self.model = build_model(self.vllm_config, weights=True)
+            self._layers = compat.layers_of(self.vllm_config)
+            self.steps = Steps.prepare(self.vllm_config, self.model, lambda: build_model(self.vllm_config, weights=False))
+
+    def get_model(self) -> torch.nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
+        """One kind of block for all layers: sliding windows are the kernel's business, so one block table does for all."""
+        specs: dict[str, compat.KVCacheSpec] = {}
+        for name, layer in self._layers.items():
+            if not isinstance(layer, compat.AttentionLayerBase) or not hasattr(layer, "num_kv_heads"):
+                raise UnsupportedError(
+                    f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
+                    next_step="serve this model on another platform of vLLM",
+                )
+            specs[name] = compat.FullAttentionSpec(
+                block_size=self.cache_config.block_size,
+                num_kv_heads=layer.num_kv_heads,
+                head_size=layer.head_size,
+                dtype=layer.kv_cache_torch_dtype,
+            )
+        return specs
+
+    def determine_available_memory(self) -> int:
+        """Bytes for the KV cache; the same on every start of the same engine, so that its programs are found again."""
+        with _logged("find memory for the KV cache"):
+            block = sum(spec.page_size_bytes for spec in self.get_kv_cache_spec().values())
+            longest = -(-self.model_config.max_model_len // self.cache_config.block_size) * block
+            asked = self.cache_config.kv_cache_memory_bytes
+            wanted = max(DEFAULT_KV_BYTES, longest) if asked is None else asked
+            if self.cache_config.num_gpu_blocks_override is not None:
+                return max(wanted, self.cache_config.num_gpu_blocks_override * block)
+            return kv_cache_bytes(wanted, block, longest, _free_bytes())
+
+    def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
+        assert self.steps is not None
+        self.steps.allocate(kv_cache_config.num_blocks)
+
+    def compile_or_warm_up_model(self) -> compat.CompilationTimes:
+        """Makes or loads every program the scheduler can ask for; afterwards the process makes no more."""
+        assert self.steps is not None
+        began = time.perf_counter()
+        with _logged("prepare the programs"):
+            self.steps.compile(lambda message: logger.info("%s", message))
+            self.runner = Runner(self.vllm_config, self.steps)
+        return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
+
+    def update_max_model_len(self, max_model_len: int) -> None:
+        raise UnsupportedError(
+            f"fxhlo does not fit the model's length to the memory: {max_model_len} tokens would fit",
+            next_step=f"start with --max-model-len {max_model_len} or less",
+        )
+
+    # -- serving ---------------------------------------------------------------------------------------------------
+
+    def execute_model(self, scheduler_output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
+        assert self.runner is not None
+        return self.runner.execute(scheduler_output)
+
+    def sample_tokens(self, grammar_output: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+        assert self.runner is not None
+        return self.runner.sample(grammar_output)
+
+    def take_draft_token_ids(self) -> None:
+        """There are no drafts."""
+
+    def execute_dummy_batch(self) -> None:
+        """Asked for with data parallelism only."""
+
+    def reset_encoder_cache(self) -> None:
+        """There is none."""
+
+    def synchronize_device(self) -> None:
+        """A step's tokens are on the host when it returns."""
+
+    def profile(self, is_start: bool = True, profile_prefix: str | None = None, **_: Any) -> None:
+        raise UnsupportedError("fxhlo does not support vLLM's profiler yet", next_step="use make bench")
+
+    def sleep(self, level: int = 1) -> None:
+        raise UnsupportedError("fxhlo does not support sleep mode yet", next_step="stop the engine and start it again")
+
+    def shutdown(self) -> None:
+        """Lets go of the device's memory and of the promise to compile nothing."""
+        self.runner = self.steps = self.model = None
+        self._layers = {}
+        seal.reopen()
+
+
+def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
+    """Checks that `wanted` bytes of KV cache hold at least one block and are there. Sizes in bytes.
+
+    block: one block of all layers; longest: what one request of the model's greatest length takes; free: what the host has.
+    """
+    room = int(free * HEADROOM)
+    if block > min(wanted, room):
+        raise CacheSizeError(
+            f"there is too little memory for one KV block: it takes {_size(block)}, "
+            f"{_size(wanted)} may be used and {_size(room)} are free",
+            next_step="raise --kv-cache-memory-bytes, lower --block-size, or free memory on this machine",
+        )
+    if wanted > room:
+        raise CacheSizeError(
+            f"the KV cache does not fit: {_size(wanted)} are wanted and {_size(room)} are free",
+            next_step="lower --max-model-len or --kv-cache-memory-bytes, or free memory on this machine",
+        )
+    if wanted < longest:
+        raise CacheSizeError(
+            f"the KV cache would not hold one request of the model's greatest length: {_size(longest)} are needed, "
+            f"{_size(wanted)} may be used",
+            next_step="lower --max-model-len or raise --kv-cache-memory-bytes",
+        )
+    return wanted
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB // 100 else f"{count} bytes"
+
+
+def _free_bytes() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+@contextmanager
+def _logged(doing: str) -> Iterator[None]:
+    """Logs fxhlo's own errors in full before vLLM wraps them: its front end says only that the engine did not start."""
+    try:
+        yield
+    except FxhloError as problem:
+        logger.error("fxhlo could not %s: %s", doing, problem)
+        raise
