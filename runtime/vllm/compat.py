@@ -236,3 +236,18 @@ def no_compile() -> Iterator[None]:
 
     with torch.compiler.set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
         yield
+
+
+def engine_config(model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32) -> VllmConfig:
+    """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = EngineArgs(
+        model=model,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        load_format="dummy",
+        skip_tokenizer_init=True,
+    )
+    return arguments.create_engine_config()
