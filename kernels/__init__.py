@@ -1,4 +1,6 @@
-"""Kernels: composites with one meaning and implementations per target. Uses jax, not torch.fx."""
+"""Kernels: composites with one meaning and implementations per target. Uses jax, not torch.fx.
 
-if __name__ != "fxhlo.kernels":
-    raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")
+No guard against the bare name here, as the other floors have one: transformers imports whatever is called `kernels`
+on the path when it looks for the Hugging Face package, and must find nothing worse than a package without a version.
+`spec.py` has the guard instead.
+"""

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+if not __name__.startswith("fxhlo."):
+    raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")
+
 
 @dataclass(frozen=True)
 class TensorSpec:
