@@ -26,6 +26,7 @@ def value(result: ir.Value, shape: Sequence[int], dtype: torch.dtype) -> Value:
 
 # -- constants -----------------------------------------------------------------------------------------------------
 
+
 def array(data: np.ndarray, dtype: torch.dtype) -> Value:
     """A dense constant; `data` is converted to the numpy form of `dtype`."""
     data = np.ascontiguousarray(data, dtype=numpy_dtype(dtype)).reshape(np.shape(data))
@@ -33,17 +34,24 @@ def array(data: np.ndarray, dtype: torch.dtype) -> Value:
     if data.size and (data.size == 1 or (data.reshape(-1)[0:1].tobytes() * data.size) == data.tobytes()):
         return full(data.shape, dtype, data.reshape(-1)[0])
     if dtype is torch.bool:
-        attribute = ir.DenseElementsAttr.get(data.view(np.uint8), type=ir.IntegerType.get_signless(1), shape=list(data.shape))
+        attribute = ir.DenseElementsAttr.get(
+            data.view(np.uint8), type=ir.IntegerType.get_signless(1), shape=list(data.shape)
+        )
     else:
-        attribute = ir.DenseElementsAttr.get_from_buffer(data.tobytes(), type_) if hasattr(ir.DenseElementsAttr, "get_from_buffer") \
+        attribute = (
+            ir.DenseElementsAttr.get_from_buffer(data.tobytes(), type_)
+            if hasattr(ir.DenseElementsAttr, "get_from_buffer")
             else _dense(data, type_)
+        )
     return Value(stablehlo.ConstantOp(attribute).result, data.shape, dtype)
 
 
 def _dense(data: np.ndarray, type_: ir.Type) -> ir.Attribute:
     """Dense attribute of any element type, extension dtypes as raw bits."""
     element = ir.RankedTensorType(type_).element_type
-    bits = data if data.dtype.kind in "iufc" and data.dtype.isbuiltin == 1 else data.view(f"uint{8 * data.dtype.itemsize}")
+    bits = (
+        data if data.dtype.kind in "iufc" and data.dtype.isbuiltin == 1 else data.view(f"uint{8 * data.dtype.itemsize}")
+    )
     if data.size == 0:
         return ir.DenseElementsAttr.get(bits.reshape(-1), type=element, shape=list(data.shape))
     return ir.DenseElementsAttr.get(bits, type=element, shape=list(data.shape))
@@ -61,8 +69,13 @@ def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir
     if prod(type_.shape) == 0:
         return _dense(np.zeros(tuple(type_.shape), numpy_dtype(dtype)), type_)
     if dtype.is_complex:
-        return ir.DenseElementsAttr.get(np.array(scalar, numpy_dtype(dtype)).reshape(()), type=element, shape=list(type_.shape)) \
-            if not type_.shape else _dense(np.full(tuple(type_.shape), scalar, numpy_dtype(dtype)), type_)
+        return (
+            ir.DenseElementsAttr.get(
+                np.array(scalar, numpy_dtype(dtype)).reshape(()), type=element, shape=list(type_.shape)
+            )
+            if not type_.shape
+            else _dense(np.full(tuple(type_.shape), scalar, numpy_dtype(dtype)), type_)
+        )
     if dtype.is_floating_point:
         attribute = ir.FloatAttr.get(element, float(scalar))  # type: ignore[arg-type]
     elif dtype is torch.bool:
@@ -91,6 +104,7 @@ def iota(shape: Sequence[int], dtype: torch.dtype, dim: int) -> Value:
 
 
 # -- elementwise ---------------------------------------------------------------------------------------------------
+
 
 def unary(op: Callable, operand: Value, dtype: torch.dtype | None = None) -> Value:
     """`op` is one of stablehlo's or chlo's one-operand builders."""
@@ -170,6 +184,7 @@ def bitcast(operand: Value, dtype: torch.dtype) -> Value:
 
 # -- shape ---------------------------------------------------------------------------------------------------------
 
+
 def reshape(operand: Value, shape: Sequence[int]) -> Value:
     shape = tuple(shape)
     if shape == operand.shape:
@@ -182,7 +197,9 @@ def broadcast_in_dim(operand: Value, shape: Sequence[int], dims: Sequence[int]) 
     shape = tuple(shape)
     if shape == operand.shape and list(dims) == list(range(len(shape))):
         return operand
-    result = stablehlo.broadcast_in_dim(mlir_type(shape, operand.dtype), operand.ir, ir.DenseI64ArrayAttr.get(list(dims)))
+    result = stablehlo.broadcast_in_dim(
+        mlir_type(shape, operand.dtype), operand.ir, ir.DenseI64ArrayAttr.get(list(dims))
+    )
     return Value(result, shape, operand.dtype)
 
 
@@ -202,11 +219,15 @@ def transpose(operand: Value, permutation: Sequence[int]) -> Value:
 
 def slice_(operand: Value, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int] | None = None) -> Value:
     strides = list(strides or [1] * operand.rank)
-    shape = tuple(max(0, -(-(limit - start) // stride)) for start, limit, stride in zip(starts, limits, strides, strict=True))
+    shape = tuple(
+        max(0, -(-(limit - start) // stride)) for start, limit, stride in zip(starts, limits, strides, strict=True)
+    )
     if shape == operand.shape and set(strides) <= {1}:
         return operand
     i64s = ir.DenseI64ArrayAttr.get
-    return Value(stablehlo.slice(operand.ir, i64s(list(starts)), i64s(list(limits)), i64s(strides)), shape, operand.dtype)
+    return Value(
+        stablehlo.slice(operand.ir, i64s(list(starts)), i64s(list(limits)), i64s(strides)), shape, operand.dtype
+    )
 
 
 def slice_dim(operand: Value, dim: int, start: int, limit: int, stride: int = 1) -> Value:
@@ -225,7 +246,9 @@ def concatenate(operands: Sequence[Value], dim: int) -> Value:
     return Value(stablehlo.concatenate([operand.ir for operand in operands], dim), tuple(shape), operands[0].dtype)
 
 
-def pad(operand: Value, fill: Value, low: Sequence[int], high: Sequence[int], interior: Sequence[int] | None = None) -> Value:
+def pad(
+    operand: Value, fill: Value, low: Sequence[int], high: Sequence[int], interior: Sequence[int] | None = None
+) -> Value:
     """Pads (or, with negative amounts, crops) with the 0-d `fill`."""
     interior = list(interior or [0] * operand.rank)
     shape = tuple(
@@ -233,7 +256,9 @@ def pad(operand: Value, fill: Value, low: Sequence[int], high: Sequence[int], in
         for size, before, after, between in zip(operand.shape, low, high, interior, strict=True)
     )
     i64s = ir.DenseI64ArrayAttr.get
-    return Value(stablehlo.pad(operand.ir, fill.ir, i64s(list(low)), i64s(list(high)), i64s(interior)), shape, operand.dtype)
+    return Value(
+        stablehlo.pad(operand.ir, fill.ir, i64s(list(low)), i64s(list(high)), i64s(interior)), shape, operand.dtype
+    )
 
 
 def reverse(operand: Value, dims: Sequence[int]) -> Value:
@@ -276,7 +301,12 @@ def reduce_with(op: Callable[[Value, Value], Value], operand: Value, initial: ob
     return reduce([operand], [full((), operand.dtype, initial)], dims, op)[0]
 
 
-def if_(predicate: Value, types: Sequence[TensorType], on_true: Callable[[], Sequence[Value]], on_false: Callable[[], Sequence[Value]]) -> list[Value]:
+def if_(
+    predicate: Value,
+    types: Sequence[TensorType],
+    on_true: Callable[[], Sequence[Value]],
+    on_false: Callable[[], Sequence[Value]],
+) -> list[Value]:
     op = stablehlo.IfOp([mlir_type(*type_) for type_ in types], predicate.ir)
     fill_region(op.regions[0], [], on_true)
     fill_region(op.regions[1], [], on_false)
@@ -306,6 +336,7 @@ def sort(operands: Sequence[Value], dim: int, before: Body, *, stable: bool = Tr
 
 # -- contraction ---------------------------------------------------------------------------------------------------
 
+
 def dot_general(
     left: Value,
     right: Value,
@@ -318,7 +349,9 @@ def dot_general(
     dtype = dtype or left.dtype
     free_left = [dim for dim in range(left.rank) if dim not in {*contract[0], *batch[0]}]
     free_right = [dim for dim in range(right.rank) if dim not in {*contract[1], *batch[1]}]
-    shape = tuple([left.shape[d] for d in batch[0]] + [left.shape[d] for d in free_left] + [right.shape[d] for d in free_right])
+    shape = tuple(
+        [left.shape[d] for d in batch[0]] + [left.shape[d] for d in free_left] + [right.shape[d] for d in free_right]
+    )
     numbers = stablehlo.DotDimensionNumbers.get(
         lhs_batching_dimensions=list(batch[0]),
         rhs_batching_dimensions=list(batch[1]),
@@ -329,6 +362,7 @@ def dot_general(
 
 
 # -- indexing ------------------------------------------------------------------------------------------------------
+
 
 def gather(
     operand: Value,
@@ -444,7 +478,9 @@ def convolution(
     strides, wide, reach = strides or ones, input_dilation or ones, kernel_dilation or ones
     sizes = [
         ((size - 1) * w + 1 + low + high - ((window - 1) * r + 1)) // stride + 1
-        for size, window, low, high, stride, w, r in zip(operand.shape[2:], kernel.shape[2:], *padding, strides, wide, reach, strict=True)
+        for size, window, low, high, stride, w, r in zip(
+            operand.shape[2:], kernel.shape[2:], *padding, strides, wide, reach, strict=True
+        )
     ]
     shape = (operand.shape[0], kernel.shape[0], *sizes)
     spatial = list(range(2, rank + 2))
@@ -485,7 +521,9 @@ def reduce_window(
     low, high = padding or ([0] * rank, [0] * rank)
     shape = tuple(
         (size + before + after - ((length - 1) * reach + 1)) // stride + 1
-        for size, before, after, length, reach, stride in zip(operands[0].shape, low, high, window, dilation, strides, strict=True)
+        for size, before, after, length, reach, stride in zip(
+            operands[0].shape, low, high, window, dilation, strides, strict=True
+        )
     )
     i64s = ir.DenseI64ArrayAttr.get
     op = stablehlo.ReduceWindowOp(

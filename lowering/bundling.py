@@ -29,7 +29,10 @@ def save(directory: str | Path, modules: Mapping[str, HloModule]) -> Bundle:
 
 
 def save_compiled(
-    directory: str | Path, modules: Iterable[tuple[str, HloModule]], pool: Executor, done: Callable[[str, Legalized], None]
+    directory: str | Path,
+    modules: Iterable[tuple[str, HloModule]],
+    pool: Executor,
+    done: Callable[[str, Legalized], None],
 ) -> None:
     """Writes a bundle without weights whose entries are compiled for their target.
 
@@ -39,10 +42,19 @@ def save_compiled(
     with Bundle.create(directory) as writer:
         for name, module in modules:
             legalized = add(writer, name, module)
-            compiling.append((name, module, legalized, pool.submit(pjrt.compile, legalized.bytecode, module.target, custom_calls=legalized.custom_calls)))
+            compiling.append(
+                (
+                    name,
+                    module,
+                    legalized,
+                    pool.submit(pjrt.compile, legalized.bytecode, module.target, custom_calls=legalized.custom_calls),
+                )
+            )
         for name, module, legalized, future in compiling:
             loaded = future.result()
-            writer.add_target(name, module.target, module=legalized.bytecode, executable=loaded, custom_calls=legalized.custom_calls)
+            writer.add_target(
+                name, module.target, module=legalized.bytecode, executable=loaded, custom_calls=legalized.custom_calls
+            )
             done(name, legalized)
 
 

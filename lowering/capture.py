@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from ..kernels.catalog import register_torch_ops
 from ..passes.program import Argument, Dim, Guard, Program, Result
@@ -64,7 +64,9 @@ def capture(
         )
     _count()
     try:
-        exported = torch.export.export(module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+        exported = torch.export.export(
+            module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
+        )
     except Exception as problem:
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
@@ -91,8 +93,10 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     arguments, tensors = [], {}
     for spec in signature.input_specs:
         if spec.kind not in _KINDS:
-            raise CaptureError(f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
-                               next_step="export without tokens and custom objects")
+            raise CaptureError(
+                f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
+                next_step="export without tokens and custom objects",
+            )
         name = spec.target if spec.target is not None else spec.arg.name
         arguments.append(Argument(name, _KINDS[spec.kind]))  # type: ignore[arg-type]
         if spec.target is not None:
@@ -108,7 +112,9 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
     module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
-    for node in list(module.graph.nodes):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
+    for node in list(
+        module.graph.nodes
+    ):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
         if node.op == "call_function" and "val" not in node.meta and overload_name(node.target) in SILENT:
             module.graph.erase_node(node)
     dims, guards = _dims_of_exported(exported, dim_names)
@@ -124,7 +130,9 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
         if "expected compiled_fn to be GraphModule" in str(problem):
             hint = "a buffer that the model changes in place is registered under two names (or passed twice): register it once"
-        raise CaptureError(f"torch could not decompose the exported program: {_first_lines(problem)}", next_step=hint) from problem
+        raise CaptureError(
+            f"torch could not decompose the exported program: {_first_lines(problem)}", next_step=hint
+        ) from problem
 
 
 def _unique(results: list[Result]) -> list[Result]:
@@ -143,10 +151,12 @@ def _tensor_of(exported: ExportedProgram, spec: Any) -> torch.Tensor:
     return exported.constants[spec.target]
 
 
-def _dims_of_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]]) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
+def _dims_of_exported(
+    exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]]
+) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
     """The free symbols of the placeholders, named as the user named them, with their ranges and the guards on them."""
     inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    given = {name: names for name, names in zip(inputs, dim_names, strict=False)}
+    given = dict(zip(inputs, dim_names, strict=False))
     aliases: dict[Any, list[str]] = {}
     names: dict[Any, str] = {}
     environment = None
@@ -158,7 +168,9 @@ def _dims_of_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int
             if not isinstance(size, torch.SymInt):
                 continue
             environment = size.node.shape_env
-            for symbol in sorted(size.node.expr.free_symbols, key=str):  # more than the symbol itself where the size is derived, as 2 * n
+            for symbol in sorted(
+                size.node.expr.free_symbols, key=str
+            ):  # more than the symbol itself where the size is derived, as 2 * n
                 aliases.setdefault(symbol, [])
                 if size.node.expr.is_symbol:
                     aliases[symbol].append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
@@ -181,7 +193,9 @@ def _dims_of_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int
     return tuple(dims), _guards(environment, {dim.symbol for dim in dims})
 
 
-def _dim_names(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any) -> list[dict[int, str]]:
+def _dim_names(
+    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
+) -> list[dict[int, str]]:
     """For each leaf of the inputs, in order, the names of its dimensions: `Dim("batch")`, and the root of a derived one.
 
     dynamic_shapes was accepted by torch.export; its entries are found as torch finds them, by argument name or place.
@@ -196,11 +210,19 @@ def _dim_names(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str
     if isinstance(dynamic_shapes, tuple | list):
         dynamic_shapes = dict(zip(inputs, dynamic_shapes, strict=True))
     order = [name for name in inputs if name not in (kwargs or {})] + [name for name in kwargs or {} if name in inputs]
-    inputs, dynamic_shapes = ({name: tree[name] for name in order} for tree in (inputs, dynamic_shapes))  # the graph's order
+    inputs, dynamic_shapes = (
+        {name: tree[name] for name in order} for tree in (inputs, dynamic_shapes)
+    )  # the graph's order
     found: list[dict[int, str]] = []
 
     def note(path: Any, leaf: Any, shape: Any = None) -> None:
-        parts = dict(shape) if isinstance(shape, Mapping) else dict(enumerate(shape)) if isinstance(shape, tuple | list) else {0: shape}
+        parts = (
+            dict(shape)
+            if isinstance(shape, Mapping)
+            else dict(enumerate(shape))
+            if isinstance(shape, tuple | list)
+            else {0: shape}
+        )
         dims = {index: getattr(dim, "root", dim) for index, dim in parts.items()}
         found.append({index: dim.__name__ for index, dim in dims.items() if isinstance(dim, torch.export.Dim)})
 
@@ -224,7 +246,7 @@ def _guards(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
 
 
 def _frame(guard: Any) -> str | None:
-    """"file:line" of the user's code that made a guard, where torch noted one."""
+    """ "file:line" of the user's code that made a guard, where torch noted one."""
     frame = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
     if hasattr(frame, "filename") and "/torch/" not in frame.filename:
         return f"{frame.filename}:{frame.lineno}"
@@ -275,12 +297,17 @@ def capture_callable(
     try:
         graph_module = _trace(function, module, list(named), fakes, symbolic, fake_mode)
     except Exception as problem:
-        raise CaptureError(f"{name} could not be captured: {_first_lines(problem)}", where=_user_frame(problem),
-                           next_step="this model uses Python that depends on tensor values; see the cause above") from problem
+        raise CaptureError(
+            f"{name} could not be captured: {_first_lines(problem)}",
+            where=_user_frame(problem),
+            next_step="this model uses Python that depends on tensor values; see the cause above",
+        ) from problem
     arguments = [Argument(weight, "weight" if weight in parameters else "buffer") for weight in named]
     arguments += [Argument(entry.name, "input") for entry in inputs]
     graph_module, outcome = _take_out_mutations(graph_module, arguments, [Result(result) for result in results])
-    program = Program(graph_module, tuple(arguments), outcome, dims, _guards(environment, {dim.symbol for dim in dims}), named, name)
+    program = Program(
+        graph_module, tuple(arguments), outcome, dims, _guards(environment, {dim.symbol for dim in dims}), named, name
+    )
     program.check()
     return program
 
@@ -290,7 +317,9 @@ def _fake_weight(fake_mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tenso
     return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="cpu")
 
 
-def _symbolic_inputs(environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: Sequence[Input], ranges: Mapping[str, tuple[int, int]]) -> tuple[tuple[Dim, ...], list[torch.Tensor]]:
+def _symbolic_inputs(
+    environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: Sequence[Input], ranges: Mapping[str, tuple[int, int]]
+) -> tuple[tuple[Dim, ...], list[torch.Tensor]]:
     """Fake inputs; a size with the same name is the same symbol everywhere."""
     from torch._dynamo.source import ConstantSource
 
@@ -298,19 +327,34 @@ def _symbolic_inputs(environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: S
     dims = []
     for number, (name, (low, high)) in enumerate(ranges.items()):
         hint = min(97 + 14 * number, high - number)  # sizes that coincide with nothing else
-        symbol = environment.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
+        symbol = environment.create_symbol(
+            hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
+        )
         sizes[name] = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
         environment.constrain_symbol_range(symbol, low, high)
         dims.append(Dim(name, symbol, low, high, hint))
     with fake_mode:
-        tensors = [torch.empty([sizes[size] if isinstance(size, str) else size for size in entry.shape], dtype=entry.dtype) for entry in inputs]
+        tensors = [
+            torch.empty([sizes[size] if isinstance(size, str) else size for size in entry.shape], dtype=entry.dtype)
+            for entry in inputs
+        ]
     return tuple(dims), tensors
 
 
-def _trace(function: Callable, module: torch.nn.Module, names: list[str], weights: list[torch.Tensor], inputs: list[torch.Tensor], fake_mode: FakeTensorMode) -> fx.GraphModule:
+def _trace(
+    function: Callable,
+    module: torch.nn.Module,
+    names: list[str],
+    weights: list[torch.Tensor],
+    inputs: list[torch.Tensor],
+    fake_mode: FakeTensorMode,
+) -> fx.GraphModule:
     def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         parameters = dict(zip(names, values[: len(names)], strict=True))
-        with torch.nn.utils.stateless._reparametrize_module(module, parameters, tie_weights=True), _module_paths(module):
+        with (
+            torch.nn.utils.stateless._reparametrize_module(module, parameters, tie_weights=True),
+            _module_paths(module),
+        ):
             results = function(*values[len(names) :])
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
@@ -318,7 +362,9 @@ def _trace(function: Callable, module: torch.nn.Module, names: list[str], weight
     # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), oblivious, fx.traceback.preserve_node_meta(), _FunctionalOverloads():
-        return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True)(*weights, *inputs)
+        return make_fx(
+            functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True
+        )(*weights, *inputs)
 
 
 class _FunctionalOverloads(torch.overrides.TorchFunctionMode):
@@ -326,7 +372,11 @@ class _FunctionalOverloads(torch.overrides.TorchFunctionMode):
     `default` overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable and func.namespace not in ("aten", "prims"):
+        if (
+            isinstance(func, torch._ops.OpOverload)
+            and func._schema.is_mutable
+            and func.namespace not in ("aten", "prims")
+        ):
             default = getattr(func.overloadpacket, "default", None)
             if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
                 func = default
@@ -364,10 +414,15 @@ def _module_paths(module: torch.nn.Module) -> Any:
             hook.remove()
 
 
-def _take_out_mutations(graph_module: fx.GraphModule, arguments: Sequence[Argument], results: Sequence[Result]) -> tuple[fx.GraphModule, tuple[Result, ...]]:
+def _take_out_mutations(
+    graph_module: fx.GraphModule, arguments: Sequence[Argument], results: Sequence[Result]
+) -> tuple[fx.GraphModule, tuple[Result, ...]]:
     """Functionalization leaves `copy_(placeholder, value)` behind for each mutated argument: makes it a result."""
     graph = graph_module.graph
-    names = {node: argument.name for node, argument in zip((n for n in graph.nodes if n.op == "placeholder"), arguments, strict=True)}
+    names = {
+        node: argument.name
+        for node, argument in zip((n for n in graph.nodes if n.op == "placeholder"), arguments, strict=True)
+    }
     updates = [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default and node.args[0] in names]
     output = next(node for node in graph.nodes if node.op == "output")
     outputs = list(output.args[0])
@@ -385,5 +440,9 @@ def _take_out_mutations(graph_module: fx.GraphModule, arguments: Sequence[Argume
 def _user_frame(problem: BaseException) -> str | None:
     import traceback
 
-    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "/torch/" not in frame.filename and "/fxhlo/" not in frame.filename]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if "/torch/" not in frame.filename and "/fxhlo/" not in frame.filename
+    ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

@@ -16,7 +16,7 @@ from ..passes.mlir import ir, stablehlo
 from .context import Context
 from .registry import Rule
 from .trace import trace_reference
-from .types import TensorType, Value, mlir_type
+from .types import Value, mlir_type
 
 
 def composite_rule(kernel: Kernel) -> Rule:
@@ -35,7 +35,9 @@ def composite_rule(kernel: Kernel) -> Rule:
     return rule
 
 
-def emit_composite(ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]) -> Any:
+def emit_composite(
+    ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]
+) -> Any:
     types = tuple((name, tensors[name].type) for name in names if name in tensors)
     key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
     emitter = ctx.emitter

@@ -13,7 +13,6 @@ import torch
 
 from .registry import overload_name, rules
 
-
 EXTRA = ("aten.grid_sampler_2d.default",)
 """Ops of torch's core set that have no rule, but a decomposition in torch's larger table."""
 

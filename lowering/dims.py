@@ -71,10 +71,14 @@ def _resolve(program: Program, given: dict[str, int]) -> dict[str, int]:
     for name, size in given.items():
         if name not in names:
             known = ", ".join(dim.name for dim in program.dims) or "none: every size is static"
-            raise GuardError(f"there is no dimension {name!r}; dimensions: {known}", next_step="name one of these in bindings")
+            raise GuardError(
+                f"there is no dimension {name!r}; dimensions: {known}", next_step="name one of these in bindings"
+            )
         dim = names[name]
         if sizes.setdefault(dim.name, int(size)) != size:
-            raise GuardError(f"dimension {dim.name} is bound to both {sizes[dim.name]} and {size}", next_step="bind it once")
+            raise GuardError(
+                f"dimension {dim.name} is bound to both {sizes[dim.name]} and {size}", next_step="bind it once"
+            )
     for dim in program.dims:
         if dim.name not in sizes:
             if dim.hint is None:
@@ -96,5 +100,9 @@ def _check_range(program: Program, dim: Dim, size: int) -> None:
 
 def _narrowed_at(program: Program, dim: Dim, size: int) -> str | None:
     """The line whose assumption rules out this size; None where the user's own range does."""
-    broken = [guard.where for guard in program.guards if guard.where and guard.expression.xreplace({dim.symbol: sympy.Integer(size)}) == sympy.false]
+    broken = [
+        guard.where
+        for guard in program.guards
+        if guard.where and guard.expression.xreplace({dim.symbol: sympy.Integer(size)}) == sympy.false
+    ]
     return broken[0] if broken else None

@@ -62,9 +62,15 @@ class Emitter:
             try:
                 module.operation.verify()
             except ir.MLIRError as problem:
-                raise LoweringError(f"the emitted module does not verify: {problem}", next_step="report this as a bug of fxhlo") from problem
+                raise LoweringError(
+                    f"the emitted module does not verify: {problem}", next_step="report this as a bug of fxhlo"
+                ) from problem
         return HloModule(
-            module=module, signature=signature, bindings=dict(self.binding.sizes), tensors=self.program.tensors, name=self.program.name
+            module=module,
+            signature=signature,
+            bindings=dict(self.binding.sizes),
+            tensors=self.program.tensors,
+            name=self.program.name,
         )
 
     # -- the signature ---------------------------------------------------------------------------------------------
@@ -77,13 +83,21 @@ class Emitter:
             if isinstance(node.meta["val"], torch.Tensor):
                 type_ = self.type_of(node.meta["val"])
                 arguments.append(
-                    Argument(argument.name, argument.kind, type_.shape, numpy_dtype(type_.dtype).name, updates.get(argument.name))
+                    Argument(
+                        argument.name,
+                        argument.kind,
+                        type_.shape,
+                        numpy_dtype(type_.dtype).name,
+                        updates.get(argument.name),
+                    )
                 )
         position = {argument.name: index for index, argument in enumerate(arguments)}
         results = []
         for value, result in zip(output.args[0], self.program.results, strict=True):
             type_ = self._output_type(value)
-            results.append(Result(result.name, type_.shape, numpy_dtype(type_.dtype).name, position.get(result.updates or "")))
+            results.append(
+                Result(result.name, type_.shape, numpy_dtype(type_.dtype).name, position.get(result.updates or ""))
+            )
         return Signature(tuple(arguments), tuple(results))
 
     def _output_type(self, value: Any) -> TensorType:
@@ -108,7 +122,9 @@ class Emitter:
         function.attributes["sym_visibility"] = ir.StringAttr.get("public")
         _annotate(function, signature)
         block = function.add_entry_block()
-        values = {node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)}
+        values = {
+            node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
+        }
         with ir.InsertionPoint(block):
             results = self.graph(self.program.graph, self.program.module, values)
             func.ReturnOp([result.ir for result in results])
@@ -128,7 +144,10 @@ class Emitter:
             elif node.op == "call_function":
                 environment[node] = self._call(node, environment)
             else:
-                raise LoweringError(f"the graph holds a {node.op} node ({node}), which only traced graphs of torch do not", where=where(node))
+                raise LoweringError(
+                    f"the graph holds a {node.op} node ({node}), which only traced graphs of torch do not",
+                    where=where(node),
+                )
         raise AssertionError("a graph without an output node")
 
     def function(self, key: object, name: str, module: fx.GraphModule, types: Sequence[TensorType]) -> str:
@@ -144,7 +163,10 @@ class Emitter:
             function = func.FuncOp(symbol, ([mlir_type(*type_) for type_ in types], result_types))
             function.attributes["sym_visibility"] = ir.StringAttr.get("private")
             block = function.add_entry_block()
-            values = {node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)}
+            values = {
+                node: Value(argument, *type_)
+                for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
+            }
             with ir.InsertionPoint(block):
                 func.ReturnOp([result.ir for result in self.graph(module.graph, module, values)])
         return symbol
@@ -162,7 +184,9 @@ class Emitter:
             return args[0][args[1]]
         rule = find_rule(target)
         if rule is None:
-            raise LoweringError(f"{name} has no rule", where=where(node), next_step="lower-model check lists all that is missing")
+            raise LoweringError(
+                f"{name} has no rule", where=where(node), next_step="lower-model check lists all that is missing"
+            )
         ctx = Context(self._result_types(node.meta["val"]), target_op=name, emitter=self)
         with self._location(node):
             try:
@@ -172,7 +196,9 @@ class Emitter:
                 raise
             except Exception as problem:
                 raise LoweringError(
-                    f"the rule of {name} failed: {type(problem).__name__}: {problem}", where=where(node), next_step="report this as a bug of fxhlo"
+                    f"the rule of {name} failed: {type(problem).__name__}: {problem}",
+                    where=where(node),
+                    next_step="report this as a bug of fxhlo",
                 ) from problem
         self._verify(node, name, results, ctx)
         return results
@@ -212,7 +238,9 @@ class Emitter:
         source, path = source_of(node), module_path(node)
         key = (source, path)
         if key not in self._locations:
-            location = ir.Location.file(source[0], source[1], 0, self.context) if source else ir.Location.unknown(self.context)
+            location = (
+                ir.Location.file(source[0], source[1], 0, self.context) if source else ir.Location.unknown(self.context)
+            )
             self._locations[key] = ir.Location.name(path, location, self.context) if path else location
         return self._locations[key]
 

@@ -72,7 +72,9 @@ class HloModule:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights, buffers and constants as numpy arrays that share the tensors' memory; none where they are fake."""
-        wanted = {argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")}
+        wanted = {
+            argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")
+        }
         real = {name: tensor for name, tensor in self.tensors.items() if name in wanted and is_real(tensor)}
         return {name: as_numpy(tensor) for name, tensor in real.items()} if len(real) == len(wanted) else {}
 

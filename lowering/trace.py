@@ -13,7 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from .types import TensorType
 
 
-def trace_reference(reference: Callable[..., Any], operands: Mapping[str, TensorType], attributes: Mapping[str, Any]) -> fx.GraphModule:
+def trace_reference(
+    reference: Callable[..., Any], operands: Mapping[str, TensorType], attributes: Mapping[str, Any]
+) -> fx.GraphModule:
     """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order."""
     from .decompositions import decompositions
 

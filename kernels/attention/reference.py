@@ -68,5 +68,12 @@ def softmax(
     return powers / torch.where(total > 0, total, 1.0)
 
 
-def fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sinks: torch.Tensor | None, alibi_slopes: torch.Tensor | None, **_: object) -> torch.Tensor:
+def fake(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    **_: object,
+) -> torch.Tensor:
     return query.new_empty(query.shape)

@@ -41,12 +41,18 @@ def ragged_paged_attention(
     request = (at_token[:, None] >= ends[None, :]).sum(dim=1).clamp(max=requests - 1)
     position = seq_lens.long()[request] - (ends - starts)[request] + at_token - starts[request]
     at_key = torch.arange(pages * block_size, device=query.device)
-    context = kv_cache[block_tables.long().clamp(0, blocks - 1)[request]].reshape(tokens, pages * block_size, pairs, head_size)
+    context = kv_cache[block_tables.long().clamp(0, blocks - 1)[request]].reshape(
+        tokens, pages * block_size, pairs, head_size
+    )
     groups = heads // (pairs // 2)
     keys = context[:, :, 0::2].float().repeat_interleave(groups, dim=2)
     values = context[:, :, 1::2].float().repeat_interleave(groups, dim=2)
     alive = (at_token < ends[-1])[:, None]
-    seen = visible(position[:, None], at_key[None, :], sliding_window) & alive & (at_key[None, :] < seq_lens.long()[request][:, None])
+    seen = (
+        visible(position[:, None], at_key[None, :], sliding_window)
+        & alive
+        & (at_key[None, :] < seq_lens.long()[request][:, None])
+    )
     keys = torch.where(seen[:, :, None, None], keys, 0.0)  # what lies in unused slots may be anything, NaN too
     values = torch.where(seen[:, :, None, None], values, 0.0)
     scores = torch.einsum("ihd,ijhd->hij", query.float(), keys) * scale
@@ -66,5 +72,7 @@ def _write(key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_
     return flat.index_put((target,), new)[:slots].reshape(kv_cache.shape)
 
 
-def fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+def fake(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, *_: object, **__: object
+) -> tuple[torch.Tensor, torch.Tensor]:
     return query.new_empty(query.shape), kv_cache.new_empty(kv_cache.shape)

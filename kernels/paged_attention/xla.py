@@ -66,7 +66,9 @@ def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any) -> Any:
     return flat if bits is None else jax.lax.bitcast_convert_type(flat, dtype)
 
 
-def _by_request(query: Any, kv_cache: Any, block_tables: Any, seq_lens: Any, starts: Any, ends: Any, score: Any, sinks: Any) -> Any:
+def _by_request(
+    query: Any, kv_cache: Any, block_tables: Any, seq_lens: Any, starts: Any, ends: Any, score: Any, sinks: Any
+) -> Any:
     """Requests one after the other, their rows in tiles of QUERY_TILE that share the keys they read."""
     import jax
     import jax.numpy as jnp
@@ -140,7 +142,9 @@ def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any
     return output.transpose(0, 3, 1, 2, 4).reshape(groups, rows, heads, head_size)
 
 
-def _scores(products: Any, positions: Any, at_key: Any, *, scale: float, sliding_window: int, soft_cap: float, alibi_slopes: Any) -> Any:
+def _scores(
+    products: Any, positions: Any, at_key: Any, *, scale: float, sliding_window: int, soft_cap: float, alibi_slopes: Any
+) -> Any:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
     import jax.numpy as jnp
 

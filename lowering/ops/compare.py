@@ -49,7 +49,9 @@ def _bitwise(function: Callable[[Value, Value], Value]) -> Rule:
 
 for _name, _function in LOGICAL.items():
     rule(f"aten.logical_{_name}.default")(_logical(_function))
-    rule(*[f"aten.bitwise_{_name}.{overload}" for overload in ("Tensor", "Scalar", "Scalar_Tensor")])(_bitwise(_function))
+    rule(*[f"aten.bitwise_{_name}.{overload}" for overload in ("Tensor", "Scalar", "Scalar_Tensor")])(
+        _bitwise(_function)
+    )
     rule(*[f"aten.__{_name}__.{overload}" for overload in ("Tensor", "Scalar")])(_bitwise(_function))
 
 
@@ -66,13 +68,21 @@ def bitwise_not(ctx: Context, self: Value) -> Value:
 _SHIFT_OVERLOADS = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
 
 
-@rule(*[f"aten.bitwise_left_shift.{overload}" for overload in _SHIFT_OVERLOADS], "aten.__lshift__.Tensor", "aten.__lshift__.Scalar")
+@rule(
+    *[f"aten.bitwise_left_shift.{overload}" for overload in _SHIFT_OVERLOADS],
+    "aten.__lshift__.Tensor",
+    "aten.__lshift__.Scalar",
+)
 def left_shift(ctx: Context, self: Operand, other: Operand) -> Value:
     """Shifts by less than 0 or by the width and more give 0, as StableHLO's (unsigned) amounts do."""
     return build.binary(stablehlo.shift_left, shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
 
 
-@rule(*[f"aten.bitwise_right_shift.{overload}" for overload in _SHIFT_OVERLOADS], "aten.__rshift__.Tensor", "aten.__rshift__.Scalar")
+@rule(
+    *[f"aten.bitwise_right_shift.{overload}" for overload in _SHIFT_OVERLOADS],
+    "aten.__rshift__.Tensor",
+    "aten.__rshift__.Scalar",
+)
 def right_shift(ctx: Context, self: Operand, other: Operand) -> Value:
     """Arithmetic: shifts by less than 0 or by the width and more leave the sign."""
     shift = stablehlo.shift_right_arithmetic if ctx.dtype.is_signed else stablehlo.shift_right_logical
@@ -82,5 +92,7 @@ def right_shift(ctx: Context, self: Operand, other: Operand) -> Value:
 @rule("aten.where.self")
 def where(ctx: Context, condition: Value, self: Operand, other: Operand) -> Value:
     return select(
-        shaped(condition, ctx.shape, torch.bool), shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype)
+        shaped(condition, ctx.shape, torch.bool),
+        shaped(self, ctx.shape, ctx.dtype),
+        shaped(other, ctx.shape, ctx.dtype),
     )

@@ -25,18 +25,25 @@ def inlined(ctx: Context, region: fx.GraphModule, operands: Sequence[Any]) -> li
 
 def _types(ctx: Context) -> list[TensorType]:
     if any(type_ is None for type_ in ctx.results):
-        raise UnsupportedError(f"{ctx.target_op} gives a number that is known only when it runs", next_step="carry a 0-d tensor instead of a Python number")
+        raise UnsupportedError(
+            f"{ctx.target_op} gives a number that is known only when it runs",
+            next_step="carry a 0-d tensor instead of a Python number",
+        )
     return [type_ for type_ in ctx.results if type_ is not None]
 
 
 def _tensors(ctx: Context, values: Sequence[Any]) -> list[Value]:
     if not all(isinstance(value, Value) for value in values):
-        raise UnsupportedError(f"{ctx.target_op} carries a Python number", next_step="carry a 0-d tensor: torch.tensor(number)")
+        raise UnsupportedError(
+            f"{ctx.target_op} carries a Python number", next_step="carry a 0-d tensor: torch.tensor(number)"
+        )
     return list(values)
 
 
 @rule("higher_order.cond")
-def cond(ctx: Context, pred: Value | bool, true_fn: fx.GraphModule, false_fn: fx.GraphModule, operands: Sequence[Any] = ()) -> list[Value]:
+def cond(
+    ctx: Context, pred: Value | bool, true_fn: fx.GraphModule, false_fn: fx.GraphModule, operands: Sequence[Any] = ()
+) -> list[Value]:
     """A predicate over sizes is decided here; one over data becomes stablehlo.if."""
     if not isinstance(pred, Value):
         return inlined(ctx, true_fn if pred else false_fn, operands)
@@ -46,19 +53,27 @@ def cond(ctx: Context, pred: Value | bool, true_fn: fx.GraphModule, false_fn: fx
 
 @rule("higher_order.while_loop")
 def while_loop(
-    ctx: Context, cond_fn: fx.GraphModule, body_fn: fx.GraphModule, carried_inputs: Sequence[Any], additional_inputs: Sequence[Any] = ()
+    ctx: Context,
+    cond_fn: fx.GraphModule,
+    body_fn: fx.GraphModule,
+    carried_inputs: Sequence[Any],
+    additional_inputs: Sequence[Any] = (),
 ) -> list[Value]:
     def condition(*carried: Value) -> Value:
         (going_on,) = inlined(ctx, cond_fn, [*carried, *additional_inputs])
         return build.convert(build.reshape(going_on, ()), torch.bool)
 
-    return build.while_(_tensors(ctx, carried_inputs), condition, lambda *carried: inlined(ctx, body_fn, [*carried, *additional_inputs]))
+    return build.while_(
+        _tensors(ctx, carried_inputs), condition, lambda *carried: inlined(ctx, body_fn, [*carried, *additional_inputs])
+    )
 
 
 Step = Callable[[Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
 
 
-def _loop(step: Step, carried: Sequence[Value], rows: Sequence[Value], stacked: Sequence[TensorType], first: int = 0) -> tuple[list[Value], list[Value]]:
+def _loop(
+    step: Step, carried: Sequence[Value], rows: Sequence[Value], stacked: Sequence[TensorType], first: int = 0
+) -> tuple[list[Value], list[Value]]:
     """`step(carried, one row of each)` gives the next carried values and one row of each stacked result, along dimension 0."""
     length, kept = rows[0].shape[0], len(carried)
     buffers = [build.full(*type_, 0) for type_ in stacked]
@@ -67,7 +82,10 @@ def _loop(step: Step, carried: Sequence[Value], rows: Sequence[Value], stacked: 
         return build.compare("lt", at, build.full((), torch.int32, length))
 
     def body(at: Value, *state: Value) -> list[Value]:
-        now = [build.reshape(build.dynamic_slice(row, [at] + [0] * (row.rank - 1), (1, *row.shape[1:])), row.shape[1:]) for row in rows]
+        now = [
+            build.reshape(build.dynamic_slice(row, [at] + [0] * (row.rank - 1), (1, *row.shape[1:])), row.shape[1:])
+            for row in rows
+        ]
         following, made = step(state[:kept], now)
         written = [
             build.dynamic_update_slice(buffer, build.reshape(row, (1, *row.shape)), [at] + [0] * row.rank)
@@ -80,7 +98,13 @@ def _loop(step: Step, carried: Sequence[Value], rows: Sequence[Value], stacked: 
 
 
 @rule("higher_order.scan")
-def scan(ctx: Context, combine_fn: fx.GraphModule, init: Sequence[Any], xs: Sequence[Any], additional_inputs: Sequence[Any] = ()) -> list[Value]:
+def scan(
+    ctx: Context,
+    combine_fn: fx.GraphModule,
+    init: Sequence[Any],
+    xs: Sequence[Any],
+    additional_inputs: Sequence[Any] = (),
+) -> list[Value]:
     def step(carried: Sequence[Value], now: Sequence[Value]) -> tuple[Sequence[Value], Sequence[Value]]:
         results = inlined(ctx, combine_fn, [*carried, *now, *additional_inputs])
         return results[: len(carried)], results[len(carried) :]
@@ -96,7 +120,9 @@ def map_impl(ctx: Context, f: fx.GraphModule, xs: Sequence[Any], args: Sequence[
 
 
 @rule("higher_order.associative_scan")
-def associative_scan(ctx: Context, combine_fn: fx.GraphModule, xs: Sequence[Any], additional_inputs: Sequence[Any] = ()) -> list[Value]:
+def associative_scan(
+    ctx: Context, combine_fn: fx.GraphModule, xs: Sequence[Any], additional_inputs: Sequence[Any] = ()
+) -> list[Value]:
     """One element after the other: the combination is some graph, and its order is then eager torch's."""
     rows = _tensors(ctx, xs)
     first = [build.slice_dim(row, 0, 0, 1) for row in rows]
@@ -114,12 +140,22 @@ def associative_scan(ctx: Context, combine_fn: fx.GraphModule, xs: Sequence[Any]
 
 
 @rule("higher_order.wrap_with_set_grad_enabled")
-def wrap_with_set_grad_enabled(ctx: Context, enable_grad: bool, wrapped_func: fx.GraphModule, *args: Any) -> list[Value]:
+def wrap_with_set_grad_enabled(
+    ctx: Context, enable_grad: bool, wrapped_func: fx.GraphModule, *args: Any
+) -> list[Value]:
     return inlined(ctx, wrapped_func, args)
 
 
 @rule("higher_order.wrap_with_autocast")
-def wrap_with_autocast(ctx: Context, device_type: str, dtype: object, enabled: bool, cache_enabled: bool, wrapped_func: fx.GraphModule, *args: Any) -> list[Value]:
+def wrap_with_autocast(
+    ctx: Context,
+    device_type: str,
+    dtype: object,
+    enabled: bool,
+    cache_enabled: bool,
+    wrapped_func: fx.GraphModule,
+    *args: Any,
+) -> list[Value]:
     return inlined(ctx, wrapped_func, args)
 
 

@@ -13,8 +13,17 @@ from ..types import Value
 
 
 @rule("aten._to_copy.default")
-def to_copy(ctx: Context, self: Value, *, dtype: torch.dtype | None = None, layout: Any = None, device: Any = None,
-            pin_memory: bool | None = None, non_blocking: bool = False, memory_format: Any = None) -> Value:
+def to_copy(
+    ctx: Context,
+    self: Value,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+    non_blocking: bool = False,
+    memory_format: Any = None,
+) -> Value:
     """Only the dtype has a meaning in StableHLO. Floats out of an integer's range saturate (undefined in torch)."""
     return convert(self, ctx.dtype)
 

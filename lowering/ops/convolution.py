@@ -40,11 +40,23 @@ def convolution(
         low = [r - p for r, p in zip(reach, padding, strict=True)]
         high = [before + e for before, e in zip(low, extra, strict=True)]
         result = build.convolution(
-            input, _flipped(weight, groups), padding=(low, high), input_dilation=stride, kernel_dilation=dilation, groups=groups, dtype=accumulator(ctx.dtype)
+            input,
+            _flipped(weight, groups),
+            padding=(low, high),
+            input_dilation=stride,
+            kernel_dilation=dilation,
+            groups=groups,
+            dtype=accumulator(ctx.dtype),
         )
     else:
         result = build.convolution(
-            input, weight, strides=stride, padding=(padding, padding), kernel_dilation=dilation, groups=groups, dtype=accumulator(ctx.dtype)
+            input,
+            weight,
+            strides=stride,
+            padding=(padding, padding),
+            kernel_dilation=dilation,
+            groups=groups,
+            dtype=accumulator(ctx.dtype),
         )
     if bias is not None:
         result = build.add(result, build.broadcast_in_dim(build.convert(bias, result.dtype), result.shape, [1]))

@@ -8,14 +8,30 @@ import torch
 
 from ...passes.mlir import stablehlo
 from .. import build
-from ..build import add, compare, convert, full, full_like, logical_and, logical_or, maximum, minimum, multiply, select, subtract, unary
+from ..build import (
+    add,
+    compare,
+    convert,
+    full,
+    full_like,
+    logical_and,
+    logical_or,
+    maximum,
+    minimum,
+    multiply,
+    select,
+    subtract,
+    unary,
+)
 from ..context import Context
 from ..promote import wide
 from ..registry import rule
 from ..types import Value
 
 
-def scan(operands: Sequence[Value], identities: Sequence[object], dim: int, combine: Callable[..., Sequence[Value]]) -> list[Value]:
+def scan(
+    operands: Sequence[Value], identities: Sequence[object], dim: int, combine: Callable[..., Sequence[Value]]
+) -> list[Value]:
     """Inclusive scan: `combine(*earlier, *later)` is associative; `identities` are its neutral numbers."""
     values = list(operands)
     size = values[0].shape[dim] if values[0].rank else 1
@@ -24,7 +40,8 @@ def scan(operands: Sequence[Value], identities: Sequence[object], dim: int, comb
         low = [step if d == dim else 0 for d in range(values[0].rank)]
         high = [-step if d == dim else 0 for d in range(values[0].rank)]
         earlier = [
-            build.pad(value, full((), value.dtype, identity), low, high) for value, identity in zip(values, identities, strict=True)
+            build.pad(value, full((), value.dtype, identity), low, high)
+            for value, identity in zip(values, identities, strict=True)
         ]
         values = list(combine(*earlier, *values))
         step *= 2

@@ -9,7 +9,21 @@ import torch
 
 from ...passes.mlir import chlo, stablehlo
 from .. import build
-from ..build import add, compare, convert, divide, full_like, logical_and, logical_not, maximum, minimum, multiply, select, subtract, unary
+from ..build import (
+    add,
+    compare,
+    convert,
+    divide,
+    full_like,
+    logical_and,
+    logical_not,
+    maximum,
+    minimum,
+    multiply,
+    select,
+    subtract,
+    unary,
+)
 from ..context import Context
 from ..promote import Operand, computed, exact, shaped, wide
 from ..registry import Rule, rule
@@ -124,7 +138,11 @@ def sgn(ctx: Context, self: Value) -> Value:
 @rule("aten.signbit.default")
 def signbit(ctx: Context, self: Value) -> Value:
     if not self.dtype.is_floating_point:
-        return build.full(ctx.shape, torch.bool, False) if not self.dtype.is_signed else compare("lt", self, full_like(self, 0))
+        return (
+            build.full(ctx.shape, torch.bool, False)
+            if not self.dtype.is_signed
+            else compare("lt", self, full_like(self, 0))
+        )
     bits = build.bitcast(self, {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize])
     return compare("lt", bits, full_like(bits, 0))
 
@@ -153,7 +171,12 @@ def isnan(ctx: Context, self: Value) -> Value:
 @rule("aten.isinf.default")
 def isinf(ctx: Context, self: Value) -> Value:
     if self.dtype.is_complex:
-        return build.logical_or(*[isinf(ctx, Value(part(self.ir), self.shape, ctx_real(self.dtype))) for part in (stablehlo.real, stablehlo.imag)])
+        return build.logical_or(
+            *[
+                isinf(ctx, Value(part(self.ir), self.shape, ctx_real(self.dtype)))
+                for part in (stablehlo.real, stablehlo.imag)
+            ]
+        )
     if not self.dtype.is_floating_point:
         return build.full(ctx.shape, torch.bool, False)
     return compare("eq", unary(stablehlo.abs, self), full_like(self, math.inf))
@@ -161,7 +184,11 @@ def isinf(ctx: Context, self: Value) -> Value:
 
 @rule("aten.isfinite.default")
 def isfinite(ctx: Context, self: Value) -> Value:
-    return unary(stablehlo.is_finite, self, torch.bool) if self.dtype.is_floating_point else build.full(ctx.shape, torch.bool, True)
+    return (
+        unary(stablehlo.is_finite, self, torch.bool)
+        if self.dtype.is_floating_point
+        else build.full(ctx.shape, torch.bool, True)
+    )
 
 
 def ctx_real(dtype: torch.dtype) -> torch.dtype:
@@ -244,7 +271,9 @@ def _floor_divide(left: Value, right: Value) -> Value:
     quotient = divide(subtract(left, remainder_), right)
     quotient = select(opposite, subtract(quotient, full_like(left, 1)), quotient)
     floored = unary(stablehlo.floor, quotient)
-    floored = select(compare("gt", subtract(quotient, floored), full_like(left, 0.5)), add(floored, full_like(left, 1)), floored)
+    floored = select(
+        compare("gt", subtract(quotient, floored), full_like(left, 0.5)), add(floored, full_like(left, 1)), floored
+    )
     plain = divide(left, right)
     signed_zero = multiply(zero, unary(stablehlo.sign, plain))
     floored = select(compare("eq", quotient, zero), signed_zero, floored)
@@ -267,14 +296,21 @@ def _remainder(left: Value, right: Value) -> Value:
     if not left.dtype.is_signed:
         return rest
     zero = full_like(left, 0)
-    opposite = logical_and(compare("ne", rest, zero), compare("ne", compare("lt", rest, zero), compare("lt", right, zero)))
+    opposite = logical_and(
+        compare("ne", rest, zero), compare("ne", compare("lt", rest, zero), compare("lt", right, zero))
+    )
     return select(opposite, add(rest, right), rest)
 
 
 @rule("aten.fmod.Tensor", "aten.fmod.Scalar")
 def fmod(ctx: Context, self: Operand, other: Operand) -> Value:
     """With the dividend's sign, as C's fmod."""
-    return computed(lambda left, right: build.binary(stablehlo.remainder, left, right), ctx.shape, ctx.dtype, *_rounded(ctx, self, other))
+    return computed(
+        lambda left, right: build.binary(stablehlo.remainder, left, right),
+        ctx.shape,
+        ctx.dtype,
+        *_rounded(ctx, self, other),
+    )
 
 
 @rule("aten.maximum.default")
@@ -315,8 +351,12 @@ def pow_(ctx: Context, self: Operand, exponent: Operand) -> Value:
         if short is not None:
             return convert(short, ctx.dtype)
     if ctx.dtype is torch.bool:  # False only where False is raised to True
-        return build.logical_or(shaped(self, ctx.shape, torch.bool), logical_not(shaped(exponent, ctx.shape, torch.bool)))
-    return computed(lambda left, right: build.binary(stablehlo.power, left, right), ctx.shape, ctx.dtype, self, exponent)
+        return build.logical_or(
+            shaped(self, ctx.shape, torch.bool), logical_not(shaped(exponent, ctx.shape, torch.bool))
+        )
+    return computed(
+        lambda left, right: build.binary(stablehlo.power, left, right), ctx.shape, ctx.dtype, self, exponent
+    )
 
 
 def _power(base: Value, exponent: int | float | bool | complex) -> Value | None:
@@ -357,7 +397,9 @@ def polygamma(ctx: Context, n: int, self: Value) -> Value:
     within = wide(ctx.dtype)
     if n == 0:
         return computed(FUNCTIONS["digamma"], ctx.shape, ctx.dtype, self)
-    return convert(build.binary(chlo.polygamma, build.full(ctx.shape, within, n), shaped(self, ctx.shape, within)), ctx.dtype)
+    return convert(
+        build.binary(chlo.polygamma, build.full(ctx.shape, within, n), shaped(self, ctx.shape, within)), ctx.dtype
+    )
 
 
 @rule("aten.special_zeta.default", "aten.special_zeta.self_scalar", "aten.special_zeta.other_scalar")
@@ -369,7 +411,7 @@ def special_zeta(ctx: Context, self: Operand, other: Operand) -> Value:
 
 
 @rule("aten.clamp.default", "aten.clamp.Tensor")
-def clamp(ctx: Context, self: Value, min: Operand | None = None, max: Operand | None = None) -> Value:  # noqa: A002 - the schema's names
+def clamp(ctx: Context, self: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
     """min(max(self, min), max): the upper bound wins, NaN stays NaN."""
     result = shaped(self, ctx.shape, ctx.dtype)
     if min is not None:
@@ -380,11 +422,10 @@ def clamp(ctx: Context, self: Value, min: Operand | None = None, max: Operand | 
 
 
 @rule("aten.clamp_min.default", "aten.clamp_min.Tensor")
-def clamp_min(ctx: Context, self: Value, min: Operand) -> Value:  # noqa: A002
+def clamp_min(ctx: Context, self: Value, min: Operand) -> Value:
     return clamp(ctx, self, min)
 
 
 @rule("aten.clamp_max.default", "aten.clamp_max.Tensor")
-def clamp_max(ctx: Context, self: Value, max: Operand) -> Value:  # noqa: A002
+def clamp_max(ctx: Context, self: Value, max: Operand) -> Value:
     return clamp(ctx, self, None, max)
-

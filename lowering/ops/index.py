@@ -12,11 +12,13 @@ from math import prod
 
 import torch
 
+from ...passes.mlir import stablehlo
 from ...runtime.errors import UnsupportedError
 from .. import build
 from ..context import Context
 from ..registry import rule
 from ..types import Value
+from .cumulative import scan
 from .shape import axis, bounds
 
 MASKS = (torch.bool, torch.uint8)
@@ -36,7 +38,14 @@ def replace(old: Value, update: Value) -> Value:
 
 
 @rule("aten.embedding.default")
-def embedding(ctx: Context, weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False) -> Value:
+def embedding(
+    ctx: Context,
+    weight: Value,
+    indices: Value,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Value:
     return build.take(weight, indices, 0)
 
 
@@ -63,14 +72,17 @@ def _lined_up(self: Value, *others: Value) -> list[Value]:
 
 @rule("aten.gather.default")
 def gather(ctx: Context, self: Value, dim: int, index: Value, *, sparse_grad: bool = False) -> Value:
-    """The other dimensions of self, cut to the index's sizes, are batch dimensions of one StableHLO gather."""
     self, index = _lined_up(self, index)
-    dim = axis(dim, self.rank)
+    return build.reshape(gathered(self, axis(dim, self.rank), index), ctx.shape)
+
+
+def gathered(self: Value, dim: int, index: Value) -> Value:
+    """torch.gather. The other dimensions of self, cut to the index's sizes, are batch dimensions of one StableHLO gather."""
     if 0 in index.shape:
-        return build.full(ctx.shape, ctx.dtype, 0)
+        return build.full(index.shape, self.dtype, 0)
     rest = [d for d in range(self.rank) if d != dim]
     limits = [self.shape[d] if d == dim else index.shape[d] for d in range(self.rank)]
-    result = build.gather(
+    return build.gather(
         build.slice_(self, [0] * self.rank, limits),
         build.reshape(index, (*index.shape, 1)),
         offset_dims=[],
@@ -81,7 +93,6 @@ def gather(ctx: Context, self: Value, dim: int, index: Value, *, sparse_grad: bo
         operand_batching=rest,
         indices_batching=rest,
     )
-    return build.reshape(result, ctx.shape)
 
 
 def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callable) -> Value:
@@ -168,7 +179,9 @@ def _divided(total: Value, count: Value) -> Value:
     return build.select(down, build.subtract(quotient, build.full_like(quotient, 1)), quotient)
 
 
-def reduced(self: Value, reduce: str, include_self: bool, write: Callable[[Value, Value | object, Callable], Value], src: Value) -> Value:
+def reduced(
+    self: Value, reduce: str, include_self: bool, write: Callable[[Value, Value | object, Callable], Value], src: Value
+) -> Value:
     """scatter_reduce and index_reduce: `write(operand, updates, body)` scatters one way or the other."""
     start = self if include_self else write(self, neutral(self.dtype, reduce), replace)
     result = write(start, src, REDUCTIONS[reduce])
@@ -179,8 +192,12 @@ def reduced(self: Value, reduce: str, include_self: bool, write: Callable[[Value
 
 
 @rule("aten.scatter_reduce.two")
-def scatter_reduce(ctx: Context, self: Value, dim: int, index: Value, src: Value, reduce: str, *, include_self: bool = True) -> Value:
-    return reduced(self, reduce, include_self, lambda operand, updates, body: _scatter(operand, dim, index, updates, body), src)
+def scatter_reduce(
+    ctx: Context, self: Value, dim: int, index: Value, src: Value, reduce: str, *, include_self: bool = True
+) -> Value:
+    return reduced(
+        self, reduce, include_self, lambda operand, updates, body: _scatter(operand, dim, index, updates, body), src
+    )
 
 
 # -- one index per slice: index_add and its kin --------------------------------------------------------------------
@@ -193,7 +210,11 @@ def _written(self: Value, dim: int, index: Value, source: Value | object, body: 
     shape = (*operand.shape[:dim], index.shape[0], *operand.shape[dim + 1 :])
     if 0 in shape or 0 in operand.shape:
         return self
-    updates = build.convert(build.reshape(source, shape), self.dtype) if isinstance(source, Value) else build.full(shape, self.dtype, source)
+    updates = (
+        build.convert(build.reshape(source, shape), self.dtype)
+        if isinstance(source, Value)
+        else build.full(shape, self.dtype, source)
+    )
     result = build.scatter(
         operand, build.reshape(index, (*index.shape, 1)), updates, body,
         update_window_dims=[d for d in range(operand.rank) if d != dim], inserted=[dim], scatter_dims=[dim],
@@ -230,8 +251,12 @@ def index_fill_tensor(ctx: Context, self: Value, dim: int, index: Value, value: 
 
 
 @rule("aten.index_reduce.default")
-def index_reduce(ctx: Context, self: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True) -> Value:
-    return reduced(self, reduce, include_self, lambda operand, updates, body: _written(operand, dim, index, updates, body), source)
+def index_reduce(
+    ctx: Context, self: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True
+) -> Value:
+    return reduced(
+        self, reduce, include_self, lambda operand, updates, body: _written(operand, dim, index, updates, body), source
+    )
 
 
 # -- several index tensors: x[i, :, j] -----------------------------------------------------------------------------
@@ -271,11 +296,15 @@ def index(ctx: Context, self: Value, indices: Sequence[Value | None]) -> Value:
     front, rank = _front(dims), starts.rank - 1
     offsets = [d for d in range(len(ctx.shape)) if not front <= d < front + rank]
     sizes = [1 if dim in dims else size for dim, size in enumerate(self.shape)]
-    return build.gather(self, starts, offset_dims=offsets, collapsed=dims, start_index_map=dims, slice_sizes=sizes, shape=ctx.shape)
+    return build.gather(
+        self, starts, offset_dims=offsets, collapsed=dims, start_index_map=dims, slice_sizes=sizes, shape=ctx.shape
+    )
 
 
 @rule("aten.index_put.default")
-def index_put(ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+def index_put(
+    ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
+) -> Value:
     given = [index for index in indices if index is not None]
     if len(given) == 1 and given[0].dtype in MASKS:
         return _masked_put(self, indices, values, accumulate)
@@ -294,7 +323,9 @@ def index_put(ctx: Context, self: Value, indices: Sequence[Value | None], values
 
 
 @rule("aten._unsafe_index_put.default")
-def unsafe_index_put(ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+def unsafe_index_put(
+    ctx: Context, self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
+) -> Value:
     return index_put(ctx, self, indices, values, accumulate)
 
 
@@ -342,20 +373,117 @@ def masked_fill_tensor(ctx: Context, self: Value, mask: Value, value: Value) -> 
     return build.select(build.broadcast(mask, ctx.shape), fill, build.broadcast(self, ctx.shape))
 
 
+def _ranks(mask: Value) -> Value:
+    """For each element of a flat mask, how many True stand before it."""
+    ones = build.convert(mask, torch.int32)
+    (counts,) = scan([ones], [0], 0, lambda earlier, later: [build.add(earlier, later)])
+    return build.subtract(counts, ones)
+
+
+@rule("aten.masked_scatter.default")
+def masked_scatter(ctx: Context, self: Value, mask: Value, source: Value) -> Value:
+    """The n-th True takes the n-th element of source; no element count depends on data."""
+    if 0 in ctx.shape or 0 in source.shape:
+        return build.broadcast(self, ctx.shape)
+    chosen = build.broadcast(mask, ctx.shape)
+    flat = build.reshape(chosen, (prod(ctx.shape),))
+    taken = build.take(build.reshape(source, (prod(source.shape),)), _ranks(flat), 0)
+    return build.select(chosen, build.reshape(taken, ctx.shape), build.broadcast(self, ctx.shape))
+
+
+@rule("aten.nonzero_static.default")
+def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1) -> Value:
+    """Each nonzero element writes its place into the row of its rank; rows beyond `size` are dropped."""
+    count = prod(self.shape)
+    if 0 in ctx.shape or not count:
+        return build.full(ctx.shape, ctx.dtype, fill_value)
+    mask = build.reshape(build.convert(self, torch.bool), (count,))
+    rows = build.select(mask, _ranks(mask), build.full((count,), torch.int32, size))
+    places = [build.reshape(build.iota(self.shape, torch.int64, dim), (count, 1)) for dim in range(self.rank)]
+    return build.scatter(
+        build.full(ctx.shape, torch.int64, fill_value), build.reshape(rows, (count, 1)), build.concatenate(places, 1), replace,
+        update_window_dims=[1], inserted=[0], scatter_dims=[0],
+    )  # fmt: skip
+
+
+# -- embeddings ----------------------------------------------------------------------------------------------------
+
+
+@rule("aten.embedding_renorm.default")
+def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
+    """The rows that are looked up are scaled down to `max_norm`."""
+    rows = build.convert(self, torch.float32)
+    powers = build.power(build.unary(stablehlo.abs, rows), norm_type)
+    norms = build.power(build.reduce_with(build.add, powers, 0, [1]), 1 / norm_type)
+    scale = build.divide(build.full_like(norms, max_norm), build.add(norms, build.full_like(norms, 1e-7)))
+    used = _written(build.full(norms.shape, torch.bool, False), 0, indices, True, replace)
+    smaller = build.logical_and(used, build.compare("gt", norms, build.full_like(norms, max_norm)))
+    scale = build.select(smaller, scale, build.full_like(scale, 1))
+    return build.convert(build.multiply(rows, build.broadcast_in_dim(scale, rows.shape, [0])), ctx.dtype)
+
+
+BAGS = ("sum", "mean", "amax")
+
+
+@rule("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+def embedding_bag(
+    ctx: Context,
+    weight: Value,
+    indices: Value,
+    offsets: Value,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Value | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Value, Value, Value, Value]:
+    """Rows of `weight`, reduced per bag. Of the further results, which only gradients use, the bag sizes are exact."""
+    bags, width = ctx.shape
+    count, dtype = prod(indices.shape), torch.float64 if ctx.dtype is torch.float64 else torch.float32
+    starts = build.slice_dim(offsets, 0, 0, bags)
+    at = build.iota((count, bags), starts.dtype, 0)
+    passed = build.convert(build.compare("le", build.broadcast_in_dim(starts, (count, bags), [1]), at), torch.int32)
+    bag = build.subtract(build.reduce_with(build.add, passed, 0, [1]), build.full((count,), torch.int32, 1))
+    rows = build.convert(build.take(weight, indices, 0), dtype)
+    if per_sample_weights is not None:
+        rows = build.multiply(rows, build.broadcast_in_dim(build.convert(per_sample_weights, dtype), rows.shape, [0]))
+    if padding_idx >= 0:  # padding falls into no bag
+        bag = build.select(
+            build.compare("eq", indices, build.full_like(indices, padding_idx)), build.full_like(bag, bags), bag
+        )
+    sizes = _written(build.full((bags,), torch.int64, 0), 0, bag, 1, build.add)
+    total = _written(build.full((bags, width), dtype, neutral(dtype, BAGS[mode])), 0, bag, rows, REDUCTIONS[BAGS[mode]])
+    filled = build.broadcast_in_dim(build.maximum(sizes, build.full_like(sizes, 1)), total.shape, [0])
+    if mode == 1:
+        total = build.divide(total, build.convert(filled, dtype))
+    elif mode == 2:
+        empty = build.broadcast_in_dim(build.compare("eq", sizes, build.full_like(sizes, 0)), total.shape, [0])
+        total = build.select(empty, build.full_like(total, 0), total)
+    further = [build.full(*type_, 0) for type_ in ctx.results[1:] if type_ is not None]
+    further[1] = build.convert(sizes, further[1].dtype) if further[1].shape == sizes.shape else further[1]
+    return build.convert(total, ctx.dtype), *further  # type: ignore[return-value]
+
+
 # -- slices at places that are known -------------------------------------------------------------------------------
 
 
 @rule("aten.slice_scatter.default")
-def slice_scatter(ctx: Context, self: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
+def slice_scatter(
+    ctx: Context, self: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
     dim = axis(dim, self.rank)
-    first, last = bounds(self.shape[dim], start, end)
+    first, _ = bounds(self.shape[dim], start, end)
     src = build.convert(src, self.dtype)
     if 0 in src.shape:
         return self
     if step == 1:
         return build.dynamic_update_slice(self, src, [first if d == dim else 0 for d in range(self.rank)])
     covered = (src.shape[dim] - 1) * step + 1
-    low, high, between = ([amount if d == dim else 0 for d in range(self.rank)] for amount in (first, self.shape[dim] - first - covered, step - 1))
+    low, high, between = (
+        [amount if d == dim else 0 for d in range(self.rank)]
+        for amount in (first, self.shape[dim] - first - covered, step - 1)
+    )
     here = build.pad(build.full(src.shape, torch.bool, True), build.full((), torch.bool, False), low, high, between)
     return build.select(here, build.pad(src, build.full((), self.dtype, 0), low, high, between), self)
 
@@ -376,11 +504,16 @@ def diagonal_scatter(ctx: Context, self: Value, src: Value, offset: int = 0, dim
     dim1, dim2 = axis(dim1, self.rank), axis(dim2, self.rank)
     order = [*(dim for dim in range(self.rank) if dim not in (dim1, dim2)), dim1, dim2]
     moved = build.transpose(self, order)
-    rows, columns = build.iota(moved.shape, torch.int32, self.rank - 2), build.iota(moved.shape, torch.int32, self.rank - 1)
+    rows, columns = (
+        build.iota(moved.shape, torch.int32, self.rank - 2),
+        build.iota(moved.shape, torch.int32, self.rank - 1),
+    )
     here = build.compare("eq", build.subtract(columns, rows), build.full(moved.shape, torch.int32, offset))
     low = max(-offset, 0)
     zeros = [0] * (src.rank - 1)
-    column = build.pad(src, build.full((), src.dtype, 0), [*zeros, low], [*zeros, moved.shape[-2] - low - src.shape[-1]])
+    column = build.pad(
+        src, build.full((), src.dtype, 0), [*zeros, low], [*zeros, moved.shape[-2] - low - src.shape[-1]]
+    )
     wide = build.broadcast_in_dim(build.convert(column, self.dtype), moved.shape, range(self.rank - 1))
     back = [order.index(dim) for dim in range(self.rank)]
     return build.transpose(build.select(here, wide, moved), back)

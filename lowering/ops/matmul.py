@@ -21,7 +21,9 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def _product(left: Value, right: Value) -> Value:
     """[..., M, K] x [..., K, N] over common leading dimensions, not yet rounded."""
     lead = list(range(left.rank - 2))
-    return build.dot_general(left, right, contract=([left.rank - 1], [right.rank - 2]), batch=(lead, lead), dtype=accumulator(left.dtype))
+    return build.dot_general(
+        left, right, contract=([left.rank - 1], [right.rank - 2]), batch=(lead, lead), dtype=accumulator(left.dtype)
+    )
 
 
 def scaled(value: Value, factor: object) -> Value:
@@ -76,13 +78,17 @@ def mv(ctx: Context, self: Value, vec: Value) -> Value:
 
 @rule("aten.addmv.default")
 def addmv(ctx: Context, self: Value, mat: Value, vec: Value, *, beta: object = 1, alpha: object = 1) -> Value:
-    return _added(ctx, self, build.dot_general(mat, vec, contract=([1], [0]), dtype=accumulator(mat.dtype)), beta, alpha)
+    return _added(
+        ctx, self, build.dot_general(mat, vec, contract=([1], [0]), dtype=accumulator(mat.dtype)), beta, alpha
+    )
 
 
 @rule("aten.addr.default")
 def addr(ctx: Context, self: Value, vec1: Value, vec2: Value, *, beta: object = 1, alpha: object = 1) -> Value:
     left, right = (build.convert(vec, ctx.dtype) for vec in (vec1, vec2))
-    return _added(ctx, self, build.dot_general(left, right, contract=([], []), dtype=accumulator(ctx.dtype)), beta, alpha)
+    return _added(
+        ctx, self, build.dot_general(left, right, contract=([], []), dtype=accumulator(ctx.dtype)), beta, alpha
+    )
 
 
 @rule("aten.dot.default")

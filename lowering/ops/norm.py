@@ -29,7 +29,9 @@ def log_softmax(ctx: Context, self: Value, dim: int, half_to_float: bool) -> Val
 
 
 @rule("aten.native_layer_norm.default")
-def native_layer_norm(ctx: Context, input: Value, normalized_shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float) -> tuple[Value, ...]:  # noqa: A002 - the schema's name
+def native_layer_norm(
+    ctx: Context, input: Value, normalized_shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
+) -> tuple[Value, ...]:
     operand = convert(input, wide(input.dtype))
     dims = list(range(input.rank - len(normalized_shape), input.rank))
     variance, mean = moments(operand, dims, 0)
@@ -39,4 +41,10 @@ def native_layer_norm(ctx: Context, input: Value, normalized_shape: Sequence[int
         result = multiply(result, broadcast(convert(weight, result.dtype), result.shape))
     if bias is not None:
         result = add(result, broadcast(convert(bias, result.dtype), result.shape))
-    return (convert(result, ctx.dtype), *(reshape(convert(value, type_.dtype), type_.shape) for value, type_ in zip((mean, scale), ctx.results[1:], strict=True)))
+    return (
+        convert(result, ctx.dtype),
+        *(
+            reshape(convert(value, type_.dtype), type_.shape)
+            for value, type_ in zip((mean, scale), ctx.results[1:], strict=True)
+        ),
+    )

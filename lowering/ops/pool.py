@@ -20,7 +20,15 @@ from .index import neutral
 class Window:
     """A window over the last dimensions of `self`: sizes, strides, dilation, padding that gives `result` elements each."""
 
-    def __init__(self, self_: Value, result: Sequence[int], size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> None:
+    def __init__(
+        self,
+        self_: Value,
+        result: Sequence[int],
+        size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> None:
         self.rank = len(size)
         self.lead = self_.rank - self.rank
         self.input = self_.shape[self.lead :]
@@ -41,18 +49,30 @@ class Window:
     def counts(self, padded: bool) -> np.ndarray:
         """How many elements each window covers; with `padded`, those of the padding (not beyond it) too."""
         per_dim = []
-        for count, stride, reach, low, size in zip(self.result, self.stride, self.reach, self.padding, self.input, strict=True):
+        for count, stride, reach, low, size in zip(
+            self.result, self.stride, self.reach, self.padding, self.input, strict=True
+        ):
             start = np.arange(count) * stride - low
             stop = np.minimum(start + reach, size + low if padded else size)
             per_dim.append(stop - (start if padded else np.maximum(start, 0)))
         return fold(np.multiply.outer, per_dim)
 
 
-def window(ctx: Context, self: Value, rank: int, kernel_size: Sequence[int], stride: Sequence[int], padding: object, dilation: object = 1) -> Window:
+def window(
+    ctx: Context,
+    self: Value,
+    rank: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: object,
+    dilation: object = 1,
+) -> Window:
     def listed(amounts: object) -> list[int]:
         return each([amounts] if isinstance(amounts, int) else amounts, rank)  # type: ignore[arg-type, list-item]
 
-    return Window(self, ctx.shape, listed(kernel_size), listed(stride) if stride else [], listed(padding), listed(dilation))
+    return Window(
+        self, ctx.shape, listed(kernel_size), listed(stride) if stride else [], listed(padding), listed(dilation)
+    )
 
 
 # -- maxima --------------------------------------------------------------------------------------------------------
@@ -66,7 +86,9 @@ def _larger(left: Value, left_at: Value, right: Value, right_at: Value) -> tuple
     keep = build.logical_or(keep, tie)
     if left.dtype.is_floating_point:
         left_nan, right_nan = build.compare("ne", left, left), build.compare("ne", right, right)
-        keep = build.logical_or(keep, build.logical_and(left_nan, build.logical_or(build.logical_not(right_nan), later)))
+        keep = build.logical_or(
+            keep, build.logical_and(left_nan, build.logical_or(build.logical_not(right_nan), later))
+        )
     return build.select(keep, left, right), build.select(keep, left_at, right_at)
 
 
@@ -87,7 +109,13 @@ def _max_with_places(ctx: Context, self: Value, over: Window) -> tuple[Value, Va
 
 @rule("aten.max_pool2d_with_indices.default")
 def max_pool2d_with_indices(
-    ctx: Context, self: Value, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = 0, dilation: Sequence[int] = 1, ceil_mode: bool = False
+    ctx: Context,
+    self: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = 0,
+    dilation: Sequence[int] = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Value, Value]:
     """The values come from a window of their own, so that places that nobody uses cost nothing."""
     return _max_with_places(ctx, self, window(ctx, self, 2, kernel_size, stride, padding, dilation))
@@ -95,7 +123,13 @@ def max_pool2d_with_indices(
 
 @rule("aten.max_pool3d_with_indices.default")
 def max_pool3d_with_indices(
-    ctx: Context, self: Value, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = 0, dilation: Sequence[int] = 1, ceil_mode: bool = False
+    ctx: Context,
+    self: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = 0,
+    dilation: Sequence[int] = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Value, Value]:
     return _max_with_places(ctx, self, window(ctx, self, 3, kernel_size, stride, padding, dilation))
 
@@ -113,12 +147,20 @@ def _mean(ctx: Context, self: Value, over: Window, count_include_pad: bool, divi
     operand = build.convert(self, _wide(self.dtype))
     (total,) = over.reduce([operand], [build.full((), operand.dtype, 0)], build.add)
     counts = np.full(over.result, divisor) if divisor else over.counts(count_include_pad)
-    return build.convert(build.divide(total, build.broadcast(build.array(counts, operand.dtype), total.shape)), ctx.dtype)
+    return build.convert(
+        build.divide(total, build.broadcast(build.array(counts, operand.dtype), total.shape)), ctx.dtype
+    )
 
 
 @rule("aten.avg_pool1d.default")
 def avg_pool1d(
-    ctx: Context, self: Value, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    ctx: Context,
+    self: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Value:
     return _mean(ctx, self, window(ctx, self, 1, kernel_size, stride, padding), count_include_pad, None)
 

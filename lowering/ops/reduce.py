@@ -14,7 +14,23 @@ import torch
 from ...passes.mlir import stablehlo
 from ...runtime.errors import UnsupportedError
 from .. import build
-from ..build import add, compare, convert, divide, full, full_like, logical_and, logical_or, maximum, minimum, multiply, reshape, select, subtract, unary
+from ..build import (
+    add,
+    compare,
+    convert,
+    divide,
+    full,
+    full_like,
+    logical_and,
+    logical_or,
+    maximum,
+    minimum,
+    multiply,
+    reshape,
+    select,
+    subtract,
+    unary,
+)
 from ..context import Context
 from ..promote import wide
 from ..registry import rule
@@ -83,8 +99,14 @@ def sum_(ctx: Context, self: Value, *, dtype: torch.dtype | None = None) -> Valu
 
 
 @rule("aten.sum.dim_IntList")
-def sum_dims(ctx: Context, self: Value, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
-    operand = convert(self, wide(ctx.dtype)) if self.dtype is ctx.dtype else convert(convert(self, ctx.dtype), wide(ctx.dtype))
+def sum_dims(
+    ctx: Context, self: Value, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
+    operand = (
+        convert(self, wide(ctx.dtype))
+        if self.dtype is ctx.dtype
+        else convert(convert(self, ctx.dtype), wide(ctx.dtype))
+    )
     return reshape(convert(total(operand, dims_of(self, dim)), ctx.dtype), ctx.shape)
 
 
@@ -94,7 +116,9 @@ def mean(ctx: Context, self: Value, *, dtype: torch.dtype | None = None) -> Valu
 
 
 @rule("aten.mean.dim")
-def mean_dims(ctx: Context, self: Value, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+def mean_dims(
+    ctx: Context, self: Value, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
     dims = dims_of(self, dim)
     result = total(convert(self, wide(ctx.dtype)), dims)
     result = divide(result, full_like(result, prod(self.shape[d] for d in dims)))
@@ -122,7 +146,7 @@ def any_(ctx: Context, self: Value) -> Value:
 
 
 @rule("aten.any.dim", "aten.any.dims")
-def any_dims(ctx: Context, self: Value, dim: int | Sequence[int] | None, keepdim: bool = False) -> Value:
+def any_dims(ctx: Context, self: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
     result = build.reduce_with(logical_or, convert(self, torch.bool), 0, dims_of(self, dim, empty_is_all=False))
     return reshape(convert(result, ctx.dtype), ctx.shape)
 
@@ -133,7 +157,7 @@ def all_(ctx: Context, self: Value) -> Value:
 
 
 @rule("aten.all.dim", "aten.all.dims")
-def all_dims(ctx: Context, self: Value, dim: int | Sequence[int] | None, keepdim: bool = False) -> Value:
+def all_dims(ctx: Context, self: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
     result = build.reduce_with(logical_and, convert(self, torch.bool), 1, dims_of(self, dim, empty_is_all=False))
     return reshape(convert(result, ctx.dtype), ctx.shape)
 
@@ -224,18 +248,41 @@ def moments(operand: Value, dims: Sequence[int], correction: float) -> tuple[Val
 
 
 @rule("aten.var.correction")
-def var(ctx: Context, self: Value, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
+def var(
+    ctx: Context,
+    self: Value,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> Value:
     return var_mean(ctx, self, dim, correction=correction, keepdim=keepdim)[0]
 
 
 @rule("aten.var_mean.correction")
-def var_mean(ctx: Context, self: Value, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Value, Value]:
-    variance, mean_ = moments(convert(self, wide(self.dtype)), dims_of(self, dim), 1 if correction is None else correction)
+def var_mean(
+    ctx: Context,
+    self: Value,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> tuple[Value, Value]:
+    variance, mean_ = moments(
+        convert(self, wide(self.dtype)), dims_of(self, dim), 1 if correction is None else correction
+    )
     return reshape(convert(variance, ctx.dtype), ctx.shape), reshape(convert(mean_, ctx.dtype), ctx.shape)
 
 
 @rule("aten.std.correction")
-def std(ctx: Context, self: Value, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
+def std(
+    ctx: Context,
+    self: Value,
+    dim: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> Value:
     variance, _ = moments(convert(self, wide(self.dtype)), dims_of(self, dim), 1 if correction is None else correction)
     return reshape(convert(unary(stablehlo.sqrt, variance), ctx.dtype), ctx.shape)
 

@@ -20,7 +20,9 @@ Real = type[np.floating]
 # -- where a result element comes from -----------------------------------------------------------------------------
 
 
-def _ratio(size: int, count: int, scale: float | None, align_corners: bool = False, real: Real = np.float32) -> np.floating:
+def _ratio(
+    size: int, count: int, scale: float | None, align_corners: bool = False, real: Real = np.float32
+) -> np.floating:
     """Source elements per result element."""
     if align_corners:
         return real(size - 1) / real(count - 1) if count > 1 else real(0)
@@ -62,7 +64,7 @@ def _keys(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _lanczos(distance: np.ndarray) -> np.ndarray:
-    return (np.sinc(distance) * np.sinc(distance / 3) * (np.abs(distance) < 3))
+    return np.sinc(distance) * np.sinc(distance / 3) * (np.abs(distance) < 3)
 
 
 FILTERS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
@@ -90,7 +92,9 @@ def _antialiased(name: str) -> Callable[[int, int, float | None, bool], Taps]:
     return taps
 
 
-def _resample(ctx: Context, self: Value, scales: Sequence[float | None], align_corners: bool, taps: Callable[..., Taps]) -> Value:
+def _resample(
+    ctx: Context, self: Value, scales: Sequence[float | None], align_corners: bool, taps: Callable[..., Taps]
+) -> Value:
     """Each spatial dimension, the last one first, as a weighted sum of source elements."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
@@ -108,7 +112,9 @@ def _resample(ctx: Context, self: Value, scales: Sequence[float | None], align_c
 
 def _weighted(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -> Value:
     taken = build.take(value, build.array(places, torch.int32), dim)
-    product = build.multiply(taken, build.broadcast_in_dim(build.array(weights, value.dtype), taken.shape, [dim, dim + 1]))
+    product = build.multiply(
+        taken, build.broadcast_in_dim(build.array(weights, value.dtype), taken.shape, [dim, dim + 1])
+    )
     return build.reduce_with(build.add, product, 0, [dim + 1])
 
 
@@ -117,8 +123,14 @@ def _weighted_bytes(value: Value, dim: int, places: np.ndarray, weights: np.ndar
     bits = next(bits for bits in range(23) if bits == 22 or 0.5 + weights.max() * (1 << (bits + 1)) >= 1 << 15)
     fixed = np.trunc(weights.astype(np.float64) * (1 << bits) + np.where(weights < 0, -0.5, 0.5))
     total = _weighted(build.convert(value, torch.int32), dim, places, fixed)
-    rounded = build.binary(stablehlo.shift_right_arithmetic, build.add(total, build.full_like(total, 1 << (bits - 1))), build.full_like(total, bits))
-    return build.convert(build.maximum(build.minimum(rounded, build.full_like(total, 255)), build.full_like(total, 0)), torch.uint8)
+    rounded = build.binary(
+        stablehlo.shift_right_arithmetic,
+        build.add(total, build.full_like(total, 1 << (bits - 1))),
+        build.full_like(total, bits),
+    )
+    return build.convert(
+        build.maximum(build.minimum(rounded, build.full_like(total, 255)), build.full_like(total, 0)), torch.uint8
+    )
 
 
 def _nearest(ctx: Context, self: Value, scales: Sequence[float | None], offset: float) -> Value:
@@ -126,7 +138,9 @@ def _nearest(ctx: Context, self: Value, scales: Sequence[float | None], offset: 
         return build.full(ctx.shape, ctx.dtype, 0)
     for dim in range(2, self.rank):
         size, count = self.shape[dim], ctx.shape[dim]
-        at = np.floor((np.arange(count, dtype=np.float32) + np.float32(offset)) * _ratio(size, count, scales[dim - 2])).astype(np.int64)
+        at = np.floor(
+            (np.arange(count, dtype=np.float32) + np.float32(offset)) * _ratio(size, count, scales[dim - 2])
+        ).astype(np.int64)
         if not np.array_equal(at, np.arange(size)):
             self = build.take(self, build.array(np.minimum(at, size - 1), torch.int32), dim)
     return self
@@ -140,12 +154,16 @@ def _factors(scale_factors: Sequence[float] | None, rank: int) -> list[float | N
 
 
 @rule("aten.upsample_nearest1d.vec", "aten.upsample_nearest2d.vec", "aten.upsample_nearest3d.vec")
-def upsample_nearest(ctx: Context, input: Value, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None) -> Value:
+def upsample_nearest(
+    ctx: Context, input: Value, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+) -> Value:
     return _nearest(ctx, input, _factors(scale_factors, input.rank - 2), 0)
 
 
 @rule("aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact2d.vec", "aten._upsample_nearest_exact3d.vec")
-def upsample_nearest_exact(ctx: Context, input: Value, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None) -> Value:
+def upsample_nearest_exact(
+    ctx: Context, input: Value, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+) -> Value:
     return _nearest(ctx, input, _factors(scale_factors, input.rank - 2), 0.5)
 
 
@@ -155,30 +173,46 @@ def upsample_nearest1d(ctx: Context, self: Value, output_size: Sequence[int], sc
 
 
 @rule("aten.upsample_nearest2d.default")
-def upsample_nearest2d(ctx: Context, self: Value, output_size: Sequence[int], scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_nearest2d(
+    ctx: Context, self: Value, output_size: Sequence[int], scales_h: float | None = None, scales_w: float | None = None
+) -> Value:
     return _nearest(ctx, self, [scales_h, scales_w], 0)
 
 
 @rule("aten.upsample_nearest3d.default")
 def upsample_nearest3d(
-    ctx: Context, self: Value, output_size: Sequence[int], scales_d: float | None = None, scales_h: float | None = None, scales_w: float | None = None
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    scales_d: float | None = None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
 ) -> Value:
     return _nearest(ctx, self, [scales_d, scales_h, scales_w], 0)
 
 
 @rule("aten._upsample_nearest_exact1d.default")
-def upsample_nearest_exact1d(ctx: Context, self: Value, output_size: Sequence[int], scales: float | None = None) -> Value:
+def upsample_nearest_exact1d(
+    ctx: Context, self: Value, output_size: Sequence[int], scales: float | None = None
+) -> Value:
     return _nearest(ctx, self, [scales], 0.5)
 
 
 @rule("aten._upsample_nearest_exact2d.default")
-def upsample_nearest_exact2d(ctx: Context, self: Value, output_size: Sequence[int], scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_nearest_exact2d(
+    ctx: Context, self: Value, output_size: Sequence[int], scales_h: float | None = None, scales_w: float | None = None
+) -> Value:
     return _nearest(ctx, self, [scales_h, scales_w], 0.5)
 
 
 @rule("aten._upsample_nearest_exact3d.default")
 def upsample_nearest_exact3d(
-    ctx: Context, self: Value, output_size: Sequence[int], scales_d: float | None = None, scales_h: float | None = None, scales_w: float | None = None
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    scales_d: float | None = None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
 ) -> Value:
     return _nearest(ctx, self, [scales_d, scales_h, scales_w], 0.5)
 
@@ -187,47 +221,102 @@ def upsample_nearest_exact3d(
 
 
 @rule("aten.upsample_linear1d.vec", "aten.upsample_bilinear2d.vec", "aten.upsample_trilinear3d.vec")
-def upsample_linear(ctx: Context, input: Value, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None) -> Value:
+def upsample_linear(
+    ctx: Context,
+    input: Value,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Value:
     return _resample(ctx, input, _factors(scale_factors, input.rank - 2), align_corners, _linear)
 
 
 @rule("aten.upsample_bicubic2d.vec")
-def upsample_bicubic(ctx: Context, input: Value, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None) -> Value:
+def upsample_bicubic(
+    ctx: Context,
+    input: Value,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Value:
     return _resample(ctx, input, _factors(scale_factors, 2), align_corners, _cubic)
 
 
 @rule("aten.upsample_linear1d.default")
-def upsample_linear1d(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales: float | None = None) -> Value:
+def upsample_linear1d(
+    ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales: float | None = None
+) -> Value:
     return _resample(ctx, self, [scales], align_corners, _linear)
 
 
 @rule("aten.upsample_bilinear2d.default")
-def upsample_bilinear2d(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_bilinear2d(
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
     return _resample(ctx, self, [scales_h, scales_w], align_corners, _linear)
 
 
 @rule("aten.upsample_trilinear3d.default")
 def upsample_trilinear3d(
-    ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_d: float | None = None, scales_h: float | None = None, scales_w: float | None = None
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_d: float | None = None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
 ) -> Value:
     return _resample(ctx, self, [scales_d, scales_h, scales_w], align_corners, _linear)
 
 
 @rule("aten.upsample_bicubic2d.default")
-def upsample_bicubic2d(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_bicubic2d(
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
     return _resample(ctx, self, [scales_h, scales_w], align_corners, _cubic)
 
 
 @rule("aten._upsample_bilinear2d_aa.default")
-def upsample_bilinear2d_aa(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_bilinear2d_aa(
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
     return _resample(ctx, self, [scales_h, scales_w], align_corners, _antialiased("linear"))
 
 
 @rule("aten._upsample_bicubic2d_aa.default")
-def upsample_bicubic2d_aa(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_bicubic2d_aa(
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
     return _resample(ctx, self, [scales_h, scales_w], align_corners, _antialiased("cubic"))
 
 
 @rule("aten._upsample_lanczos2d_aa.default")
-def upsample_lanczos2d_aa(ctx: Context, self: Value, output_size: Sequence[int], align_corners: bool, scales_h: float | None = None, scales_w: float | None = None) -> Value:
+def upsample_lanczos2d_aa(
+    ctx: Context,
+    self: Value,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
     return _resample(ctx, self, [scales_h, scales_w], align_corners, _antialiased("lanczos"))

@@ -63,6 +63,11 @@ def contiguous(ctx: Context, self: Value, *, memory_format: object = None) -> Va
     return self
 
 
+@rule("aten.copy.default")
+def copy(ctx: Context, self: Value, src: Value, non_blocking: bool = False) -> Value:
+    return build.broadcast(build.convert(src, ctx.dtype), ctx.shape)
+
+
 # -- repeated elements ---------------------------------------------------------------------------------------------
 
 
@@ -81,7 +86,9 @@ def repeat(ctx: Context, self: Value, repeats: Sequence[int]) -> Value:
 
 
 @rule("aten.repeat_interleave.self_int")
-def repeat_interleave(ctx: Context, self: Value, repeats: int, dim: int | None = None, *, output_size: int | None = None) -> Value:
+def repeat_interleave(
+    ctx: Context, self: Value, repeats: int, dim: int | None = None, *, output_size: int | None = None
+) -> Value:
     if dim is None:
         self, dim = build.reshape(self, (prod(self.shape),)), 0
     dim = axis(dim, self.rank)
@@ -143,7 +150,9 @@ def bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
 
 
 @rule("aten.slice.Tensor", "aten.slice_copy.Tensor")
-def slice_(ctx: Context, self: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
+def slice_(
+    ctx: Context, self: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
     dim = axis(dim, self.rank)
     return build.slice_dim(self, dim, *bounds(self.shape[dim], start, end), step)
 

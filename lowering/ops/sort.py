@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 
+from ...passes.mlir import stablehlo
 from .. import build
 from ..context import Context
 from ..registry import rule
 from ..types import Value
+from .index import gathered
 from .shape import axis
 
 
@@ -43,15 +46,165 @@ def sort(ctx: Context, self: Value, dim: int = -1, descending: bool = False) -> 
 
 
 @rule("aten.sort.stable")
-def sort_stable(ctx: Context, self: Value, *, stable: bool | None, dim: int = -1, descending: bool = False) -> tuple[Value, Value]:
+def sort_stable(
+    ctx: Context, self: Value, *, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[Value, Value]:
     return sorted_with_indices(self, dim, descending)
 
 
 @rule("aten.topk.default")
-def topk(ctx: Context, self: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Value, Value]:
+def topk(
+    ctx: Context, self: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Value, Value]:
     """The first k of a stable sort: of equal elements the ones that stand first."""
     values, indices = sorted_with_indices(self, dim, largest)
     if not self.rank:
         return build.reshape(values, ctx.shape), build.reshape(indices, ctx.shape)
     dim = axis(dim, self.rank)
     return build.slice_dim(values, dim, 0, k), build.slice_dim(indices, dim, 0, k)
+
+
+# -- one element of the order --------------------------------------------------------------------------------------
+
+
+def _picked(ctx: Context, values: Value, indices: Value, dim: int, at: Value) -> tuple[Value, Value]:
+    """The elements of both at position `at` (size 1 along `dim`), shaped as the results are."""
+    return tuple(build.reshape(gathered(part, dim, at), ctx.shape) for part in (values, indices))  # type: ignore[return-value]
+
+
+@rule("aten.kthvalue.default")
+def kthvalue(ctx: Context, self: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+    values, indices = sorted_with_indices(self, dim, False)
+    if not self.rank or 0 in ctx.shape:
+        return build.reshape(values, ctx.shape), build.reshape(indices, ctx.shape)
+    dim = axis(dim, self.rank)
+    return tuple(build.reshape(build.slice_dim(part, dim, k - 1, k), ctx.shape) for part in (values, indices))  # type: ignore[return-value]
+
+
+def _median(ctx: Context, self: Value, dim: int, ignore_nan: bool) -> tuple[Value, Value]:
+    """The lower of the middle elements. NaN stand last: median gives the first of them, nanmedian the middle of the others."""
+    self = self if self.rank else build.reshape(self, (1,))
+    dim = axis(dim, self.rank)
+    size, shape = self.shape[dim], (*self.shape[:dim], 1, *self.shape[dim + 1 :])
+    if 0 in self.shape:
+        nothing = float("nan") if ctx.dtype.is_floating_point else torch.iinfo(ctx.dtype).min
+        return build.full(ctx.shape, ctx.dtype, nothing), build.full(ctx.shape, torch.int64, 0)
+    values, indices = sorted_with_indices(self, dim, False)
+    at = build.full(shape, torch.int32, (size - 1) // 2)
+    if self.dtype.is_floating_point:
+        present = build.convert(build.compare("eq", values, values), torch.int32)
+        numbers = build.reshape(build.reduce_with(build.add, present, 0, [dim]), shape)
+        if ignore_nan:
+            below = build.subtract(numbers, build.full(shape, torch.int32, 1))
+            at = build.binary(
+                stablehlo.shift_right_arithmetic,
+                build.maximum(below, build.full(shape, torch.int32, 0)),
+                build.full(shape, torch.int32, 1),
+            )
+        else:
+            at = build.select(build.compare("lt", numbers, build.full(shape, torch.int32, size)), numbers, at)
+    return _picked(ctx, values, indices, dim, at)
+
+
+@rule("aten.median.dim")
+def median_dim(ctx: Context, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _median(ctx, self, dim, False)
+
+
+@rule("aten.nanmedian.dim")
+def nanmedian_dim(ctx: Context, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _median(ctx, self, dim, True)
+
+
+@rule("aten.median.default")
+def median(ctx: Context, self: Value) -> Value:
+    return _median(ctx, build.reshape(self, (prod(self.shape),)), 0, False)[0]
+
+
+@rule("aten.nanmedian.default")
+def nanmedian(ctx: Context, self: Value) -> Value:
+    return _median(ctx, build.reshape(self, (prod(self.shape),)), 0, True)[0]
+
+
+@rule("aten.mode.default")
+def mode(ctx: Context, self: Value, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+    """The smallest of the most frequent elements, and the last place where it stands."""
+    if not self.rank or 0 in self.shape:
+        return build.reshape(self, ctx.shape), build.full(ctx.shape, torch.int64, 0)
+    dim = axis(dim, self.rank)
+    values, indices = sorted_with_indices(self, dim, False)
+    wide = (*values.shape[: dim + 1], values.shape[dim], *values.shape[dim + 1 :])
+    rest = [d for d in range(len(wide)) if d != dim + 1]
+    other = [d for d in range(len(wide)) if d != dim]
+    same = build.compare("eq", build.broadcast_in_dim(values, wide, rest), build.broadcast_in_dim(values, wide, other))
+    counts = build.reduce_with(build.add, build.convert(same, torch.int32), 0, [dim + 1])
+    shape = (*self.shape[:dim], 1, *self.shape[dim + 1 :])
+    most = build.reduce_with(build.maximum, counts, 0, [dim])
+    is_most = build.compare(
+        "eq", counts, build.broadcast_in_dim(most, counts.shape, [d for d in range(self.rank) if d != dim])
+    )
+    places = build.iota(counts.shape, torch.int32, dim)
+    first = build.reduce_with(
+        build.minimum, build.select(is_most, places, build.full_like(places, self.shape[dim])), self.shape[dim], [dim]
+    )
+    last = build.subtract(build.add(first, build.maximum(most, build.full_like(most, 1))), build.full_like(most, 1))
+    return _picked(ctx, values, indices, dim, build.reshape(last, shape))
+
+
+# -- where an element belongs --------------------------------------------------------------------------------------
+
+
+def _places(ctx: Context, boundaries: Value, values: Value, right: bool) -> Value:
+    """How many boundaries stand before each value: those below it, with `right` those equal to it too; NaN comes last."""
+    lead = boundaries.rank - 1
+    dtype = torch.promote_types(boundaries.dtype, values.dtype)
+    wide = (*values.shape, boundaries.shape[-1])
+    edge = build.broadcast_in_dim(build.convert(boundaries, dtype), wide, [*range(lead), len(wide) - 1])
+    value = build.broadcast_in_dim(build.convert(values, dtype), wide, range(values.rank))
+    beyond = build.compare("gt" if right else "ge", edge, value)
+    before = build.convert(build.logical_not(beyond), torch.int32)
+    return build.convert(build.reduce_with(build.add, before, 0, [len(wide) - 1]), ctx.dtype)
+
+
+@rule("aten.searchsorted.Tensor")
+def searchsorted(
+    ctx: Context,
+    sorted_sequence: Value,
+    self: Value,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Value | None = None,
+) -> Value:
+    if sorter is not None:
+        sorted_sequence = gathered(sorted_sequence, sorted_sequence.rank - 1, sorter)
+    return _places(ctx, sorted_sequence, self, right if side is None else side == "right")
+
+
+@rule("aten.searchsorted.Scalar")
+def searchsorted_scalar(
+    ctx: Context,
+    sorted_sequence: Value,
+    self: object,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Value | None = None,
+) -> Value:
+    return searchsorted(
+        ctx, sorted_sequence, build.full((), sorted_sequence.dtype, self), right=right, side=side, sorter=sorter
+    )
+
+
+@rule("aten.bucketize.Tensor")
+def bucketize(ctx: Context, self: Value, boundaries: Value, *, out_int32: bool = False, right: bool = False) -> Value:
+    return _places(ctx, boundaries, self, right)
+
+
+@rule("aten.bucketize.Scalar")
+def bucketize_scalar(
+    ctx: Context, self: object, boundaries: Value, *, out_int32: bool = False, right: bool = False
+) -> Value:
+    return _places(ctx, boundaries, build.full((), boundaries.dtype, self), right)

@@ -16,7 +16,9 @@ class Donate(Pass):
     def __call__(self, program: Program) -> Program:
         states = {argument.name for argument in program.arguments if argument.kind == "state"}
         results = tuple(
-            replace(result, updates=result.name.removesuffix(".updated")) if result.name.removesuffix(".updated") in states else result
+            replace(result, updates=result.name.removesuffix(".updated"))
+            if result.name.removesuffix(".updated") in states
+            else result
             for result in program.results
         )
         dropped = states - {result.updates for result in results}

@@ -45,4 +45,6 @@ def _transposed(node: object) -> fx.Node | None:
     if not isinstance(node, fx.Node) or node.target not in TRANSPOSES:
         return None
     source = node.args[0]
-    return source if isinstance(source, fx.Node) and source.op == "placeholder" and source.meta["val"].ndim == 2 else None
+    return (
+        source if isinstance(source, fx.Node) and source.op == "placeholder" and source.meta["val"].ndim == 2 else None
+    )

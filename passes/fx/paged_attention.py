@@ -55,9 +55,20 @@ class PagedAttention(Pass):
             output.args = (tuple(outputs),)
 
         edited = program.edited(edit)
-        return Program(edited.module, tuple(arguments), tuple(results), tuple(dims), program.guards, program.tensors, program.name, program.notes)
+        return Program(
+            edited.module,
+            tuple(arguments),
+            tuple(results),
+            tuple(dims),
+            program.guards,
+            program.tensors,
+            program.name,
+            program.notes,
+        )
 
-    def _replace(self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]) -> tuple[fx.Node, str]:
+    def _replace(
+        self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]
+    ) -> tuple[fx.Node, str]:
         query, key, value, sinks, alibi_slopes = node.args
         attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
         state = f"kv_cache.{node.kwargs['layer']}"

@@ -37,10 +37,24 @@ class Sample(Pass):
                 inputs[name] = add_placeholder(graph, name, shape, dtype)
                 arguments.append(Argument(name, "input"))
             with graph.inserting_before(output):
-                processed = call(graph, torch.ops.fxhlo.process_logits.default, (logits, *[inputs[name] for name in PROCESSING]), origin=logits)
-                tokens = call(graph, torch.ops.fxhlo.sample.default, (processed, *[inputs[name] for name in SAMPLING]), origin=logits)
+                processed = call(
+                    graph,
+                    torch.ops.fxhlo.process_logits.default,
+                    (logits, *[inputs[name] for name in PROCESSING]),
+                    origin=logits,
+                )
+                tokens = call(
+                    graph,
+                    torch.ops.fxhlo.sample.default,
+                    (processed, *[inputs[name] for name in SAMPLING]),
+                    origin=logits,
+                )
                 chosen = call(
-                    graph, torch.ops.fxhlo.logprobs.default, (logits, tokens, inputs["logprobs_enabled"]), {"count": self.logprobs}, origin=logits
+                    graph,
+                    torch.ops.fxhlo.logprobs.default,
+                    (logits, tokens, inputs["logprobs_enabled"]),
+                    {"count": self.logprobs},
+                    origin=logits,
                 )
                 parts = [call(graph, getitem, (chosen, index), origin=logits) for index in range(3)]
             output.args = ((tokens, *parts, *output.args[0][1:]),)
@@ -49,7 +63,14 @@ class Sample(Pass):
         results = [Result(name) for name in ("tokens", "logprob_ids", "logprob_values", "logprob_ranks")]
         results += program.results[1:]
         return Program(
-            edited.module, tuple(arguments), tuple(results), program.dims, program.guards, program.tensors, program.name, program.notes
+            edited.module,
+            tuple(arguments),
+            tuple(results),
+            program.dims,
+            program.guards,
+            program.tensors,
+            program.name,
+            program.notes,
         )
 
     def inputs(self, requests: int | torch.SymInt, vocabulary: int) -> dict[str, tuple[tuple, torch.dtype]]:

@@ -59,9 +59,13 @@ def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) 
         if operand not in operands:
             return operand
         if operand not in made:
-            existing = [u for u in operand.users if u.target is torch.ops.fxhlo.select_rows.default and u.args[1] is rows]
-            made[operand] = existing[0] if existing and _before(existing[0], selection) else call(
-                graph, torch.ops.fxhlo.select_rows.default, (operand, rows), origin=selection
+            existing = [
+                u for u in operand.users if u.target is torch.ops.fxhlo.select_rows.default and u.args[1] is rows
+            ]
+            made[operand] = (
+                existing[0]
+                if existing and _before(existing[0], selection)
+                else call(graph, torch.ops.fxhlo.select_rows.default, (operand, rows), origin=selection)
             )
         return made[operand]
 
@@ -128,4 +132,3 @@ def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _is_one(size: object) -> bool:
     return isinstance(size, int) and size == 1
-

@@ -64,7 +64,9 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
         for operation in list(_composites(parsed.operation)):
             work.replace(operation)
         _erase_unused(parsed)
-        return Legalized(bytecode(parsed), tuple(work.decisions.values()), tuple(sorted(_custom_calls(parsed.operation))))
+        return Legalized(
+            bytecode(parsed), tuple(work.decisions.values()), tuple(sorted(_custom_calls(parsed.operation)))
+        )
 
 
 class _Legalizer:
@@ -78,7 +80,11 @@ class _Legalizer:
         attributes = operation.attributes
         name = ir.StringAttr(attributes["name"]).value
         version = ir.IntegerAttr(attributes["version"]).value if "version" in attributes else 0
-        key = (name, str(attributes["composite_attributes"]), tuple(str(operand.type) for operand in operation.operands))
+        key = (
+            name,
+            str(attributes["composite_attributes"]),
+            tuple(str(operand.type) for operand in operation.operands),
+        )
         symbol = self.symbols.get(key)
         if symbol is None:
             symbol = self.symbols[key] = self._choose(key, name, version, operation)
@@ -86,7 +92,11 @@ class _Legalizer:
             old = self.decisions[key]
             self.decisions[key] = Decision(old.kernel, old.implementation, old.reasons, old.count + 1, old.operands)
         with ir.InsertionPoint(operation), operation.location:
-            call = func.CallOp([result.type for result in operation.results], ir.FlatSymbolRefAttr.get(symbol), list(operation.operands))
+            call = func.CallOp(
+                [result.type for result in operation.results],
+                ir.FlatSymbolRefAttr.get(symbol),
+                list(operation.operands),
+            )
         for old_result, new_result in zip(operation.results, call.results, strict=True):
             old_result.replace_all_uses_with(new_result)
         operation.erase()
@@ -114,7 +124,14 @@ class _Legalizer:
         self.decisions[key] = Decision(name, None, tuple(reasons), 1, operands)
         return reference
 
-    def _lower(self, kernel: Kernel, implementation: Implementation, specs: tuple[TensorSpec, ...], present: list[str], attributes: Mapping[str, Any]) -> str:
+    def _lower(
+        self,
+        kernel: Kernel,
+        implementation: Implementation,
+        specs: tuple[TensorSpec, ...],
+        present: list[str],
+        attributes: Mapping[str, Any],
+    ) -> str:
         prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"
         try:
             text = _lower_jax(implementation, specs, present, attributes, PLATFORMS[self.target.family])
@@ -135,7 +152,13 @@ class _Legalizer:
         return f"{prefix}__main"
 
 
-def _lower_jax(implementation: Implementation, specs: tuple[TensorSpec, ...], present: list[str], attributes: Mapping[str, Any], platform: str) -> str:
+def _lower_jax(
+    implementation: Implementation,
+    specs: tuple[TensorSpec, ...],
+    present: list[str],
+    attributes: Mapping[str, Any],
+    platform: str,
+) -> str:
     """The implementation as StableHLO text with a `main`."""
     import jax
 
@@ -187,14 +210,21 @@ def _composites(operation: ir.Operation) -> Iterator[ir.Operation]:
 
 
 def _custom_calls(operation: ir.Operation) -> set[str]:
-    return {ir.StringAttr(child.attributes["call_target_name"]).value for child in _operations(operation) if child.name == "stablehlo.custom_call"}
+    return {
+        ir.StringAttr(child.attributes["call_target_name"]).value
+        for child in _operations(operation)
+        if child.name == "stablehlo.custom_call"
+    }
 
 
 def _erase_unused(module: ir.Module) -> None:
     """Drops private functions that nothing calls any more (references that were replaced)."""
     functions = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
     callees = {name: _callees(op.operation) for name, op in functions.items()}
-    alive, todo = set(), [name for name, op in functions.items() if ir.StringAttr(op.attributes["sym_visibility"]).value != "private"]
+    alive, todo = (
+        set(),
+        [name for name, op in functions.items() if ir.StringAttr(op.attributes["sym_visibility"]).value != "private"],
+    )
     while todo:
         name = todo.pop()
         if name not in alive:
@@ -213,5 +243,7 @@ def _callees(operation: ir.Operation) -> set[str]:
         elif child.name == "stablehlo.composite":
             found.add(ir.FlatSymbolRefAttr(child.attributes["decomposition"]).value)
         elif "called_computations" in child.attributes:
-            found.update(ir.FlatSymbolRefAttr(name).value for name in ir.ArrayAttr(child.attributes["called_computations"]))
+            found.update(
+                ir.FlatSymbolRefAttr(name).value for name in ir.ArrayAttr(child.attributes["called_computations"])
+            )
     return found

@@ -1,8 +1,8 @@
 // fxhlo_linear, fxhlo_linear_bias: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
 //
 // A panel of kPanel rows of w is regrouped so that each vector holds four words (16 bytes along k) of kLanes / 4
-// different rows; a row of x then enters as four words repeated. With few rows of x the regrouping happens in
-// registers on the way, with many into a scratch that stays in the second-level cache.
+// different rows; a row of x then enters as four words repeated. The first tile of rows of x regroups w in registers
+// on the way and keeps it, in a scratch that stays in the second-level cache, for the tiles after it.
 //
 // Batch invariance: an output is four partial sums, word i of k going to sum i mod 4 in order of k, added
 // up at the end by `finish`. Tiles, blocks and threads choose what is computed together, never how.
@@ -20,23 +20,28 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int kQuad = 16;                       // bytes: four words
 constexpr int kPanel = kTileVectors * kLanes / 4;  // rows of w, columns of y
-constexpr int64_t kBlockBytes = 768 << 10;      // of x in one chunk, to be found again in a near cache
-constexpr int64_t kSerialBytes = 96 << 10;      // a smaller weight is read faster than a thread wakes up
-constexpr int64_t kChunksPerThread = 4;         // to balance threads that the system interrupts
+constexpr int64_t kBlockBytes = 256 << 10;         // of x in one chunk, to be found again in the second-level cache,
+constexpr int64_t kBlockRows = 128;                // but rows enough that regrouping w costs little beside them
+constexpr int64_t kSerialBytes = 96 << 10;         // a smaller weight is read faster than a thread wakes up
+constexpr int64_t kChunksPerThread = 4;            // to balance threads that the system interrupts
 static_assert(kTileVectors == 4, "finish() interleaves four vectors");
+
+// Four words, a step along k.
+struct Quad {
+  char bytes[16];
+};
+template <typename T>
+constexpr int kStep = sizeof(Quad) / sizeof(PackedOf<T>);  // values of k in a quad
 
 template <typename T, typename Out>
 struct Problem {
-  using Packed = PackedOf<T>;
-  static constexpr int kStep = kQuad / sizeof(Packed);  // values of k in a quad
-  const Packed* x;
+  const T* x;
   const T* w;
   const T* bias;  // or null
   Out* y;
   int64_t m, n, k;
-  int64_t steps() const { return (k + kStep - 1) / kStep; }
+  int64_t steps() const { return (k + kStep<T> - 1) / kStep<T>; }
 };
 
 // Rows of w behind one panel: vector v holds, from its lane 4 * i on, row 4 * i + v; rows past the last repeat it.
@@ -53,8 +58,7 @@ struct Panel {
 template <typename T>
 inline Words regroup(const Panel<T>& panel, int vector, int64_t at, int count) {
   PackedOf<T> values[kLanes * kPerWord<PackedOf<T>>] = {};
-  constexpr int kStep = kQuad / sizeof(PackedOf<T>);
-  for (int i = 0; i < kLanes / 4; ++i) convert(panel.rows[4 * i + vector] + at, values + i * kStep, count);
+  for (int i = 0; i < kLanes / 4; ++i) convert(panel.rows[4 * i + vector] + at, values + i * kStep<T>, count);
   return load<Words>(values);
 }
 
@@ -76,8 +80,7 @@ inline void regroup_span(const Panel<T>& panel, int vector, int64_t at, Words* o
     return;
   }
 #endif
-  constexpr int kStep = kQuad / sizeof(PackedOf<T>);
-  for (int quad = 0; quad < kSpan; ++quad) out[quad] = regroup(panel, vector, at + quad * kStep, kStep);
+  for (int quad = 0; quad < kSpan; ++quad) out[quad] = regroup(panel, vector, at + quad * kStep<T>, kStep<T>);
 }
 
 // kPanel outputs of one row: lane 4 * i + v is the sum of the four lanes from 4 * i of vector v.
@@ -116,30 +119,35 @@ inline void write(const Problem<T, Out>& p, int64_t row, int64_t column, const F
   }
 }
 
-// One quad of k, of which `count` values are there: x is padded with zeros as the panel is.
-template <int Rows, typename T, typename Out>
-inline void last_steps(const Problem<T, Out>& p, int64_t row, int64_t at, int count, const Words* panel,
-                       Floats (*sums)[kTileVectors]) {
-  using Packed = typename Problem<T, Out>::Packed;
-  for (int r = 0; r < Rows; ++r) {
-    Packed values[Problem<T, Out>::kStep] = {};
-    std::memcpy(values, p.x + (row + r) * p.k + at, count * sizeof(Packed));
-    const Words quad = broadcast_quad(values);
-    for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<Packed>(quad, panel[v], sums[r][v]);
+// Rows [row, row + count) of x -> [steps][count] quads, zero past the end of k. Beside being what a tile reads in order,
+// it parts rows that are a power of two apart and would fight for the same lines of the first-level cache.
+template <typename T, typename Out>
+void pack_rows(const Problem<T, Out>& p, int64_t row, int64_t count, Quad* out) {
+  for (int64_t r = 0; r < count; ++r) {
+    const T* from = p.x + (row + r) * p.k;
+    Quad* to = out + r;
+    int64_t at = 0;
+    for (; at + kStep<T> <= p.k; at += kStep<T>, to += count) {
+      PackedOf<T> values[kStep<T>];
+      convert(from + at, values, kStep<T>);
+      std::memcpy(to, values, sizeof(Quad));
+    }
+    if (at < p.k) {
+      PackedOf<T> values[kStep<T>] = {};
+      convert(from + at, values, p.k - at);
+      std::memcpy(to, values, sizeof(Quad));
+    }
   }
 }
 
-// Rows [row, row + Rows) of y by one panel regrouped on the way, and kept in `kept`, [steps][kTileVectors], unless that
-// is null. The next panel is fetched meanwhile.
+// Rows [row, row + Rows) of y, by one panel regrouped on the way and kept in `kept`, [steps][kTileVectors], unless that
+// is null. x is what pack_rows made of the rows. The next panel is fetched meanwhile.
 template <int Rows, typename T, typename Out>
-void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, Words* kept) {
-  using Packed = typename Problem<T, Out>::Packed;
-  constexpr int kStep = Problem<T, Out>::kStep;
-  const Packed* x = p.x + row * p.k;
+void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad* x, Words* kept) {
   const Panel<T> panel(p, column);
   Floats sums[Rows][kTileVectors] = {};
   int64_t at = 0;
-  for (; at + kSpan * kStep <= p.k; at += kSpan * kStep) {
+  for (; at + kSpan * kStep<T> <= p.k; at += kSpan * kStep<T>, x += kSpan * Rows) {
     for (int i = 0; i < kPanel; ++i) __builtin_prefetch(panel.rows[i] + kPanel * p.k + at, 0, 2);
     for (int v = 0; v < kTileVectors; ++v) {
       Words quads[kSpan];
@@ -147,57 +155,57 @@ void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, Words*
       for (int quad = 0; quad < kSpan; ++quad) {
         if (kept != nullptr) kept[quad * kTileVectors + v] = quads[quad];
         for (int r = 0; r < Rows; ++r) {
-          const Words values = broadcast_quad(x + r * p.k + at + quad * kStep);
-          sums[r][v] = multiply_add<Packed>(values, quads[quad], sums[r][v]);
+          sums[r][v] = multiply_add<PackedOf<T>>(broadcast_quad(x + quad * Rows + r), quads[quad], sums[r][v]);
         }
       }
     }
     if (kept != nullptr) kept += kSpan * kTileVectors;
   }
-  for (; at < p.k; at += kStep) {
-    const int count = static_cast<int>(std::min<int64_t>(kStep, p.k - at));
-    Words quads[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) quads[v] = regroup(panel, v, at, count);
-    last_steps<Rows>(p, row, at, count, quads, sums);
-    if (kept != nullptr) kept = std::copy(quads, quads + kTileVectors, kept);
+  for (; at < p.k; at += kStep<T>, x += Rows) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      const Words words = regroup(panel, v, at, static_cast<int>(std::min<int64_t>(kStep<T>, p.k - at)));
+      for (int r = 0; r < Rows; ++r) sums[r][v] = multiply_add<PackedOf<T>>(broadcast_quad(x + r), words, sums[r][v]);
+      if (kept != nullptr) *kept++ = words;
+    }
   }
   write<Rows>(p, row, column, sums);
 }
 
 // The same by a panel that an earlier tile has kept.
 template <int Rows, typename T, typename Out>
-void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Words* kept) {
-  using Packed = typename Problem<T, Out>::Packed;
-  constexpr int kStep = Problem<T, Out>::kStep;
-  const Packed* x = p.x + row * p.k;
+void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
   Floats sums[Rows][kTileVectors] = {};
-  int64_t at = 0;
-  for (; at + kStep <= p.k; at += kStep, kept += kTileVectors) {
+  for (int64_t step = p.steps(); step > 0; --step, x += Rows, kept += kTileVectors) {
     for (int r = 0; r < Rows; ++r) {
-      const Words quad = broadcast_quad(x + r * p.k + at);
-      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<Packed>(quad, kept[v], sums[r][v]);
+      const Words words = broadcast_quad(x + r);
+      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<PackedOf<T>>(words, kept[v], sums[r][v]);
     }
   }
-  if (at < p.k) last_steps<Rows>(p, row, at, static_cast<int>(p.k - at), kept, sums);
   write<Rows>(p, row, column, sums);
 }
 
 // Rows [row, row_end) by columns [column, column_end): panel by panel of w, every row of x against each.
 template <typename T, typename Out>
 void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
-  const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows;
-  thread_local std::vector<Words> scratch;
-  if (tiles > 1) scratch.resize(p.steps() * kTileVectors);
-  Words* kept = tiles > 1 ? scratch.data() : nullptr;
+  const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows, steps = p.steps();
+  // Rows are shared out evenly: 8 rows are two tiles of 4, not 6 and 2.
+  const auto first_row = [&](int64_t tile) { return row + count * tile / tiles; };
+  thread_local std::vector<Quad> x;
+  thread_local std::vector<Words> kept;
+  x.resize(count * steps);
+  kept.resize(tiles > 1 ? steps * kTileVectors : 0);
+  for (int64_t t = 0; t < tiles; ++t) {
+    pack_rows(p, first_row(t), first_row(t + 1) - first_row(t), x.data() + (first_row(t) - row) * steps);
+  }
   for (; column < column_end; column += kPanel) {
     for (int64_t t = 0; t < tiles; ++t) {
-      // Rows are shared out evenly: 8 rows are two tiles of 4, not 6 and 2.
-      const int64_t first = row + count * t / tiles, last = row + count * (t + 1) / tiles;
-      with_rows(last - first, [&](auto rows) {
+      const int64_t first = first_row(t);
+      const Quad* rows_of_x = x.data() + (first - row) * steps;
+      with_rows(first_row(t + 1) - first, [&](auto rows) {
         if (t == 0) {
-          streamed_tile<rows()>(p, first, column, kept);
+          streamed_tile<rows()>(p, first, column, rows_of_x, tiles > 1 ? kept.data() : nullptr);
         } else {
-          kept_tile<rows()>(p, first, column, kept);
+          kept_tile<rows()>(p, first, column, rows_of_x, kept.data());
         }
       });
     }
@@ -207,12 +215,12 @@ void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t colum
 template <typename T, typename Out>
 void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
   const int64_t row_bytes = std::max<int64_t>(1, p.k * sizeof(T));
-  const int64_t most_rows = std::max<int64_t>(128, kBlockBytes / row_bytes);
+  const int64_t most_rows = std::max<int64_t>(kBlockRows, kBlockBytes / row_bytes);
   const int64_t row_blocks = (p.m + most_rows - 1) / most_rows;
   const int64_t panels = (p.n + kPanel - 1) / kPanel;
   int64_t column_blocks = 1;
   if (p.n * row_bytes > kSerialBytes || p.m > kTileRows) {
-    column_blocks = std::max<int64_t>(1, pool.num_threads() * kChunksPerThread / row_blocks);
+    column_blocks = (pool.num_threads() * kChunksPerThread + row_blocks - 1) / row_blocks;
   }
   column_blocks = std::min(column_blocks, panels);
   parallel_for(pool, row_blocks * column_blocks, [&](int64_t chunk) {
@@ -227,18 +235,10 @@ ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgum
 
 template <typename T, typename Out>
 ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, ffi::AnyBuffer y) {
-  using Packed = PackedOf<T>;
   const int64_t m = x.dimensions()[0], k = x.dimensions()[1], n = w.dimensions()[0];
   if (m == 0 || n == 0) return ffi::Error::Success();
-  Problem<T, Out> problem{static_cast<const Packed*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
-                          static_cast<const T*>(bias), static_cast<Out*>(y.untyped_data()), m, n, k};
-  std::vector<Packed> converted;
-  if constexpr (!std::is_same_v<T, Packed>) {
-    converted.resize(m * k);
-    convert(static_cast<const T*>(x.untyped_data()), converted.data(), m * k);
-    problem.x = converted.data();
-  }
-  multiply(pool, problem);
+  multiply(pool, Problem<T, Out>{static_cast<const T*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
+                                 static_cast<const T*>(bias), static_cast<Out*>(y.untyped_data()), m, n, k});
   return ffi::Error::Success();
 }
 

@@ -74,7 +74,9 @@ class FxhloAttention(AttentionImpl):
         }
         for what, asked in refused.items():
             if asked:
-                raise UnsupportedError(f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM")
+                raise UnsupportedError(
+                    f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
+                )
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -109,7 +111,9 @@ class FxhloAttention(AttentionImpl):
     ) -> torch.Tensor:
         """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache is not looked at."""
         if key is None or value is None or value.shape[-1] != self.head_size:
-            raise UnsupportedError(f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}")
+            raise UnsupportedError(
+                f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}"
+            )
         sinks = self.sinks if self._sinks_at is None else getattr(*self._sinks_at)
         attended = torch.ops.fxhlo.attention(
             query,

@@ -58,6 +58,7 @@ __all__ = [
     "VllmConfig",
     "WorkerBase",
     "check",
+    "default_sizes",
     "engine_config",
     "forget_layers",
     "get_model",
@@ -120,7 +121,8 @@ def check() -> None:
     """Raises UnsupportedError with everything in vLLM that is not as we rely on it; called when a worker starts."""
     if version() not in TRIED:
         raise UnsupportedError(
-            f"vLLM {version()} was not tried with fxhlo", next_step=f"install vLLM {' or '.join(TRIED)}, or start with VLLM_PLUGINS="
+            f"vLLM {version()} was not tried with fxhlo",
+            next_step=f"install vLLM {' or '.join(TRIED)}, or start with VLLM_PLUGINS=",
         )
     wrong = [f"{hook}: {problem}" for hook, names in HOOKS.items() if (problem := _problem(hook, names))]
     if wrong:
@@ -149,13 +151,6 @@ def _problem(hook: str, names: tuple[str, ...]) -> str | None:
     if [name for name in have if name in names] != list(names) and not dataclasses.is_dataclass(found):
         return f"has another order: {', '.join(have)}"
     return None
-
-
-def engine_config(model: str, **options: Any) -> VllmConfig:
-    """The config that vLLM makes of a model folder and engine arguments, without looking at weights or a tokenizer."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    return EngineArgs(model=model, skip_tokenizer_init=True, enforce_eager=True, **options).create_engine_config()
 
 
 def without_accelerator() -> None:
@@ -218,7 +213,6 @@ def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
     return dict(vllm_config.compilation_config.static_forward_context)
 
 
-
 def ir_implementations() -> dict[Any, Callable[..., Any]]:
     """vLLM's IR ops, each with its implementation in plain torch; the overload `maybe_inplace` computes the same."""
     table: dict[Any, Callable[..., Any]] = {}
@@ -238,7 +232,9 @@ def no_compile() -> Iterator[None]:
         yield
 
 
-def engine_config(model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32) -> VllmConfig:
+def engine_config(
+    model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+) -> VllmConfig:
     """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder."""
     from vllm.engine.arg_utils import EngineArgs
 
@@ -251,3 +247,11 @@ def engine_config(model: str, *, dtype: str = "auto", max_model_len: int | None 
         skip_tokenizer_init=True,
     )
     return arguments.create_engine_config()
+
+
+def default_sizes() -> tuple[set[int], set[int]]:
+    """The numbers that vLLM takes for max_num_batched_tokens and max_num_seqs where nobody gives one."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    tokens, requests = EngineArgs.get_batch_defaults(1)
+    return set(tokens.values()), set(requests.values())

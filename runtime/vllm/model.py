@@ -16,13 +16,10 @@ from torch import nn
 from ...kernels.catalog import register_torch_ops
 from ..errors import FxhloError
 from . import compat
+from .folder import ModelError
 
 BUILT = "fxhlo_built"
 """Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
-
-
-class ModelError(FxhloError):
-    """A model folder from which no model can be made: no such architecture, weights missing, damaged or of other shapes."""
 
 
 def build_model(vllm_config: compat.VllmConfig, *, weights: bool) -> nn.Module:
@@ -127,6 +124,10 @@ CAUSES = (
         "a weight has another shape than config.json says",
         "check that config.json belongs to these weights",
     ),
-    ("There is no module or parameter named", "the weight files have parameters that this architecture lacks", "check `architectures` in config.json"),
+    (
+        "There is no module or parameter named",
+        "the weight files have parameters that this architecture lacks",
+        "check `architectures` in config.json",
+    ),
 )
 """(a part of the error's type or text, what it means, what to do), first match wins."""

@@ -13,6 +13,7 @@ import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from ..errors import UnsupportedError
+from .folder import check_folder
 from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if (Path.cwd() / "kernels" / "spec.py").is_file():
     # vLLM looks at model classes in a `python -m` of its own. Started in this repository's root, that process would take
     # our folder `kernels` for the package of that name, which transformers probes for.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+STEP_TOKENS = 1024
+"""Tokens of a step where nobody asked for another number: longer ones gain nothing, and each size is a program to compile."""
+STEP_REQUESTS = 64
+"""Requests of a step where nobody asked for another number."""
 
 
 class FxhloPlatform(Platform):
@@ -37,6 +43,14 @@ class FxhloPlatform(Platform):
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float32]
+
+    @classmethod
+    def pre_register_and_update(cls, parser: Any = None) -> None:
+        """With a parser, this is the process of vLLM's command line."""
+        if parser is not None:
+            from . import front
+
+            front.install()
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
@@ -55,6 +69,11 @@ class FxhloPlatform(Platform):
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
+            if vllm_config.load_config.load_format in ("auto", "hf", "safetensors"):
+                folder = Path(vllm_config.model_config.model)
+                if folder.is_dir():
+                    check_folder(folder)
+            _limit_defaults(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
         parallel.distributed_executor_backend = "uni"
@@ -150,3 +169,17 @@ class FxhloPlatform(Platform):
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
         if dtype not in (torch.bfloat16, torch.float32):
             raise UnsupportedError(f"fxhlo does not support {dtype} yet", next_step="use --dtype bfloat16 or float32")
+
+
+def _limit_defaults(vllm_config: VllmConfig) -> None:
+    """vLLM's defaults for the size of a step are those of a GPU; a number that is none of them is the user's and stays."""
+    from .compat import default_sizes
+
+    scheduler = vllm_config.scheduler_config
+    tokens, requests = default_sizes()
+    if scheduler.max_num_seqs in requests:
+        scheduler.max_num_seqs = min(scheduler.max_num_seqs, STEP_REQUESTS)
+    if scheduler.max_num_batched_tokens in tokens and scheduler.enable_chunked_prefill:
+        limit = max(STEP_TOKENS, scheduler.max_num_seqs)
+        scheduler.max_num_batched_tokens = min(scheduler.max_num_batched_tokens, limit)
+        scheduler.max_num_scheduled_tokens = min(scheduler.max_num_scheduled_tokens or limit, limit)

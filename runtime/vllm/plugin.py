@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -21,6 +22,8 @@ def register() -> str | None:
     found = version()
     if found in TRIED:
         answer_for_vllm()
+        # A process that has started XLA's threads must not be forked: its child can wait forever for a lock.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
     logging.getLogger("vllm.fxhlo").warning(
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)
@@ -61,9 +64,9 @@ class _Renamed(metadata.DistributionFinder):
         return None
 
     def find_distributions(
-        self, context: metadata.DistributionFinder.Context = metadata.DistributionFinder.Context()
+        self, context: metadata.DistributionFinder.Context | None = None
     ) -> Iterable[metadata.Distribution]:
-        if context.name != "vllm":
+        if context is None or context.name != "vllm":
             return []
         names = (name for name in DISTRIBUTIONS if name != "vllm")
         return [found for name in names for found in metadata.distributions(name=name)]

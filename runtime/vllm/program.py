@@ -63,7 +63,10 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
         Input("positions", ("tokens",), torch.int32),
         Input("logit_rows", ("requests",), torch.int32),
     )
-    ranges = {"tokens": (1, max(options.max_tokens, options.max_model_len)), "requests": (1, max(options.max_requests, 2))}
+    ranges = {
+        "tokens": (1, max(options.max_tokens, options.max_model_len)),
+        "requests": (1, max(options.max_requests, 2)),
+    }
     name = type(model).__name__
     return capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
 

@@ -115,7 +115,9 @@ def check_request(inputs: Any, params: Any) -> None:
     if not isinstance(params, SamplingParams):
         raise VLLMValidationError("fxhlo does not support pooling yet: ask for a completion")
     if isinstance(inputs, dict) and inputs.get("type") not in ("token", None):
-        raise VLLMValidationError(f"fxhlo does not support prompts of type {inputs['type']} yet: send text or token ids")
+        raise VLLMValidationError(
+            f"fxhlo does not support prompts of type {inputs['type']} yet: send text or token ids"
+        )
     for refusal in REQUEST:
         if refusal.asked(params):
             name = refusal.what.split("=")[0].split()[0]

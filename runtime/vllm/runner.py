@@ -17,7 +17,7 @@ from . import compat
 from .batch import Batch, Request
 
 if TYPE_CHECKING:
-    from .steps import Steps, StepResult
+    from .steps import StepResult, Steps
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Runner:
     def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
         """Updates the batch. None: call `sample`; an empty result: there is nothing to compute."""
         if output.scheduled_spec_decode_tokens or output.kv_cache_block_copies:
-            raise UnsupportedError("vLLM scheduled speculative tokens or copies of KV blocks, which fxhlo does not do yet")
+            raise UnsupportedError(
+                "vLLM scheduled speculative tokens or copies of KV blocks, which fxhlo does not do yet"
+            )
         for request_id in output.finished_req_ids:
             self.batch.remove(request_id)
             self.requests.pop(request_id, None)
@@ -98,7 +100,9 @@ class Runner:
 
     def _continue(self, cached: Any, scheduled: Mapping[str, int]) -> None:
         """Requests of earlier steps: more tokens are in their cache, and they may have more blocks, or all others."""
-        news = zip(cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, cached.num_output_tokens, strict=True)
+        news = zip(
+            cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, cached.num_output_tokens, strict=True
+        )
         for request_id, computed, new_blocks, outputs in news:
             request = self.requests[request_id]
             blocks = [] if new_blocks is None else new_blocks[0]

@@ -63,7 +63,9 @@ def buckets(max_tokens: int, max_requests: int) -> tuple[Bucket, ...]:
     few = min(SMALLEST, max_requests)
     decode = {Bucket(size, size) for size in _powers(SMALLEST, max_requests, 4)}
     sizes = _powers(SMALLEST, max_tokens, 4)
-    mixed = {Bucket(size, min(size, few)) for size in sizes} | {Bucket(size, max_requests) for size in sizes if size > max_requests}
+    mixed = {Bucket(size, min(size, few)) for size in sizes} | {
+        Bucket(size, max_requests) for size in sizes if size > max_requests
+    }
     return tuple(sorted(decode | mixed))
 
 
@@ -136,7 +138,12 @@ class Steps:
             "num_blocks": self.num_blocks,
             "target": str(self.target),
             "native": native.unavailable(),
-            "versions": {"torch": torch.__version__, "vllm": vllm.__version__, "jaxlib": jaxlib.__version__, "fxhlo": source_digest()},
+            "versions": {
+                "torch": torch.__version__,
+                "vllm": vllm.__version__,
+                "jaxlib": jaxlib.__version__,
+                "fxhlo": source_digest(),
+            },
         }
 
     def _make(self, directory: Path, progress: Progress) -> None:
@@ -150,7 +157,10 @@ class Steps:
         program = run(step_passes(self.options), capture_step(self.config, self._build()))
         check(program)
         modules = (
-            (str(bucket), emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks}))
+            (
+                str(bucket),
+                emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks}),
+            )
             for bucket in self.buckets
         )
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
@@ -163,13 +173,17 @@ class Steps:
         device = pjrt.device(self.target)
         tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
         first = next(iter(self._executables.values()))
-        weights = {argument.name: device.put_shared(as_numpy(tensors[argument.name])) for argument in first.signature.weights}
+        weights = {
+            argument.name: device.put_shared(as_numpy(tensors[argument.name])) for argument in first.signature.weights
+        }
         self._executables = {bucket: executable.bind(weights) for bucket, executable in self._executables.items()}
         self._states = first.zeros()
         for bucket, executable in self._executables.items():
             for argument in executable.arguments:
                 if argument.name in NEUTRAL:
-                    self._neutral[bucket, argument.name] = device.put(np.full(argument.shape, NEUTRAL[argument.name], argument.dtype))
+                    self._neutral[bucket, argument.name] = device.put(
+                        np.full(argument.shape, NEUTRAL[argument.name], argument.dtype)
+                    )
         self._device = device
 
     # -- serving ---------------------------------------------------------------------------------------------------

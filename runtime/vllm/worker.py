@@ -16,7 +16,7 @@ import torch
 
 from .. import seal
 from ..errors import FxhloError, UnsupportedError
-from . import compat
+from . import compat, front
 from .model import build_model
 from .runner import Runner
 from .steps import Steps
@@ -67,7 +67,9 @@ class FxhloWorker(compat.WorkerBase):
         with _logged("load the model"):
             self.model = build_model(self.vllm_config, weights=True)
             self._layers = compat.layers_of(self.vllm_config)
-            self.steps = Steps.prepare(self.vllm_config, self.model, lambda: build_model(self.vllm_config, weights=False))
+            self.steps = Steps.prepare(
+                self.vllm_config, self.model, lambda: build_model(self.vllm_config, weights=False)
+            )
 
     def get_model(self) -> torch.nn.Module:
         assert self.model is not None
@@ -196,9 +198,10 @@ def _free_bytes() -> int:
 
 @contextmanager
 def _logged(doing: str) -> Iterator[None]:
-    """Logs fxhlo's own errors in full before vLLM wraps them: its front end says only that the engine did not start."""
+    """Logs fxhlo's own errors before vLLM wraps them, and leaves them for the front end to end with."""
     try:
         yield
     except FxhloError as problem:
         logger.error("fxhlo could not %s: %s", doing, problem)
+        front.leave(problem)
         raise

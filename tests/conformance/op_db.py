@@ -80,7 +80,9 @@ def run_pair(name: str, dtype: str, limit: int) -> Outcome:
     outcome = attempt(op, samples)
     if outcome[0] != "passed" and len(samples) > 1:
         outcomes = [attempt(op, [sample]) for sample in samples]
-        worst = max(range(len(outcomes)), key=lambda index: ("passed", "refused", "wrong", "crash").index(outcomes[index][0]))
+        worst = max(
+            range(len(outcomes)), key=lambda index: ("passed", "refused", "wrong", "crash").index(outcomes[index][0])
+        )
         outcome = outcomes[worst]
         if outcome[0] != "passed":
             outcome = (outcome[0], f"sample {worst}: {outcome[1]}")
@@ -133,12 +135,13 @@ def call_of(op: Any, samples: list[Any]) -> tuple[Any, list[Any]]:
 def attempt(op: Any, samples: list[Any]) -> tuple[str, str]:
     """(status, reason) of some samples in one module."""
     import differential
-
     from fxhlo.runtime.errors import FxhloError
 
     function, tensors = call_of(op, samples)
     try:
-        hlo = differential.traced(function, tensors) if CAPTURE == "make_fx" else differential.lowered(function, tensors)
+        hlo = (
+            differential.traced(function, tensors) if CAPTURE == "make_fx" else differential.lowered(function, tensors)
+        )
     except FxhloError as problem:
         kind = "crash" if "bug of fxhlo" in str(problem) or " built " in str(problem) else "refused"
         return kind, short(f"{type(problem).__name__}: {problem}")
@@ -176,12 +179,21 @@ def as_precise(function: Any, tensors: list[Any], expected: Any, actual: Any) ->
     import differential
     import torch
 
-    wide = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.float16: torch.float64, torch.complex64: torch.complex128}
+    wide = {
+        torch.float32: torch.float64,
+        torch.bfloat16: torch.float64,
+        torch.float16: torch.float64,
+        torch.complex64: torch.complex128,
+    }
     try:
         precise = differential.eager(function, [tensor.to(wide.get(tensor.dtype, tensor.dtype)) for tensor in tensors])
     except Exception:
         return False
-    if len(actual.results) != len(expected.results) or len(precise.results) != len(expected.results) or expected.updates.keys() - actual.updates.keys():
+    if (
+        len(actual.results) != len(expected.results)
+        or len(precise.results) != len(expected.results)
+        or expected.updates.keys() - actual.updates.keys()
+    ):
         return False
     for ours, eager, best in zip(actual.results, expected.results, precise.results, strict=True):
         eager, best = torch.as_tensor(eager), torch.as_tensor(best)
@@ -191,8 +203,13 @@ def as_precise(function: Any, tensors: list[Any], expected: Any, actual: Any) ->
             continue
         if not (ours.dtype.is_floating_point or ours.dtype.is_complex):
             return False
-        distance, theirs = (ours.to(best.dtype) - best).abs().nan_to_num(0, 0, 0), (eager.to(best.dtype) - best).abs().nan_to_num(0, 0, 0)
-        same_specials = torch.equal(ours.isnan(), best.isnan()) and torch.equal(ours.isinf(), best.to(ours.dtype).isinf())
+        distance, theirs = (
+            (ours.to(best.dtype) - best).abs().nan_to_num(0, 0, 0),
+            (eager.to(best.dtype) - best).abs().nan_to_num(0, 0, 0),
+        )
+        same_specials = torch.equal(ours.isnan(), best.isnan()) and torch.equal(
+            ours.isinf(), best.to(ours.dtype).isinf()
+        )
         scale = torch.finfo(ours.dtype).eps * best.abs().nan_to_num(0, 0, 0).max() if best.numel() else 0
         if not same_specials or bool(distance.max() > theirs.max() + 4 * scale):
             return False
@@ -205,11 +222,37 @@ UNSPECIFIED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_em
 
 def random(op: Any) -> bool:
     """Ops that draw: torch's generator cannot be the compiled module's; only dtypes and shapes are compared."""
-    words = ("bernoulli", "cauchy", "dropout", "exponential", "geometric", "log_normal", "multinomial", "normal", "rand", "randint", "randn",
-             "uniform", "rrelu", "svd_lowrank", "pca_lowrank", "fractional_max_pool")
+    words = (
+        "bernoulli",
+        "cauchy",
+        "dropout",
+        "exponential",
+        "geometric",
+        "log_normal",
+        "multinomial",
+        "normal",
+        "rand",
+        "randint",
+        "randn",
+        "uniform",
+        "rrelu",
+        "svd_lowrank",
+        "pca_lowrank",
+        "fractional_max_pool",
+    )
     base = op.name.split(".")[-1]
-    return any(base == word or base.startswith(word + "_") or base.endswith("_" + word) or f"{word}2d" == base or f"{word}3d" == base for word in words) \
-        or base in ("rand_like", "randn_like", "randint_like", "alpha_dropout", "feature_alpha_dropout", "normal") or op.full_name in ("normal", "normal.number_mean")
+    return (
+        any(
+            base == word
+            or base.startswith(word + "_")
+            or base.endswith("_" + word)
+            or f"{word}2d" == base
+            or f"{word}3d" == base
+            for word in words
+        )
+        or base in ("rand_like", "randn_like", "randint_like", "alpha_dropout", "feature_alpha_dropout", "normal")
+        or op.full_name in ("normal", "normal.number_mean")
+    )
 
 
 def short(text: str, limit: int = 600) -> str:
@@ -251,7 +294,11 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", __file__, "work", "--samples", str(self.samples)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=ROOT,
             )
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(pair) + "\n")
@@ -364,14 +411,18 @@ def main() -> None:
         known = load(results)
         again = set(options.again.split(","))
         todo = [
-            pair for pair in pairs(options.dtypes.split(","))
+            pair
+            for pair in pairs(options.dtypes.split(","))
             if re.search(options.ops, pair[0]) and (pair not in known or known[pair].status in again or "all" in again)
         ]
         with results.open("a") as file:
             for outcome in run(todo, options.samples, options.jobs):
                 print(json.dumps(asdict(outcome)), file=file, flush=True)
                 if outcome.status != "passed":
-                    print(f"{outcome.status:8} {outcome.op} {outcome.dtype}: {outcome.reason.splitlines()[0] if outcome.reason else ''}", flush=True)
+                    print(
+                        f"{outcome.status:8} {outcome.op} {outcome.dtype}: {outcome.reason.splitlines()[0] if outcome.reason else ''}",
+                        flush=True,
+                    )
     outcomes = load(results).values()
     table = summary(outcomes)
     (options.out / "table.md").write_text(table + "\n")

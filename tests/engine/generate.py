@@ -16,7 +16,12 @@ def answer(output: Any) -> dict[str, Any]:
     logprobs = None
     if completion.logprobs is not None:
         logprobs = [[[token, entry.logprob] for token, entry in position.items()] for position in completion.logprobs]
-    return {"tokens": list(completion.token_ids), "logprobs": logprobs, "cached": output.num_cached_tokens, "text": completion.text}
+    return {
+        "tokens": list(completion.token_ids),
+        "logprobs": logprobs,
+        "cached": output.num_cached_tokens,
+        "text": completion.text,
+    }
 
 
 def main() -> None:
@@ -28,9 +33,14 @@ def main() -> None:
     for run in job["runs"]:
         prompts = [{"prompt_token_ids": tokens} for tokens in run["prompts"]]
         sampling = run["sampling"]
-        every = [SamplingParams(**(sampling[index] if isinstance(sampling, list) else sampling)) for index in range(len(prompts))]
+        every = [
+            SamplingParams(**(sampling[index] if isinstance(sampling, list) else sampling))
+            for index in range(len(prompts))
+        ]
         if run.get("one_by_one"):
-            outputs = [llm.generate([prompt], one, use_tqdm=False)[0] for prompt, one in zip(prompts, every, strict=True)]
+            outputs = [
+                llm.generate([prompt], one, use_tqdm=False)[0] for prompt, one in zip(prompts, every, strict=True)
+            ]
         else:
             outputs = llm.generate(prompts, every, use_tqdm=False)
         runs.append([answer(output) for output in outputs])

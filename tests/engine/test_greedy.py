@@ -46,5 +46,7 @@ def test_the_answer(engine, model, dtype) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-    ((answer,),) = engine([{"prompts": [list(prompt)], "sampling": {"temperature": 0.0, "max_tokens": 32}}], dtype=dtype)
+    ((answer,),) = engine(
+        [{"prompts": [list(prompt)], "sampling": {"temperature": 0.0, "max_tokens": 32}}], dtype=dtype
+    )
     assert answer["text"].strip() == "The capital of France is Paris."

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 GARBAGE = float("nan")
 
 
-def batch(lengths: list[tuple[int, int]], *, heads: int, kv_heads: int, head_size: int, block_size: int, pages: int, padding: int, seed: int) -> dict[str, torch.Tensor]:
+def batch(
+    lengths: list[tuple[int, int]],
+    *,
+    heads: int,
+    kv_heads: int,
+    head_size: int,
+    block_size: int,
+    pages: int,
+    padding: int,
+    seed: int,
+) -> dict[str, torch.Tensor]:
     """Requests as (tokens before this step, tokens of this step) with pages in shuffled order, and `padding` rows of no request."""
     generator = torch.Generator().manual_seed(seed)
     requests = len(lengths) + 2
@@ -31,7 +41,9 @@ def batch(lengths: list[tuple[int, int]], *, heads: int, kv_heads: int, head_siz
         for at in range(done + new):
             slot = int(tables[index, at // block_size]) * block_size + at % block_size
             if at < done:
-                cache.view(-1, 2 * kv_heads, head_size)[slot] = torch.randn(2 * kv_heads, head_size, generator=generator)
+                cache.view(-1, 2 * kv_heads, head_size)[slot] = torch.randn(
+                    2 * kv_heads, head_size, generator=generator
+                )
             else:
                 slots.append(slot)
         starts.append(starts[-1] + new)
@@ -94,18 +106,23 @@ def test_implementations_compute_the_reference(implementation: object, case: dic
 
 @pytest.mark.parametrize("implementation", KERNEL.implementations, ids=lambda implementation: implementation.name)
 def test_bfloat16_and_a_decode_step(implementation: object) -> None:
-    inputs = batch([(30, 1), (5, 1), (0, 1)], heads=6, kv_heads=2, head_size=64, block_size=16, pages=3, padding=5, seed=3)
+    inputs = batch(
+        [(30, 1), (5, 1), (0, 1)], heads=6, kv_heads=2, head_size=64, block_size=16, pages=3, padding=5, seed=3
+    )
     import ml_dtypes
 
     low = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
     expected, _ = reference(**low, sinks=None, alibi_slopes=None, scale=0.125, sliding_window=0, soft_cap=0.0)
     arrays = {
-        name: tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype is torch.bfloat16 else tensor.numpy() for name, tensor in low.items()
+        name: tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype is torch.bfloat16 else tensor.numpy()
+        for name, tensor in low.items()
     }
     specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays.values())
     if implementation.supports(specs, {}) is not None:
         pytest.skip("not supported here")
-    output, _ = jax.jit(lambda operands: implementation.lower(**operands, scale=0.125, sliding_window=0, soft_cap=0.0))(arrays)
+    output, _ = jax.jit(lambda operands: implementation.lower(**operands, scale=0.125, sliding_window=0, soft_cap=0.0))(
+        arrays
+    )
     np.testing.assert_allclose(np.asarray(output).astype(np.float32), expected.float().numpy(), rtol=2e-2, atol=2e-2)
 
 
@@ -119,5 +136,9 @@ def test_the_reference_is_attention_where_there_is_no_cache() -> None:
 
 def test_what_no_implementation_takes_is_said_with_a_reason() -> None:
     specs = (TensorSpec((4, 5, 8), np.dtype(np.float32)),) * 3 + (TensorSpec((2, 4, 4, 8), np.dtype(np.float32)),)
-    reasons = [implementation.supports(specs, {}) for implementation in KERNEL.implementations if implementation.target == "any"]
+    reasons = [
+        implementation.supports(specs, {})
+        for implementation in KERNEL.implementations
+        if implementation.target == "any"
+    ]
     assert reasons == ["5 query heads are no multiple of 2 KV heads"]

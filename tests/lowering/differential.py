@@ -21,19 +21,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import torch
-from jaxlib import xla_client
-from torch.utils import _pytree as pytree
-
 from fxhlo.lowering.capture import Input, capture_callable
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
 from fxhlo.runtime.targets import Target
+from jaxlib import xla_client
+from torch.utils import _pytree as pytree
 
 
-def check(function: Callable[..., Any], *args: Any, kwargs: Mapping[str, Any] | None = None, dynamic: Any = None,
-          bindings: Mapping[str, int] | None = None, **tolerances: Any) -> HloModule:
+def check(
+    function: Callable[..., Any],
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic: Any = None,
+    bindings: Mapping[str, int] | None = None,
+    **tolerances: Any,
+) -> HloModule:
     """Asserts that `function(*args, **kwargs)` means the same lowered as in eager torch. Returns the lowered module.
 
     dynamic: dynamic_shapes, as torch.export takes them (for a function: a tuple with an entry for each argument).
@@ -85,8 +90,14 @@ class Call(torch.nn.Module):
         return self.function(*args, **kwargs)
 
 
-def lowered(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *,
-            dynamic: Any = None, bindings: Mapping[str, int] | None = None) -> HloModule:
+def lowered(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Any = None,
+    bindings: Mapping[str, int] | None = None,
+) -> HloModule:
     """`function` exported and lowered for the CPU."""
     is_module = isinstance(function, torch.nn.Module)
     module = function if is_module else Call(function)
@@ -114,8 +125,19 @@ def eager(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     before = [tensor.detach().clone() for tensor in inputs]
     with torch.no_grad():
         results = function(*args, **kwargs)
-    updates = {index: after.detach() for index, (old, after) in enumerate(zip(before, inputs, strict=True)) if not same_bits(old, after)}
-    return Outcome([leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in pytree.tree_leaves(results) if leaf is not None], updates)
+    updates = {
+        index: after.detach()
+        for index, (old, after) in enumerate(zip(before, inputs, strict=True))
+        if not same_bits(old, after)
+    }
+    return Outcome(
+        [
+            leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in pytree.tree_leaves(results)
+            if leaf is not None
+        ],
+        updates,
+    )
 
 
 def execute(hlo: HloModule, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Outcome:
@@ -125,9 +147,13 @@ def execute(hlo: HloModule, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     arrays, names = [], []
     for argument in hlo.signature.arguments:
         names.append(argument.name)
-        arrays.append(constants[argument.name] if argument.kind in ("weight", "buffer", "constant") else as_numpy(next(inputs)))
+        arrays.append(
+            constants[argument.name] if argument.kind in ("weight", "buffer", "constant") else as_numpy(next(inputs))
+        )
     outputs = compiled(hlo)(arrays)
-    users = [argument.name for argument in hlo.signature.arguments if argument.kind not in ("weight", "buffer", "constant")]
+    users = [
+        argument.name for argument in hlo.signature.arguments if argument.kind not in ("weight", "buffer", "constant")
+    ]
     outcome = Outcome([], {})
     for result, output in zip(hlo.signature.results, outputs, strict=True):
         tensor = as_tensor(output)
@@ -147,8 +173,13 @@ def compiled(hlo: HloModule) -> Callable[[Sequence[np.ndarray]], list[np.ndarray
 
     def call(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         with jax.enable_x64(True):
-            buffers = [jax.device_put(np.array(array), devices[0]) for array in arrays]  # a copy: donation may overwrite it
-            return [np.asarray(shards[0]) for shards in executable.execute_sharded(buffers).disassemble_into_single_device_arrays()]
+            buffers = [
+                jax.device_put(np.array(array), devices[0]) for array in arrays
+            ]  # a copy: donation may overwrite it
+            return [
+                np.asarray(shards[0])
+                for shards in executable.execute_sharded(buffers).disassemble_into_single_device_arrays()
+            ]
 
     return call
 
@@ -173,8 +204,17 @@ def clone(tree: Any) -> Any:
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(
-        *(t.contiguous().reshape(-1).view(torch.uint8) if not t.dtype.is_complex else torch.view_as_real(t).contiguous() for t in (one, other))
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and torch.equal(
+            *(
+                t.contiguous().reshape(-1).view(torch.uint8)
+                if not t.dtype.is_complex
+                else torch.view_as_real(t).contiguous()
+                for t in (one, other)
+            )
+        )
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.export import Dim, ShapesCollection
-
 from fxhlo.lowering import capture as capturing
 from fxhlo.lowering.capture import capture
 from fxhlo.lowering.errors import GuardError
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.passes.contract import ContractError
 from fxhlo.runtime.targets import Target
+from torch.export import Dim, ShapesCollection
 
 from .differential import agree, check, eager, execute
 
@@ -47,12 +46,28 @@ BATCHES = [(6, "batch", 2, 64)]
     [
         pytest.param(Sum(), (X, Y), None, ({0: BATCH}, {0: BATCH}), BATCHES, id="a tuple"),
         pytest.param(Sum(), (X, Y), None, [(BATCH, Dim.STATIC), [BATCH, Dim.STATIC]], BATCHES, id="lists of dims"),
-        pytest.param(Sum(), (X, Y), None, {"y": {0: BATCH, 1: Dim("k")}, "x": {0: BATCH}}, [*BATCHES, (3, "k", 0, None)], id="a dict in another order"),
-        pytest.param(Sum(), (), {"y": Y, "x": X}, {"x": {0: BATCH}, "y": {0: BATCH, 1: Dim("k")}}, [*BATCHES, (3, "k", 0, None)], id="keyword arguments"),
+        pytest.param(
+            Sum(),
+            (X, Y),
+            None,
+            {"y": {0: BATCH, 1: Dim("k")}, "x": {0: BATCH}},
+            [*BATCHES, (3, "k", 0, None)],
+            id="a dict in another order",
+        ),
+        pytest.param(
+            Sum(),
+            (),
+            {"y": Y, "x": X},
+            {"x": {0: BATCH}, "y": {0: BATCH, 1: Dim("k")}},
+            [*BATCHES, (3, "k", 0, None)],
+            id="keyword arguments",
+        ),
         pytest.param(Nested(), PAIR, None, ({"a": {0: BATCH}, "b": [{0: BATCH}]}, [{0: BATCH}]), BATCHES, id="nested"),
         pytest.param(Sum(), (X, Y), None, ({0: Dim.AUTO}, {0: Dim.AUTO}), [(6, "x.0", 2, None)], id="AUTO"),
         pytest.param(Sum(), (X, Y), None, ({1: Dim.DYNAMIC}, None), [(4, "x.1", 2, None)], id="DYNAMIC"),
-        pytest.param(torch.nn.Linear(4, 4), (X,), None, ({0: 2 * Dim("half", min=1, max=9)},), [(3, "half", 2, 9)], id="derived"),
+        pytest.param(
+            torch.nn.Linear(4, 4), (X,), None, ({0: 2 * Dim("half", min=1, max=9)},), [(3, "half", 2, 9)], id="derived"
+        ),
     ],
 )
 def test_dims_are_named_and_ranged(module, args, kwargs, shapes, dims):

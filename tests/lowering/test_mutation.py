@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-
 from fxhlo.lowering.errors import CaptureError
 from fxhlo.lowering.lower import lower
 from fxhlo.lowering.module import as_numpy
@@ -18,7 +17,9 @@ def stepped(module: torch.nn.Module, calls: list[tuple], state: set[str]) -> Non
     """Runs several calls in eager torch and compiled, feeding updated arguments back; results and state stay equal."""
     reference = copy.deepcopy(module)
     hlo = lower(module, clone(calls[0]))
-    assert {hlo.signature.arguments[result.alias].name for result in hlo.signature.results if result.alias is not None} == state
+    assert {
+        hlo.signature.arguments[result.alias].name for result in hlo.signature.results if result.alias is not None
+    } == state
     run = compiled(hlo)
     arrays = {name: array.copy() for name, array in hlo.arrays().items()}
     for call in calls:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fxhlo.lowering.lower import lower
+from fxhlo.passes.contract import ContractError
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.map import map as torch_map
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
-
-from fxhlo.lowering.lower import lower
-from fxhlo.passes.contract import ContractError
 
 from .differential import Call, check
 
@@ -109,5 +108,7 @@ def test_autocast_region():
 
 def test_missing_rules_inside_regions_are_listed():
     with pytest.raises(ContractError) as caught:
-        lower(Call(lambda x: torch.cond(x.sum() > 0, lambda x: torch.special.airy_ai(x), lambda x: x.clone(), (x,))), (X,))
+        lower(
+            Call(lambda x: torch.cond(x.sum() > 0, lambda x: torch.special.airy_ai(x), lambda x: x.clone(), (x,))), (X,)
+        )
     assert [missing.overload for missing in caught.value.missing] == ["aten.special_airy_ai.default"]

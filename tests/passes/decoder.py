@@ -21,7 +21,9 @@ class Layer(torch.nn.Module):
         self.norm = torch.nn.Parameter(torch.rand(HIDDEN) + 0.5)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.normed(hidden)).split([HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE], dim=-1)
+        q, k, v = self.qkv(self.normed(hidden)).split(
+            [HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE], dim=-1
+        )
         attended = torch.ops.fxhlo.attention(
             q.view(-1, HEADS, HEAD_SIZE), k.view(-1, KV_HEADS, HEAD_SIZE), v.view(-1, KV_HEADS, HEAD_SIZE), None, None,
             layer=self.name, scale=HEAD_SIZE**-0.5, sliding_window=self.sliding_window, soft_cap=0.0,

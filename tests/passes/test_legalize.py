@@ -65,9 +65,13 @@ def test_a_tpu_has_no_cpu_kernel() -> None:
 
 def test_an_unknown_version_falls_back_to_the_reference_it_carries() -> None:
     _, _, hlo = lowered()
-    text = mlir.text(hlo.module).replace("version = 1", "version = 99").replace("composite_attributes", "composite_attributes")
+    text = (
+        mlir.text(hlo.module)
+        .replace("version = 1", "version = 99")
+        .replace("composite_attributes", "composite_attributes")
+    )
     if "version = 99" not in text:
-        text = text.replace('decomposition = @', 'version = 99 : i32, decomposition = @')
+        text = text.replace("decomposition = @", "version = 99 : i32, decomposition = @")
     (decision,) = legalize(text.encode() if isinstance(text, str) else text, "cpu").decisions
     assert decision.implementation is None
     assert "version 99" in decision.reasons[0]
@@ -84,7 +88,9 @@ def test_a_kernel_that_fails_in_spite_of_its_promise_is_an_error_of_ours(monkeyp
         raise ValueError("tile of 7 rows")
 
     kernels = dict(catalog.kernels())
-    kernels["fxhlo.linear"] = replace(kernels["fxhlo.linear"], implementations=(Implementation("cpu", "broken", broken),))
+    kernels["fxhlo.linear"] = replace(
+        kernels["fxhlo.linear"], implementations=(Implementation("cpu", "broken", broken),)
+    )
     _, _, hlo = lowered()
     monkeypatch.setattr(module, "kernels", lambda: kernels)
     with pytest.raises(LegalizeError, match="tile of 7 rows"):

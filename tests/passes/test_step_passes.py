@@ -17,7 +17,7 @@ from fxhlo.passes.pipeline import run, verify
 from fxhlo.runtime.errors import FxhloError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager  # noqa: E402
+from decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
 
 TOKENS, BLOCK, PAGES, BLOCKS = 11, 4, 4, 9
 fxhlo = torch.ops.fxhlo
@@ -97,10 +97,16 @@ def test_select_rows_moves_up_to_the_last_attention() -> None:
     program = run([Canonicalize()], program)
     after = run([SelectRows()], program, [verify])
     rows = [0, 10, 4]
-    assert torch.allclose(run_eager(program, prompt(rows))["logits"], run_eager(after, prompt(rows))["logits"], atol=1e-5)
+    assert torch.allclose(
+        run_eager(program, prompt(rows))["logits"], run_eager(after, prompt(rows))["logits"], atol=1e-5
+    )
     order = targets(after)
     last_attention = max(index for index, target in enumerate(order) if target is fxhlo.attention.default)
-    products = [index for index, target in enumerate(order) if target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)]
+    products = [
+        index
+        for index, target in enumerate(order)
+        if target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+    ]
     first_selection = order.index(fxhlo.select_rows.default)
     assert first_selection < min(index for index in products if index > last_attention)
 
@@ -127,7 +133,9 @@ def test_linear_takes_weights_as_they_lie() -> None:
     assert torch.ops.aten.mm.default not in targets(after)
     assert targets(after).count(fxhlo.linear.default) == 9
     inputs = prompt([2, 3])
-    torch.testing.assert_close(run_eager(after, inputs)["logits"], run_eager(program, inputs)["logits"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        run_eager(after, inputs)["logits"], run_eager(program, inputs)["logits"], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_sampling_is_part_of_the_step() -> None:
@@ -136,11 +144,19 @@ def test_sampling_is_part_of_the_step() -> None:
     assert after.results[0].name == "tokens"
     inputs = prompt([10, 1])
     neutral = {
-        name: torch.zeros([2 if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape], dtype=node.meta["val"].dtype)
+        name: torch.zeros(
+            [2 if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape],
+            dtype=node.meta["val"].dtype,
+        )
         for node, name in zip(after.placeholders, [argument.name for argument in after.arguments], strict=True)
         if name not in inputs and name not in after.tensors
     }
-    neutral |= {"repetition_penalty": torch.ones(2), "top_p": torch.ones(2), "bias_ids": neutral["bias_ids"] - 1, "seen_ids": neutral["seen_ids"] - 1}
+    neutral |= {
+        "repetition_penalty": torch.ones(2),
+        "top_p": torch.ones(2),
+        "bias_ids": neutral["bias_ids"] - 1,
+        "seen_ids": neutral["seen_ids"] - 1,
+    }
     got = run_eager(after, {**inputs, **neutral, "logprobs_enabled": torch.tensor(1, dtype=torch.int32)})
     logits = run_eager(program, inputs)["logits"]
     assert got["tokens"].tolist() == logits.argmax(-1).tolist()

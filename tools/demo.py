@@ -1,0 +1,89 @@
+"""`make demo`: the whole path on a real model, stage by stage with its time, ending in answers through vLLM's engine.
+
+In: nothing but the environment. Out: text on the terminal; build/models holds the prepared model and fxhlo's cache the
+compiled programs, so that a second run only loads them.
+"""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+from typing import Any
+
+import typer
+
+from ..runtime.errors import FxhloError
+from . import console
+from .prepare_model import prepare
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Name three primary colours.",
+    "Why is the sky blue? Answer in one sentence.",
+    "Write a haiku about compilers.",
+)
+
+app = typer.Typer(add_completion=False)
+
+
+def _compiler(folder: str, dtype: str) -> None:
+    """The compiler's stages on their own, for one bucket: what the engine does for each of its programs."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    with console.stage("libraries"):
+        from ..lowering.coverage import check
+        from ..lowering.emit import emit
+        from ..passes.pipeline import run
+        from ..runtime import pjrt
+        from ..runtime.vllm.program import capture_model
+    with console.stage("capture") as came_out:
+        program, passes = capture_model(folder, dtype=dtype, max_model_len=1024, max_num_seqs=8)
+        came_out(f"vLLM's own LlamaForCausalLM, {len(program.graph.nodes)} nodes")
+    with console.stage("passes") as came_out:
+        program = run(passes, program)
+        check(program)
+        came_out(", ".join(step.name for step in passes))
+    with console.stage("emit") as came_out:
+        module = emit(program, {"tokens": 8, "requests": 8, "num_blocks": 512})
+        came_out(f"StableHLO, {len(module.bytecode) / 1e3:.0f} kB portable")
+    with console.stage("legalize") as came_out:
+        legalized = module.legalized()
+        chosen = {f"{one.kernel}: {one.implementation or 'reference'}" for one in legalized.decisions}
+        came_out(", ".join(sorted(chosen)))
+    with console.stage("compile") as came_out:
+        compiled = pjrt.compile(legalized.bytecode, "cpu", custom_calls=legalized.custom_calls)
+        came_out(f"{compiled.memory.aliased / 1e6:.0f} MB of KV cache updated in place")
+
+
+def _engine(folder: str, dtype: str) -> None:
+    """vLLM's engine with the plugin: every program is compiled, or loaded, before it answers."""
+    with console.stage("engine") as came_out:
+        from vllm import LLM, SamplingParams
+
+        engine = LLM(model=folder, dtype=dtype, max_model_len=1024, max_num_seqs=8, seed=0, disable_log_stats=True)
+        came_out("ready: all programs are there")
+    chats: list[Any] = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    start = perf_counter()
+    outputs = engine.chat(chats, SamplingParams(temperature=0.0, max_tokens=48), use_tqdm=False)
+    seconds = perf_counter() - start
+    count = sum(len(output.outputs[0].token_ids) for output in outputs)
+    console.say(f"answers: {count} tokens in {seconds:.2f} s\n")
+    for question, output in zip(QUESTIONS, outputs, strict=True):
+        print(f"> {question}\n{output.outputs[0].text.strip()}\n", flush=True)
+
+
+@app.command()
+def demo(dtype: str = typer.Option("bfloat16", help="bfloat16 or float32")) -> None:
+    """Takes SmolLM2-135M-Instruct from its PyPI package through every stage and lets vLLM's engine answer with it."""
+    with console.stage("model") as came_out:
+        folder = str(prepare(say=console.say))
+        came_out(folder)
+    _compiler(folder, dtype)
+    _engine(folder, dtype)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except FxhloError as problem:
+        console.show_error(problem)
+        raise SystemExit(1) from None
