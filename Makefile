@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev check bench docs conformance model lock clean distclean
+.PHONY: help demo test dev lint check bench docs conformance model lock clean distclean
 
 # The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
 export PYTHONSAFEPATH := 1
@@ -73,11 +73,14 @@ test: model
 conformance: model
 	@$(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)
 
+lint: $(READY)
+	@.venv/bin/ruff check -q .
+
 check: $(READY)
 	@$(RUN) fxhlo.tools.dev_links
 	@echo "ruff";        .venv/bin/ruff check -q .
 	@echo "mypy";        .venv/bin/mypy --no-error-summary
-	@echo "floors";      PYTHONPATH=.dev .venv/bin/lint-imports --no-timings > build/floors.txt || { cat build/floors.txt; exit 1; }
+	@echo "floors";      PYTHONPATH=.dev .venv/bin/lint-imports > build/floors.txt || { cat build/floors.txt; exit 1; }
 	@echo "test_tiny";   $(RUN) pytest -q tests/test_tiny.py
 
 bench: model

@@ -25,6 +25,9 @@ QUESTIONS = (
 
 app = typer.Typer(add_completion=False)
 
+# XLA's threads are running by the time the engine starts, and a process with threads must not be forked.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
 
 def _compiler(folder: str, dtype: str) -> None:
     """The compiler's stages on their own, for one bucket: what the engine does for each of its programs."""

@@ -51,7 +51,9 @@ def check_file(file: Path) -> None:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > size - 8:
-            raise _damaged(file, f"it has {size} bytes, and its header alone takes {length + 8}" if size >= 8 else "it is empty")
+            raise _damaged(
+                file, f"it has {size} bytes, and its header alone takes {length + 8}" if size >= 8 else "it is empty"
+            )
         header = _json(file, opened.read(length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     needed = 8 + length + max(ends, default=0)

@@ -29,7 +29,8 @@ def install() -> None:
     def explain(kind: type[BaseException], problem: BaseException, traceback: TracebackType | None) -> None:
         message = explanation(problem)
         if message is None:
-            return before(kind, problem, traceback)
+            before(kind, problem, traceback)
+            return
         print(f"\nvllm could not start.\n{message}", file=sys.stderr)
 
     sys.excepthook = explain
