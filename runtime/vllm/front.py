@@ -18,6 +18,9 @@ from ..errors import FxhloError
 REPORT = "FXHLO_STARTUP_REPORT"
 """Environment variable with the file's path: set by the front end, inherited by the engine."""
 
+LONGEST = 400
+"""Characters of somebody else's message: vLLM's about an unknown architecture names all 400 that it knows."""
+
 
 def install() -> None:
     """Replaces the traceback of what ends this process. Called in the process of vLLM's command line only."""
@@ -54,7 +57,24 @@ def explanation(problem: BaseException) -> str | None:
         text = report.read_text()
         report.unlink()
         return text
-    if type(problem).__name__ == "ValidationError":  # pydantic's: vLLM refused its arguments
-        lines = [line.strip() for line in str(problem).splitlines()[1:] if not line.strip().startswith("For further")]
-        return "\n".join(line.split(" [type=")[0].removeprefix("Value error, ")[:600] for line in lines if line)
+    if _in_config(problem.__traceback__):
+        return f"{_told(problem)}\n  next: check the model's path, its config.json and the command's options"
     return None
+
+
+def _in_config(traceback: TracebackType | None) -> bool:
+    """Whether it was raised while vLLM made its config of the arguments and of the model's config.json."""
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_name in ("create_engine_config", "create_model_config"):
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _told(problem: BaseException) -> str:
+    """What pydantic, transformers or huggingface_hub say, without their wrapping and cut where it gets long."""
+    lines = [line.strip() for line in str(problem).splitlines()]
+    if type(problem).__name__ == "ValidationError":  # pydantic's: the first line counts errors, the last is a link
+        lines = [line for line in lines[1:] if not line.startswith("For further information")]
+    told = "\n".join(line.split(" [type=")[0].removeprefix("Value error, ") for line in lines if line)
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
