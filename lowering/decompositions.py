@@ -16,7 +16,6 @@ from .registry import overload_name, rules
 EXTRA = (
     "aten.grid_sampler_2d.default",
     "aten._native_batch_norm_legit_functional.default",
-    "aten._native_batch_norm_legit_no_training.default",
 )
 """Ops of torch's core set that have no rule, but a decomposition in torch's larger table."""
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ...passes.mlir import stablehlo
+from .. import build
 from ..build import add, broadcast, convert, divide, full_like, multiply, reshape, subtract, unary
 from ..context import Context
 from ..promote import wide
@@ -48,3 +51,29 @@ def native_layer_norm(
             for value, type_ in zip((mean, scale), ctx.results[1:], strict=True)
         ),
     )
+
+
+@rule("aten._native_batch_norm_legit_no_training.default")
+def batch_norm_no_training(
+    ctx: Context,
+    input: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value,
+    running_var: Value,
+    momentum: float,
+    eps: float,
+) -> list[Value]:
+    """Normalizes channel 1 by the running statistics, in float32 for the small floats; saves nothing."""
+    precise = torch.float64 if input.dtype is torch.float64 else torch.float32
+
+    def channel(value: Value) -> Value:
+        return build.broadcast_in_dim(build.convert(value, precise), input.shape, [1])
+
+    variance = build.convert(running_var, precise)
+    scale = build.unary(stablehlo.rsqrt, build.add(variance, build.full_like(variance, eps)))
+    output = build.multiply(build.subtract(build.convert(input, precise), channel(running_mean)), channel(scale))
+    output = output if weight is None else build.multiply(output, channel(weight))
+    output = output if bias is None else build.add(output, channel(bias))
+    saved = [build.full(type_.shape, type_.dtype, 0) for type_ in ctx.results[1:] if type_ is not None]
+    return [build.convert(output, ctx.dtype), *saved]
