@@ -65,7 +65,7 @@ def explanation(problem: BaseException) -> str | None:
 def _in_config(traceback: TracebackType | None) -> bool:
     """Whether it was raised while vLLM made its config of the arguments and of the model's config.json."""
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_name in ("create_engine_config", "create_model_config"):
+        if traceback.tb_frame.f_code.co_filename.endswith("vllm/engine/arg_utils.py"):
             return True
         traceback = traceback.tb_next
     return False

@@ -1,0 +1,83 @@
+"""The persistent batch: where each token is and goes, and what happens when rows run out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from vllm import SamplingParams
+
+from fxhlo.runtime.errors import FxhloError
+from fxhlo.runtime.vllm.batch import Batch, Request
+
+
+def request(name: str, prompt: list[int], blocks: list[int], **others) -> Request:
+    return Request(name, SamplingParams(), prompt, others.get("output", []), blocks, others.get("computed", 0), seed=0)
+
+
+def batch(capacity: int = 2) -> Batch:
+    return Batch(capacity=capacity, max_model_len=16, block_size=4, vocab_size=50)
+
+
+def inputs(of: Batch, counts: dict[str, int], tokens: int, requests: int) -> dict[str, list]:
+    rows = np.array([of.rows[name] for name in counts])
+    found = of.inputs(rows, np.array(list(counts.values()), np.int32), tokens, requests)
+    assert all(value.dtype == np.int32 for value in found.values())
+    return {name: value.tolist() for name, value in found.items()}
+
+
+def test_prefill_of_two_requests_is_padded() -> None:
+    of = batch()
+    of.place(request("a", [10, 11, 12, 13, 14], [7, 2]), {})
+    of.place(request("b", [20, 21], [5]), {})
+    assert inputs(of, {"a": 5, "b": 2}, tokens=10, requests=4) == {
+        "input_ids": [10, 11, 12, 13, 14, 20, 21, 0, 0, 0],
+        "positions": [0, 1, 2, 3, 4, 0, 1, 0, 0, 0],
+        "slot_mapping": [28, 29, 30, 31, 8, 20, 21, -1, -1, -1],
+        "block_tables": [[7, 2, 0, 0], [5, 0, 0, 0], [0] * 4, [0] * 4],
+        "seq_lens": [5, 2, 0, 0],
+        "query_start_loc": [0, 5, 7, 7, 7],
+        "logit_rows": [4, 6, 0, 0],
+    }
+
+
+def test_a_chunk_starts_where_the_cache_ends_and_decode_takes_the_sampled_token() -> None:
+    of = batch()
+    row = of.place(request("a", [10, 11, 12, 13, 14], [7], computed=3), {})
+    of.extend(row, 3, [2])
+    chunk = inputs(of, {"a": 2}, tokens=2, requests=1)
+    assert (chunk["input_ids"], chunk["positions"], chunk["slot_mapping"]) == ([13, 14], [3, 4], [31, 8])
+    of.append(row, 99)
+    of.extend(row, 5, [])
+    step = inputs(of, {"a": 1}, tokens=1, requests=1)
+    assert (step["input_ids"], step["positions"], step["slot_mapping"]) == ([99], [5], [9])
+    assert step["seq_lens"] == [6]
+
+
+def test_a_request_that_waits_gives_up_its_row_and_gets_one_again() -> None:
+    of = batch(capacity=1)
+    first, second = request("a", [1, 2], [3]), request("b", [4], [5])
+    of.place(first, {"a": 2})
+    of.append(of.rows["a"], 9)
+    of.place(second, {"b": 1})
+    assert list(of.rows) == ["b"]
+    of.remove("b")
+    first.blocks, first.computed = [8], 0  # as after a preemption
+    of.place(first, {"a": 3})
+    assert inputs(of, {"a": 3}, tokens=3, requests=1)["input_ids"] == [1, 2, 9]
+    assert inputs(of, {"a": 3}, tokens=3, requests=1)["slot_mapping"] == [32, 33, 34]
+
+
+def test_more_requests_in_a_step_than_rows_is_an_error() -> None:
+    of = batch(capacity=1)
+    of.place(request("a", [1], [1]), {"a": 1, "b": 1})
+    with pytest.raises(FxhloError, match="max_num_seqs=1"):
+        of.place(request("b", [1], [2]), {"a": 1, "b": 1})
+
+
+def test_a_request_may_fill_the_model_to_its_last_token() -> None:
+    of = batch(capacity=1)
+    row = of.place(request("a", list(range(15)), [0, 1, 2, 3]), {})
+    of.extend(row, 15, [])
+    of.append(row, 7)
+    of.append(row, 8)  # the token after the last position is stored, and never computed
+    assert of.lengths[row] == 17

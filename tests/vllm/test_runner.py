@@ -1,0 +1,223 @@
+"""vLLM's own engine and scheduler drive our worker and runner; the programs are a stand-in that checks what it is given.
+
+The stand-in's "KV cache" holds token ids. Each step it writes its tokens where slot_mapping says, reads every request's
+whole context back through its block table, and "samples" a hash of it. So a request's answer is right only if every token
+of it went to the right place in the right order, however vLLM cut, delayed, preempted or shared the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vllm import LLM, SamplingParams
+
+from fxhlo.runtime.vllm import worker
+from fxhlo.runtime.vllm.steps import Bucket, StepResult, buckets
+
+VOCABULARY = 100
+LENGTHS = (1, 2, 15, 16, 17, 40, 5, 100, 63, 64, 65, 30)
+PROMPTS = [[(7 * index + 3 * at) % 90 + 2 for at in range(length)] for index, length in enumerate(LENGTHS)]
+
+
+def hashed(context: np.ndarray) -> int:
+    """A token of 2 to 99 (0 and 1 have a meaning) that depends on every token of the context and its place."""
+    mixed = np.uint64(len(context))
+    for token in context.astype(np.uint64):
+        mixed = (mixed * np.uint64(31) + token) % np.uint64(1_000_003)
+    return int(mixed % np.uint64(98)) + 2
+
+
+def expected(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(hashed(np.array(tokens)))
+    return tokens[len(prompt) :]
+
+
+class CheckingSteps:
+    """Stands in for steps.Steps."""
+
+    last: CheckingSteps
+
+    def __init__(self, config: Any) -> None:
+        self.block_size = config.cache_config.block_size
+        scheduler = config.scheduler_config
+        self.buckets = buckets(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
+        self.used: list[Bucket] = []
+        self.inputs: list[dict[str, np.ndarray]] = []
+        CheckingSteps.last = self
+
+    @classmethod
+    def prepare(cls, config: Any, *_: Any, **__: Any) -> CheckingSteps:
+        return cls(config)
+
+    def allocate(self, num_blocks: int) -> None:
+        self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
+
+    def compile(self, progress: Any) -> None:
+        progress("nothing to compile")
+
+    def select(self, tokens: int, requests: int) -> Bucket:
+        return next(one for one in self.buckets if one.tokens >= tokens and one.requests >= requests)
+
+    def step(self, bucket: Bucket, inputs: dict[str, np.ndarray], *, logprobs: bool) -> StepResult:
+        self.used.append(bucket)
+        self.inputs.append(inputs)
+        starts, lengths = inputs["query_start_loc"], inputs["seq_lens"]
+        total = starts[-1]
+        assert len(inputs["input_ids"]) == len(inputs["slot_mapping"]) == bucket.tokens
+        assert len(lengths) == bucket.requests == len(starts) - 1
+        assert (inputs["slot_mapping"][total:] == -1).all()
+        assert len(set(inputs["slot_mapping"][:total].tolist())) == total, "two tokens in one slot"
+        self.cache[inputs["slot_mapping"][:total]] = inputs["input_ids"][:total]
+        tokens = np.zeros(bucket.requests, np.int32)
+        for row in range(bucket.requests):
+            count = starts[row + 1] - starts[row]
+            if not count:
+                continue
+            positions = inputs["positions"][starts[row] : starts[row + 1]]
+            assert positions.tolist() == list(range(lengths[row] - count, lengths[row]))
+            assert inputs["logit_rows"][row] == starts[row + 1] - 1
+            at = np.arange(lengths[row])
+            slots = inputs["block_tables"][row][at // self.block_size] * self.block_size + at % self.block_size
+            tokens[row] = hashed(self.cache[slots])
+        if "allowed_mask" in inputs:
+            tokens = np.array([_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)])
+        if not logprobs:
+            return StepResult(tokens, None)
+        ids = np.repeat(tokens[:, None], 21, axis=1)
+        return StepResult(tokens, (ids, np.zeros(ids.shape, np.float32), np.ones(bucket.requests, np.int32)))
+
+
+def _first_allowed(mask: np.ndarray, token: int) -> int:
+    found = [one for one in [token, *range(VOCABULARY)] if mask[one // 32] >> (one % 32) & 1]
+    return found[0]
+
+
+@pytest.fixture
+def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """engine(**arguments) -> LLM whose programs are CheckingSteps; in this process, without a tokenizer or weights."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setattr(worker, "Steps", CheckingSteps)
+    started = []
+
+    def start(**arguments: Any) -> LLM:
+        defaults = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "seed": 0}
+        llm = LLM(str(folder), skip_tokenizer_init=True, load_format="dummy", **(defaults | arguments))
+        started.append(llm)
+        return llm
+
+    yield start
+    for llm in started:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def answers(llm: LLM, prompts: list[list[int]], params: Any = None) -> list[Any]:
+    params = params or SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False)
+    return llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+
+
+def tokens(outputs: list[Any]) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+RIGHT = [expected(prompt, 40) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"enable_prefix_caching": False, "block_size": 32},
+        {"max_num_batched_tokens": 16, "max_num_seqs": 3},
+        {"num_gpu_blocks_override": 18, "max_num_seqs": 8, "enable_prefix_caching": False},
+        {"num_gpu_blocks_override": 18, "max_num_seqs": 8, "max_num_batched_tokens": 24},
+        {"max_num_seqs": 1},
+    ],
+    ids=["default", "no prefix cache", "small chunks", "preemption", "preemption and prefix cache", "one at a time"],
+)
+def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments) -> None:
+    llm = engine(disable_log_stats=False, **arguments)
+    assert tokens(answers(llm, PROMPTS)) == RIGHT
+    again = answers(llm, PROMPTS)
+    assert tokens(again) == RIGHT
+    metrics = {metric.name: getattr(metric, "value", None) for metric in llm.get_metrics()}
+    if "num_gpu_blocks_override" in arguments:
+        assert metrics["vllm:num_preemptions"] > 0
+    elif arguments.get("enable_prefix_caching", True):
+        assert max(output.num_cached_tokens for output in again) >= 64
+
+
+def test_an_aborted_request_leaves_the_others_alone(engine) -> None:
+    llm = engine()
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False)
+    core = llm.llm_engine
+    for index, prompt in enumerate(PROMPTS[:6]):
+        core.add_request(str(index), {"prompt_token_ids": prompt}, params)
+    for _ in range(5):
+        core.step()
+    core.abort_request(["1", "4"])
+    finished: dict[str, list[int]] = {}
+    while core.has_unfinished_requests():
+        for output in core.step():
+            if output.finished:
+                finished[output.request_id] = list(output.outputs[0].token_ids)
+    assert {name: finished[name] for name in "0235"} == {name: RIGHT[int(name)] for name in "0235"}
+    assert tokens(answers(llm, PROMPTS)) == RIGHT
+
+
+def test_decode_steps_take_the_smallest_program(engine) -> None:
+    llm = engine(max_num_seqs=32)
+    answers(llm, [[5, 6, 7]])
+    used = CheckingSteps.last.used
+    assert used[0] == Bucket(8, 8)
+    assert set(used) == {Bucket(8, 8)}
+    assert len(used) == 40
+
+
+def test_seeds_steps_and_logprobs_reach_the_step(engine) -> None:
+    llm = engine()
+    seeded = SamplingParams(max_tokens=3, temperature=1.0, seed=-2, ignore_eos=True, detokenize=False)
+    drawn = SamplingParams(max_tokens=3, temperature=1.0, logprobs=2, ignore_eos=True, detokenize=False)
+    first, second = answers(llm, [[5, 6], [7, 8]], [seeded, drawn])
+    inputs = CheckingSteps.last.inputs
+    seeds = np.stack([one["seeds"][:2].view(np.uint32) for one in inputs])
+    assert (seeds == seeds[0]).all(), "a request keeps its seed"
+    assert seeds[0, 0].tolist() == [0xFFFFFFFE, 0xFFFFFFFF]
+    assert seeds[0, 1].any()
+    assert [one["steps"][:2].tolist() for one in inputs] == [[0, 0], [1, 1], [2, 2]]
+    assert all(one["logprobs_enabled"] == 1 for one in inputs)
+    assert first.outputs[0].logprobs is None
+    assert len(second.outputs[0].logprobs) == 3
+
+
+def test_the_engines_seed_decides_the_seeds_that_are_drawn(engine) -> None:
+    def draw(seed: int) -> list:
+        answers(engine(seed=seed), [[5, 6]], SamplingParams(max_tokens=1, detokenize=False))
+        return CheckingSteps.last.inputs[0]["seeds"][0].tolist()
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_min_tokens_and_allowed_tokens_are_masks(engine) -> None:
+    llm = engine()
+    params = SamplingParams(max_tokens=6, temperature=0, allowed_token_ids=[50, 60], stop_token_ids=[50], min_tokens=4, detokenize=False)
+    (output,) = answers(llm, [[5, 6]], params)
+    assert list(output.outputs[0].token_ids[:3]) == [60, 60, 60]
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_others_go_on(engine) -> None:
+    llm = engine()
+    with pytest.raises(Exception, match="256"):
+        answers(llm, [list(range(2, 90)) * 4])
+    assert tokens(answers(llm, PROMPTS[:3])) == RIGHT[:3]
+
+
+def test_weights_are_real_and_on_the_host(engine) -> None:
+    llm = engine()
+    model = llm.llm_engine.model_executor.driver_worker.get_model()
+    assert all(parameter.device == torch.device("cpu") for parameter in model.parameters())
