@@ -6,6 +6,7 @@ Guaranteed: argument names are unique, and each alias is mutual and between equa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -49,6 +50,11 @@ class Argument:
     shape: tuple[int, ...]
     dtype: str
     alias: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]"

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `serving`
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "build" / "models" / "SmolLM2-135M-Instruct"
 LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 127, 128, 129, 200, 256, 300, 400, 513, 640, 900)

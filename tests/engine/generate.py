@@ -28,15 +28,16 @@ def main() -> None:
     job = json.load(sys.stdin)
     from vllm import LLM, SamplingParams
 
+    def parameters(given: dict[str, Any]) -> SamplingParams:
+        bias = given.get("logit_bias")  # JSON's keys are strings
+        return SamplingParams(**given | {"logit_bias": bias and {int(token): value for token, value in bias.items()}})
+
     llm = LLM(**job["engine"])
     runs = []
     for run in job["runs"]:
         prompts = [{"prompt_token_ids": tokens} for tokens in run["prompts"]]
         sampling = run["sampling"]
-        every = [
-            SamplingParams(**(sampling[index] if isinstance(sampling, list) else sampling))
-            for index in range(len(prompts))
-        ]
+        every = [parameters(sampling[i] if isinstance(sampling, list) else sampling) for i in range(len(prompts))]
         if run.get("one_by_one"):
             outputs = [
                 llm.generate([prompt], one, use_tqdm=False)[0] for prompt, one in zip(prompts, every, strict=True)

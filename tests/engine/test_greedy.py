@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-GREEDY = {"temperature": 0.0, "max_tokens": 64, "min_tokens": 64, "ignore_eos": True}
+GREEDY = {"temperature": 0.0, "max_tokens": 64, "ignore_eos": True}
 
 
 def tokens(answers: list[dict]) -> list[list[int]]:

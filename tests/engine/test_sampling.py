@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-TOLERANCE_BFLOAT16 = 0.15
-"""Greatest difference of a log-probability in bfloat16 from transformers' in float32, over the tokens of a prompt's answer."""
+MEAN_TOLERANCE, GREATEST_TOLERANCE = 0.08, 0.6
+"""Difference of log-probabilities in bfloat16 from transformers' in float32, over the five likeliest tokens of every position.
+
+Logits of this model are about 20, where bfloat16 has steps of 0.125. transformers' own bfloat16 differs by 0.05 in the mean.
+"""
 
 
 def seeded(seed: int, **others: object) -> dict:
@@ -42,17 +45,28 @@ def test_logprobs_in_bfloat16_are_those_of_transformers(engine, model, prompts) 
         [{"prompts": some, "sampling": {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, "logprobs": 5}}],
         dtype="bfloat16", max_num_seqs=16,
     )  # fmt: skip
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    worst = 0.0
-    for prompt, answer in zip(some, answers, strict=True):
-        whole = torch.tensor([prompt + answer["tokens"]])
+    exact, rounded = (
+        AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval() for dtype in (torch.float32, torch.bfloat16)
+    )
+
+    def logprobs(of, prompt: list[int], answer: list[int]) -> torch.Tensor:
         with torch.inference_mode():
-            exact = torch.log_softmax(reference(whole).logits[0, len(prompt) - 1 : -1].float(), -1)
+            return torch.log_softmax(of(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float(), -1)
+
+    ours, theirs = [], []
+    for prompt, answer in zip(some, answers, strict=True):
+        right, rough = (logprobs(of, prompt, answer["tokens"]) for of in (exact, rounded))
         for position, entries in enumerate(answer["logprobs"]):
             assert len(entries) >= 5
-            worst = max(worst, max(abs(exact[position, token].item() - value) for token, value in entries))
-    print(f"greatest difference of a log-probability: {worst:.4f}")
-    assert worst < TOLERANCE_BFLOAT16
+            ours += [abs(right[position, token].item() - value) for token, value in entries]
+            theirs += [abs(right[position, token] - rough[position, token]).item() for token, _ in entries]
+    mean, their_mean = (sum(differences) / len(differences) for differences in (ours, theirs))
+    print(
+        f"difference of a log-probability: {mean:.4f} in the mean ({their_mean:.4f} of transformers), {max(ours):.4f} at most"
+    )
+    assert mean < MEAN_TOLERANCE
+    assert mean < 1.25 * their_mean
+    assert max(ours) < GREATEST_TOLERANCE
 
 
 def test_parameters_that_shape_the_answer_do(engine, prompts) -> None:

