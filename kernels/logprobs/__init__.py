@@ -1,6 +1,7 @@
 """`fxhlo.logprobs`: log-probabilities of the chosen token and of the best ones, and the rank of the chosen."""
 
 from ..spec import Implementation, Kernel
+from . import cpu
 from .reference import fake, logprobs
 
 
@@ -21,6 +22,9 @@ KERNEL = Kernel(
     schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, *, int count) -> (Tensor, Tensor, Tensor)",
     reference=logprobs,
     fake=fake,
-    implementations=(Implementation("any", "xla", _lower, _supports),),
+    implementations=(
+        Implementation("cpu", "native", cpu.logprobs, cpu.supports),
+        Implementation("any", "xla", _lower, _supports),
+    ),
     source="vllm/v1/sample/sampler.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
 )

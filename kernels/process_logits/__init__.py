@@ -1,6 +1,7 @@
 """`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
 
 from ..spec import Implementation, Kernel
+from . import cpu
 from .reference import fake, process_logits
 
 
@@ -18,6 +19,9 @@ KERNEL = Kernel(
     "Tensor presence_penalty) -> Tensor",
     reference=process_logits,
     fake=fake,
-    implementations=(Implementation("any", "xla", _lower),),
+    implementations=(
+        Implementation("cpu", "native", cpu.process_logits, cpu.supports),
+        Implementation("any", "xla", _lower),
+    ),
     source="vllm/v1/sample/sampler.py, ops/penalties.py and logits_processor/builtin.py of vLLM 0.32.0",
 )

@@ -1,6 +1,7 @@
 """`fxhlo.sample`: greedy, or temperature, min-p, top-k, top-p and a seeded draw per request."""
 
 from ..spec import Implementation, Kernel
+from . import cpu
 from .reference import fake, sample
 
 
@@ -26,6 +27,9 @@ KERNEL = Kernel(
     "Tensor steps) -> Tensor",
     reference=sample,
     fake=fake,
-    implementations=(Implementation("any", "xla", _lower, _supports),),
+    implementations=(
+        Implementation("cpu", "native", cpu.sample, cpu.supports),
+        Implementation("any", "xla", _lower, _supports),
+    ),
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0; Threefry: Salmon et al., SC 2011",
 )

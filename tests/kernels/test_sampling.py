@@ -18,12 +18,24 @@ DTYPES = {"temperature": np.float32, "top_k": np.int32, "top_p": np.float32, "mi
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-def xla(kernel, **attributes):
-    return jax.jit(partial(kernel.KERNEL.implementations[0].lower, **attributes))
+def compiled(kernel, implementation, **attributes):
+    """A function of the kernel's operands in order, compiled for the CPU."""
+    names = re.findall(r"Tensor (\w+)", kernel.KERNEL.schema)
+
+    def call(*arrays):
+        return implementation.lower(**dict(zip(names, arrays, strict=True)), **attributes)  # as legalize.py calls it
+
+    return jax.jit(call)
 
 
-SAMPLE = xla(sample)
-PROCESS = xla(process_logits)
+def both_implementations(kernel, **attributes):
+    """The kernel's implementations: native and XLA's."""
+    assert [one.name for one in kernel.KERNEL.implementations] == ["native", "xla"]
+    return [compiled(kernel, one, **attributes) for one in kernel.KERNEL.implementations]
+
+
+SAMPLE = both_implementations(sample)
+PROCESS = both_implementations(process_logits)
 
 
 def operands(logits, **parameters):
@@ -43,9 +55,10 @@ def eager(function, arrays, **attributes):
 
 
 def both(arrays):
-    """The tokens, after checking that reference and XLA agree and stay inside the vocabulary."""
+    """The tokens, after checking that the implementations and the reference agree and stay inside the vocabulary."""
     expected = eager(sample.KERNEL.reference, arrays)
-    np.testing.assert_array_equal(np.asarray(SAMPLE(*arrays)), expected)
+    for implementation in SAMPLE:
+        np.testing.assert_array_equal(np.asarray(implementation(*arrays)), expected)
     assert expected.dtype == np.int32
     assert ((expected >= 0) & (expected < arrays[0].shape[1])).all()
     return expected
@@ -95,7 +108,7 @@ SHAPES = ((1, 7), (4, 33), (3, 2000))
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SHAPES), st.sampled_from(KINDS), st.integers(0, 2**32 - 1), st.booleans())
-def test_xla_returns_the_tokens_of_the_reference(shape, kind, seed, mixed):
+def test_implementations_return_the_tokens_of_the_reference(shape, kind, seed, mixed):
     rng = np.random.default_rng(seed)
     rows, size = shape
     choose = (lambda options: rng.choice(options, rows)) if mixed else rng.choice
@@ -284,7 +297,8 @@ def test_process_logits_follows_vllm(size):
     padded = torch.tensor([p + [size] * (width - len(p)) for p in prompts])
     expected = apply_all_penalties(x, padded, *map(torch.from_numpy, (presence, frequency, repetition)), outputs)
     np.testing.assert_array_equal(eager(process_logits.KERNEL.reference, arrays), expected.numpy())
-    np.testing.assert_array_equal(np.asarray(PROCESS(*arrays)), expected.numpy())
+    for implementation in PROCESS:
+        np.testing.assert_array_equal(np.asarray(implementation(*arrays)), expected.numpy())
 
 
 def test_the_mask_is_xgrammars():
@@ -306,7 +320,8 @@ def test_process_logits_stages_and_dtypes(bfloat16):
             arrays[0] = jax.numpy.asarray(arrays[0], jax.numpy.bfloat16)
         expected = process_logits.KERNEL.reference(*tensors)
         assert expected.dtype == torch.float32
-        np.testing.assert_array_equal(np.asarray(PROCESS(*arrays)), expected.numpy())
+        for implementation in PROCESS:
+            np.testing.assert_array_equal(np.asarray(implementation(*arrays)), expected.numpy())
         if not any(flags):
             assert torch.equal(expected, tensors[0].float())
 
@@ -324,9 +339,7 @@ def test_logprobs(kind, count):
     tokens = rng.integers(0, size, rows).astype(np.int32)
     tokens[0] = x[0].argmax()
     arrays = [x, tokens, np.int32(1)]
-    run = xla(logprobs, count=count)
     ids, values, rank = logprobs.KERNEL.reference(*map(torch.as_tensor, arrays), count=count)
-    ids_xla, values_xla, rank_xla = map(np.asarray, run(*arrays))
 
     expected = torch.log_softmax(torch.from_numpy(x), dim=1)
     chosen = expected.gather(1, torch.from_numpy(tokens)[:, None].long())
@@ -335,13 +348,15 @@ def test_logprobs(kind, count):
     assert torch.equal(rank, (expected >= chosen).sum(1).int())
     np.testing.assert_array_equal(ids[:, 0], tokens)
     np.testing.assert_array_equal(ids[:, 1:], np.argsort(-x, axis=1, kind="stable")[:, :count])
-    np.testing.assert_array_equal(ids_xla, ids)
-    np.testing.assert_array_equal(rank_xla, rank)
-    np.testing.assert_allclose(values_xla, values, rtol=1e-5, atol=1e-5)
-    for disabled in (
-        run(x, tokens, np.int32(0)),
-        logprobs.KERNEL.reference(*map(torch.as_tensor, (x, tokens, np.int32(0))), count=count),
-    ):
+    off = [x, tokens, np.int32(0)]
+    nothing = [logprobs.KERNEL.reference(*map(torch.as_tensor, off), count=count)]
+    for run in both_implementations(logprobs, count=count):
+        made = run(*arrays)
+        np.testing.assert_array_equal(made[0], ids)
+        np.testing.assert_allclose(made[1], values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(made[2], rank)
+        nothing.append(run(*off))
+    for disabled in nothing:
         assert all((np.asarray(r) == 0).all() for r in disabled)
 
 
@@ -349,12 +364,11 @@ def test_logprobs_of_bfloat16():
     x = torch.randn(2, 300, generator=torch.Generator().manual_seed(1)).bfloat16()
     tokens = torch.tensor([5, 6], dtype=torch.int32)
     ids, values, rank = logprobs.KERNEL.reference(x, tokens, torch.tensor(1), count=5)
-    result = xla(logprobs, count=5)(
-        jax.numpy.asarray(x.float().numpy(), jax.numpy.bfloat16), tokens.numpy(), np.int32(1)
-    )
-    np.testing.assert_array_equal(result[0], ids)
-    np.testing.assert_allclose(result[1], values, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(result[2], rank)
+    for run in both_implementations(logprobs, count=5):
+        result = run(jax.numpy.asarray(x.float().numpy(), jax.numpy.bfloat16), tokens.numpy(), np.int32(1))
+        np.testing.assert_array_equal(result[0], ids)
+        np.testing.assert_allclose(result[1], values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(result[2], rank)
 
 
 # ---- the contract of kernels/spec.py
@@ -389,7 +403,7 @@ def test_the_reference_traces_and_the_fake_has_its_types(kernel, arrays, attribu
     for traced, direct in zip(flat(graph(*tensors)), expected, strict=True):
         torch.testing.assert_close(traced, direct, rtol=0, atol=0)
 
-    implementation = kernel.implementations[0]
+    implementation = next(one for one in kernel.implementations if one.target == "any")
     specs = tuple(TensorSpec(a.shape, np.dtype(a.dtype)) for a in map(np.asarray, arrays))
     assert implementation.supports(specs, attributes) is None
     named = dict(zip(re.findall(r"Tensor (\w+)", kernel.schema), arrays, strict=True))  # as legalize.py calls it
@@ -400,9 +414,9 @@ def test_the_reference_traces_and_the_fake_has_its_types(kernel, arrays, attribu
 
 
 def test_what_is_not_supported_has_a_reason():
-    supports = sample.KERNEL.implementations[0].supports
+    supports = sample.KERNEL.implementations[1].supports
     assert "bfloat16" in supports((TensorSpec((2, 10), np.dtype(jax.numpy.bfloat16)),), {})
     assert "overflow" in supports((TensorSpec((2, 2**20), np.dtype(np.float32)),), {})
-    assert "30" in logprobs.KERNEL.implementations[0].supports(
+    assert "30" in logprobs.KERNEL.implementations[1].supports(
         (TensorSpec((2, 10), np.dtype(np.float32)),), {"count": 30}
     )
