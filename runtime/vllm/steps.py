@@ -59,23 +59,23 @@ class StepResult:
 
 
 def buckets(max_tokens: int, max_requests: int) -> tuple[Bucket, ...]:
-    """The closed set: decode steps with as many rows as requests, and mixed steps of growing size with few or all requests."""
-    few = min(SMALLEST, max_requests)
-    decode = {Bucket(size, size) for size in _powers(SMALLEST, max_requests, 4)}
-    sizes = _powers(SMALLEST, max_tokens, 4)
-    mixed = {Bucket(size, min(size, few)) for size in sizes} | {
-        Bucket(size, max_requests) for size in sizes if size > max_requests
-    }
+    """The closed set: decode steps with as many rows as requests, and larger steps of prompts among all requests.
+
+    Sizes double, so less than half of a step is padding; a request that is not there costs a step next to nothing but its
+    row of logits.
+    """
+    decode = {Bucket(size, size) for size in _doubled(SMALLEST, max_requests)}
+    mixed = {Bucket(size, max_requests) for size in _doubled(SMALLEST, max_tokens) if size > max_requests}
     return tuple(sorted(decode | mixed))
 
 
-def _powers(smallest: int, largest: int, factor: int) -> list[int]:
-    """smallest, smallest * factor, ... up to and with `largest`."""
+def _doubled(smallest: int, largest: int) -> list[int]:
+    """smallest, twice as many, ... up to and with `largest`."""
     sizes = []
     size = smallest
     while size < largest:
         sizes.append(size)
-        size *= factor
+        size *= 2
     return [*sizes, largest]
 
 
