@@ -80,7 +80,7 @@ check: $(READY)
 	@$(RUN) fxhlo.tools.dev_links
 	@echo "ruff";        .venv/bin/ruff check -q .
 	@echo "mypy";        .venv/bin/mypy --no-error-summary
-	@echo "floors";      PYTHONPATH=.dev .venv/bin/lint-imports > build/floors.txt || { cat build/floors.txt; exit 1; }
+	@echo "floors";      mkdir -p build; cd .dev && ../.venv/bin/lint-imports --config ../pyproject.toml > ../build/floors.txt || { cat ../build/floors.txt; exit 1; }
 	@echo "test_tiny";   $(RUN) pytest -q tests/test_tiny.py
 
 bench: model

@@ -34,8 +34,8 @@ def array(data: np.ndarray, dtype: torch.dtype) -> Value:
     if data.size and (data.size == 1 or (data.reshape(-1)[0:1].tobytes() * data.size) == data.tobytes()):
         return full(data.shape, dtype, data.reshape(-1)[0])
     if dtype is torch.bool:
-        attribute = ir.DenseElementsAttr.get(
-            data.view(np.uint8), type=ir.IntegerType.get_signless(1), shape=list(data.shape)
+        attribute: ir.Attribute = ir.DenseElementsAttr.get(
+            data.view(np.uint8).data, type=ir.IntegerType.get_signless(1), shape=list(data.shape)
         )
     else:
         attribute = (
@@ -53,8 +53,8 @@ def _dense(data: np.ndarray, type_: ir.Type) -> ir.Attribute:
         data if data.dtype.kind in "iufc" and data.dtype.isbuiltin == 1 else data.view(f"uint{8 * data.dtype.itemsize}")
     )
     if data.size == 0:
-        return ir.DenseElementsAttr.get(bits.reshape(-1), type=element, shape=list(data.shape))
-    return ir.DenseElementsAttr.get(bits, type=element, shape=list(data.shape))
+        return ir.DenseElementsAttr.get(bits.reshape(-1).data, type=element, shape=list(data.shape))
+    return ir.DenseElementsAttr.get(bits.data, type=element, shape=list(data.shape))
 
 
 def full(shape: Sequence[int], dtype: torch.dtype, scalar: object) -> Value:
@@ -71,13 +71,13 @@ def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir
     if dtype.is_complex:
         return (
             ir.DenseElementsAttr.get(
-                np.array(scalar, numpy_dtype(dtype)).reshape(()), type=element, shape=list(type_.shape)
+                np.array(scalar, numpy_dtype(dtype)).reshape(()).data, type=element, shape=list(type_.shape)
             )
             if not type_.shape
             else _dense(np.full(tuple(type_.shape), scalar, numpy_dtype(dtype)), type_)
         )
     if dtype.is_floating_point:
-        attribute = ir.FloatAttr.get(element, float(scalar))  # type: ignore[arg-type]
+        attribute: ir.Attribute = ir.FloatAttr.get(element, float(scalar))  # type: ignore[arg-type]
     elif dtype is torch.bool:
         attribute = ir.IntegerAttr.get(element, int(bool(scalar)))
     else:
@@ -502,7 +502,7 @@ def convolution(
 
 def _pairs(low: Sequence[int], high: Sequence[int]) -> ir.Attribute:
     """Padding before and after each dimension, as StableHLO's windows take it."""
-    return ir.DenseIntElementsAttr.get(np.array([low, high], np.int64).T.copy())
+    return ir.DenseIntElementsAttr.get(np.array([low, high], np.int64).T.copy().data)
 
 
 def reduce_window(

@@ -8,9 +8,11 @@ model, every node has a fake value, the user's file and line and the module path
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +36,9 @@ TRIED = ("2.13.0",)
 
 captures = 0
 """How many times this process traced a model: a serving process must not add to it once it is ready."""
+
+FRAMES = 4
+"""How many lines of the user's code, from the call outwards, are kept on a node."""
 
 _KINDS = {
     InputKind.PARAMETER: "weight",
@@ -247,7 +252,7 @@ def _guards(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
 
 def _frame(guard: Any) -> str | None:
     """ "file:line" of the user's code that made a guard, where torch noted one."""
-    frame = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
+    frame: Any = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
     if hasattr(frame, "filename") and "/torch/" not in frame.filename:
         return f"{frame.filename}:{frame.lineno}"
     found = re.search(r"([^\s\"]+\.py)\"?(?::|, line )(\d+)", str(getattr(guard.sloc, "maybe_user_loc", None) or ""))
@@ -330,7 +335,9 @@ def _symbolic_inputs(
         symbol = environment.create_symbol(
             hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
         )
-        sizes[name] = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+        size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+        assert isinstance(size, torch.SymInt)
+        sizes[name] = size
         environment.constrain_symbol_range(symbol, low, high)
         dims.append(Dim(name, symbol, low, high, hint))
     with fake_mode:
@@ -360,16 +367,17 @@ def _trace(
 
     functional = torch.func.functionalize(flat, remove="mutations")
     # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with torch.no_grad(), oblivious, fx.traceback.preserve_node_meta(), _FunctionalOverloads():
-        return make_fx(
-            functional, tracing_mode="symbolic", decomposition_table=decompositions(), record_stack_traces=True
-        )(*weights, *inputs)
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), oblivious, fx.traceback.preserve_node_meta(), _Watched():
+        return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions())(*weights, *inputs)
 
 
-class _FunctionalOverloads(torch.overrides.TorchFunctionMode):
-    """Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional
-    `default` overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead."""
+class _Watched(torch.overrides.TorchFunctionMode):
+    """Sees every call of torch in the model: notes the line that makes it, and takes functional overloads.
+
+    Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional `default`
+    overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (
@@ -380,7 +388,19 @@ class _FunctionalOverloads(torch.overrides.TorchFunctionMode):
             default = getattr(func.overloadpacket, "default", None)
             if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
                 func = default
+        fx.traceback.current_meta["stack_trace"] = _stack(sys._getframe(1))
         return func(*args, **(kwargs or {}))
+
+
+def _stack(frame: FrameType | None) -> str:
+    """The innermost frames outside torch, as a traceback prints them. torch's own record of it takes a third of a trace."""
+    lines: list[str] = []
+    while frame is not None and len(lines) < FRAMES and frame.f_code.co_filename != __file__:
+        file = frame.f_code.co_filename
+        if "/torch/" not in file and not file.startswith("<"):
+            lines.append(f'File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}')
+        frame = frame.f_back
+    return "\n".join(reversed(lines))
 
 
 def _parameters(overload: torch._ops.OpOverload) -> list[str]:

@@ -52,6 +52,7 @@ def emit_composite(
         [tensors[name].ir for name, _ in types],
         name=f"fxhlo.{kernel.name}",
         decomposition=symbol,
+        num_composite_regions=0,
         composite_attributes=ir.DictAttr.get(_attributes(names, tensors, attributes)),
         version=kernel.version,
     )

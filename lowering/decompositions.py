@@ -21,12 +21,16 @@ EXTRA = (
 
 
 @cache
-def decompositions() -> dict[torch._ops.OperatorBase, Callable]:
+def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     """torch's table without the ops that have rules."""
     table = dict(torch.export.default_decompositions())
     table.update({op: function for op, function in torch._decomp.decomposition_table.items() if _named(op) in EXTRA})
     keep = set(rules())
-    return {op: function for op, function in table.items() if overload_name(op) not in keep}
+    return {
+        op: function
+        for op, function in table.items()
+        if isinstance(op, torch._ops.OpOverload) and overload_name(op) not in keep
+    }
 
 
 def _named(op: object) -> str:

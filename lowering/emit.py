@@ -121,7 +121,7 @@ class Emitter:
         function = func.FuncOp("main", ([mlir_type(*type_) for type_ in types], result_types))
         function.attributes["sym_visibility"] = ir.StringAttr.get("public")
         _annotate(function, signature)
-        block = function.add_entry_block()
+        block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
         values = {
             node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
         }
@@ -162,7 +162,7 @@ class Emitter:
         with ir.InsertionPoint(self.block), ir.Location.name(symbol):
             function = func.FuncOp(symbol, ([mlir_type(*type_) for type_ in types], result_types))
             function.attributes["sym_visibility"] = ir.StringAttr.get("private")
-            block = function.add_entry_block()
+            block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
             values = {
                 node: Value(argument, *type_)
                 for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
@@ -178,7 +178,7 @@ class Emitter:
         name = overload_name(target)
         if name in SILENT:
             return None
-        args = fx.map_arg(node.args, lambda n: environment[n])
+        args: Any = fx.map_arg(node.args, lambda n: environment[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: environment[n])
         if name == "_operator.getitem":
             return args[0][args[1]]
@@ -256,7 +256,7 @@ def _annotate(function: func.FuncOp, signature: Signature) -> None:
     """Names and aliasing on the public function: what PJRT needs to donate, and a reader to follow."""
     arguments = []
     for argument in signature.arguments:
-        attributes = {"fxhlo.name": ir.StringAttr.get(argument.name), "fxhlo.kind": ir.StringAttr.get(argument.kind)}
+        attributes: dict[str, ir.Attribute] = {"fxhlo.name": ir.StringAttr.get(argument.name), "fxhlo.kind": ir.StringAttr.get(argument.kind)}
         if argument.alias is not None:
             attributes["tf.aliasing_output"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), argument.alias)
         arguments.append(ir.DictAttr.get(attributes))

@@ -12,20 +12,22 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import TypeVar
 
 import torch
 
 from .errors import LoweringError
 
 Rule = Callable[..., object]
+SomeRule = TypeVar("SomeRule", bound=Rule)
 
 _RULES: dict[str, Rule] = {}
 
 
-def rule(*overloads: str) -> Callable[[Rule], Rule]:
+def rule(*overloads: str) -> Callable[[SomeRule], SomeRule]:
     """Registers a rule for overloads such as "aten.add.Tensor". A second rule for one overload is an error."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: SomeRule) -> SomeRule:
         for overload in overloads:
             if overload in _RULES:
                 raise LoweringError(

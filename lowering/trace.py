@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,13 +17,23 @@ from .types import TensorType
 def trace_reference(
     reference: Callable[..., Any], operands: Mapping[str, TensorType], attributes: Mapping[str, Any]
 ) -> fx.GraphModule:
-    """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order."""
+    """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order.
+
+    The same graph for the same question: buckets that differ elsewhere share it, so nobody may edit it.
+    """
+    return _traced(reference, tuple(operands.items()), tuple(attributes.items()))
+
+
+@lru_cache(maxsize=256)
+def _traced(
+    reference: Callable[..., Any], operands: tuple[tuple[str, TensorType], ...], attributes: tuple[tuple[str, Any], ...]
+) -> fx.GraphModule:
     from .decompositions import decompositions
 
     def flat(*tensors: torch.Tensor) -> Any:
-        return reference(**dict(zip(operands, tensors, strict=True)), **attributes)
+        return reference(**dict(zip((name for name, _ in operands), tensors, strict=True)), **dict(attributes))
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        examples = [torch.empty(type_.shape, dtype=type_.dtype) for type_ in operands.values()]
+        examples = [torch.empty(type_.shape, dtype=type_.dtype) for _, type_ in operands]
         functional = torch.func.functionalize(flat, remove="mutations")
         return make_fx(functional, decomposition_table=decompositions(), tracing_mode="real")(*examples)

@@ -65,4 +65,4 @@ def portable(module: ir.Module) -> bytes:
 
 def text(module: ir.Module, *, locations: bool = False) -> str:
     """Readable StableHLO, with the source locations if asked."""
-    return module.operation.get_asm(enable_debug_info=locations, large_elements_limit=None)
+    return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=None))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TextIO
+from typing import IO
 
 from .base import Pass
 from .program import Program
@@ -54,7 +54,7 @@ class Printer:
     """Prints the graph after the named passes ("all" for every one)."""
 
     names: frozenset[str]
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: IO[str] = field(default_factory=lambda: sys.stdout)
 
     def __call__(self, step: Pass, before: Program, after: Program, seconds: float) -> None:
         if step.name in self.names or "all" in self.names:

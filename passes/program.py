@@ -84,9 +84,8 @@ class Program:
         """A copy whose graph was changed by `edit`, with dead nodes removed; `changes` replaces other fields."""
         graph = fx.Graph()
         graph.set_codegen(copy.copy(self.graph._codegen))
-        output = graph.graph_copy(self.graph, val_map={}, return_output_node=True)
-        assert output is not None
-        values, old_output = output
+        copied: Any = graph.graph_copy(self.graph, val_map={}, return_output_node=True)
+        values, old_output = copied
         new_output = graph.output(values)
         new_output.meta = copy.copy(old_output.meta)
         edit(graph)

@@ -101,7 +101,7 @@ def number(value: bool | int | float | complex, argument: Argument) -> np.ndarra
     """A Python number as the 0-d array that `argument` takes; ShapeError where it does not fit."""
     if argument.shape:
         check((), np.asarray(value).dtype, argument)
-    family = re.match("[a-z]+", argument.dtype).group()  # "float8_e4m3fn" to "float"
+    family = re.sub(r"\d.*", "", argument.dtype)  # "float8_e4m3fn" to "float"
     takes = {"bool": (bool,), "int": (int,), "uint": (int,), "complex": (int, float, complex)}.get(family, (int, float))
     try:
         if isinstance(value, takes) and (not isinstance(value, bool) or bool in takes):
@@ -150,7 +150,7 @@ def _view(tensor: _DLTensor, capsule: Any, dtype: np.dtype) -> np.ndarray:
     )
     memory = (ctypes.c_uint8 * (last * dtype.itemsize)).from_address(tensor.data + tensor.byte_offset)
     memory.owner = capsule  # type: ignore[attr-defined]
-    return np.ndarray(shape, dtype, memory, strides=strides)
+    return np.ndarray(shape, dtype, memory, strides=strides)  # type: ignore[arg-type]  # a buffer from Python 3.12 on
 
 
 def _placed(value: Buffer, argument: Argument, device: Device, shared: bool) -> Buffer:

@@ -181,7 +181,8 @@ class Bundle(Mapping[str, "Executable"]):
         check_weights(self._entry(executable.name), self.manifest.weights, self.path)
         from .buffers import place
 
-        device, stored, chosen = executable.loaded.device, self.weights(), {}
+        device, stored = executable.loaded.device, self.weights()
+        chosen: dict[str, Any] = {}
         for argument in arguments:
             key = (device.target, device.raw.id, argument.name)
             if argument.alias is not None:

@@ -34,6 +34,7 @@ TRIED = ("0.10.2",)
 try:
     import jax
     import jaxlib
+    from jax._src.xla_bridge import backends_are_initialized as _has_started
     from jaxlib import _jax
 
     CompileOptions, DeviceList = _jax.CompileOptions, _jax.DeviceList
@@ -208,19 +209,24 @@ def device(target: Target | str = "cpu", index: int = 0) -> Device:
 
 @cache
 def _device(target: Target, index: int) -> Device:
-    if target.family == "cpu" and not jax.config.jax_platforms:
+    if target.family == "cpu" and not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
     try:
         found = jax.devices(target.family)
         return Device(target, found[index])
     except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
-        named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"
+        named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"  # type: ignore[attr-defined]
         raise UnsupportedError(
             f"this process has no {target.family} device: {_first_lines(problem)}",
             next_step=f"let {named} name {target.family}, or take another target",
         ) from problem
     except IndexError:
         raise UnsupportedError(f"there is no {target.family} device {index}: there are {len(found)}") from None
+
+
+def has_started() -> bool:
+    """Whether anybody in this process has made a client: its threads run, and a fork would not have them."""
+    return _has_started()
 
 
 def client(target: Target | str = "cpu") -> Any:

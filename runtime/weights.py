@@ -118,7 +118,7 @@ def _bytes(array: np.ndarray) -> Iterator[memoryview]:
     """The array's memory in C order, in chunks, without a copy where it is contiguous."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, flat.nbytes, files.CHUNK):
-        yield memoryview(flat[start : start + files.CHUNK])
+        yield flat[start : start + files.CHUNK].data
 
 
 def _after(first: Iterable[Any], then: Iterable[Any]) -> Iterator[Any]:

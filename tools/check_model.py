@@ -12,7 +12,7 @@ from .models import opened
 def check_model(word: str, *, dtype: str = "auto", max_model_len: int | None = None, as_json: bool = False) -> None:
     """Prints what has no rule; exit code 1 where there is something."""
     from ..lowering.coverage import check
-    from ..passes.contract import ContractError
+    from ..passes.contract import ContractError, Missing
     from ..passes.pipeline import run
 
     with opened(word) as model:
@@ -24,7 +24,7 @@ def check_model(word: str, *, dtype: str = "auto", max_model_len: int | None = N
             program = run(passes, program)
         try:
             check(program)
-            missing = ()
+            missing: tuple[Missing, ...] = ()
         except ContractError as problem:
             missing = problem.missing
     ops = sum(node.op == "call_function" for node in program.graph.nodes)

@@ -62,7 +62,8 @@ def _engine(folder: str, dtype: str) -> None:
     with console.stage("engine") as came_out:
         from vllm import LLM, SamplingParams
 
-        engine = LLM(model=folder, dtype=dtype, max_model_len=1024, max_num_seqs=8, seed=0, disable_log_stats=True)
+        options: dict[str, Any] = {"dtype": dtype, "max_model_len": 1024, "max_num_seqs": 8, "seed": 0}
+        engine = LLM(model=folder, disable_log_stats=True, **options)
         came_out("ready: all programs are there")
     chats: list[Any] = [[{"role": "user", "content": question}] for question in QUESTIONS]
     start = perf_counter()

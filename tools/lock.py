@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 # Asked for by a dependency, and harmful or unused here. The file is installed with --no-deps, so leaving out works.
 LEFT_OUT = {
@@ -36,13 +36,13 @@ def lock(report: dict[str, Any]) -> str:
     """The text of requirements.lock."""
     found = {canonicalize_name(item["metadata"]["name"]): item for item in report["install"]}
     left_out = "".join(f"#   {name}: {reason}\n" for name, reason in LEFT_OUT.items())
-    pins = {name: found[name]["metadata"]["version"].partition("+")[0] for name in reached(found) - {"fxhlo"}}
+    pins = {name: found[name]["metadata"]["version"].partition("+")[0] for name in reached(found) - {canonicalize_name("fxhlo")}}
     return HEADER + left_out + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
 
 
-def reached(found: dict[str, Any]) -> set[str]:
+def reached(found: dict[NormalizedName, Any]) -> set[NormalizedName]:
     """What is needed, starting from what was asked for, without going through LEFT_OUT."""
-    names: set[str] = set()
+    names: set[NormalizedName] = set()
     todo = [(name, extra) for name, item in found.items() if item["requested"] for extra in wanted_extras(item)]
     seen = set()
     while todo:
@@ -50,7 +50,7 @@ def reached(found: dict[str, Any]) -> set[str]:
         if (name, extra) in seen or name in LEFT_OUT or name not in found:
             continue
         seen.add((name, extra))
-        names.add(str(name))
+        names.add(name)
         for line in found[name]["metadata"].get("requires_dist", ()):
             need = Requirement(line)
             if need.marker is None or need.marker.evaluate({"extra": extra}):

@@ -39,7 +39,7 @@ Examples:
   lower-model MODEL --stop-after passes --print-after paged-attention
   lower-model MODEL --stop-after compile --explain --timing
   lower-model MODEL --json -o step.mlirbc
-  lower-model exported.pt2 --bucket batch=4
+  lower-model exported.pt2 --bucket x.0=4        (a .pt2 has no names: argument.dimension)
 """
 
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +122,11 @@ def lower_model(request: Request) -> None:
 def load_libraries(model: Model) -> None:
     """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
     if model.kind == "exported":
-        from ..lowering import capture as _
-
+        import_module("..lowering.capture", __package__)
         return
     quiet_vllm()
     try:
-        from ..runtime.vllm import program as _  # noqa: F401
+        import_module("..runtime.vllm.program", __package__)
     except ModuleNotFoundError as problem:
         if (problem.name or "").split(".")[0] != "vllm":
             raise

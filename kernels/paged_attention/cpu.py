@@ -42,7 +42,8 @@ def ragged_paged_attention(
         (jax.ShapeDtypeStruct(query.shape, query.dtype), jax.ShapeDtypeStruct(kv_cache.shape, kv_cache.dtype)),
         input_output_aliases={3: 1},
     )
-    return call(
+    attended, updated = call(
         query, key, value, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks, alibi_slopes,
         scale=np.float32(scale), sliding_window=np.int64(sliding_window), soft_cap=np.float32(soft_cap),
     )  # fmt: skip
+    return attended, updated

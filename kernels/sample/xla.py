@@ -158,12 +158,12 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
         return (low & high) + ((low ^ high) >> 1)
 
     def tighten(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high = state[:2]
+        low, high, *masses = state
         lowest = _min(lambda v: jnp.where(v >= low, v, 2**31 - 1), values)
         highest = _max(lambda v: jnp.where(v < high, v, -(2**31)), values)
-        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *state[2:]
+        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
 
-    state = (low, high, mass(low), jnp.zeros_like(low))
+    state: tuple[Array, ...] = (low, high, mass(low), jnp.zeros_like(low))
     _, state = lax.while_loop(
         lambda carry: (carry[0] < FIRST_STEPS) & jnp.any(open_rows(carry[1])),
         lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),
@@ -208,13 +208,13 @@ def _top_p_keep(weights: Array, top_p: Array) -> Array:
     weights = weights >> shift
     target = jnp.maximum(_scaled_target(_sum(lambda w: w, weights), top_p), 1)
 
-    def middle(low: Array, high: Array) -> Array:
+    def octaves(low: Array, high: Array) -> Array:
         """About the geometric mean: the weights spread over many octaves."""
         bits = (_bits(low.astype(jnp.float32)) >> 1) + (_bits(high.astype(jnp.float32)) >> 1)
         return _float(bits).astype(jnp.int32)
 
     low, high = jnp.ones_like(target), (jnp.int32(2**WEIGHT_BITS) >> shift) + 1
-    t = _threshold(weights, True, target, low, high, active, middle)
+    t = _threshold(weights, True, target, low, high, active, octaves)
     return ~active | (weights >= t)
 
 

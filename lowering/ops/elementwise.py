@@ -96,7 +96,7 @@ def _function(function: Callable[[Value], Value]) -> Rule:
     return rule_
 
 
-def _rounding(function: Callable[[Value], Value]) -> Rule:
+def _rounding(function: Callable[[Value], Value]) -> Callable[[Context, Value], Value]:
     def rule_(ctx: Context, self: Value) -> Value:
         return function(self) if self.dtype.is_floating_point else self
 

@@ -413,13 +413,17 @@ def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1
 def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
     """The rows that are looked up are scaled down to `max_norm`."""
     rows = build.convert(self, torch.float32)
-    powers = build.power(build.unary(stablehlo.abs, rows), norm_type)
-    norms = build.power(build.reduce_with(build.add, powers, 0, [1]), 1 / norm_type)
+    powers = _power(build.unary(stablehlo.abs, rows), norm_type)
+    norms = _power(build.reduce_with(build.add, powers, 0, [1]), 1 / norm_type)
     scale = build.divide(build.full_like(norms, max_norm), build.add(norms, build.full_like(norms, 1e-7)))
     used = _written(build.full(norms.shape, torch.bool, False), 0, indices, True, replace)
     smaller = build.logical_and(used, build.compare("gt", norms, build.full_like(norms, max_norm)))
     scale = build.select(smaller, scale, build.full_like(scale, 1))
     return build.convert(build.multiply(rows, build.broadcast_in_dim(scale, rows.shape, [0])), ctx.dtype)
+
+
+def _power(base: Value, exponent: float) -> Value:
+    return build.binary(stablehlo.power, base, build.full_like(base, exponent))
 
 
 BAGS = ("sum", "mean", "amax")

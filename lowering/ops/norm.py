@@ -49,6 +49,7 @@ def native_layer_norm(
         *(
             reshape(convert(value, type_.dtype), type_.shape)
             for value, type_ in zip((mean, scale), ctx.results[1:], strict=True)
+            if type_ is not None
         ),
     )
 

@@ -113,8 +113,8 @@ def max_pool2d_with_indices(
     self: Value,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
-    padding: Sequence[int] = 0,
-    dilation: Sequence[int] = 1,
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Value, Value]:
     """The values come from a window of their own, so that places that nobody uses cost nothing."""
@@ -127,8 +127,8 @@ def max_pool3d_with_indices(
     self: Value,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
-    padding: Sequence[int] = 0,
-    dilation: Sequence[int] = 1,
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Value, Value]:
     return _max_with_places(ctx, self, window(ctx, self, 3, kernel_size, stride, padding, dilation))
@@ -158,7 +158,7 @@ def avg_pool1d(
     self: Value,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
-    padding: Sequence[int] = 0,
+    padding: Sequence[int] = (0,),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Value:
@@ -171,7 +171,7 @@ def avg_pool2d(
     self: Value,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
-    padding: Sequence[int] = 0,
+    padding: Sequence[int] = (0,),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -185,7 +185,7 @@ def avg_pool3d(
     self: Value,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
-    padding: Sequence[int] = 0,
+    padding: Sequence[int] = (0,),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,

@@ -75,7 +75,7 @@ FILTERS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 """Antialiasing filters: width at scale 1, weight at a distance."""
 
 
-def _antialiased(name: str) -> Callable[[int, int, float | None, bool], Taps]:
+def _antialiased(name: str) -> Callable[[int, int, float | None, bool, Real], Taps]:
     width, weigh = FILTERS[name]
 
     def taps(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> Taps:

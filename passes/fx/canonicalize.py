@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import fx
@@ -75,15 +76,16 @@ def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:
     source = node.args[0] if node.target is getitem else None
     if not isinstance(source, fx.Node) or source.target not in (aten.split_with_sizes.default, aten.split.Tensor):
         return node
-    sizes = source.args[1]
+    sizes: Any = source.args[1]
     if source.target is aten.split.Tensor:
         sizes = [part.shape[source.args[2] if len(source.args) > 2 else 0] for part in source.meta["val"]]
     if not all(isinstance(size, int) for size in sizes):
         return node
     dim = source.args[2] if len(source.args) > 2 else 0
-    start = sum(sizes[: node.args[1]])
+    index: Any = node.args[1]
+    start = sum(sizes[:index])
     with graph.inserting_before(node):
-        part = graph.call_function(aten.slice.Tensor, (source.args[0], dim, start, start + sizes[node.args[1]]))
+        part = graph.call_function(aten.slice.Tensor, (source.args[0], dim, start, start + sizes[index]))
     part.meta = dict(node.meta)
     node.replace_all_uses_with(part)
     graph.erase_node(node)
@@ -101,8 +103,8 @@ def _equal_operand(node: fx.Node) -> fx.Node | None:
     if node.target not in SAME_TYPE or not _same_type(operand.meta.get("val"), node.meta.get("val")):
         return None
     if node.target is aten.permute.default:
-        rank = max(len(node.args[1]), 1)
-        return operand if [dim % rank for dim in node.args[1]] == list(range(len(node.args[1]))) else None
+        order: Any = node.args[1]
+        return operand if [dim % len(order) for dim in order] == list(range(len(order))) else None
     if node.target is aten.slice.Tensor and (node.args[4] if len(node.args) > 4 else 1) != 1:
         return None
     return operand

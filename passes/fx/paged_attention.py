@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import getitem
+from typing import Any
 
 import torch
 from torch import fx
@@ -69,7 +70,8 @@ class PagedAttention(Pass):
     def _replace(
         self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]
     ) -> tuple[fx.Node, str]:
-        query, key, value, sinks, alibi_slopes = node.args
+        args: Any = node.args
+        query, key, value, sinks, alibi_slopes = args
         attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
         state = f"kv_cache.{node.kwargs['layer']}"
         kv_heads, head_size = key.meta["val"].shape[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -30,6 +31,7 @@ def _sink(graph: fx.Graph) -> None:
     while todo:
         selection = todo.pop()
         values, rows = selection.args
+        assert isinstance(rows, fx.Node)
         if not isinstance(values, fx.Node) or not _movable(values, selection):
             continue
         with graph.inserting_before(selection):
@@ -52,6 +54,7 @@ def _movable(node: fx.Node, selection: fx.Node) -> bool:
 
 def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
     """The same op over selected operands; operands are selected once each."""
+    assert callable(node.target)
     made: dict[fx.Node, fx.Node] = {}
     operands = _row_operands(node) or []
 
@@ -69,7 +72,7 @@ def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) 
             )
         return made[operand]
 
-    args = fx.map_arg(node.args, select)
+    args: Any = fx.map_arg(node.args, select)
     if node.target in SHAPED:
         args = (args[0], [-1, *node.meta["val"].shape[1:]], *args[2:])  # -1: the number of selected rows
     return call(graph, node.target, args, dict(node.kwargs), origin=node), list(made.values())
@@ -98,6 +101,7 @@ def _row_operands(node: fx.Node) -> list[fx.Node] | None:
     if not isinstance(val, torch.Tensor) or not val.ndim:
         return None
     tensors = [arg for arg in node.all_input_nodes if isinstance(arg.meta.get("val"), torch.Tensor)]
+    args: Any = node.args
     kind: Callable[[fx.Node], bool] = lambda operand: _same_rows(operand.meta["val"], val)  # noqa: E731
     if node.target in ROW_WISE:
         with_rows = [t for t in tensors if t.meta["val"].ndim == val.ndim and kind(t)]
@@ -105,18 +109,17 @@ def _row_operands(node: fx.Node) -> list[fx.Node] | None:
         fine = all(t.meta["val"].ndim < val.ndim or _is_one(t.meta["val"].shape[0]) for t in others)
         return with_rows if with_rows and fine else None
     if node.target in (aten.mm.default, torch.ops.fxhlo.linear.default):
-        return [node.args[0]] if node.args[0] is not node.args[1] else None
+        return [args[0]] if args[0] is not args[1] else None
     if node.target is aten.addmm.default:
-        bias = node.args[0].meta["val"]
-        return [node.args[1]] if bias.ndim == 1 else None
+        return [args[1]] if args[0].meta["val"].ndim == 1 else None
     if node.target in (aten.mean.dim, aten.slice.Tensor):
-        dims = node.args[1] if len(node.args) > 1 else 0
+        dims = args[1] if len(args) > 1 else 0
         dims = dims if isinstance(dims, list | tuple) else [dims]
-        rank = node.args[0].meta["val"].ndim
-        fine = all(dim % rank != 0 for dim in dims) and dims and val.ndim == rank
-        return [node.args[0]] if fine else None
+        rank = args[0].meta["val"].ndim
+        inner = bool(dims) and all(dim % rank != 0 for dim in dims)
+        return [args[0]] if inner and val.ndim == rank else None
     if node.target in SHAPED:
-        operand = node.args[0]
+        operand = args[0]
         if not all(isinstance(size, int) for size in val.shape[1:]):
             return None
         return [operand] if operand.meta["val"].ndim and kind(operand) else None

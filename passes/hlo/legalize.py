@@ -111,15 +111,15 @@ class _Legalizer:
             return reference
         specs = tuple(_spec(operand.type) for operand in operation.operands)
         present, attributes = _attributes(operation)
-        reasons = []
+        reasons: list[str] = []
         for implementation in kernel.implementations:
             if implementation.target not in (self.target.family, "any"):
                 continue
-            reason = implementation.supports(specs, attributes)
-            if reason is None:
+            refusal = implementation.supports(specs, attributes)
+            if refusal is None:
                 self.decisions[key] = Decision(name, implementation.name, tuple(reasons), 1, operands)
                 return self._lower(kernel, implementation, specs, present, attributes)
-            reasons.append(f"{implementation.name}: {reason}")
+            reasons.append(f"{implementation.name}: {refusal}")
         reasons = reasons or [f"no implementation for {self.target.family}"]
         self.decisions[key] = Decision(name, None, tuple(reasons), 1, operands)
         return reference
@@ -176,7 +176,7 @@ def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
     encoded = ir.DictAttr(operation.attributes["composite_attributes"])
     decoded: dict[str, Any] = {}
     present: list[str] = []
-    for entry in encoded:
+    for entry in encoded:  # type: ignore[attr-defined]  # the stubs leave __iter__ out
         attribute = entry.attr
         if entry.name == "operands":
             present = [ir.StringAttr(name).value for name in ir.ArrayAttr(attribute)]

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import UnsupportedError
@@ -28,7 +29,7 @@ TARGETS: tuple[str, ...] = (
 )  # fmt: skip
 SOURCES = ("linear.cc", "attention.cc", "sampling.cc")
 HEADERS = ("attention_tile.h", "convert.h", "parallel.h", "vector.h")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 """Nothing is fused that does not say so (`fma`): sampling rounds as its reference does."""
 COMPILERS = ("c++", "g++", "clang++")
 FOLDER = Path(__file__).parent
@@ -41,6 +42,20 @@ _lock = threading.RLock()
 def unavailable() -> str | None:
     """None where the kernels can be used, else the reason in one sentence. Builds them if nobody has yet."""
     return _load()[1]
+
+
+def prepare() -> None:
+    """Builds the kernels, if nobody has yet, while this process does something else; `unavailable` waits for it."""
+    threading.Thread(target=unavailable, name="fxhlo-native-build", daemon=True).start()
+
+
+def identity() -> str:
+    """What the kernels will be made of, without making them: the library's fingerprint, or why there is none."""
+    reason = _switched_off()
+    if reason is not None:
+        return reason
+    compiler = find_compiler()
+    return _no_compiler() if compiler is None else fingerprint(compiler)
 
 
 def library() -> Path:
@@ -78,8 +93,9 @@ def _load() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
 
 @functools.cache
 def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
-    if os.environ.get("FXHLO_NATIVE") == "0":
-        return None, "FXHLO_NATIVE=0 switches the native kernels off", None
+    reason = _switched_off()
+    if reason is not None:
+        return None, reason, None
     compiler = find_compiler()
     if compiler is None:
         return None, _no_compiler(), None
@@ -94,6 +110,10 @@ def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
     except (OSError, subprocess.SubprocessError) as error:
         reason = f"building the native kernels failed ({error})"
     return None, reason or f"{path} was just built and cannot be loaded", None
+
+
+def _switched_off() -> str | None:
+    return "FXHLO_NATIVE=0 switches the native kernels off" if os.environ.get("FXHLO_NATIVE") == "0" else None
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
@@ -162,13 +182,30 @@ def compile_library(compiler: list[str], path: Path) -> str | None:
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        sources = [str(FOLDER / name) for name in SOURCES]
-        command = [*compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), *sources, "-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            return f"{compiler[0]} could not compile the native kernels: " + "; ".join(errors[:ERROR_LINES])
+        objects = {name: str(Path(folder) / f"{name}.o") for name in SOURCES}
+        include = ["-isystem", jax.ffi.include_dir()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            errors = [
+                *pool.map(
+                    lambda name: _run([*compiler, *FLAGS, *include, "-c", str(FOLDER / name), "-o", objects[name]]),
+                    SOURCES,
+                )
+            ]
+        errors = [error for error in errors if error] or [
+            _run([*compiler, "-shared", *objects.values(), "-o", str(built)])
+        ]
+        if errors[0] is not None:
+            return f"{compiler[0]} could not compile the native kernels: {errors[0]}"
         content = built.read_bytes()
         built.write_bytes(content + hashlib.sha256(content).digest())  # the loader reads nothing past the ELF's end
         os.replace(built, path)
     return None
+
+
+def _run(command: list[str]) -> str | None:
+    """None, or the first lines of what the compiler complains of."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+    return "; ".join(errors[:ERROR_LINES]) or f"it ended with {done.returncode}"

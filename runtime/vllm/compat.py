@@ -36,7 +36,9 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-from ..errors import UnsupportedError
+from ..errors import FxhloError, UnsupportedError
+from .folder import ModelError
+from .front import told
 from .plugin import TRIED, version
 
 __all__ = [
@@ -235,18 +237,30 @@ def no_compile() -> Iterator[None]:
 def engine_config(
     model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
 ) -> VllmConfig:
-    """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder."""
+    """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder.
+
+    Raises ModelError with what vLLM or transformers say of a bad config, FxhloError for what is not supported.
+    """
     from vllm.engine.arg_utils import EngineArgs
 
     arguments = EngineArgs(
         model=model,
-        dtype=dtype,
-        max_model_len=max_model_len,
+        dtype=dtype,  # type: ignore[arg-type]  # it takes the words of a command line
+        max_model_len=max_model_len,  # type: ignore[arg-type]  # None: the model's own
         max_num_seqs=max_num_seqs,
         load_format="dummy",
         skip_tokenizer_init=True,
     )
-    return arguments.create_engine_config()
+    try:
+        return arguments.create_engine_config()
+    except FxhloError:
+        raise
+    except Exception as problem:
+        raise ModelError(
+            f"vLLM can make no engine of this config: {told(problem)}",
+            where=model,
+            next_step="check `architectures` and the sizes in config.json",
+        ) from problem
 
 
 def default_sizes() -> tuple[set[int], set[int]]:

@@ -58,7 +58,7 @@ def explanation(problem: BaseException) -> str | None:
         report.unlink()
         return text
     if _in_config(problem.__traceback__):
-        return f"{_told(problem)}\n  next: check the model's path, its config.json and the command's options"
+        return f"{told(problem)}\n  next: check the model's path, its config.json and the command's options"
     return None
 
 
@@ -71,7 +71,7 @@ def _in_config(traceback: TracebackType | None) -> bool:
     return False
 
 
-def _told(problem: BaseException) -> str:
+def told(problem: BaseException) -> str:
     """What pydantic, transformers or huggingface_hub say, without their wrapping and cut where it gets long."""
     lines = [line.strip() for line in str(problem).splitlines()]
     if type(problem).__name__ == "ValidationError":  # pydantic's: the first line counts errors, the last is a link

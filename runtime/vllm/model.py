@@ -44,12 +44,14 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
     """
     register_torch_ops()
     vllm_config, layers = getattr(model, BUILT)
+    compute_logits: Any = model.compute_logits
 
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
-        context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=None, slot_mapping={})
+        nothing: Any = None  # which vLLM's own profiling run passes as well
+        context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=nothing, slot_mapping={})
         with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), compat.no_compile():
             hidden = model(input_ids=input_ids, positions=positions)
-            return model.compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
+            return compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 
     return step
 
@@ -57,6 +59,7 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
 def _shapes_only(vllm_config: compat.VllmConfig) -> nn.Module:
     """The model as vLLM's loader leaves it, with parameters on the meta device."""
     model_config = vllm_config.model_config
+    assert isinstance(model_config.dtype, torch.dtype)
     with compat.set_default_torch_dtype(model_config.dtype), _meta_parameters():
         model = compat.initialize_model(vllm_config=vllm_config, model_config=model_config)
         compat.process_weights_after_loading(model, model_config, torch.device("cpu"))
@@ -76,7 +79,7 @@ def _meta_parameters() -> Iterator[None]:
         data = torch.empty(0) if data is None else data
         return original(cls, data.detach().to("meta"), requires_grad, **others)
 
-    nn.Parameter.__new__ = make  # type: ignore[method-assign]
+    nn.Parameter.__new__ = make  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

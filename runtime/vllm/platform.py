@@ -6,6 +6,7 @@ vLLM imports this module while it is itself half imported: nothing of vLLM but t
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,9 @@ class FxhloPlatform(Platform):
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
         parallel.distributed_executor_backend = "uni"
         parallel.disable_custom_all_reduce = True
+        if "jax" in sys.modules and xla_has_started():
+            # A process that has started XLA's threads must not be forked: its child can wait forever for a lock.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
         # A step's inputs need the tokens of the step before, and there is one program at a time on the device.
         scheduler.async_scheduling = False
 
@@ -169,6 +173,13 @@ class FxhloPlatform(Platform):
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
         if dtype not in (torch.bfloat16, torch.float32):
             raise UnsupportedError(f"fxhlo does not support {dtype} yet", next_step="use --dtype bfloat16 or float32")
+
+
+def xla_has_started() -> bool:
+    """Whether this process has a PJRT client; asked only where jax is imported already, for it takes a second."""
+    from ..pjrt import has_started
+
+    return has_started()
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -22,8 +21,6 @@ def register() -> str | None:
     found = version()
     if found in TRIED:
         answer_for_vllm()
-        # A process that has started XLA's threads must not be forked: its child can wait forever for a lock.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
     logging.getLogger("vllm.fxhlo").warning(
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)

@@ -136,7 +136,8 @@ class Runner:
             sampled[index] = [token]
         logprobs = None
         if result.logprobs is not None:
-            logprobs = compat.LogprobsLists(*(part[:real] for part in result.logprobs))
+            token_ids, values, ranks = (part[:real] for part in result.logprobs)
+            logprobs = compat.LogprobsLists(token_ids, values, ranks)
         return compat.ModelRunnerOutput(
             req_ids=step.ids,
             req_id_to_index={request_id: index for index, request_id in enumerate(step.ids)},

@@ -137,7 +137,7 @@ class Steps:
             "buckets": [str(bucket) for bucket in self.buckets],
             "num_blocks": self.num_blocks,
             "target": str(self.target),
-            "native": native.unavailable(),
+            "native": native.identity(),
             "versions": {
                 "torch": torch.__version__,
                 "vllm": vllm.__version__,

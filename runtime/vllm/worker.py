@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import seal
+from .. import native, seal
 from ..errors import FxhloError, UnsupportedError
 from . import compat, front
 from .model import build_model
@@ -56,6 +56,7 @@ class FxhloWorker(compat.WorkerBase):
 
     def init_device(self) -> None:
         seal.reopen()  # an engine that this process had before may have closed it
+        native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
         self.device = torch.device("cpu")
         compat.without_accelerator()
         compat.start_one_process(self.vllm_config)
@@ -82,7 +83,8 @@ class FxhloWorker(compat.WorkerBase):
         """One kind of block for all layers: sliding windows are the kernel's business, so one block table does for all."""
         specs: dict[str, compat.KVCacheSpec] = {}
         for name, layer in self._layers.items():
-            if not isinstance(layer, compat.AttentionLayerBase) or not hasattr(layer, "num_kv_heads"):
+            paged = isinstance(layer, compat.AttentionLayerBase) and hasattr(layer, "num_kv_heads")
+            if not paged:
                 raise UnsupportedError(
                     f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
                     next_step="serve this model on another platform of vLLM",

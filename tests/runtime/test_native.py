@@ -430,7 +430,7 @@ def answer(process: subprocess.Popen) -> str:
 
 @dataclass
 class Compiler:
-    """A stand-in that takes half a second, counts its runs and puts out the library that the real compiler made."""
+    """A stand-in that takes half a second, counts the libraries it links and puts out the one that the real compiler made."""
 
     command: Path
     runs: Path
@@ -446,8 +446,7 @@ def compiler(tmp_path: Path) -> Compiler:
     command, runs = tmp_path / "c++", tmp_path / "runs"
     command.write_text(f"""#!/bin/sh
 if [ "$1" = --version ]; then echo stand-in; exit; fi
-echo run >> {runs}
-sleep 0.5
+case "$*" in *-shared*) echo run >> {runs}; sleep 0.5;; esac
 while [ "$1" != -o ]; do shift; done
 cp {made} "$2"
 """)

@@ -94,7 +94,8 @@ def main() -> None:
     def answer(prompts: list[list[int]], max_tokens: int) -> float:
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
         begun = perf_counter()
-        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+        tokenized: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = llm.generate(tokenized, params, use_tqdm=False)
         seconds = perf_counter() - begun
         if any(len(output.outputs[0].token_ids) != max_tokens for output in outputs):
             raise BenchError("an answer has another length than was asked for")
