@@ -36,8 +36,8 @@ def lock(report: dict[str, Any]) -> str:
     """The text of requirements.lock."""
     found = {canonicalize_name(item["metadata"]["name"]): item for item in report["install"]}
     left_out = "".join(f"#   {name}: {reason}\n" for name, reason in LEFT_OUT.items())
-    pins = {name: found[name]["metadata"]["version"].partition("+")[0] for name in reached(found) - {canonicalize_name("fxhlo")}}
-    return HEADER + left_out + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
+    pins = {name: found[name]["metadata"]["version"].partition("+")[0] for name in sorted(reached(found))}
+    return HEADER + left_out + "".join(f"{name}=={version}\n" for name, version in pins.items() if name != "fxhlo")
 
 
 def reached(found: dict[NormalizedName, Any]) -> set[NormalizedName]:

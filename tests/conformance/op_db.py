@@ -135,6 +135,7 @@ def call_of(op: Any, samples: list[Any]) -> tuple[Any, list[Any]]:
 def attempt(op: Any, samples: list[Any]) -> tuple[str, str]:
     """(status, reason) of some samples in one module."""
     import differential
+
     from fxhlo.runtime.errors import FxhloError
 
     function, tensors = call_of(op, samples)

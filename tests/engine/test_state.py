@@ -53,10 +53,11 @@ def test_a_step_gives_tokens_and_what_was_asked_for_to_the_host(compiled: dict[i
 def test_nothing_is_traced_or_compiled_once_the_engine_is_ready(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real engine in this process: its captures and compilations are counted, and an attempt to add one raises."""
     import torch
+    from vllm import LLM, SamplingParams
+
     from fxhlo.lowering import capture
     from fxhlo.runtime import pjrt
     from fxhlo.runtime.seal import SealedError
-    from vllm import LLM, SamplingParams
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     llm = LLM(str(model), dtype="bfloat16", max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, seed=0)

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fxhlo.kernels.paged_attention import KERNEL
 from fxhlo.kernels.paged_attention.reference import ragged_paged_attention as reference
 from fxhlo.kernels.spec import TensorSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 GARBAGE = float("nan")
 

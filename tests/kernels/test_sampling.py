@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from fxhlo.kernels import logprobs, process_logits, sample
-from fxhlo.kernels.sample import reference
-from fxhlo.kernels.spec import TensorSpec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from fxhlo.kernels import logprobs, process_logits, sample
+from fxhlo.kernels.sample import reference
+from fxhlo.kernels.spec import TensorSpec
 
 DTYPES = {"temperature": np.float32, "top_k": np.int32, "top_p": np.float32, "min_p": np.float32}
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

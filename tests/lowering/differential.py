@@ -21,14 +21,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import torch
+from jaxlib import xla_client
+from torch.utils import _pytree as pytree
+
 from fxhlo.lowering.capture import Input, capture_callable
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
 from fxhlo.runtime.targets import Target
-from jaxlib import xla_client
-from torch.utils import _pytree as pytree
 
 
 def check(

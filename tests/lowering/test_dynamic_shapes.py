@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim, ShapesCollection
+
 from fxhlo.lowering import capture as capturing
 from fxhlo.lowering.capture import capture
 from fxhlo.lowering.errors import GuardError
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.passes.contract import ContractError
 from fxhlo.runtime.targets import Target
-from torch.export import Dim, ShapesCollection
 
 from .differential import agree, check, eager, execute
 

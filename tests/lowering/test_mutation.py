@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from fxhlo.lowering.errors import CaptureError
 from fxhlo.lowering.lower import lower
 from fxhlo.lowering.module import as_numpy

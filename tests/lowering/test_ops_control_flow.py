@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fxhlo.lowering.lower import lower
-from fxhlo.passes.contract import ContractError
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.map import map as torch_map
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
+
+from fxhlo.lowering.lower import lower
+from fxhlo.passes.contract import ContractError
 
 from .differential import Call, check
 

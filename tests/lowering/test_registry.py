@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from fxhlo.lowering import registry
 from fxhlo.lowering.errors import LoweringError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from fxhlo.lowering.capture import Input, capture_callable
 from fxhlo.passes.program import Program
 

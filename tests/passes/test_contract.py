@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fxhlo.lowering.capture import capture
 from fxhlo.lowering.coverage import check
 from fxhlo.lowering.lower import lower

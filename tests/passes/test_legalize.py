@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fxhlo.lowering.lower import lower
 from fxhlo.passes import mlir
 from fxhlo.passes.hlo.legalize import LegalizeError, legalize

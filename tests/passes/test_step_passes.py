@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fxhlo.passes.fx.canonicalize import Canonicalize
 from fxhlo.passes.fx.donate import Donate
 from fxhlo.passes.fx.linear import Linear

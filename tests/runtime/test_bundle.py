@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+
 from fxhlo.runtime import files, pjrt, weights
 from fxhlo.runtime.bundle import Bundle, BundleWriter, load
 from fxhlo.runtime.errors import BundleError, ShapeError, UnsupportedError

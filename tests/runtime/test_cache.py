@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from fxhlo.runtime.cache import Cache, default_root, digest
 from fxhlo.runtime.errors import CacheError
 

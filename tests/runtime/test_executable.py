@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from fxhlo.runtime import pjrt, seal
 from fxhlo.runtime.errors import CompileError, ExecutionError, ShapeError, UnsupportedError
 from fxhlo.runtime.executable import Executable

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+
 from fxhlo.runtime import native
 from fxhlo.runtime.native import build
 

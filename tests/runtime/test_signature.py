@@ -10,10 +10,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from fxhlo.runtime.errors import BundleError, FxhloError, ShapeError, SignatureError
-from fxhlo.runtime.signature import KINDS, Argument, Result, Signature, dtype_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fxhlo.runtime.errors import BundleError, FxhloError, ShapeError, SignatureError
+from fxhlo.runtime.signature import KINDS, Argument, Result, Signature, dtype_of
 
 ROOT = Path(__file__).parents[2]
 SIGNATURE = Signature(

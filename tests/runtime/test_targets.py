@@ -1,6 +1,7 @@
 """Targets: names that parse, and what the others are answered."""
 
 import pytest
+
 from fxhlo.runtime.errors import UnsupportedError
 from fxhlo.runtime.targets import KNOWN, Target
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+
 from fxhlo.tools import lower_model
 
 CONFIG: dict[str, Any] = {
