@@ -256,7 +256,10 @@ def _annotate(function: func.FuncOp, signature: Signature) -> None:
     """Names and aliasing on the public function: what PJRT needs to donate, and a reader to follow."""
     arguments = []
     for argument in signature.arguments:
-        attributes: dict[str, ir.Attribute] = {"fxhlo.name": ir.StringAttr.get(argument.name), "fxhlo.kind": ir.StringAttr.get(argument.kind)}
+        attributes: dict[str, ir.Attribute] = {
+            "fxhlo.name": ir.StringAttr.get(argument.name),
+            "fxhlo.kind": ir.StringAttr.get(argument.kind),
+        }
         if argument.alias is not None:
             attributes["tf.aliasing_output"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), argument.alias)
         arguments.append(ir.DictAttr.get(attributes))

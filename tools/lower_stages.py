@@ -164,8 +164,8 @@ def capture_exported(path: Path) -> tuple[Program, tuple[Pass, ...]]:
 
 
 def quiet_vllm() -> None:
-    """vLLM's log lines stay out of the way, unless the user has set how much of them is wanted."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    """vLLM's log lines stay out of the way, unless the user has set how much of them is wanted: its errors are raised too."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

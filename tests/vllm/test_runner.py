@@ -86,7 +86,9 @@ class CheckingSteps:
             slots = inputs["block_tables"][row][at // self.block_size] * self.block_size + at % self.block_size
             tokens[row] = hashed(self.cache[slots])
         if "allowed_mask" in inputs:
-            tokens = np.array([_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)])
+            tokens = np.array(
+                [_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)]
+            )
         if not logprobs:
             return StepResult(tokens, None)
         ids = np.repeat(tokens[:, None], 21, axis=1)
@@ -205,7 +207,9 @@ def test_the_engines_seed_decides_the_seeds_that_are_drawn(engine) -> None:
 
 def test_min_tokens_and_allowed_tokens_are_masks(engine) -> None:
     llm = engine()
-    params = SamplingParams(max_tokens=6, temperature=0, allowed_token_ids=[50, 60], stop_token_ids=[50], min_tokens=4, detokenize=False)
+    params = SamplingParams(
+        max_tokens=6, temperature=0, allowed_token_ids=[50, 60], stop_token_ids=[50], min_tokens=4, detokenize=False
+    )
     (output,) = answers(llm, [[5, 6]], params)
     assert list(output.outputs[0].token_ids[:3]) == [60, 60, 60]
 
