@@ -1,0 +1,166 @@
+"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md. `make docs`; a test compares them with the tree.
+
+Comes in: the registries of this installation and docs/op_db.json, which `make conformance` writes. Goes out: one text
+a page, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from inspect import getdoc, getmodule
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from ..kernels.catalog import kernels
+from ..lowering.decompositions import decompositions
+from ..lowering.left_out import LEFT_OUT
+from ..lowering.registry import Rule, overload_name, rules
+from ..passes.base import Pass
+from . import op_db
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTICE = "<!-- written by `make docs`; do not edit -->\n"
+
+
+def first_sentence(thing: object) -> str:
+    """Of a docstring, on one line."""
+    text = " ".join((getdoc(thing) or "").split())
+    head, dot, _ = text.partition(". ")
+    return head + dot.strip()
+
+
+# -- docs/passes.md ------------------------------------------------------------------------------------------------
+
+
+def passes_page() -> str:
+    """Every pass in the order in which it runs."""
+    from ..passes.default import default_passes
+    from ..runtime.vllm.program import StepOptions, step_passes
+
+    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, logprobs=20)
+    return "\n".join(
+        [
+            NOTICE,
+            "# Passes\n",
+            "`lower-model MODEL --stop-after passes --print-after NAME` prints the graph after one of them.\n",
+            "## Of any model (passes/default.py)\n",
+            _passes_table(default_passes()),
+            "## Of vLLM's step (`step_passes` in runtime/vllm/program.py)\n",
+            _passes_table(step_passes(example)),
+        ]
+    )
+
+
+def _passes_table(passes: tuple[Pass, ...]) -> str:
+    rows = ["| pass | what it does | file |", "|---|---|---|"]
+    for step in passes:
+        module = getmodule(type(step))
+        file = type(step).__module__.removeprefix("fxhlo.").replace(".", "/") + ".py"
+        rows.append(f"| `{step.name}` | {first_sentence(module)} | {file} |")
+    return "\n".join(rows) + "\n"
+
+
+# -- docs/kernels.md -----------------------------------------------------------------------------------------------
+
+
+def kernels_page() -> str:
+    """Every kernel, its implementations in the order in which they are tried, and where its meaning comes from."""
+    lines = [
+        NOTICE,
+        "# Kernels\n",
+        "A kernel is emitted as `stablehlo.composite` with its reference as decomposition; legalization takes the first",
+        "implementation whose `supports` has no objection, else the reference. `lower-model MODEL --explain` says which and why.\n",
+        "| composite | version | what | implementations | aliases |",
+        "|---|---|---|---|---|",
+    ]
+    for name, kernel in kernels().items():
+        ways = [f"{one.name} ({one.target})" for one in kernel.implementations] + ["reference (any)"]
+        aliases = ", ".join(f"result {result} is operand {operand}" for result, operand in kernel.aliases.items())
+        what = first_sentence(sys.modules[f"fxhlo.kernels.{kernel.name.replace('ragged_', '')}"])
+        lines.append(f"| `{name}` | {kernel.version} | {what} | {', '.join(ways)} | {aliases} |")
+    lines.append("\n## Schemas and sources\n")
+    for name, kernel in kernels().items():
+        source = f" Source: {kernel.source}." if kernel.source else ""
+        lines.append(f"- `{name}`: `{kernel.schema}`.{source}")
+    return "\n".join(lines) + "\n"
+
+
+# -- docs/ops.md ---------------------------------------------------------------------------------------------------
+
+
+def ops_page() -> str:
+    """What is lowered, how, what is left out and why, and what the operator database says of it."""
+    lines = [
+        NOTICE,
+        "# Ops\n",
+        f"{len(rules())} overloads have a rule, {len(decompositions())} more are taken apart by torch's decompositions, "
+        "into ops that have one.\n",
+        "## torch's operator database\n",
+        op_db.REPORT.read_text() if op_db.REPORT.exists() else "`make conformance` has not been run.\n",
+        "## Core ATen\n",
+        core_table(),
+        "## Left out\n",
+        "| what | why |",
+        "|---|---|",
+        *[f"| {', '.join(f'`{name}`' for name in entry.ops)} | {entry.reason} |" for entry in LEFT_OUT],
+        "\n## Rules, by file\n",
+    ]
+    by_file: Callable[[tuple[str, Rule]], str] = lambda item: item[1].__module__  # noqa: E731
+    for module, items in groupby(sorted(rules().items(), key=lambda item: (by_file(item), item[0])), key=by_file):
+        file = module.removeprefix("fxhlo.").replace(".", "/") + ".py"
+        lines.append(f"### {file}\n")
+        lines.append(", ".join(f"`{name}`" for name, _ in items) + "\n")
+    return "\n".join(lines)
+
+
+def core_table() -> str:
+    """Every overload that torch tags as core, by the way it is lowered."""
+    taken_apart = {overload_name(op) for op in decompositions()}
+    left_out = {name for entry in LEFT_OUT for name in entry.ops}
+    ways: dict[str, list[str]] = {"a rule": [], "a decomposition": [], "left out": [], "a size, bound at emission": []}
+    missing = []
+    for name in core_overloads():
+        if name in rules():
+            ways["a rule"].append(name)
+        elif name in left_out:
+            ways["left out"].append(name)
+        elif name.startswith("aten.sym_"):
+            ways["a size, bound at emission"].append(name)
+        elif name in taken_apart:
+            ways["a decomposition"].append(name)
+        else:
+            missing.append(name)
+    lines = ["| way | overloads |", "|---|---|"]
+    lines += [f"| {way} ({len(names)}) | {', '.join(f'`{name}`' for name in names)} |" for way, names in ways.items()]
+    if missing:
+        lines.append(f"| **not yet** ({len(missing)}) | {', '.join(f'`{name}`' for name in missing)} |")
+    return "\n".join(lines) + "\n"
+
+
+def core_overloads() -> list[str]:
+    """The overloads of torch's core ATen set, without out= forms."""
+    found = []
+    for name in dir(torch.ops.aten):
+        packet = getattr(torch.ops.aten, name)
+        for overload in getattr(packet, "overloads", list)():
+            op = getattr(packet, overload)
+            if torch.Tag.core in op.tags and not op._schema.is_mutable:
+                found.append(overload_name(op))
+    return sorted(found)
+
+
+PAGES = {"ops.md": ops_page, "kernels.md": kernels_page, "passes.md": passes_page}
+
+
+def main() -> None:
+    for name, page in PAGES.items():
+        path = ROOT / "docs" / name
+        path.write_text(page())
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
