@@ -250,8 +250,12 @@ class Weights(Mapping[str, np.ndarray]):
         if number not in self._opened:
             record = self._manifest.weight_files[number]
             path = record.path(self._root)
+            before = _identity(path)
             _intact(record, self._root, digest=self._verify)
-            self._opened[number] = (weights.tensors(path), weights.mapped(path))
+            opened = (weights.tensors(path), weights.mapped(path))
+            if _identity(path) != before:
+                raise _damaged(record, self._root, "it was replaced while it was opened")
+            self._opened[number] = opened
         return self._opened[number]
 
 
@@ -271,6 +275,15 @@ def _why_not(build: Build, options: Mapping[str, Any], target: Target) -> str | 
     return "the stored executable is for " + ", ".join(
         f"{key} {there.get(key)} (here {here.get(key)})" for key in differ
     )
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What another file under the same name would not have; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _intact(record: files.FileRecord, root: Path, *, digest: bool | None) -> None:
