@@ -7,6 +7,7 @@ model, every node has a fake value, the user's file and line and the module path
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -94,21 +95,24 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     """
     register_torch_ops()
     exported = _decomposed(exported)
-    signature = exported.graph_signature
+    module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph_module.graph))
+    _take_out_tokens(module.graph)
+    inputs = [spec for spec in exported.graph_signature.input_specs if spec.kind is not InputKind.TOKEN]
+    outputs = [spec for spec in exported.graph_signature.output_specs if spec.kind is not OutputKind.TOKEN]
     arguments, tensors = [], {}
-    for spec in signature.input_specs:
+    for spec in inputs:
         if spec.kind not in _KINDS:
             raise CaptureError(
                 f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
-                next_step="export without tokens and custom objects",
+                next_step="export without custom objects",
             )
         name = spec.target if spec.target is not None else spec.arg.name
         arguments.append(Argument(name, _KINDS[spec.kind]))  # type: ignore[arg-type]
         if spec.target is not None:
             tensors[name] = _tensor_of(exported, spec)
     results = []
-    names = {spec.arg.name: argument.name for spec, argument in zip(signature.input_specs, arguments, strict=True)}
-    for index, spec in enumerate(signature.output_specs):
+    names = {spec.arg.name: argument.name for spec, argument in zip(inputs, arguments, strict=True)}
+    for index, spec in enumerate(outputs):
         if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
             results.append(Result(f"{spec.target}.updated", updates=spec.target))
         elif spec.kind is OutputKind.USER_INPUT_MUTATION:
@@ -116,7 +120,6 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
         else:
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
-    module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
     for node in list(
         module.graph.nodes
     ):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
@@ -126,6 +129,37 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
     return program
+
+
+def _take_out_tokens(graph: fx.Graph) -> None:
+    """Calls that torch orders by tokens become plain calls: a module has no effects, and what asks for one has no rule."""
+    tokens = set()
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.higher_order.with_effects:
+            continue
+        token, op, *args = node.args
+        tokens.add(token)
+        with graph.inserting_before(node):
+            plain = graph.call_function(op, tuple(args), dict(node.kwargs))
+        plain.meta = {**node.meta, "val": node.meta["val"][1] if len(node.meta["val"]) > 1 else None}
+        for user in list(node.users):
+            index: Any = user.args[1]
+            if index == 0:
+                tokens.add(user)
+            else:
+                user.replace_all_uses_with(plain)
+                graph.erase_node(user)
+        node.args = ()
+        node.kwargs = {}
+        tokens.add(node)
+    if not tokens:
+        return
+    output = next(node for node in graph.nodes if node.op == "output")
+    outputs: Any = output.args[0]
+    output.args = (tuple(value for value in outputs if value not in tokens),)
+    for node in reversed(list(graph.nodes)):
+        if node in tokens and not node.users:
+            graph.erase_node(node)
 
 
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:

@@ -33,6 +33,7 @@ SILENT = {
     "aten._assert_tensor_metadata.default",
     "aten.sym_constrain_range.default",
     "aten.sym_constrain_range_for_size.default",
+    "aten._linalg_check_errors.default",
 }
 
 
@@ -49,6 +50,7 @@ class Emitter:
         self.binding = binding
         self.context = context()
         self.functions: dict[object, str] = {}  # composites' bodies by (kernel, types, attributes)
+        self.jax_results: dict[object, list[tuple[tuple[int, ...], torch.dtype]]] = {}
         self._locations: dict[tuple, ir.Location] = {}
 
     def module(self) -> HloModule:

@@ -8,6 +8,7 @@ bindings from here.
 from __future__ import annotations
 
 import io
+import re
 
 from ..runtime.errors import FxhloError
 
@@ -66,3 +67,17 @@ def portable(module: ir.Module) -> bytes:
 def text(module: ir.Module, *, locations: bool = False) -> str:
     """Readable StableHLO, with the source locations if asked."""
     return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=None))
+
+
+def adopt(source: str, into: ir.Module | ir.Block, prefix: str) -> str:
+    """Moves the functions of a module's text behind those of `into`, as private ones; returns the name that `main` has there."""
+    names = re.findall(r"func\.func (?:public |private )?@([\w$.-]+)", source)
+    for name in names:
+        source = re.sub(rf"@{re.escape(name)}(?![\w$.-])", f"@{prefix}__{name}", source)
+    block = into.body if isinstance(into, ir.Module) else into
+    made = parse(source, block.owner.context)
+    for function in list(made.body.operations):
+        function.attributes["sym_visibility"] = ir.StringAttr.get("private", made.context)
+        function.detach_from_parent()
+        block.append(function)
+    return f"{prefix}__main"

@@ -7,7 +7,6 @@ Guaranteed: an implementation is taken only where its `supports` says so; nothin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from ...kernels.spec import Implementation, Kernel, TensorSpec
 from ...runtime.errors import FxhloError
 from ...runtime.signature import dtype_of
 from ...runtime.targets import Target
-from ..mlir import bytecode, context, func, ir, parse
+from ..mlir import adopt, bytecode, context, func, ir, parse
 
 ELEMENTS = {
     "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
@@ -140,16 +139,7 @@ class _Legalizer:
                 f"{implementation.name} of fxhlo.{kernel.name} says it supports {[(s.shape, s.dtype.name) for s in specs]} and failed: {problem}",
                 next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
             ) from problem
-        names = re.findall(r"func\.func (?:public |private )?@([\w$.-]+)", text)
-        for one in names:
-            text = re.sub(rf"@{re.escape(one)}(?![\w$.-])", f"@{prefix}__{one}", text)
-        made = parse(text, self.module.context)
-        for function in list(made.body.operations):
-            function.attributes["sym_visibility"] = ir.StringAttr.get("private")
-            function.attributes.pop("res_attrs", None) if hasattr(function.attributes, "pop") else None
-            function.detach_from_parent()
-            self.module.body.append(function)
-        return f"{prefix}__main"
+        return adopt(text, self.module, prefix)
 
 
 def _lower_jax(

@@ -1,0 +1,163 @@
+"""Special functions and integer algorithms that have no op in StableHLO or CHLO, as JAX writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import build
+from ..context import Context
+from ..jaxed import emit_jax
+from ..promote import shaped, wide
+from ..registry import Rule, rule
+from ..types import Value
+
+# overload -> the function of jax.scipy.special
+ONE = {
+    "aten.i0.default": "i0",
+    "aten.special_i0e.default": "i0e",
+    "aten.special_i1.default": "i1",
+    "aten.special_i1e.default": "i1e",
+    "aten.special_ndtri.default": "ndtri",
+    "aten.special_log_ndtr.default": "log_ndtr",
+}
+TWO = {"aten.igamma.default": "gammainc", "aten.igammac.default": "gammaincc"}
+
+
+def _scipy(x: Any, *others: Any, name: str) -> Any:
+    import jax.scipy.special
+
+    return getattr(jax.scipy.special, name)(x, *others)
+
+
+def _unary(name: str) -> Rule:
+    def rule_(ctx: Context, self: Value) -> Value:
+        return build.convert(emit_jax(ctx, _scipy, build.convert(self, wide(ctx.dtype)), name=name)[0], ctx.dtype)
+
+    return rule_
+
+
+def _binary(name: str) -> Rule:
+    def rule_(ctx: Context, self: Value, other: Value) -> Value:
+        operands = [shaped(operand, ctx.shape, wide(ctx.dtype)) for operand in (self, other)]
+        return build.convert(emit_jax(ctx, _scipy, *operands, name=name)[0], ctx.dtype)
+
+    return rule_
+
+
+for _overload, _name in ONE.items():
+    rule(_overload)(_unary(_name))
+for _overload, _name in TWO.items():
+    rule(_overload)(_binary(_name))
+
+
+def _frexp(x: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.frexp(x)
+
+
+@rule("aten.frexp.Tensor")
+def frexp(ctx: Context, self: Value) -> list[Value]:
+    mantissa, exponent = emit_jax(ctx, _frexp, build.convert(self, wide(self.dtype)))
+    return [build.convert(mantissa, self.dtype), build.convert(exponent, torch.int32)]
+
+
+def _integers(function: Callable[[Any, Any], Any]) -> Rule:
+    def rule_(ctx: Context, self: Value, other: Value) -> Value:
+        operands = [shaped(operand, ctx.shape, ctx.dtype) for operand in (self, other)]
+        return build.convert(emit_jax(ctx, function, *operands)[0], ctx.dtype)
+
+    return rule_
+
+
+def _gcd(a: Any, b: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.gcd(a, b)
+
+
+def _lcm(a: Any, b: Any) -> Any:
+    """ATen's: the product wraps around in the dtype."""
+    import jax.numpy as jnp
+
+    divisor = jnp.gcd(a, b)
+    return jnp.where(divisor == 0, 0, jnp.abs(a // jnp.where(divisor == 0, 1, divisor) * b))
+
+
+rule("aten.gcd.default")(_integers(_gcd))
+rule("aten.lcm.default")(_integers(_lcm))
+
+
+def _hypot(x: Any, y: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.hypot(x, y)
+
+
+@rule("aten.hypot.default")
+def hypot(ctx: Context, self: Value, other: Value) -> Value:
+    operands = [shaped(operand, ctx.shape, wide(ctx.dtype)) for operand in (self, other)]
+    return build.convert(emit_jax(ctx, _hypot, *operands)[0], ctx.dtype)
+
+
+# -- polynomials: the three-term recurrences, n an operand as well -------------------------------------------------
+
+
+def _polynomial(x: Any, n: Any, *, family: str) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    shift = {"shifted_chebyshev_polynomial": True}.get(family[:-2], False)
+    x = 2 * x - 1 if shift else x
+    kind = family.removeprefix("shifted_")
+    n = jnp.trunc(n)
+    first = {
+        "chebyshev_polynomial_t": x, "chebyshev_polynomial_u": x + x, "chebyshev_polynomial_v": x + x - 1,
+        "chebyshev_polynomial_w": x + x + 1, "hermite_polynomial_h": x + x, "hermite_polynomial_he": x,
+        "laguerre_polynomial_l": 1 - x, "legendre_polynomial_p": x,
+    }[kind]  # fmt: skip
+
+    def following(k: Any, before: Any, last: Any) -> Any:
+        """P(k + 1) from P(k - 1) and P(k)."""
+        if kind.startswith("chebyshev"):
+            return (x + x) * last - before
+        if kind == "hermite_polynomial_h":
+            return 2 * (x * last - k * before)
+        if kind == "hermite_polynomial_he":
+            return x * last - k * before
+        if kind == "laguerre_polynomial_l":
+            return (((k + k) + (1 - x)) * last - k * before) / (k + 1)
+        return ((k + k + 1) * x * last - k * before) / (k + 1)
+
+    def step(carry: Any) -> Any:
+        k, before, last, result = carry
+        new = following(k, before, last)
+        return k + 1, last, new, jnp.where(n == k + 1, new, result)
+
+    one = jnp.ones_like(x)
+    start = jnp.where(n < 0, 0, jnp.where(n == 0, one, first))
+    highest = jnp.max(n, initial=0)
+    return jax.lax.while_loop(lambda carry: carry[0] < highest, step, (jnp.ones_like(highest), one, first, start))[3]
+
+
+def _polynomial_rule(family: str) -> Rule:
+    def rule_(ctx: Context, x: Any, n: Any) -> Value:
+        operands = [shaped(operand, ctx.shape, ctx.dtype) for operand in (x, n)]
+        if 0 in ctx.shape:
+            return build.full(ctx.shape, ctx.dtype, 0)
+        return emit_jax(ctx, _polynomial, *operands, family=family)[0]
+
+    return rule_
+
+
+for _family in (
+    "chebyshev_polynomial_t", "chebyshev_polynomial_u", "chebyshev_polynomial_v", "chebyshev_polynomial_w",
+    "shifted_chebyshev_polynomial_t", "shifted_chebyshev_polynomial_u", "shifted_chebyshev_polynomial_v",
+    "shifted_chebyshev_polynomial_w", "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l",
+    "legendre_polynomial_p",
+):  # fmt: skip
+    for _overload in ("default", "x_scalar", "n_scalar"):
+        rule(f"aten.special_{_family}.{_overload}")(_polynomial_rule(_family))
