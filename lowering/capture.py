@@ -21,12 +21,13 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from ..kernels.catalog import register_torch_ops
+from ..passes.functional import functional_graph
 from ..passes.program import Argument, Dim, Guard, Program, Result
 from ..runtime import seal
+from ..runtime.errors import FxhloError
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
@@ -120,15 +121,18 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
         else:
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
-    for node in list(
-        module.graph.nodes
-    ):  # assertions of the trace give nothing and carry no value: what they ask is in the guards
-        if node.op == "call_function" and "val" not in node.meta and overload_name(node.target) in SILENT:
-            module.graph.erase_node(node)
+    _take_out_assertions(module.graph)
     dims, guards = _dims_of_exported(exported, dim_names)
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
     return program
+
+
+def _take_out_assertions(graph: fx.Graph) -> None:
+    """Assertions of the trace give nothing and carry no value: what they ask of sizes is in the guards."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and node.meta.get("val") is None and overload_name(node.target) in SILENT:
+            graph.erase_node(node)
 
 
 def _take_out_tokens(graph: fx.Graph) -> None:
@@ -335,6 +339,8 @@ def capture_callable(
     dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
     try:
         graph_module = _trace(function, module, list(named), fakes, symbolic, fake_mode)
+    except FxhloError:
+        raise
     except Exception as problem:
         raise CaptureError(
             f"{name} could not be captured: {_first_lines(problem)}",
@@ -399,11 +405,10 @@ def _trace(
             results = function(*values[len(names) :])
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
-    functional = torch.func.functionalize(flat, remove="mutations")
     # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), oblivious, fx.traceback.preserve_node_meta(), _Watched():
-        return make_fx(functional, tracing_mode="symbolic", decomposition_table=decompositions())(*weights, *inputs)
+    with torch.no_grad(), oblivious:
+        return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=_Watched())
 
 
 class _Watched(torch.overrides.TorchFunctionMode):
@@ -487,6 +492,7 @@ def _take_out_mutations(
     for node in updates:
         node.replace_all_uses_with(node.args[1], delete_user_cb=lambda user: user is not output)
         graph.erase_node(node)
+    _take_out_assertions(graph)
     graph.eliminate_dead_code()
     return fx.GraphModule(graph_module, graph), tuple(results)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import prod
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ def over_matrices(function: Callable[..., Any]) -> Callable[..., Any]:
         one = lambda *parts: function(*parts, **static)  # noqa: E731
         if not lead:
             return one(*arrays)
-        flat = [array.reshape(-1, *array.shape[len(lead) :]) for array in arrays]
+        flat = [array.reshape(prod(lead), *array.shape[len(lead) :]) for array in arrays]
         if flat[0].shape[0] == 0:
             shapes = jax.eval_shape(one, *[jax.ShapeDtypeStruct(part.shape[1:], part.dtype) for part in flat])
             return jax.tree.map(lambda shape: jnp.zeros((*lead, *shape.shape), shape.dtype), shapes)
@@ -64,7 +65,9 @@ def lu(a: Array, *, pivot: bool = True) -> tuple[Array, Array, Array]:
         a = a[order]
         top = a[i, i]
         info = jnp.where((info == 0) & (top == 0), i + 1, info).astype(jnp.int32)
-        factors = jnp.where((rows > i) & (top != 0), a[:, i] / jnp.where(top == 0, 1, top), jnp.where(rows > i, a[:, i], 0))
+        factors = jnp.where(
+            (rows > i) & (top != 0), a[:, i] / jnp.where(top == 0, 1, top), jnp.where(rows > i, a[:, i], 0)
+        )
         a = a - factors[:, None] * jnp.where(columns > i, a[i], 0)[None, :]
         a = jnp.where((columns == i)[None, :] & (rows > i)[:, None], factors[:, None], a)
         return a, pivots.at[i].set(chosen + 1), info
@@ -84,11 +87,11 @@ def permutation(pivots: Array, size: int) -> Array:
     return lax.fori_loop(0, pivots.shape[0], step, order) if pivots.shape[0] else order
 
 
-def triangular(a: Array, b: Array, *, lower: bool, unit: bool = False, transposed: bool = False, left: bool = True) -> Array:
+def triangular(
+    a: Array, b: Array, *, lower: bool, unit: bool = False, transposed: bool = False, left: bool = True
+) -> Array:
     """x of a x = b (left), or of x a = b; `a` as it is or transposed."""
-    return lax.linalg.triangular_solve(
-        a, b, left_side=left, lower=lower, unit_diagonal=unit, transpose_a=transposed
-    )
+    return lax.linalg.triangular_solve(a, b, left_side=left, lower=lower, unit_diagonal=unit, transpose_a=transposed)
 
 
 @over_matrices

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..passes.functional import functional_graph
 from .types import TensorType
 
 
@@ -35,5 +35,4 @@ def _traced(
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         examples = [torch.empty(type_.shape, dtype=type_.dtype) for _, type_ in operands]
-        functional = torch.func.functionalize(flat, remove="mutations")
-        return make_fx(functional, decomposition_table=decompositions(), tracing_mode="real")(*examples)
+        return functional_graph(flat, examples, table=decompositions(), tracing_mode="real")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .base import Pass
 from .fx.canonicalize import Canonicalize
+from .fx.random_key import RandomKey
 
 
 def default_passes() -> tuple[Pass, ...]:
     """For any model that a user exports."""
     return (
+        RandomKey(),  # before equal computations are shared: two draws are never the same
         Canonicalize(),  # no-ops, repeated computations and dead code go before anything looks for patterns
     )

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from .functional import functional_graph
 
 ORIGIN = ("stack_trace", "nn_module_stack")
 
@@ -61,7 +62,7 @@ def inline(
         return function(*[given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in args], **kwargs)
 
     with fake_mode_of(graph), torch.no_grad():
-        traced = make_fx(torch.func.functionalize(flat, remove="mutations"), tracing_mode="symbolic")(*values(nodes))
+        traced = functional_graph(flat, values(nodes))
     places = dict(zip((node for node in traced.graph.nodes if node.op == "placeholder"), nodes, strict=True))
     outputs = graph.graph_copy(traced.graph, val_map=places)
     _mark(places, origin)
@@ -77,8 +78,9 @@ def _mark(places: dict[fx.Node, fx.Node], origin: fx.Node) -> None:
 
 def add_placeholder(graph: fx.Graph, name: str, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
     """A new placeholder behind the last one. Sizes may be SymInts."""
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    with graph.inserting_after(last):
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    first = next(iter(graph.nodes))
+    with graph.inserting_after(placeholders[-1]) if placeholders else graph.inserting_before(first):
         node = graph.placeholder("".join(char if char.isalnum() else "_" for char in name))
     with fake_mode_of(graph):
         node.meta["val"] = torch.empty(list(shape), dtype=dtype)

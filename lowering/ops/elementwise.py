@@ -44,6 +44,13 @@ def exp2(x: Value) -> Value:
     return build.binary(stablehlo.power, full_like(x, 2), x)
 
 
+def digamma(x: Value) -> Value:
+    """Minus infinity at 0 (plus at -0), as ATen has it; CHLO says NaN."""
+    zero = full_like(x, 0)
+    pole = build.binary(stablehlo.divide, full_like(x, -1), x)
+    return select(compare("eq", x, zero), pole, unary(chlo.digamma, x))
+
+
 def is_nan(x: Value) -> Value:
     return compare("ne", x, x)
 
@@ -57,7 +64,7 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "atanh": lambda x: unary(chlo.atanh, x),
     "cos": lambda x: unary(stablehlo.cosine, x),
     "cosh": lambda x: unary(chlo.cosh, x),
-    "digamma": lambda x: unary(chlo.digamma, x),
+    "digamma": lambda x: digamma(x),
     "erf": build.erf,
     "erfc": lambda x: unary(chlo.erfc, x),
     "erfinv": lambda x: unary(chlo.erf_inv, x),
@@ -390,21 +397,6 @@ def copysign(ctx: Context, self: Operand, other: Operand) -> Value:
 @rule("aten.nextafter.default")
 def nextafter(ctx: Context, self: Value, other: Value) -> Value:
     return build.binary(chlo.next_after, shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
-
-
-@rule("aten.polygamma.default")
-def polygamma(ctx: Context, n: int, self: Value) -> Value:
-    within = wide(ctx.dtype)
-    if n == 0:
-        return computed(FUNCTIONS["digamma"], ctx.shape, ctx.dtype, self)
-    return convert(
-        build.binary(chlo.polygamma, build.full(ctx.shape, within, n), shaped(self, ctx.shape, within)), ctx.dtype
-    )
-
-
-@rule("aten.special_zeta.default", "aten.special_zeta.self_scalar", "aten.special_zeta.other_scalar")
-def special_zeta(ctx: Context, self: Operand, other: Operand) -> Value:
-    return computed(lambda left, right: build.binary(chlo.zeta, left, right), ctx.shape, ctx.dtype, self, other)
 
 
 # -- clamping ------------------------------------------------------------------------------------------------------

@@ -207,9 +207,7 @@ def householder_product(ctx: Context, input: Value, tau: Value) -> Value:
 
 
 @rule("aten.ormqr.default")
-def ormqr(
-    ctx: Context, self: Value, input2: Value, input3: Value, left: bool = True, transpose: bool = False
-) -> Value:
+def ormqr(ctx: Context, self: Value, input2: Value, input3: Value, left: bool = True, transpose: bool = False) -> Value:
     """self: the reflectors; input2: tau; input3: what Q is multiplied with."""
     _real(ctx, self, input3)
     other = input3 if left else _flipped(input3)
@@ -235,9 +233,7 @@ def svd(
 
 
 @rule("aten.linalg_lstsq.default")
-def lstsq(
-    ctx: Context, self: Value, b: Value, rcond: float | None = None, *, driver: str | None = None
-) -> list[Value]:
+def lstsq(ctx: Context, self: Value, b: Value, rcond: float | None = None, *, driver: str | None = None) -> list[Value]:
     _real(ctx, self, b)
     vectors = b.rank == self.rank - 1
     right = _column(b) if vectors else b

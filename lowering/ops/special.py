@@ -10,8 +10,8 @@ import torch
 from .. import build
 from ..context import Context
 from ..jaxed import emit_jax
-from ..promote import shaped, wide
-from ..registry import Rule, rule
+from ..promote import Operand, shaped, wide
+from ..registry import Rule, rule, rules
 from ..types import Value
 
 # overload -> the function of jax.scipy.special
@@ -22,6 +22,22 @@ ONE = {
     "aten.special_i1e.default": "i1e",
     "aten.special_ndtri.default": "ndtri",
     "aten.special_log_ndtr.default": "log_ndtr",
+}
+# overload -> (the function of lowering/special.py, its static arguments); computed in float64
+PRECISE: dict[str, tuple[str, dict[str, Any]]] = {
+    "aten.special_bessel_j0.default": ("bessel_j", {"order": 0}),
+    "aten.special_bessel_j1.default": ("bessel_j", {"order": 1}),
+    "aten.special_bessel_y0.default": ("bessel_y", {"order": 0}),
+    "aten.special_bessel_y1.default": ("bessel_y", {"order": 1}),
+    "aten.special_spherical_bessel_j0.default": ("spherical_bessel_j0", {}),
+    "aten.special_modified_bessel_i0.default": ("modified_bessel_i", {"order": 0}),
+    "aten.special_modified_bessel_i1.default": ("modified_bessel_i", {"order": 1}),
+    "aten.special_modified_bessel_k0.default": ("modified_bessel_k", {"order": 0, "scaled": False}),
+    "aten.special_modified_bessel_k1.default": ("modified_bessel_k", {"order": 1, "scaled": False}),
+    "aten.special_scaled_modified_bessel_k0.default": ("modified_bessel_k", {"order": 0, "scaled": True}),
+    "aten.special_scaled_modified_bessel_k1.default": ("modified_bessel_k", {"order": 1, "scaled": True}),
+    "aten.special_airy_ai.default": ("airy_ai", {}),
+    "aten.special_erfcx.default": ("erfcx", {}),
 }
 TWO = {"aten.igamma.default": "gammainc", "aten.igammac.default": "gammaincc"}
 
@@ -47,6 +63,38 @@ def _binary(name: str) -> Rule:
     return rule_
 
 
+def _algorithms() -> Any:
+    from .. import special  # jax only where it is wanted
+
+    return special
+
+
+def _precise(name: str, static: dict[str, Any]) -> Rule:
+    def rule_(ctx: Context, self: Value) -> Value:
+        operand = build.convert(build.convert(self, wide(ctx.dtype)), torch.float64)
+        return build.convert(emit_jax(ctx, getattr(_algorithms(), name), operand, **static)[0], ctx.dtype)
+
+    return rule_
+
+
+@rule("aten.special_zeta.default", "aten.special_zeta.self_scalar", "aten.special_zeta.other_scalar")
+def special_zeta(ctx: Context, self: Operand, other: Operand) -> Value:
+    operands = [build.convert(shaped(operand, ctx.shape, wide(ctx.dtype)), torch.float64) for operand in (self, other)]
+    return build.convert(emit_jax(ctx, _algorithms().zeta, *operands)[0], ctx.dtype)
+
+
+@rule("aten.polygamma.default")
+def polygamma(ctx: Context, n: int, self: Value) -> Value:
+    if n == 0:
+        return rules()["aten.digamma.default"](ctx, self)  # type: ignore[return-value]
+    operand = build.convert(build.convert(self, wide(ctx.dtype)), torch.float64)
+    if n == 1:
+        return build.convert(emit_jax(ctx, _algorithms().trigamma, operand)[0], ctx.dtype)
+    return build.convert(emit_jax(ctx, _algorithms().polygamma, operand, n=n)[0], ctx.dtype)
+
+
+for _overload, (_name, _static) in PRECISE.items():
+    rule(_overload)(_precise(_name, _static))
 for _overload, _name in ONE.items():
     rule(_overload)(_unary(_name))
 for _overload, _name in TWO.items():

@@ -1,0 +1,465 @@
+"""Ops written in terms of other ATen ops, where torch has no decomposition or none that stays functional and exportable.
+
+Each function has the parameters of its ATen schema. They run in eager torch, so tests compare them with the op directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import LoweringError
+
+aten = torch.ops.aten
+
+# -- strides -------------------------------------------------------------------------------------------------------
+
+
+def as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
+    """Elements picked from the operand in the order in which they lie in memory."""
+    flat = _in_memory_order(self)
+    start = 0 if storage_offset is None else storage_offset - self.storage_offset()
+    if not size:
+        return flat[start].clone()
+    return flat[_places(self, size, stride) + start]
+
+
+def as_strided_scatter(
+    self: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """The operand with the picked elements replaced by `src`."""
+    start = 0 if storage_offset is None else storage_offset - self.storage_offset()
+    place = (_places(self, size, stride) + start).reshape(-1)
+    flat = _in_memory_order(self).index_put([place], src.reshape(-1))
+    order = _memory_order(self)
+    back = [order.index(dim) for dim in range(self.ndim)]
+    return flat.reshape([self.shape[dim] for dim in order]).permute(back).contiguous()
+
+
+def _places(self: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    place = torch.zeros([1] * len(size), dtype=torch.int64, device=self.device)
+    for dim, (count, step) in enumerate(zip(size, stride, strict=True)):
+        shape = [1] * len(size)
+        shape[dim] = count
+        place = place + (torch.arange(count, device=self.device) * step).reshape(shape)
+    return place
+
+
+def _memory_order(self: Tensor) -> list[int]:
+    """The dimensions from the largest stride to the smallest; what has gaps or overlaps is refused."""
+    order = sorted(range(self.ndim), key=lambda dim: (-self.stride(dim), dim))
+    expected = 1
+    for dim in reversed(order):
+        if self.shape[dim] != 1 and self.stride(dim) != expected and self.numel():
+            raise LoweringError(
+                f"as_strided of a tensor of shape {list(self.shape)} and strides {list(self.stride())}, which is a part of "
+                "another one's memory",
+                next_step="take the part with slicing and views, or call .contiguous() first",
+            )
+        expected *= self.shape[dim]
+    return order
+
+
+def _in_memory_order(self: Tensor) -> Tensor:
+    return self.permute(_memory_order(self)).reshape(-1)
+
+
+def resize(self: Tensor, size: Sequence[int], *, memory_format: Any = None) -> Tensor:
+    """The first elements in row-major order; what is added has no promised value, and is zero here."""
+    count, flat = prod(size), self.reshape(-1)
+    if count > flat.shape[0]:
+        flat = torch.cat([flat, flat.new_zeros(count - flat.shape[0])])
+    return flat[:count].reshape(size)
+
+
+# -- distances and products ----------------------------------------------------------------------------------------
+
+
+def cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    return _distance((x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs(), p)
+
+
+def pdist_forward(self: Tensor, p: float = 2.0) -> Tensor:
+    rows = self.shape[0]
+    first, second = torch.triu_indices(rows, rows, 1, device=self.device).unbind(0)
+    return _distance((self[first] - self[second]).abs(), p)
+
+
+def _distance(difference: Tensor, p: float) -> Tensor:
+    if difference.shape[-1] == 0:
+        return difference.sum(-1)
+    if p == 0:
+        return (difference != 0).to(difference.dtype).sum(-1)
+    if p == 1:
+        return difference.sum(-1)
+    if p == 2:
+        return (difference * difference).sum(-1).sqrt()
+    if p == inf:
+        return difference.amax(-1)
+    return difference.pow(p).sum(-1).pow(1 / p)
+
+
+def trilinear(
+    i1: Tensor, i2: Tensor, i3: Tensor, expand1: Sequence[int], expand2: Sequence[int], expand3: Sequence[int],
+    sumdim: Sequence[int], unroll_dim: int = 1,
+) -> Tensor:  # fmt: skip
+    """The product of three tensors, each with dimensions of size 1 put in, summed over `sumdim`."""
+    for dim in expand1:
+        i1 = i1.unsqueeze(dim)
+    for dim in expand2:
+        i2 = i2.unsqueeze(dim)
+    for dim in expand3:
+        i3 = i3.unsqueeze(dim)
+    wide = torch.float32 if i1.dtype in (torch.bfloat16, torch.float16) else i1.dtype
+    product = i1.to(wide) * i2.to(wide) * i3.to(wide)
+    return (product.sum(list(sumdim)) if len(sumdim) else product).to(i1.dtype)
+
+
+def pinv(self: Tensor, *, atol: Tensor | None = None, rtol: Tensor | None = None, hermitian: bool = False) -> Tensor:
+    """The pseudoinverse; singular values up to max(atol, rtol * largest) count as zero."""
+    if self.numel() == 0:
+        return self.new_zeros([*self.shape[:-2], self.shape[-1], self.shape[-2]])
+    m, n = self.shape[-2:]
+    eps = torch.finfo(self.dtype).eps * max(m, n)
+    if hermitian:
+        values, vectors = torch.linalg.eigh(self)
+        left, sizes, right, signs = vectors, values.abs(), vectors.mT, values.sign()
+    else:
+        left, sizes, right = torch.linalg.svd(self, full_matrices=False)
+        signs = torch.ones_like(sizes)
+    absolute = torch.zeros_like(sizes[..., :1]) if atol is None else atol.unsqueeze(-1).to(sizes.dtype)
+    default = torch.full_like(absolute, eps)
+    relative = default if rtol is None and atol is None else torch.zeros_like(absolute)
+    if rtol is None and atol is not None:
+        relative = torch.where(absolute > 0, 0.0, default)
+    elif rtol is not None:
+        relative = rtol.unsqueeze(-1).to(sizes.dtype)
+    kept = sizes > torch.maximum(absolute, relative * sizes.amax(-1, keepdim=True))
+    inverse = torch.where(kept, signs / torch.where(kept, sizes, 1.0), 0.0)
+    return (right.mT * inverse.unsqueeze(-2)) @ left.mT
+
+
+# -- gradients of pools and convolutions ---------------------------------------------------------------------------
+
+
+def max_pool2d_backward(
+    grad_output: Tensor, self: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], ceil_mode: bool, indices: Tensor,
+) -> Tensor:  # fmt: skip
+    """Each gradient is added where its maximum was."""
+    lead = self.shape[:-2]
+    flat = grad_output.new_zeros([*lead, self.shape[-2] * self.shape[-1]])
+    return flat.scatter_add(-1, indices.flatten(-2), grad_output.flatten(-2)).reshape(self.shape)
+
+
+def avg_pool2d_backward(
+    grad_output: Tensor, self: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
+) -> Tensor:  # fmt: skip
+    """Rᵀ g C with R and C saying which rows and columns a window covers."""
+    wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
+    grad, covers = grad_output.to(wide), []
+    for index, dim in enumerate((-2, -1)):
+        kernel = kernel_size[index % len(kernel_size)]
+        step = stride[index % len(stride)] if len(stride) else kernel
+        pad, size, count = padding[index % len(padding)], self.shape[dim], grad_output.shape[dim]
+        start = torch.arange(count) * step - pad
+        end = torch.clamp(start + kernel, max=size + pad)
+        place = torch.arange(size)
+        cover = ((place >= start.unsqueeze(1)) & (place < end.unsqueeze(1))).to(wide)
+        counted = end - start if count_include_pad else cover.sum(1).to(torch.int64)
+        if divisor_override is None:
+            grad = grad / counted.to(wide).reshape([-1, 1] if dim == -2 else [-1])
+        covers.append(cover)
+    if divisor_override is not None:
+        grad = grad / divisor_override
+    return (covers[0].mT @ grad @ covers[1]).to(self.dtype)
+
+
+def adaptive_avg_pool2d_backward(grad_output: Tensor, self: Tensor) -> Tensor:
+    wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
+    covers = []
+    for dim in (-2, -1):
+        size, count = self.shape[dim], grad_output.shape[dim]
+        steps = torch.arange(count)
+        start, end = steps * size // count, -((-(steps + 1) * size) // count)
+        place = torch.arange(size)
+        cover = ((place >= start.unsqueeze(1)) & (place < end.unsqueeze(1))).to(wide)
+        covers.append(cover / cover.sum(1, keepdim=True))
+    return (covers[0].mT @ grad_output.to(wide) @ covers[1]).to(self.dtype)
+
+
+def convolution_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, bias_sizes: Sequence[int] | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    rank = input.ndim - 2
+    stride, padding, dilation, output_padding = (
+        list(amounts) * (rank if len(amounts) == 1 else 1) for amounts in (stride, padding, dilation, output_padding)
+    )
+    to_input = to_weight = to_bias = None
+    if output_mask[0] and transposed:
+        to_input = aten.convolution(grad_output, weight, None, stride, padding, dilation, False, [0] * rank, groups)
+    elif output_mask[0]:
+        reach = [
+            (size - 1) * step - 2 * pad + dilate * (kernel - 1) + 1
+            for size, step, pad, dilate, kernel in zip(
+                grad_output.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+            )
+        ]
+        extra = [size - made for size, made in zip(input.shape[2:], reach, strict=True)]
+        to_input = aten.convolution(grad_output, weight, None, stride, padding, dilation, True, extra, groups)
+    if output_mask[1]:
+        outer, inner = (grad_output, input) if transposed else (input, grad_output)
+        parts = [
+            _kernel_gradient(a, b, weight.shape[2:], stride, padding, dilation)
+            for a, b in zip(outer.chunk(groups, 1), inner.chunk(groups, 1), strict=True)
+        ]
+        to_weight = torch.cat(parts, 0)
+    if output_mask[2]:
+        to_bias = grad_output.sum([0, *range(2, grad_output.ndim)])
+    return to_input, to_weight, to_bias
+
+
+def _kernel_gradient(
+    outer: Tensor, inner: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    """[inner channels, outer channels, *kernel]: the batch is what is summed over, so it takes the channels' place."""
+    rank = outer.ndim - 2
+    made = aten.convolution(
+        outer.transpose(0, 1), inner.transpose(0, 1), None, dilation, padding, stride, False, [0] * rank, 1
+    )
+    for dim, size in enumerate(kernel):
+        made = made.narrow(dim + 2, 0, size)
+    return made.transpose(0, 1)
+
+
+def fractional_max_pool(
+    self: Tensor, kernel_size: Sequence[int], output_size: Sequence[int], random_samples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Windows at pseudorandom starts (Graham 2014), as ATen places them; indices count over the flattened sizes."""
+    rank = len(output_size)
+    batched = self if self.ndim == rank + 2 else self.unsqueeze(0)
+    lead, sizes = batched.shape[:2], batched.shape[2:]
+    samples = random_samples.reshape(*lead, rank)
+    places: Tensor = torch.zeros([1] * (2 + 2 * rank), dtype=torch.int64)
+    stride = 1
+    for dim in reversed(range(rank)):
+        # the samples are ordered from the last dimension to the first in 2-d, and from the first in 3-d
+        sample = samples[..., (rank - 1 - dim) if rank == 2 else dim]
+        start = _fractional_starts(sample, sizes[dim], output_size[dim], kernel_size[dim])
+        window = start.unsqueeze(-1) + torch.arange(kernel_size[dim])
+        shape = [*lead] + [1] * (2 * rank)
+        shape[2 + dim], shape[2 + rank + dim] = output_size[dim], kernel_size[dim]
+        places = places + window.reshape(shape) * stride
+        stride = stride * sizes[dim]
+    flat_places = places.flatten(2 + rank).flatten(2, 1 + rank)  # [N, C, outputs, window]
+    flat = batched.flatten(2).unsqueeze(2).expand(*lead, flat_places.shape[2], -1)
+    values, chosen = torch.gather(flat, 3, flat_places).max(-1)
+    indices = torch.gather(flat_places, 3, chosen.unsqueeze(-1)).squeeze(-1)
+    shape = [*self.shape[: self.ndim - rank], *output_size]
+    return values.reshape(shape), indices.reshape(shape)
+
+
+def _fractional_starts(sample: Tensor, size: int, count: int, kernel: int) -> Tensor:
+    """int64 [..., count]."""
+    last = torch.full((*sample.shape, 1), size - kernel, dtype=torch.int64)
+    if count == 1:
+        return last
+    alpha = (size - kernel) / (count - 1)
+    steps = torch.arange(count - 1, dtype=sample.dtype)
+    inner = ((steps + sample.unsqueeze(-1)) * alpha).to(torch.int64) - (sample.unsqueeze(-1) * alpha).to(torch.int64)
+    return torch.cat([inner, last], -1)
+
+
+# -- sampling of volumes -------------------------------------------------------------------------------------------
+
+
+def grid_sampler_3d(
+    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Tensor:
+    """input [N, C, D, H, W], grid [N, D', H', W', 3] of (x, y, z) in -1 .. 1. Modes: 0 trilinear, 1 nearest; padding: 0 zeros,
+    1 border, 2 reflection."""
+    sizes = input.shape[:1:-1]  # W, H, D
+    points = [_unnormalized(grid[..., index], size, padding_mode, align_corners) for index, size in enumerate(sizes)]
+    if interpolation_mode == 1:
+        return _voxels(input, [torch.round(point) for point in points])
+    lower = [torch.floor(point) for point in points]
+    total = None
+    for corner in range(8):
+        offsets = [(corner >> index) & 1 for index in range(3)]
+        at = [low + offset for low, offset in zip(lower, offsets, strict=True)]
+        weight = torch.ones_like(points[0])
+        for point, low, offset in zip(points, lower, offsets, strict=True):
+            fraction = point - low
+            weight = weight * (fraction if offset else 1 - fraction)
+        part = _voxels(input, at) * weight.unsqueeze(1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _unnormalized(coordinate: Tensor, size: int, padding_mode: int, align_corners: bool) -> Tensor:
+    point = (coordinate + 1) / 2 * (size - 1) if align_corners else ((coordinate + 1) * size - 1) / 2
+    if padding_mode == 2:
+        low, high = (0, 2 * (size - 1)) if align_corners else (-1, 2 * size - 1)
+        if low == high:
+            point = torch.zeros_like(point)
+        else:
+            smallest, span = low / 2, (high - low) / 2
+            distance = (point - smallest).abs()
+            extra = torch.fmod(distance, span)
+            flips = torch.floor(distance / span)
+            point = torch.where(torch.fmod(flips, 2) == 0, extra + smallest, span - extra + smallest)
+    return point if padding_mode == 0 else torch.clamp(point, 0, size - 1)
+
+
+def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
+    """The elements at whole places (x, y, z), zero outside: [N, C, D', H', W']."""
+    sizes = input.shape[:1:-1]
+    inside = torch.ones_like(at[0], dtype=torch.bool)
+    places = []
+    for place, size in zip(at, sizes, strict=True):
+        inside = inside & (place >= 0) & (place < size)
+        places.append(torch.where((place >= 0) & (place < size), place, 0).to(torch.int64))
+    x, y, z = places
+    batch = torch.arange(input.shape[0]).reshape(-1, 1, 1, 1)
+    found = input.permute(0, 2, 3, 4, 1)[batch, z, y, x].permute(0, 4, 1, 2, 3)
+    return torch.where(inside.unsqueeze(1), found, torch.zeros([], dtype=input.dtype))
+
+
+# -- counting ------------------------------------------------------------------------------------------------------
+
+
+def histc(self: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
+    """How many elements fall into each of equal bins; elements outside of [min, max] count nowhere."""
+    flat = self.reshape(-1)
+    low, high = _range(flat, min, max, min == max)
+    return _counted(flat, low, high, bins, None).to(self.dtype)
+
+
+def histogram(
+    self: Tensor, bins: int = 100, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
+    density: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    flat = self.reshape(-1)
+    low, high = _range(flat, range[0] if range else 0, range[1] if range else 0, not range or range[0] == range[1])
+    steps = torch.arange(bins + 1, dtype=self.dtype)
+    edges = torch.where(
+        steps < (bins + 1) / 2, low + steps * ((high - low) / bins), high - (bins - steps) * ((high - low) / bins)
+    )
+    counts = _between(flat, edges, None if weight is None else weight.reshape(-1))
+    if density:
+        counts = counts / counts.sum() / (edges[1:] - edges[:-1])
+    return counts, edges
+
+
+def _range(flat: Tensor, low: Any, high: Any, own: bool) -> tuple[Tensor, Tensor]:
+    """The range asked for, or the data's; one that is empty is widened by one on both sides."""
+    if not own:
+        return torch.full([], low, dtype=flat.dtype), torch.full([], high, dtype=flat.dtype)
+    if low != 0 or flat.shape[0] == 0:
+        smallest = largest = torch.full([], low, dtype=flat.dtype)
+    else:
+        smallest, largest = flat.min(), flat.max()
+    same = smallest == largest
+    return torch.where(same, smallest - 1, smallest), torch.where(same, largest + 1, largest)
+
+
+def _counted(flat: Tensor, low: Tensor, high: Tensor, bins: int, weight: Tensor | None) -> Tensor:
+    inside = (flat >= low) & (flat <= high)
+    place = ((flat - low) / (high - low) * bins).to(torch.int64)
+    place = torch.where(inside, torch.clamp(place, 0, bins - 1), bins)
+    ones = torch.ones_like(flat) if weight is None else weight
+    return torch.zeros(bins + 1, dtype=ones.dtype).scatter_add(0, place, ones)[:bins]
+
+
+def _between(flat: Tensor, edges: Tensor, weight: Tensor | None) -> Tensor:
+    """By the edges themselves; the last bin holds its upper edge."""
+    bins = edges.shape[0] - 1
+    place = torch.searchsorted(edges, flat, right=True) - 1
+    place = torch.where(flat == edges[-1], bins - 1, place)
+    inside = (flat >= edges[0]) & (flat <= edges[-1])
+    place = torch.where(inside, place, bins)
+    ones = torch.ones_like(flat) if weight is None else weight
+    return torch.zeros(bins + 1, dtype=flat.dtype).scatter_add(0, place, ones)[:bins]
+
+
+def hash_tensor(self: Tensor, dim: Sequence[int] = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
+    """The exclusive or of all bits (mode 0), of floats as float64, of integers as int64."""
+    wide = self.to(torch.float64).view(torch.int64) if self.dtype.is_floating_point else self.to(torch.int64)
+    dims = [one % max(self.ndim, 1) for one in dim] if len(dim) else list(range(self.ndim))
+    kept = [one for one in range(self.ndim) if one not in dims]
+    flat = (
+        wide.permute([*kept, *dims]).reshape([*[self.shape[one] for one in kept], -1]) if self.ndim else wide.reshape(1)
+    )
+    while flat.shape[-1] > 1:
+        half = flat.shape[-1] // 2
+        folded = flat[..., :half] ^ flat[..., half : 2 * half]
+        flat = torch.cat([folded, flat[..., 2 * half :]], -1)
+    flat = flat.squeeze(-1) if flat.shape[-1] else flat.sum(-1)
+    if keepdim:
+        for one in sorted(dims):
+            flat = flat.unsqueeze(one)
+    return flat.view(torch.uint64)
+
+
+def segment_reduce(
+    data: Tensor, reduce: str, *, lengths: Tensor | None = None, indices: Tensor | None = None,
+    offsets: Tensor | None = None, axis: int = 0, unsafe: bool = False, initial: Any = None,
+) -> Tensor:  # fmt: skip
+    """One result per segment of `axis`; segments are given by lengths or by offsets (with the end), per leading index."""
+    assert lengths is not None or offsets is not None
+    if lengths is not None:
+        ends = lengths.cumsum(-1)
+        starts = ends - lengths
+    else:
+        assert offsets is not None
+        starts, ends = offsets[..., :-1], offsets[..., 1:]
+    place = torch.arange(data.shape[axis])
+    member = (place >= starts.unsqueeze(-1)) & (place < ends.unsqueeze(-1))  # [..., segments, n]
+    rest = data.ndim - axis - 1
+    member = member.reshape([*member.shape, *[1] * rest])
+    start = initial if initial is not None else {"sum": 0, "mean": 0, "prod": 1, "max": -inf, "min": inf}[reduce]
+    neutral = {"sum": 0, "mean": 0, "prod": 1, "max": -inf, "min": inf}[reduce]
+    wide = torch.float32 if data.dtype in (torch.bfloat16, torch.float16) else data.dtype
+    masked = torch.where(member, data.unsqueeze(axis).to(wide), neutral)
+    if reduce == "prod":
+        return (masked.prod(axis + 1) * start).to(data.dtype)
+    if reduce in ("max", "min"):
+        best = masked.amax(axis + 1) if reduce == "max" else masked.amin(axis + 1)
+        return (torch.clamp(best, min=start) if reduce == "max" else torch.clamp(best, max=start)).to(data.dtype)
+    total = masked.sum(axis + 1) + start
+    if reduce == "mean":
+        count = member.to(wide).sum(axis + 1)
+        empty = torch.full_like(total, float("nan")) if initial is None else total
+        total = torch.where(count > 0, total / torch.clamp(count, min=1), empty)
+    return total.to(data.dtype)
+
+
+EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
+    aten.as_strided.default: as_strided,
+    aten.as_strided_copy.default: as_strided,
+    aten.as_strided_scatter.default: as_strided_scatter,
+    aten.resize.default: resize,
+    aten._cdist_forward.default: cdist_forward,
+    aten._pdist_forward.default: pdist_forward,
+    aten._trilinear.default: trilinear,
+    aten.linalg_pinv.atol_rtol_tensor: pinv,
+    aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
+    aten.avg_pool2d_backward.default: avg_pool2d_backward,
+    aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
+    aten.convolution_backward.default: convolution_backward,
+    aten.fractional_max_pool2d.default: fractional_max_pool,
+    aten.fractional_max_pool3d.default: fractional_max_pool,
+    aten.grid_sampler_3d.default: grid_sampler_3d,
+    aten.histc.default: histc,
+    aten.histogram.bin_ct: histogram,
+    aten.hash_tensor.default: hash_tensor,
+    aten.segment_reduce.default: segment_reduce,
+}

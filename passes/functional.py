@@ -1,0 +1,67 @@
+"""Traces a function of tensors to a functional graph: no op in it changes an operand.
+
+Functionalization sees what the function itself does; what an op does inside while it is taken apart (`isclose` fills a
+tensor of its own, say) comes out as in-place ops all the same. So the graph is functionalized again until none is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ..runtime.errors import FxhloError
+
+TURNS = 4
+
+
+def functional_graph(
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    *,
+    table: Mapping[Any, Callable[..., Any]] | None = None,
+    tracing_mode: str = "symbolic",
+    watched: AbstractContextManager[Any] | None = None,
+) -> fx.GraphModule:
+    """The ATen graph of `function(*operands)`. table: decompositions. watched: entered while the function itself runs.
+
+    An operand that the function changes is written by a last `copy_` to its placeholder: the one mutation that is left.
+    """
+    with watched or nullcontext():
+        graph_module = _traced(function, operands, table, tracing_mode)
+    for _ in range(TURNS):
+        if not _mutations(graph_module.graph):
+            return graph_module
+        graph_module = _traced(fx.Interpreter(graph_module).run, operands, table, tracing_mode)
+    left = sorted({str(node.target) for node in _mutations(graph_module.graph)})
+    if left:
+        raise FxhloError(
+            f"{', '.join(left)} change their operands, and torch has no functional form of them",
+            next_step="write the model with the ops' functional forms",
+        )
+    return graph_module
+
+
+def _traced(function: Callable[..., Any], operands: Sequence[Any], table: Any, tracing_mode: str) -> fx.GraphModule:
+    functional = torch.func.functionalize(lambda *values: function(*values), remove="mutations")
+    with fx.traceback.preserve_node_meta():
+        return make_fx(functional, tracing_mode=tracing_mode, decomposition_table=dict(table or {}))(*operands)
+
+
+def _mutations(graph: fx.Graph) -> list[fx.Node]:
+    """Calls that change an operand, except for the copies to placeholders."""
+    return [
+        node
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable
+        and not (
+            node.target is torch.ops.aten.copy_.default
+            and isinstance(node.args[0], fx.Node)
+            and node.args[0].op == "placeholder"
+        )
+    ]
