@@ -69,12 +69,19 @@ def _algorithms() -> Any:
     return special
 
 
-def _precise(name: str, static: dict[str, Any]) -> Rule:
-    def rule_(ctx: Context, self: Value) -> Value:
-        operand = build.convert(build.convert(self, wide(ctx.dtype)), torch.float64)
+def _precise(overload: str, name: str, static: dict[str, Any]) -> Rule:
+    def computed(ctx: Context, operand: Value) -> Value:
+        operand = build.convert(build.convert(operand, wide(ctx.dtype)), torch.float64)
         return build.convert(emit_jax(ctx, getattr(_algorithms(), name), operand, **static)[0], ctx.dtype)
 
-    return rule_
+    def of_self(ctx: Context, self: Value) -> Value:
+        return computed(ctx, self)
+
+    def of_x(ctx: Context, x: Value) -> Value:
+        return computed(ctx, x)
+
+    schema = getattr(torch.ops.aten, overload.split(".")[1]).default._schema
+    return of_x if schema.arguments[0].name == "x" else of_self
 
 
 @rule("aten.special_zeta.default", "aten.special_zeta.self_scalar", "aten.special_zeta.other_scalar")
@@ -94,7 +101,7 @@ def polygamma(ctx: Context, n: int, self: Value) -> Value:
 
 
 for _overload, (_name, _static) in PRECISE.items():
-    rule(_overload)(_precise(_name, _static))
+    rule(_overload)(_precise(_overload, _name, _static))
 for _overload, _name in ONE.items():
     rule(_overload)(_unary(_name))
 for _overload, _name in TWO.items():

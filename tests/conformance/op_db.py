@@ -242,7 +242,7 @@ def same_places(op: Any, samples: list[Any], expected: Any, actual: Any) -> bool
         if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
             return False
         places = theirs.dtype is torch.int64 and (
-            len(expected.results) == 2 and theirs is expected.results[1] or op.name == "argsort"
+            (len(expected.results) == 2 and theirs is expected.results[1]) or op.name == "argsort"
         )
         if not places:
             differential._close(ours, theirs, "values", {"equal_nan": True})
