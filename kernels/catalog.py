@@ -12,7 +12,16 @@ from typing import Any
 
 from .spec import Kernel
 
-MODULES = ("attention", "linear", "logprobs", "paged_attention", "process_logits", "random_bits", "sample", "select_rows")
+MODULES = (
+    "attention",
+    "linear",
+    "logprobs",
+    "paged_attention",
+    "process_logits",
+    "random_bits",
+    "sample",
+    "select_rows",
+)
 
 
 @cache

@@ -7,6 +7,7 @@ from torch import fx
 from ..passes import contract
 from ..passes.program import Program
 from .emit import SILENT
+from .left_out import SHAPE, reasons
 from .registry import find_rule, near_misses, overload_name
 
 
@@ -17,10 +18,10 @@ def supported(node: fx.Node) -> bool:
 
 
 def refusal(node: fx.Node) -> str | None:
-    """Why no rule could ever take this node: its sizes, or the number it gives, are known only when it runs."""
-    if node.meta.get("unbacked_bindings"):
-        return "its result's shape, or the number it gives, depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where"
-    return None
+    """Why no rule could ever take this node: it is left out on purpose, or sizes are known only when it runs."""
+    if not supported(node) and overload_name(node.target) in reasons():
+        return reasons()[overload_name(node.target)]
+    return SHAPE if node.meta.get("unbacked_bindings") else None
 
 
 def check(program: Program) -> None:

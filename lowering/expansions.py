@@ -33,7 +33,7 @@ def as_strided_scatter(
 ) -> Tensor:
     """The operand with the picked elements replaced by `src`."""
     start = 0 if storage_offset is None else storage_offset - self.storage_offset()
-    place = (_places(self, size, stride) + start).reshape(-1)
+    place = torch.add(_places(self, size, stride), start).reshape(-1)  # type: ignore[arg-type]
     flat = _in_memory_order(self).index_put([place], src.reshape(-1))
     order = _memory_order(self)
     back = [order.index(dim) for dim in range(self.ndim)]
@@ -45,13 +45,14 @@ def _places(self: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     for dim, (count, step) in enumerate(zip(size, stride, strict=True)):
         shape = [1] * len(size)
         shape[dim] = count
-        place = place + (torch.arange(count, device=self.device) * step).reshape(shape)
+        steps = torch.mul(torch.arange(count, device=self.device), step)
+        place = place + steps.reshape(shape)
     return place
 
 
 def _memory_order(self: Tensor) -> list[int]:
     """The dimensions from the largest stride to the smallest; what has gaps or overlaps is refused."""
-    order = sorted(range(self.ndim), key=lambda dim: (-self.stride(dim), dim))
+    order = sorted(range(self.ndim), key=lambda dim: (-self.stride()[dim], dim))
     expected = 1
     for dim in reversed(order):
         if self.shape[dim] != 1 and self.stride(dim) != expected and self.numel():
@@ -277,6 +278,64 @@ def _fractional_starts(sample: Tensor, size: int, count: int, kernel: int) -> Te
     return torch.cat([inner, last], -1)
 
 
+# -- batch norm in training ----------------------------------------------------------------------------------------
+
+
+def _normalized(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Sequence[Tensor | None], eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(result, mean and 1 / standard deviation as ATen saves them, variance in the wide dtype). ATen's CPU kernel normalizes with the
+    saved ones, which are rounded to 16 bits unless a parameter is float32."""
+    wide = torch.float32 if input.dtype in (torch.bfloat16, torch.float16) else input.dtype
+    given = [one for one in (weight, bias, *statistics) if one is not None]
+    saved = wide if any(one.dtype is torch.float32 for one in given) else input.dtype
+    dims, values = [dim for dim in range(input.ndim) if dim != 1], input.to(wide)
+    mean, variance = values.mean(dims), values.var(dims, unbiased=False)
+    means, scales = mean.to(saved), (1 / torch.sqrt(variance + eps)).to(saved)
+    alpha = scales.to(wide) if weight is None else scales.to(wide) * weight.to(wide)
+    beta = -means.to(wide) * alpha if bias is None else bias.to(wide) - means.to(wide) * alpha
+    shape = [1, -1, *[1] * (input.ndim - 2)]
+    return (values * alpha.reshape(shape) + beta.reshape(shape)).to(input.dtype), means, scales, variance
+
+
+def _moved(running: Tensor, new: Tensor, momentum: float) -> Tensor:
+    return (momentum * new.to(torch.promote_types(new.dtype, torch.float32)) + (1 - momentum) * running).to(
+        running.dtype
+    )
+
+
+def batch_norm_functional(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, training: bool,
+    momentum: float, eps: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(result, mean, 1 / standard deviation, the new running mean, the new running variance)."""
+    if not training:
+        result = aten._native_batch_norm_legit_no_training(
+            input, weight, bias, running_mean, running_var, momentum, eps
+        )[0]
+        return result, input.new_empty([0]), input.new_empty([0]), running_mean.clone(), running_var.clone()
+    result, mean, scale, variance = _normalized(input, weight, bias, (running_mean, running_var), eps)
+    count = input.numel() // input.shape[1]
+    unbiased = variance * (count / (count - 1) if count > 1 else inf)
+    return result, mean, scale, _moved(running_mean, mean, momentum), _moved(running_var, unbiased, momentum)
+
+
+def batch_norm_no_stats(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, ...]:
+    return _normalized(input, weight, bias, (), eps)[:3]
+
+
+def batch_norm_with_update_functional(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor,
+    momentum: float, eps: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    result, mean, scale, *updated = batch_norm_functional(
+        input, weight, bias, running_mean, running_var, True, momentum, eps
+    )
+    return result, mean, scale, input.new_empty([0], dtype=torch.uint8), *updated
+
+
 # -- sampling of volumes -------------------------------------------------------------------------------------------
 
 
@@ -339,7 +398,7 @@ def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
 def histc(self: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
     """How many elements fall into each of equal bins; elements outside of [min, max] count nowhere."""
     flat = self.reshape(-1)
-    low, high = _range(flat, min, max, min == max)
+    low, high = _range(flat, min, max, min == max, 1)
     return _counted(flat, low, high, bins, None).to(self.dtype)
 
 
@@ -348,7 +407,7 @@ def histogram(
     density: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     flat = self.reshape(-1)
-    low, high = _range(flat, range[0] if range else 0, range[1] if range else 0, not range or range[0] == range[1])
+    low, high = _range(flat, range[0] if range else 0, range[1] if range else 0, not range or range[0] == range[1], 0.5)
     steps = torch.arange(bins + 1, dtype=self.dtype)
     edges = torch.where(
         steps < (bins + 1) / 2, low + steps * ((high - low) / bins), high - (bins - steps) * ((high - low) / bins)
@@ -359,8 +418,8 @@ def histogram(
     return counts, edges
 
 
-def _range(flat: Tensor, low: Any, high: Any, own: bool) -> tuple[Tensor, Tensor]:
-    """The range asked for, or the data's; one that is empty is widened by one on both sides."""
+def _range(flat: Tensor, low: Any, high: Any, own: bool, widening: float) -> tuple[Tensor, Tensor]:
+    """The range asked for, or the data's; one that is empty is widened on both sides."""
     if not own:
         return torch.full([], low, dtype=flat.dtype), torch.full([], high, dtype=flat.dtype)
     if low != 0 or flat.shape[0] == 0:
@@ -368,7 +427,7 @@ def _range(flat: Tensor, low: Any, high: Any, own: bool) -> tuple[Tensor, Tensor
     else:
         smallest, largest = flat.min(), flat.max()
     same = smallest == largest
-    return torch.where(same, smallest - 1, smallest), torch.where(same, largest + 1, largest)
+    return torch.where(same, smallest - widening, smallest), torch.where(same, largest + widening, largest)
 
 
 def _counted(flat: Tensor, low: Tensor, high: Tensor, bins: int, weight: Tensor | None) -> Tensor:
@@ -455,6 +514,9 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten.avg_pool2d_backward.default: avg_pool2d_backward,
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
     aten.convolution_backward.default: convolution_backward,
+    aten._native_batch_norm_legit_functional.default: batch_norm_functional,
+    aten._native_batch_norm_legit.no_stats: batch_norm_no_stats,
+    aten._batch_norm_with_update_functional.default: batch_norm_with_update_functional,
     aten.fractional_max_pool2d.default: fractional_max_pool,
     aten.fractional_max_pool3d.default: fractional_max_pool,
     aten.grid_sampler_3d.default: grid_sampler_3d,

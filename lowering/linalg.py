@@ -135,6 +135,8 @@ def determinant(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
 def cholesky(a: Array, *, upper: bool) -> tuple[Array, Array]:
     """(the factor, info int32: 0, or the order of the first minor that is not positive)."""
     n = a.shape[0]
+    if n == 0:
+        return a, jnp.zeros((), jnp.int32)
     a = a.T if upper else a
     rows = jnp.arange(n)
 

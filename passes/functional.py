@@ -49,7 +49,7 @@ def functional_graph(
 def _traced(function: Callable[..., Any], operands: Sequence[Any], table: Any, tracing_mode: str) -> fx.GraphModule:
     functional = torch.func.functionalize(lambda *values: function(*values), remove="mutations")
     with fx.traceback.preserve_node_meta():
-        return make_fx(functional, tracing_mode=tracing_mode, decomposition_table=dict(table or {}))(*operands)
+        return make_fx(functional, tracing_mode=tracing_mode, decomposition_table=dict(table or {}))(*operands)  # type: ignore[arg-type]
 
 
 def _mutations(graph: fx.Graph) -> list[fx.Node]:

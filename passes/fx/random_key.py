@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import log1p, sqrt
 from typing import Any
 
 import torch
@@ -165,8 +165,9 @@ def exponential(bits: Bits, like: Tensor, *, dtype: torch.dtype, lambd: float = 
 
 def geometric(bits: Bits, like: Tensor, *, dtype: torch.dtype, p: float) -> Tensor:
     """How many trials it takes: 1, 2, ..."""
-    trials = torch.log(_open(bits, like)) / torch.log1p(torch.tensor(-p, dtype=torch.float32))
-    return torch.clamp(torch.ceil(trials), min=1).to(dtype)
+    if p == 1:
+        return torch.ones_like(like, dtype=dtype)
+    return torch.clamp(torch.ceil(torch.log(_open(bits, like)) / log1p(-p)), min=1).to(dtype)
 
 
 def cauchy(bits: Bits, like: Tensor, *, dtype: torch.dtype, median: float = 0.0, sigma: float = 1.0) -> Tensor:

@@ -1,0 +1,46 @@
+"""The docs are true: their snippets run, their generated pages are those of this tree, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fxhlo.tools import docs
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    pytest.param(snippet, id=f"{page.stem}-{number}")
+    for page in PAGES
+    if page.name in ("README.md", "add_an_op.md", "add_a_pass.md")
+    for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_run(snippet: str, tmp_path: Path) -> None:
+    (tmp_path / "snippet.py").write_text(snippet)  # a file: custom ops look at their source
+    done = subprocess.run([sys.executable, "-P", "snippet.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(docs.PAGES))
+def test_generated_pages_are_those_of_this_tree(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == docs.PAGES[name](), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Paths with a folder that the docs name, and links."""
+    text = page.read_text()
+    named = set(
+        re.findall(r"(?<![\w/.])((?:docs|passes|lowering|kernels|runtime|tools|tests|fxhlo)/[\w/]+\.\w+)", text)
+    )
+    linked = {target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target}
+    missing = [one for one in named if not (ROOT / one).exists()]
+    missing += [one for one in linked if not (page.parent / one).exists()]
+    assert not missing, missing
