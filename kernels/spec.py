@@ -42,6 +42,19 @@ class Implementation:
 
 
 @dataclass(frozen=True)
+class Case:
+    """One point of a kernel's matrix: what docs/kernels.md has a row for, and what is compiled for every target.
+
+    name: the shape class, such as "decode, head 128, page 16". operands: by the schema's names; left out where the
+    operand is optional and absent. attributes: all of the schema's.
+    """
+
+    name: str
+    operands: Mapping[str, TensorSpec]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A composite `fxhlo.<name>` of one `version`.
 
@@ -53,6 +66,7 @@ class Kernel:
     implementations: tried in order for a target; where none supports the operands the reference is inlined.
     aliases: result index -> operand index, for results that are the updated operand (state).
     source: the paper, spec section or file where the semantics come from.
+    cases: makes the kernel's `Case`s (cases.py of its folder); called only where the matrix is made.
     """
 
     name: str
@@ -63,3 +77,4 @@ class Kernel:
     implementations: tuple[Implementation, ...] = ()
     aliases: Mapping[int, int] = field(default_factory=dict)
     source: str = ""
+    cases: Callable[[], tuple[Case, ...]] = tuple
