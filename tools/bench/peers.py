@@ -1,0 +1,179 @@
+"""The peers that fxhlo is compared with: torchax and torch-mlir, other ways from torch to StableHLO.
+
+Each is installed on demand into build/peers/<name>, at one pinned version and without its dependencies, so that
+nothing of it reaches .venv; code that uses one runs in a process of its own with that folder on its path.
+
+    folder = install(PEERS["torchax"], say)                     # a moment where it is there
+    subprocess.run([sys.executable, "-m", ...], env=environment(PEERS["torchax"]))
+    lower_by_torchax(exported, platforms=("tpu",))              # in such a process: jax.export.Exported
+    lower_by_torch_mlir(exported)                               # in such a process: StableHLO text
+
+    python -P -m fxhlo.tools.bench.peers                        # installs both and says what they are
+
+Guaranteed: a folder appears whole or not at all; what cannot be installed is a PeerError with pip's reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import FxhloError
+from ..console import say as say_it
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+FOLDER = Path("build") / "peers"
+
+Say = Callable[[str], None]
+
+
+class PeerError(FxhloError):
+    """A peer that cannot be installed or imported."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A package to compare with. `imports`: the module that shows that it is there."""
+
+    name: str
+    version: str
+    imports: str
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+PEERS = {
+    peer.name: peer for peer in (Peer("torchax", "0.0.13", "torchax"), Peer("torch-mlir", "20261001", "torch_mlir"))
+}
+
+
+# -- in the process that asks --------------------------------------------------------------------------------------
+
+
+def install(peer: Peer, say: Say = say_it, root: Path = FOLDER) -> Path:
+    """The folder that holds `peer`, filled by pip where it is not there yet."""
+    from filelock import FileLock
+
+    folder = root.absolute() / f"{peer.name}-{peer.version}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / peer.imports).is_dir():
+            say(f"installing {peer.requirement} into {folder}")
+            with tempfile.TemporaryDirectory(dir=folder.parent) as half:
+                pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+                done = subprocess.run([*pip, "--target", half, peer.requirement], capture_output=True, text=True)
+                if done.returncode:
+                    reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
+                    raise PeerError(
+                        f"{peer.requirement} could not be installed: {reason[-1].strip()}",
+                        next_step="check the package index that pip uses: python -m pip config list",
+                    )
+                shutil.move(half, folder)
+                Path(half).mkdir()  # for the end of the `with`
+    return folder
+
+
+def environment(peer: Peer, say: Say = say_it) -> dict[str, str]:
+    """The environment for a process that imports `peer`, which is installed first. JAX stays on the CPU there."""
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(install(peer, say)), *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "JAX_PLATFORMS": "cpu"}
+
+
+# -- in the process that has the peer on its path ------------------------------------------------------------------
+
+
+def import_torchax() -> Any:
+    """`torchax`, with the shim that it needs on torch 2.13.
+
+    Its tables of decompositions and of dtypes name overloads for named tensors (`aten.prod.dim_Dimname`), which torch has
+    removed. While it is imported, such an overload is an object that stands for nothing and is never called.
+    """
+    import torch
+
+    packet = torch._ops.OpOverloadPacket
+    original = packet.__getattr__
+
+    def lenient(self: Any, key: str) -> Any:
+        try:
+            return original(self, key)
+        except AttributeError:
+            if "dimname" in key.lower() or "names" in key:
+                return object()
+            raise
+
+    with _replaced(packet, "__getattr__", lenient), _explained(PEERS["torchax"]):
+        import torchax  # type: ignore[import-not-found]  # on the path of this process alone
+        import torchax.export
+    torchax.default_env()  # fills its registry of ops
+    return torchax
+
+
+def lower_by_torchax(exported: ExportedProgram, *, platforms: Sequence[str] = ("cpu",), precise: bool = False) -> Any:
+    """`exported` through torchax: a jax.export.Exported, whose `mlir_module_serialized` is portable StableHLO.
+
+    Its arguments are the parameters, buffers and lifted constants in the order of the graph's signature, then the user's
+    inputs; what the program mutates is not among its results. Weights may be fake or on the meta device: only
+    their shapes are used, where torchax's own `exported_program_to_stablehlo` copies them into JAX first.
+    precise: torchax's accuracy mode, in which 64-bit dtypes stay 64 bits wide; without it they become 32.
+    """
+    import jax
+
+    torchax = import_torchax()
+    if precise:
+        torchax.enable_accuracy_mode()
+    _, weights, function = torchax.export.exported_program_to_jax(exported, export_raw=True)
+    dtype = torchax.ops.mappings.t2j_dtype
+    abstract = [jax.ShapeDtypeStruct(tuple(weight.shape), dtype(weight.dtype)) for weight in weights]
+    inputs = torchax.export.extract_avals(exported)
+    return jax.export.export(jax.jit(function), platforms=platforms)(abstract, (inputs,))
+
+
+def lower_by_torch_mlir(exported: ExportedProgram) -> str:
+    """`exported` through torch-mlir's importer and its StableHLO pipeline: the module as text, weights as constants in it."""
+    with _explained(PEERS["torch-mlir"]):
+        from torch_mlir import fx  # type: ignore[import-not-found]  # on the path of this process alone
+    return str(fx.export_and_import(exported, output_type="stablehlo"))
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Any:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def _explained(peer: Peer) -> Any:
+    try:
+        yield
+    except ImportError as problem:
+        raise PeerError(
+            f"{peer.requirement} cannot be imported: {problem}",
+            next_step="start the process with the environment that fxhlo.tools.bench.peers.environment gives",
+        ) from problem
+
+
+def main(peers: Mapping[str, Peer] = PEERS) -> None:
+    """Installs all peers and says where they are."""
+    for peer in peers.values():
+        print(f"{peer.requirement}  {install(peer)}")
+
+
+if __name__ == "__main__":
+    main()
