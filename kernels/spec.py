@@ -2,17 +2,21 @@
 
 Comes in: a torch schema, an eager reference, and per target a JAX function.
 Goes out: a frozen `Kernel` that the catalog registers as `torch.ops.fxhlo.<name>` and that legalization
-(`passes/hlo/legalize.py`) replaces by the first implementation whose `supports` answers None.
+(`passes/hlo/legalize.py`) replaces by the first implementation that has nothing against the operands and the target.
 Guaranteed: nothing here compiles anything; a kernel says what it supports before a compiler runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
+
+from ..runtime.targets import Target
 
 if not __name__.startswith("fxhlo."):
     raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")
@@ -26,19 +30,71 @@ class TensorSpec:
     dtype: np.dtype
 
 
+class Operands(tuple[TensorSpec, ...]):
+    """The operands that are there, in the schema's order; `named` has them by the schema's names.
+
+    An optional operand that is absent has no place and no name: `operands.named.get("sinks")` is None.
+    """
+
+    named: Mapping[str, TensorSpec]
+
+    @classmethod
+    def of(cls, names: Iterable[str], specs: Iterable[TensorSpec]) -> Operands:
+        named = dict(zip(names, specs, strict=True))
+        made = cls(named.values())
+        made.named = named
+        return made
+
+
+def _anything(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run a kernel on one family of targets.
+    """One way to run a kernel on one family of targets ("cpu", "tpu", "cuda", or "any").
 
-    `supports(operands, attributes)` returns None, or the reason (one clause, lower case) why it does not take them.
     `lower(*operands, **attributes)` is a JAX function over arrays with the operands' shapes; it returns
-    one array, or a tuple in the order of the kernel's results.
+    one array, or a tuple in the order of the kernel's results. Absent operands are left out. Where it has a parameter
+    `target`, it is called with the `Target` that it is lowered for: tile sizes come from there, not from a device, since
+    there may be none. While a TPU's is traced, `pltpu.get_tpu_info()` answers for that generation.
+    `supports(operands, attributes, target)` returns None, or the reason (one clause, lower case) why it does not take
+    them. It looks at shapes, dtypes and the target's generation, memories and tiles, and compiles nothing. One that
+    is the same for every target may leave out the third parameter.
     """
 
     target: str
     name: str
     lower: Callable[..., Any]
-    supports: Callable[[tuple[TensorSpec, ...], Mapping[str, Any]], str | None] = lambda operands, attributes: None
+    supports: Callable[..., str | None] = _anything
+
+    def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
+        """None, or why this implementation does not take these operands on `target`."""
+        if self.target not in (target.family, "any"):
+            return f"it is for {self.target}"
+        if _parameters(self.supports) == 2:
+            return self.supports(operands, attributes)
+        return self.supports(operands, attributes, target)
+
+    def bound(self, target: Target) -> Callable[..., Any]:
+        """`lower` for one target, called with operands and attributes by name."""
+        if not _takes_target(self.lower):
+            return self.lower
+
+        def lower(**named: Any) -> Any:
+            return self.lower(**named, target=target)
+
+        return lower
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> int:
+    return len(inspect.signature(function).parameters)
+
+
+@cache
+def _takes_target(function: Callable[..., Any]) -> bool:
+    return "target" in inspect.signature(function).parameters
 
 
 @dataclass(frozen=True)
@@ -47,11 +103,16 @@ class Case:
 
     name: the shape class, such as "decode, head 128, page 16". operands: by the schema's names; left out where the
     operand is optional and absent. attributes: all of the schema's.
+    values: makes the operands as numpy arrays for a check of the numbers: every implementation (Pallas' in its
+        interpreter) against the reference. None where that would take too long, or another case shows the same.
+    tolerance: the largest difference allowed, as a part of the reference's largest magnitude; 0: equal bit for bit.
     """
 
     name: str
     operands: Mapping[str, TensorSpec]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    values: Callable[[np.random.Generator], Mapping[str, np.ndarray]] | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)

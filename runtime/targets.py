@@ -16,39 +16,75 @@ from typing import Literal
 from .errors import UnsupportedError
 
 Family = Literal["cpu", "tpu", "cuda"]
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
+
+
+LANES = 128
+"""Columns of a TPU's vector registers: the last dimension of a tile."""
+SUBLANES = 8
+"""Rows of them, of 32 bits each."""
 
 
 @dataclass(frozen=True)
 class Specification:
-    """What is known of one kind of device; None and an empty mapping where nothing is.
+    """What is known of one kind of device; None, 0 and an empty mapping where nothing is.
 
     memory: bytes a program may use per device, as the compiler counts them. bandwidth: bytes a second.
-    flops: operations a second by dtype name. generation: libtpu's name of it, with which topologies are asked for.
-    dimensions: of a topology; `topology`: the one compiled for where none is named.
+    flops: operations a second by dtype name. compiler_name: libtpu's name of it, with which topologies are asked for.
+    dimensions: of a topology; `topology`: the one compiled for where none is named. generation: 5 for v5e and v5p.
+    device_kind, cores: as PJRT reports a device and its TensorCores. vmem, smem: bytes per core. mxu: rows and
+    columns of a matrix unit.
     """
 
     family: Family
     memory: int | None = None
     bandwidth: float | None = None
     flops: Mapping[str, float] = field(default_factory=dict)
-    generation: str | None = None
+    compiler_name: str | None = None
     dimensions: int = 0
     topology: str | None = None
+    generation: int = 0
+    device_kind: str = ""
+    cores: int = 0
+    vmem: int = 0
+    smem: int = 0
+    mxu: int = 0
 
 
-# Numbers: memory as libtpu's compiler reports it, rates per device (shared/FACTS.md, "TPU without a TPU").
+def _tpu(
+    name: str, topology: str, kind: str, generation: int, memory: float, bandwidth: float, vmem: int, mxu: int,
+    bfloat16: float, cores: int = 1, **others: float,
+) -> Specification:  # fmt: skip
+    rates = {"bfloat16": bfloat16, **others}
+    return Specification(
+        "tpu", int(memory * GIB), bandwidth, {dtype: rate * 1e12 for dtype, rate in rates.items()}, name,
+        topology.count("x") + 1, topology, generation, kind, cores, vmem * MIB, MIB, mxu,
+    )  # fmt: skip
+
+
+# Per device, which is half a chip of v4 and 7x. Memory, bandwidth and bfloat16 as libtpu's compiler counts them
+# (tests/tpu asks it); narrower types by the ratios, VMEM and matrix units that jax's `pltpu.get_tpu_info` gives.
 KNOWN: Mapping[str, Specification] = MappingProxyType(
     {
         "cpu": Specification("cpu"),
-        "tpu-v5e": Specification("tpu", int(15.75 * GIB), 738e9, {"bfloat16": 197e12}, "v5e", 2, "2x2"),
-        "tpu-v5p": Specification("tpu", int(95.74 * GIB), 2.35e12, {"bfloat16": 394e12}, "v5p", 3, "2x2x1"),
-        "tpu-v6e": Specification("tpu", int(31.25 * GIB), 1.64e12, {"bfloat16": 918e12}, "v6e", 2, "2x2"),
-        "tpu-7x": Specification("tpu", int(94.75 * GIB), 3.69e12, {"bfloat16": 996e12}, "tpu7x", 3, "2x2x1"),
+        "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.75, 614e9, 16, 128, 137.5),
+        "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, int8=394, int4=788),
+        "tpu-v5p": _tpu("v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, cores=2, int8=788, int4=1576),
+        "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, int8=1836, int4=3672),
+        "tpu-7x": _tpu(
+            "tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, float8_e4m3fn=1992, float8_e5m2=1992
+        ),
         "cuda": Specification("cuda"),
     }
 )
-ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "tpu": "tpu-v6e", "trillium": "tpu-v6e", "ironwood": "tpu-7x"}
+ALSO_CALLED = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "tpu": "tpu-v6e",
+    "trillium": "tpu-v6e",
+    "v5litepod": "tpu-v5e",
+    "ironwood": "tpu-7x",
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +140,42 @@ class Target:
     def topology_name(self) -> str | None:
         """What libtpu calls the topology to compile for ("v6e:2x2"); None for other families."""
         known = KNOWN[self.name]
-        return known.generation and f"{known.generation}:{self.topology or known.topology}"
+        return known.compiler_name and f"{known.compiler_name}:{self.topology or known.topology}"
+
+    @property
+    def generation(self) -> int:
+        """The TPU's generation, 5 for v5e and v5p; 0 for other families."""
+        return KNOWN[self.name].generation
+
+    @property
+    def device_kind(self) -> str:
+        """What PJRT calls a device ("TPU v6 lite"); empty for other families."""
+        return KNOWN[self.name].device_kind
+
+    @property
+    def cores(self) -> int:
+        """TensorCores of one device; 0 for other families."""
+        return KNOWN[self.name].cores
+
+    @property
+    def vmem(self) -> int:
+        """Bytes of vector memory per TensorCore: what a kernel's blocks, buffers included, must fit in."""
+        return KNOWN[self.name].vmem
+
+    @property
+    def smem(self) -> int:
+        """Bytes of scalar memory per TensorCore: where prefetched tables of integers lie."""
+        return KNOWN[self.name].smem
+
+    @property
+    def mxu(self) -> int:
+        """Rows and columns of a matrix unit; 0 for other families."""
+        return KNOWN[self.name].mxu
+
+    @staticmethod
+    def tile(bits: int) -> tuple[int, int]:
+        """(rows, columns) of a packed tile of a TPU for elements of so many bits: (8, 128) for 32, (16, 128) for 16."""
+        return SUBLANES * max(1, 32 // bits), LANES
 
     def __str__(self) -> str:
         return f"{self.name}:{self.topology}" if self.topology else self.name

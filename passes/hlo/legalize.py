@@ -8,13 +8,14 @@ Guaranteed: an implementation is taken only where its `supports` says so; nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...kernels.catalog import kernels
-from ...kernels.spec import Implementation, Kernel, TensorSpec
+from ...kernels.spec import Implementation, Kernel, Operands, TensorSpec
 from ...runtime.errors import FxhloError
 from ...runtime.signature import dtype_of
 from ...runtime.targets import Target
@@ -108,57 +109,62 @@ class _Legalizer:
             reason = f"there is no kernel {name} version {version} in this installation"
             self.decisions[key] = Decision(name, None, (reason,), 1, operands)
             return reference
-        specs = tuple(_spec(operand.type) for operand in operation.operands)
         present, attributes = _attributes(operation)
+        specs = Operands.of(present, (_spec(operand.type) for operand in operation.operands))
         reasons: list[str] = []
         for implementation in kernel.implementations:
             if implementation.target not in (self.target.family, "any"):
                 continue
-            refusal = implementation.supports(specs, attributes)
+            refusal = implementation.refusal(specs, attributes, self.target)
             if refusal is None:
                 self.decisions[key] = Decision(name, implementation.name, tuple(reasons), 1, operands)
-                return self._lower(kernel, implementation, specs, present, attributes)
+                return self._lower(kernel, implementation, specs, attributes)
             reasons.append(f"{implementation.name}: {refusal}")
         reasons = reasons or [f"no implementation for {self.target.family}"]
         self.decisions[key] = Decision(name, None, tuple(reasons), 1, operands)
         return reference
 
     def _lower(
-        self,
-        kernel: Kernel,
-        implementation: Implementation,
-        specs: tuple[TensorSpec, ...],
-        present: list[str],
-        attributes: Mapping[str, Any],
+        self, kernel: Kernel, implementation: Implementation, specs: Operands, attributes: Mapping[str, Any]
     ) -> str:
         prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"
         try:
-            text = _lower_jax(implementation, specs, present, attributes, PLATFORMS[self.target.family])
+            text = lower_implementation(implementation, specs, attributes, self.target)
         except Exception as problem:
             raise LegalizeError(
-                f"{implementation.name} of fxhlo.{kernel.name} says it supports {[(s.shape, s.dtype.name) for s in specs]} and failed: {problem}",
+                f"{implementation.name} of fxhlo.{kernel.name} says it supports {[(s.shape, s.dtype.name) for s in specs]} "
+                f"on {self.target} and failed: {problem}",
                 next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
             ) from problem
         return adopt(text, self.module, prefix)
 
 
-def _lower_jax(
-    implementation: Implementation,
-    specs: tuple[TensorSpec, ...],
-    present: list[str],
-    attributes: Mapping[str, Any],
-    platform: str,
+def lower_implementation(
+    implementation: Implementation, operands: Operands, attributes: Mapping[str, Any], target: Target
 ) -> str:
-    """The implementation as StableHLO text with a `main`."""
+    """The implementation as StableHLO text with a `main` over the operands. Needs no device of the target."""
     import jax
 
-    def call(*operands: Any) -> Any:
-        return implementation.lower(**dict(zip(present, operands, strict=True)), **attributes)
+    lower, names = implementation.bound(target), tuple(operands.named)
 
-    shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in specs]
-    wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in specs)
-    with jax.enable_x64(wide):
-        return jax.jit(call, keep_unused=True).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    def call(*arrays: Any) -> Any:
+        return lower(**dict(zip(names, arrays, strict=True)), **attributes)
+
+    shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in operands]
+    wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in operands)
+    with jax.enable_x64(wide), _device_of(target):
+        traced = jax.jit(call, keep_unused=True).trace(*shapes)
+        return traced.lower(lowering_platforms=(PLATFORMS[target.family],)).as_text()
+
+
+def _device_of(target: Target) -> AbstractContextManager[Any]:
+    """What Pallas asks which TPU it lowers for: a mesh without axes, whose device is of the target's kind."""
+    if target.family != "tpu":
+        return nullcontext()
+    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+    device = AbstractDevice(device_kind=target.device_kind, num_cores=target.cores, platform="tpu")
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
 def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:

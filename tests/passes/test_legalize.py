@@ -96,3 +96,35 @@ def test_a_kernel_that_fails_in_spite_of_its_promise_is_an_error_of_ours(monkeyp
     monkeypatch.setattr(module, "kernels", lambda: kernels)
     with pytest.raises(LegalizeError, match="tile of 7 rows"):
         hlo.legalized()
+
+
+def test_a_kernel_is_told_the_target_and_may_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from collections.abc import Mapping
+    from dataclasses import replace
+
+    from fxhlo.kernels import catalog
+    from fxhlo.kernels.spec import Implementation, Operands
+    from fxhlo.passes.hlo import legalize as module
+    from fxhlo.runtime.targets import Target
+
+    generations = []
+
+    def tiled(values: object, weight: object, *, target: Target) -> object:
+        from jax.experimental.pallas import tpu
+
+        generations.append((target.generation, tpu.get_tpu_info().generation))  # Pallas knows it without a device
+        return values @ weight.T  # type: ignore[operator, attr-defined]
+
+    def supports(operands: Operands, attributes: Mapping[str, object], target: Target) -> str | None:
+        if "bias" in operands.named or operands.named["values"] is not operands[0]:
+            return "there is a bias"
+        return None if target.generation >= 6 else f"generation {target.generation} has no such unit"
+
+    kernels = dict(catalog.kernels())
+    implementation = Implementation("tpu", "tiled", tiled, supports)
+    kernels["fxhlo.linear"] = replace(kernels["fxhlo.linear"], implementations=(implementation,))
+    monkeypatch.setattr(module, "kernels", lambda: kernels)
+    bytecode = mlir.bytecode(lowered()[2].module)
+    (taken,), (refused,) = (legalize(bytecode, name).decisions for name in ("tpu-v6e", "tpu-v5e"))
+    assert (taken.implementation, generations) == ("tiled", [(6, 6)])
+    assert (refused.implementation, refused.reasons) == (None, ("tiled: generation 5 has no such unit",))

@@ -21,6 +21,7 @@ def test_every_known_name_parses_and_prints_the_same(name):
         ("tpu-v6e:4x4", "tpu", "v6e:4x4"),
         ("tpu-v5p:2x2x2", "tpu", "v5p:2x2x2"),
         ("tpu-7x", "tpu", "tpu7x:2x2x1"),
+        ("tpu-v4", "tpu", "v4:2x2x1"),
     ],
 )
 def test_family_and_topology(text, family, topology_name):
@@ -47,7 +48,7 @@ def test_a_target_is_a_key():
         ("tpu-v6", r"no target 'tpu-v6'\n.*did you mean tpu-v6e"),
         ("TPU-V5P", "did you mean tpu-v5p"),
         ("gpu", "did you mean cuda"),
-        ("quantum", "targets are cpu, tpu-v5e, tpu-v5p, tpu-v6e, tpu-7x, cuda"),
+        ("quantum", "targets are cpu, tpu-v4, tpu-v5e, tpu-v5p, tpu-v6e, tpu-7x, cuda"),
         ("", "no target ''"),
         ("cpu:2x2", "the target cpu has no topology"),
         ("tpu-v6e:", "'' is no topology of tpu-v6e: it takes 2 sizes"),
@@ -60,3 +61,11 @@ def test_a_target_is_a_key():
 def test_names_that_are_refused(text, answer):
     with pytest.raises(UnsupportedError, match=answer):
         Target.parse(text)
+
+
+def test_what_a_kernel_asks_of_a_tpu():
+    v5p = Target.parse("tpu-v5p:2x2x2")
+    assert (v5p.generation, v5p.cores, v5p.vmem, v5p.mxu) == (5, 2, 64 * 2**20, 128)
+    assert [Target.tile(bits) for bits in (32, 16, 8)] == [(8, 128), (16, 128), (32, 128)]
+    cpu = Target.parse("cpu")
+    assert (cpu.generation, cpu.cores, cpu.vmem, cpu.smem) == (0, 0, 0, 0)
