@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import getitem
 from types import FrameType
 from typing import Any
 
@@ -24,14 +25,17 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from ..kernels.catalog import register_torch_ops
+from ..passes.contract import is_symbolic
 from ..passes.functional import functional_graph
+from ..passes.fx.random_key import DISTRIBUTIONS
 from ..passes.program import Argument, Dim, Guard, Program, Result
 from ..runtime import seal
 from ..runtime.errors import FxhloError
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
-from .registry import overload_name
+from .registry import find_rule, overload_name
+from .stand_ins import StandIns
 
 TRIED = ("2.13.0",)
 """Versions of torch that this file was tried with."""
@@ -71,15 +75,25 @@ def capture(
         )
     _count()
     try:
-        exported = torch.export.export(
-            module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
-        )
+        with StandIns():
+            exported = torch.export.export(
+                module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
+            )
     except Exception as problem:
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
-            next_step="make the module exportable: torch.export.export(module, args) shows the whole story",
+            next_step=_advice(problem),
         ) from problem
     return from_exported(exported, _dim_names(module, args, kwargs, dynamic_shapes))
+
+
+def _advice(problem: Exception) -> str:
+    if "Cache'>" in str(problem):
+        return (
+            "build the model with use_cache=False, or register its cache: "
+            "transformers.integrations.executorch.register_dynamic_cache_export_support()"
+        )
+    return "make the module exportable: torch.export.export(module, args) shows the whole story"
 
 
 def _count() -> None:
@@ -167,6 +181,8 @@ def _take_out_tokens(graph: fx.Graph) -> None:
 
 
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:
+    if _has_rules_only(exported):
+        return exported
     try:
         return exported.run_decompositions(decompositions())
     except Exception as problem:
@@ -176,6 +192,27 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
         raise CaptureError(
             f"torch could not decompose the exported program: {_first_lines(problem)}", next_step=hint
         ) from problem
+
+
+def _has_rules_only(exported: ExportedProgram) -> bool:
+    """Whether the user has decomposed the program already, and to nothing but ops that have rules.
+
+    torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
+    """
+    if (
+        exported.dialect != "ATEN"
+    ):  # what torch.export gives is "TRAINING": views and in-place updates as the model has them
+        return False
+    ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))
+    return all(
+        target is getitem or (isinstance(target, torch._ops.OpOverload) and _needs_nothing(target)) for target in ops
+    )
+
+
+def _needs_nothing(target: torch._ops.OpOverload) -> bool:
+    return not target._schema.is_mutable and (
+        target in DISTRIBUTIONS or overload_name(target) in SILENT or find_rule(target) is not None
+    )
 
 
 def _unique(results: list[Result]) -> list[Result]:

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from ..passes.fx.random_key import DISTRIBUTIONS
-from .expansions import EXPANSIONS
+from .expansions import EXPANSIONS, VIEWS
 from .registry import overload_name, rules
 
 
@@ -23,11 +23,12 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are a pass's
     larger = {op: function for op, function in torch._decomp.decomposition_table.items() if _functional(op)}
     table = {**larger, **torch.export.default_decompositions(), **EXPANSIONS}
-    return {
+    apart = {
         op: function
         for op, function in table.items()
         if isinstance(op, torch._ops.OpOverload) and overload_name(op) not in keep
     }
+    return {**apart, **VIEWS}
 
 
 def _functional(op: object) -> bool:

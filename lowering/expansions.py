@@ -10,7 +10,9 @@ from math import inf, prod
 from typing import Any
 
 import torch
+import torch.nn.modules.linear_cross_entropy  # registers its ops
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .errors import LoweringError
 
@@ -67,6 +69,22 @@ def _memory_order(self: Tensor) -> list[int]:
 
 def _in_memory_order(self: Tensor) -> Tensor:
     return self.permute(_memory_order(self)).reshape(-1)
+
+
+def view(self: Tensor, size: Sequence[int]) -> Any:
+    """A view, or a copy where an op that was taken apart has left other strides than those the model's view counts on."""
+    if self.is_contiguous() or _viewable(self, size):
+        return NotImplemented
+    return self.clone(memory_format=torch.contiguous_format).view(size)
+
+
+def _viewable(self: Tensor, size: Sequence[int]) -> bool:
+    with _disable_current_modes():
+        try:
+            torch.empty_strided(self.shape, self.stride(), dtype=self.dtype, device="meta").view(size)
+        except (RuntimeError, ValueError):
+            return False
+    return True
 
 
 def resize(self: Tensor, size: Sequence[int], *, memory_format: Any = None) -> Tensor:
@@ -336,6 +354,55 @@ def batch_norm_with_update_functional(
     return result, mean, scale, input.new_empty([0], dtype=torch.uint8), *updated
 
 
+# -- losses --------------------------------------------------------------------------------------------------------
+
+
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, weight: Tensor | None, reduction: str,
+    ignore_index: int, label_smoothing: float, batch_chunk_size: int, acc_policy: str, acc_dtype: torch.dtype,
+    allow_retain_graph: bool, compute_input_grad: bool, compute_linear_weight_grad: bool, compute_linear_bias_grad: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(loss, and the gradients to input, weight and bias where they are asked for): torch computes both chunk by chunk, here in one."""
+    x, matrix = input.to(acc_dtype), linear_weight.to(acc_dtype)
+    scores, wanted, mass = _scores_and_targets(x, matrix, target, linear_bias, weight, ignore_index, label_smoothing)
+    loss = -(wanted * scores).sum()
+    scale = 1 / mass.sum() if reduction == "mean" else torch.ones_like(loss)
+    slope = (wanted.sum(-1, keepdim=True) * scores.exp() - wanted) * scale
+    nothing = input.new_empty([0, 0])
+    return (
+        (loss * scale).to(input.dtype),
+        (slope @ matrix).to(input.dtype) if compute_input_grad else nothing,
+        (slope.mT @ x).to(input.dtype) if compute_linear_weight_grad else nothing.clone(),
+        slope.sum(0).to(input.dtype) if compute_linear_bias_grad else input.new_empty([0]),
+    )
+
+
+def linear_cross_entropy_no_reduction(
+    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, weight: Tensor | None,
+    ignore_index: int, batch_chunk_size: int, acc_policy: str, acc_dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    scores, wanted, _ = _scores_and_targets(
+        input.to(acc_dtype), linear_weight.to(acc_dtype), target, linear_bias, weight, ignore_index, 0.0
+    )
+    return -(wanted * scores).sum(-1).to(input.dtype)
+
+
+def _scores_and_targets(
+    x: Tensor, matrix: Tensor, target: Tensor, bias: Tensor | None, weight: Tensor | None, ignore_index: int,
+    smoothing: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(log probabilities [N, C], the weights with which they count [N, C], the weight of each row's target [N])."""
+    logits = x @ matrix.mT
+    logits = logits if bias is None else logits + bias.to(x.dtype)
+    classes = matrix.shape[0]
+    weights = torch.ones([classes], dtype=x.dtype) if weight is None else weight.to(x.dtype)
+    counted = target != ignore_index
+    chosen = (torch.arange(classes) == torch.where(counted, target, 0).unsqueeze(-1)).to(x.dtype) * weights
+    mass = torch.where(counted, chosen.sum(-1), 0.0)
+    wanted = (1 - smoothing) * chosen + (smoothing / classes) * weights
+    return torch.log_softmax(logits, -1), torch.where(counted.unsqueeze(-1), wanted, 0.0), mass
+
+
 # -- sampling of volumes -------------------------------------------------------------------------------------------
 
 
@@ -519,9 +586,14 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten._batch_norm_with_update_functional.default: batch_norm_with_update_functional,
     aten.fractional_max_pool2d.default: fractional_max_pool,
     aten.fractional_max_pool3d.default: fractional_max_pool,
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked.default: linear_cross_entropy,
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default: linear_cross_entropy_no_reduction,
     aten.grid_sampler_3d.default: grid_sampler_3d,
     aten.histc.default: histc,
     aten.histogram.bin_ct: histogram,
     aten.hash_tensor.default: hash_tensor,
     aten.segment_reduce.default: segment_reduce,
 }
+
+VIEWS = {aten.view.default: view}
+"""Ops with a rule that are looked at in the trace all the same: their functions give NotImplemented where the op stays as it is."""

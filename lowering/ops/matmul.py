@@ -99,3 +99,59 @@ def dot(ctx: Context, self: Value, tensor: Value) -> Value:
 @rule("aten.vdot.default")
 def vdot(ctx: Context, self: Value, other: Value) -> Value:
     return dot(ctx, build.conjugate(self), other)
+
+
+# -- products by groups --------------------------------------------------------------------------------------------
+
+
+def _members(offs: Value, size: int) -> Value:
+    """bool [groups, size]: which places belong to a group; `offs` holds each group's end. Places beyond the last end belong to none."""
+    groups = offs.shape[0]
+    ends = build.convert(offs, torch.int32)
+    starts = build.concatenate([build.full((1,), torch.int32, 0), build.slice_dim(ends, 0, 0, groups - 1)], 0)
+    places = build.iota((groups, size), torch.int32, 1)
+    start, end = (build.broadcast_in_dim(bound, places.shape, [0]) for bound in (starts, ends))
+    return build.logical_and(build.compare("ge", places, start), build.compare("lt", places, end))
+
+
+def _spread(operand: Value, members: Value, dim: int) -> Value:
+    """[groups, *operand]: each group's places along `dim`, zeros elsewhere."""
+    shape = (members.shape[0], *operand.shape)
+    chosen = build.broadcast_in_dim(members, shape, [0, dim + 1])
+    return build.select(
+        chosen, build.broadcast_in_dim(operand, shape, range(1, len(shape))), build.full(shape, operand.dtype, 0)
+    )
+
+
+@rule("aten._grouped_mm.default")
+def grouped_mm(
+    ctx: Context,
+    self: Value,
+    mat2: Value,
+    offs: Value | None = None,
+    bias: Value | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Value:
+    """Rows, columns or summed places come in groups, and each group has a matrix of its own: one product over (group, place),
+    in which the places of other groups are zero."""
+    dtype = accumulator(self.dtype)
+    if offs is None:
+        product = _product(self, mat2)
+    elif self.rank == 2 and mat2.rank == 3:  # [N, K] x [G, K, M]
+        rows = _spread(self, _members(offs, self.shape[0]), 0)
+        product = build.dot_general(rows, mat2, contract=([0, 2], [0, 1]), dtype=dtype)
+    elif self.rank == 3 and mat2.rank == 2:  # [G, N, K] x [K, M]
+        columns = _spread(mat2, _members(offs, mat2.shape[1]), 1)
+        product = build.dot_general(self, columns, contract=([0, 2], [0, 1]), dtype=dtype)
+    else:  # [N, K] x [K, M], K in groups
+        summed = _spread(mat2, _members(offs, mat2.shape[0]), 0)
+        product = build.transpose(build.dot_general(self, summed, contract=([1], [1]), dtype=dtype), [1, 0, 2])
+    if bias is not None:
+        product = build.add(product, build.broadcast(build.convert(bias, product.dtype), product.shape))
+    return build.convert(product, ctx.dtype)
+
+
+@rule("transformers.grouped_mm_fallback.default")
+def grouped_mm_fallback(ctx: Context, input: Value, weight: Value, offs: Value) -> Value:
+    """What transformers' mixtures of experts call where torch has no grouped product."""
+    return grouped_mm(ctx, input, weight, offs)

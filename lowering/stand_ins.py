@@ -1,0 +1,92 @@
+"""Functions of torch that look at values while they are traced, and what is called in their stead.
+
+`torch.cov` asks whether its divisor is positive, `torch.combinations` picks by a mask that depends on nothing but sizes,
+`torch.narrow` reads a start that is a tensor: a trace stops at each. Comes in: a module's calls, while it is exported.
+Guaranteed: a stand-in computes what the function does where eager torch raises no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations as choices
+from itertools import combinations_with_replacement
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def cov(
+    input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Tensor:
+    """Rows are variables, columns observations; fweights count an observation several times, aweights weigh it."""
+    x = input.reshape(1, -1) if input.ndim < 2 else input
+    count = x.shape[1]
+    weights = fweights
+    if aweights is not None:
+        weights = aweights if fweights is None else aweights * fweights
+    if weights is None:
+        total: Any = count
+        mean = x.sum(1) / total
+    else:
+        total = weights.sum()
+        mean = (x * weights).sum(1) / total
+    if correction == 0:
+        divisor = total
+    elif aweights is None:
+        divisor = total - correction
+    else:
+        squares = (aweights * weights).sum()
+        divisor = total - correction * squares / total
+    divisor = torch.clamp(divisor, min=0) if isinstance(divisor, Tensor) else max(divisor, 0)
+    centered = x - mean.unsqueeze(1)
+    weighted = centered if weights is None else centered * weights
+    return (torch.matmul(centered, weighted.t().conj()) / divisor).squeeze()
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    covariance = cov(input)
+    if covariance.ndim == 0:
+        return covariance / covariance
+    deviation = covariance.diagonal().real.sqrt() if covariance.is_complex() else covariance.diagonal().sqrt()
+    scaled = covariance / deviation.unsqueeze(-1) / deviation.unsqueeze(0)
+    if scaled.is_complex():
+        return torch.complex(scaled.real.clip(-1, 1), scaled.imag.clip(-1, 1))
+    return scaled.clip(-1, 1)
+
+
+def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+    """Which elements stand together is known from the size alone."""
+    if r == 0:
+        return input.new_empty([0])
+    choose = combinations_with_replacement if with_replacement else choices
+    places = list(choose(range(input.shape[0]), r))
+    if not places:
+        return input.new_empty([0, r])
+    return input[torch.tensor(places)]
+
+
+def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
+    """A start that is a tensor only says which elements are taken; how many they are is known."""
+    if not isinstance(start, Tensor):
+        return torch.ops.aten.narrow.default(input, dim, start, length)
+    first = torch.where(start < 0, start + input.shape[dim], start)
+    return torch.index_select(input, dim, (first + torch.arange(length)).reshape(-1))
+
+
+STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.cov: cov,
+    Tensor.cov: cov,
+    torch.corrcoef: corrcoef,
+    Tensor.corrcoef: corrcoef,
+    torch.combinations: combinations,
+    torch.narrow: narrow,
+    Tensor.narrow: narrow,
+}
+
+
+class StandIns(torch.overrides.TorchFunctionMode):
+    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return STAND_INS.get(func, func)(*args, **(kwargs or {}))
