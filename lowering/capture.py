@@ -199,9 +199,7 @@ def _has_rules_only(exported: ExportedProgram) -> bool:
 
     torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
     """
-    if (
-        exported.dialect != "ATEN"
-    ):  # what torch.export gives is "TRAINING": views and in-place updates as the model has them
+    if exported.dialect != "ATEN":  # fresh from torch.export it is "TRAINING": views and updates as the model has them
         return False
     ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))
     return all(
