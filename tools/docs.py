@@ -20,6 +20,7 @@ from ..lowering.decompositions import decompositions
 from ..lowering.left_out import LEFT_OUT
 from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass
+from ..passes.fx.random_key import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 OP_DB = ROOT / "docs" / "op_db.json"
@@ -141,11 +142,15 @@ def core_table() -> str:
     """Every overload that torch tags as core, by the way it is lowered."""
     taken_apart = {overload_name(op) for op in decompositions()}
     left_out = {name for entry in LEFT_OUT for name in entry.ops}
-    ways: dict[str, list[str]] = {"a rule": [], "a decomposition": [], "left out": [], "a size, bound at emission": []}
+    drawn = {overload_name(op) for op in DISTRIBUTIONS}
+    names = ("a rule", "a decomposition", "a draw from rng_key", "a size, bound at emission", "left out")
+    ways: dict[str, list[str]] = {name: [] for name in names}
     missing = []
     for name in core_overloads():
         if name in rules():
             ways["a rule"].append(name)
+        elif name in drawn:
+            ways["a draw from rng_key"].append(name)
         elif name in left_out:
             ways["left out"].append(name)
         elif name.startswith("aten.sym_"):
