@@ -22,6 +22,9 @@ def emit_jax(ctx: Context, function: Callable[..., Any], *operands: Value, **sta
     """`function(*operands, **static)` in the module. static: hashable. Returns its results in order."""
     import jax
 
+    from ..runtime import pjrt
+
+    pjrt.settle()  # lowering looks at jax's devices
     emitter = ctx.emitter
     assert emitter is not None
     key = ("jax", function, tuple(operand.type for operand in operands), tuple(sorted(static.items())))

@@ -22,7 +22,7 @@ from .writer import BundleWriter, check_weights, near, with_build
 
 if TYPE_CHECKING:
     from .executable import Executable
-    from .pjrt import Buffer, Loaded, Options
+    from .pjrt import Buffer, Compiled, Options
 
 __all__ = ["Bundle", "BundleWriter", "Weights", "load"]
 
@@ -137,7 +137,7 @@ class Bundle(Mapping[str, "Executable"]):
         target: str | Target,
         *,
         module: bytes | None = None,
-        executable: Executable | Loaded | bytes | None = None,
+        executable: Executable | Compiled | bytes | None = None,
         fingerprint: Mapping[str, str] | None = None,
         custom_calls: Iterable[str] = (),
         options: Options | None = None,

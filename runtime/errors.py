@@ -53,6 +53,25 @@ class CompileError(FxhloError):
     """The compiler refused a module, or a serialized executable does not fit this process."""
 
 
+class OutOfMemoryError(CompileError):
+    """A program that needs more of a memory ("HBM", "VMEM") than the device has: `needed` of `available` bytes."""
+
+    def __init__(self, what: str, memory: str, needed: int, available: int, *, where: object = None) -> None:
+        over = needed - available
+        super().__init__(
+            f"{what}: it needs {_mib(needed)} of {memory}, and the device has {_mib(available)}, {_mib(over)} too little",
+            where=where,
+            next_step="take a smaller bucket or cache, or a target with more memory"
+            if memory == "HBM"
+            else "report this as a bug of fxhlo: a kernel must refuse what does not fit",
+        )
+        self.memory, self.needed, self.available = memory, needed, available
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
+
+
 class ExecutionError(FxhloError):
     """A compiled program failed while it ran."""
 

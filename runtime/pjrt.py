@@ -1,8 +1,10 @@
 """The one file that touches jaxlib's PJRT client: compile, load, execute, and move arrays.
 
 Comes in: StableHLO (text, bytecode or a portable artifact), serialized executables, numpy arrays. Goes out: `Loaded`
-executables and device arrays (`jax.Array`). Guaranteed: what PJRT raises leaves as an FxhloError; for the target
-"cpu" no TPU or CUDA plugin is touched; nothing waits for a result except `get`.
+executables and device arrays (`jax.Array`). Guaranteed: what PJRT raises leaves as an FxhloError; no plugin is
+started for a device that this machine does not have; nothing waits for a result except `get`.
+
+A TPU's program is compiled on any machine by libtpu alone (`compile_ahead`, `build`), several processes at a time.
 
 Donation: an argument that the module marks with `tf.aliasing_output` is consumed by the call: its memory becomes
 the result's. If a numpy or DLPack view of it is alive, PJRT copies it first, so views never change under their
@@ -13,9 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
-import tempfile
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -26,6 +29,7 @@ import numpy as np
 
 from . import seal
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
+from .explain import explained, first_lines
 from .targets import Target
 
 TRIED = ("0.10.2",)
@@ -34,6 +38,7 @@ TRIED = ("0.10.2",)
 try:
     import jax
     import jaxlib
+    from jax._src.hardware_utils import num_available_tpu_chips_and_device_id as _tpu_chips
     from jax._src.xla_bridge import backends_are_initialized as _has_started
     from jaxlib import _jax
 
@@ -80,7 +85,7 @@ class Compiled:
 
     def serialize(self) -> bytes:
         """Bytes for `deserialize` on a machine with an equal `fingerprint`."""
-        with _explained("the executable could not be serialized"):
+        with explained("the executable could not be serialized"):
             return self.raw.serialize()
 
     @cached_property
@@ -93,6 +98,18 @@ class Compiled:
             stats.temp_size_in_bytes,
             stats.generated_code_size_in_bytes or getattr(self.raw, "size_of_generated_code_in_bytes", int)(),
         )
+
+    @cached_property
+    def costs(self) -> Mapping[str, float]:
+        """The compiler's own cost analysis by key, such as "flops" and "bytes accessed"; empty where it has none.
+
+        It counts the body of a loop once, and of a Pallas kernel only what its `CostEstimate` says.
+        """
+        try:
+            found = self.raw.cost_analysis()
+        except RuntimeError:
+            return {}
+        return dict(found[0] if isinstance(found, list) else found or {})
 
     @property
     def text(self) -> str:
@@ -177,20 +194,20 @@ class Device:
         return self._compile(module, options)
 
     def _compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
-        with _explained("XLA refused the module", CompileError, module):
+        with explained("XLA refused the module", CompileError, module):
             raw = self.client.compile_and_load(module, DeviceList((self.raw,)), _compile_options(options))
         return Loaded(raw, self)
 
     def deserialize(self, data: bytes, options: Options | None = None) -> Loaded:
         """Raises CompileError where `data` does not fit this process. Only for bytes that one trusts."""
-        with _explained("the serialized executable does not load here", CompileError):
+        with explained("the serialized executable does not load here", CompileError):
             raw = self.client.deserialize_executable(data, DeviceList((self.raw,)), _compile_options(options))
         return Loaded(raw, self)
 
     def _place(self, array: np.ndarray, semantics: Any) -> Buffer:
         if not array.flags.c_contiguous:
             array = np.ascontiguousarray(array)
-        with _explained(f"{array.dtype}{list(array.shape)} could not be placed on {self.raw}", ExecutionError):
+        with explained(f"{array.dtype}{list(array.shape)} could not be placed on {self.raw}", ExecutionError):
             return _device_put(
                 _abstract(array.shape, array.dtype),
                 self.sharding,
@@ -211,17 +228,61 @@ def device(target: Target | str = "cpu", index: int = 0) -> Device:
 def _device(target: Target, index: int) -> Device:
     if target.family == "cpu" and not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
+    if target.family == "cuda" and not _has_cuda_plugin():
+        raise UnsupportedError(
+            f"jaxlib {jaxlib.__version__} has no CUDA plugin here, so nothing is compiled for {target} or runs on it",
+            next_step="pip install 'jax[cuda12]' on a machine with a GPU, or take another target",
+        )
+    settle()
     try:
         found = jax.devices(target.family)
-        return Device(target, found[index])
+        raw = found[index]
     except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
         named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"  # type: ignore[attr-defined]
+        ahead = "; pjrt.compile_ahead compiles without one" if target.family == "tpu" else ""
         raise UnsupportedError(
-            f"this process has no {target.family} device: {_first_lines(problem)}",
-            next_step=f"let {named} name {target.family}, or take another target",
+            f"this process has no {target.family} device: {first_lines(problem)}",
+            next_step=f"let {named} name {target.family}, or take another target{ahead}",
         ) from problem
     except IndexError:
         raise UnsupportedError(f"there is no {target.family} device {index}: there are {len(found)}") from None
+    if target.device_kind not in ("", raw.device_kind):
+        raise UnsupportedError(
+            f"the device here is a {raw.device_kind}, and {target} is a {target.device_kind}",
+            next_step="take the target that is here, or pjrt.compile_ahead",
+        )
+    return Device(target, raw)
+
+
+def settle() -> None:
+    """Lets jax start only plugins whose devices this machine has, where nobody has chosen yet (JAX_PLATFORMS).
+
+    To be called before anything that looks at jax's devices, as lowering a JAX function does. Without it an installed
+    libtpu is started on machines without a TPU: noise, and a lock that one process holds.
+    """
+    if jax.config.jax_platforms or has_started():  # type: ignore[attr-defined]
+        return
+    here = [*(["tpu"] if _has_tpu() else []), *(["cuda"] if _has_cuda_plugin() else []), "cpu"]
+    jax.config.update("jax_platforms", ",".join(here))
+
+
+@cache
+def _has_tpu() -> bool:
+    return _tpu_chips()[0] > 0
+
+
+@cache
+def _has_cuda_plugin() -> bool:
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13, 14))
+
+
+def is_here(target: Target | str) -> bool:
+    """Whether this process can run programs of `target`."""
+    try:
+        device(target)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def has_started() -> bool:
@@ -265,13 +326,45 @@ def deserialize(
 
 
 def compile_ahead(module: bytes | str, target: Target | str, *, options: Options | None = None) -> Compiled:
-    """Compiles for a TPU that is not here, with libtpu alone. Raises UnsupportedError without libtpu, CompileError."""
+    """Compiles for the first device of a TPU's topology with libtpu alone; the TPU need not be here. Releases the GIL.
+
+    Raises UnsupportedError without libtpu and for other families, OutOfMemoryError, CompileError.
+    """
+    from jax.interpreters.mlir import make_ir_context
+
     target = Target.parse(target)
-    if target.topology_name is None:
-        raise UnsupportedError(f"{target} is not compiled ahead of time", next_step="use compile")
-    raw = _topology(target.topology_name)[0]
-    with _explained(f"XLA refused the module for {target}", CompileError, module):
-        return Compiled(raw.client.compile(module, DeviceList((raw,)), _compile_options(options)), target)
+    seal.check("compiling a module")
+    raw = _topology(target)[0]
+    with make_ir_context(), explained(f"the compiler refused the module for {target}", CompileError, module):
+        parsed = _parsed(module)
+        return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(options)), target)
+
+
+def _parsed(module: bytes | str) -> Any:
+    """The module as MLIR's bindings have it: a compiler without a client takes no text. In the current context."""
+    from jax.extend.mlir import ir
+    from jax.extend.mlir.dialects import stablehlo
+
+    try:
+        if isinstance(module, bytes) and b"StableHLO_v" in module[:64]:
+            return stablehlo.deserialize_portable_artifact(ir.Context.current, module)
+        return ir.Module.parse(module)
+    except ir.MLIRError as problem:
+        raise ValueError(str(problem)) from problem
+
+
+def build(
+    module: bytes | str,
+    target: Target | str = "cpu",
+    *,
+    options: Options | None = None,
+    custom_calls: Iterable[str] = (),
+) -> Compiled:
+    """`compile` where a device of the target is here, `compile_ahead` where it is a TPU that is not."""
+    target = Target.parse(target)
+    if target.family == "tpu" and not is_here(target):
+        return compile_ahead(module, target, options=options)
+    return compile(module, target, options=options, custom_calls=custom_calls)
 
 
 def put(array: np.ndarray, target: Target | str = "cpu") -> Buffer:
@@ -306,12 +399,14 @@ def versions() -> dict[str, str]:
 
 def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
     """What must be equal for a serialized executable to be loaded: versions, and the kind of machine."""
-    chosen = device(target)
-    platform_version = f"{chosen.client.platform} {chosen.client.platform_version}"
+    target = Target.parse(target)
+    ahead = target.family == "tpu" and not is_here(target)
+    raw = _topology(target)[0] if ahead else device(target).raw
+    platform_version = f"{raw.client.platform} {raw.client.platform_version}"
     found = {"jaxlib": jaxlib.__version__, "platform": platform_version}
-    if chosen.target.family == "cpu":
+    if target.family == "cpu":
         return found | {"machine": platform.machine(), "features": _cpu_features()}
-    return found | {"device": chosen.raw.device_kind}
+    return found | {"device": raw.device_kind}
 
 
 def require(custom_calls: Iterable[str]) -> None:
@@ -353,21 +448,48 @@ def _cpu_features() -> str:
     return platform.processor()
 
 
+_topology_lock = threading.Lock()
+
+
+def _topology(target: Target) -> Sequence[Any]:
+    """The devices of a TPU's topology as libtpu's compiler knows them."""
+    if target.topology_name is None:
+        raise UnsupportedError(
+            f"{target} is compiled on a machine that has one, not ahead of time", next_step="use compile"
+        )
+    with _topology_lock:  # devices of two topologies of one name do not mix
+        return _made_topology(target.topology_name, target.family)
+
+
 @cache
-def _topology(name: str) -> Sequence[Any]:
-    """The devices of a TPU topology: made once, since devices of two calls do not mix."""
-    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v6e-4", "TPU_WORKER_HOSTNAMES": "localhost"}
-    for key, value in quiet.items():
-        os.environ.setdefault(key, value)
+def _made_topology(name: str, platform: str) -> Sequence[Any]:
+    settle()
+    if not _has_tpu():  # what libtpu would ask a TPU host's metadata server, and its guard against two users of one TPU
+        quiet = {
+            "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v6e-4", "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
+        }  # fmt: skip
+        for key, value in quiet.items():
+            os.environ.setdefault(key, value)
+    if not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None:
+        raise UnsupportedError(
+            "libtpu is not installed, and it alone compiles for TPUs", next_step="pip install 'fxhlo[tpu]'"
+        )
     from jax.experimental import topologies
 
+    sizes = [int(size) for size in name.partition(":")[2].split("x")]
+    bounds = [min(size, most) for size, most in zip([*sizes, 1][:3], HOST, strict=True)]
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(platform=platform, topology_name=name, chips_per_host_bounds=bounds).devices
     except Exception as problem:
         raise UnsupportedError(
-            f"libtpu gives no topology {name}: {_first_lines(problem)}",
-            next_step="pip install 'fxhlo[tpu]'; check the topology's sizes",
+            f"libtpu gives no topology {name}: {first_lines(problem)}",
+            next_step="take sizes that are even, or 1, as in 2x2 or 4x4; three of them for v4, v5p and 7x",
         ) from problem
+
+
+HOST = (2, 2, 1)
+"""Chips of one host, along the axes of a topology."""
 
 
 def _compile_options(options: Options | None) -> Any:
@@ -384,41 +506,6 @@ def _compile_options(options: Options | None) -> Any:
     return made
 
 
-@contextlib.contextmanager
-def _explained(what: str, kind: type[FxhloError] = ExecutionError, module: bytes | str | None = None) -> Any:
-    """Turns what PJRT raises into `kind`, with its first meaningful lines; keeps `module` where one is given."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError) as problem:
-        text = _first_lines(problem)
-        next_step = None
-        if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
-            next_step = "take a smaller bucket or cache, or a target with more memory"
-        elif "No FFI handler registered" in text or "custom call" in text.lower():
-            next_step = "register the custom call first (fxhlo's own: pass custom_calls), or legalize for this target"
-        elif "compile option" in text or "While setting option" in text:
-            next_step = "correct the name or the value of the option"
-        raise kind(f"{what}: {text}", where=None if module is None else _keep(module), next_step=next_step) from problem
-
-
-def _keep(module: bytes | str) -> str | None:
-    """Where a module that did not compile was written, so that the failure can be run again."""
-    data = module.encode() if isinstance(module, str) else module
-    try:
-        with tempfile.NamedTemporaryFile(prefix="fxhlo-refused-", suffix=".mlir", delete=False) as file:
-            file.write(data)
-    except OSError:
-        return None
-    return file.name
-
-
-def _first_lines(problem: BaseException, limit: int = 4) -> str:
-    """The lines that say what is wrong: those with `error:` where there are any, else the first few."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line and not line.startswith("<unknown>")]
-    return "\n".join((errors or lines)[:limit]) or type(problem).__name__
-
-
 def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
     """Why a call failed, looked up only once it has."""
     for index, buffer in enumerate(buffers):
@@ -431,4 +518,4 @@ def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
                 f"{what} was consumed by an earlier call, as donated state is",
                 next_step="pass the new state from that call's results",
             )
-    return ExecutionError(f"the program failed: {_first_lines(problem)}")
+    return ExecutionError(f"the program failed: {first_lines(problem)}")

@@ -67,7 +67,7 @@ def _tpu(
 KNOWN: Mapping[str, Specification] = MappingProxyType(
     {
         "cpu": Specification("cpu"),
-        "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.75, 614e9, 16, 128, 137.5),
+        "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137),
         "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, int8=394, int4=788),
         "tpu-v5p": _tpu("v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, cores=2, int8=788, int4=1576),
         "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, int8=1836, int4=3672),

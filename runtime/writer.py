@@ -24,7 +24,7 @@ from .targets import Target
 
 if TYPE_CHECKING:
     from .executable import Executable
-    from .pjrt import Loaded, Options
+    from .pjrt import Compiled, Options
 
 SHARD_BYTES = 5_000_000_000
 
@@ -87,7 +87,7 @@ class BundleWriter:
         target: str | Target,
         *,
         module: bytes | None = None,
-        executable: Executable | Loaded | bytes | None = None,
+        executable: Executable | Compiled | bytes | None = None,
         fingerprint: Mapping[str, str] | None = None,
         custom_calls: Iterable[str] = (),
         options: Options | None = None,
@@ -167,7 +167,7 @@ def with_build(
     name: str,
     target: str | Target,
     module: bytes | None,
-    executable: Executable | Loaded | bytes | None,
+    executable: Executable | Compiled | bytes | None,
     fingerprint: Mapping[str, str] | None,
     custom_calls: Iterable[str],
     options: Options | None,

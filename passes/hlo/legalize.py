@@ -145,6 +145,9 @@ def lower_implementation(
     """The implementation as StableHLO text with a `main` over the operands. Needs no device of the target."""
     import jax
 
+    from ...runtime import pjrt
+
+    pjrt.settle()  # lowering looks at jax's devices
     lower, names = implementation.bound(target), tuple(operands.named)
 
     def call(*arrays: Any) -> Any:

@@ -347,11 +347,11 @@ def test_options_reach_xla():
 
 
 def test_devices_that_are_not_there():
-    with pytest.raises(UnsupportedError, match="no cuda device"):
+    with pytest.raises(UnsupportedError, match="no CUDA plugin"):
         pjrt.device("cuda")
     with pytest.raises(UnsupportedError, match="no cpu device 99"):
         pjrt.device("cpu", 99)
-    with pytest.raises(UnsupportedError, match="cpu is not compiled ahead of time"):
+    with pytest.raises(UnsupportedError, match="cpu is compiled on a machine that has one"):
         pjrt.compile_ahead(ADD, "cpu")
 
 
