@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.modules.linear_cross_entropy  # registers its ops
 from torch import Tensor
+from torch._prims_common import is_contiguous_or_false
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .errors import LoweringError
@@ -73,7 +74,7 @@ def _in_memory_order(self: Tensor) -> Tensor:
 
 def view(self: Tensor, size: Sequence[int]) -> Any:
     """A view, or a copy where an op that was taken apart has left other strides than those the model's view counts on."""
-    if self.is_contiguous() or _viewable(self, size):
+    if is_contiguous_or_false(self) or _viewable(self, size):
         return NotImplemented
     return self.clone(memory_format=torch.contiguous_format).view(size)
 
