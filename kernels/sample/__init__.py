@@ -1,7 +1,8 @@
 """`fxhlo.sample`: greedy, or temperature, min-p, top-k, top-p and a seeded draw per request."""
 
 from ..spec import Implementation, Kernel
-from . import cpu
+from . import cpu, tpu
+from .cases import cases
 from .reference import fake, sample
 
 
@@ -13,8 +14,8 @@ def _lower(*operands, **named):
 
 def _supports(operands, attributes):
     size = operands[0].shape[1]
-    if operands[0].dtype != "float32":
-        return f"logits are {operands[0].dtype}, not float32"
+    if operands[0].dtype.name not in ("float32", "bfloat16"):
+        return f"logits are {operands[0].dtype}, not float32 or bfloat16"
     if not 0 < size <= 2**19:
         return f"a vocabulary of {size} tokens could overflow the 32-bit sums of 2**19"
     return None
@@ -29,7 +30,9 @@ KERNEL = Kernel(
     fake=fake,
     implementations=(
         Implementation("cpu", "native", cpu.sample, cpu.supports),
+        Implementation("tpu", "pallas", tpu.sample, tpu.supports),
         Implementation("any", "xla", _lower, _supports),
     ),
+    cases=cases,
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0; Threefry: Salmon et al., SC 2011",
 )

@@ -149,7 +149,7 @@ def sample(
 ) -> Tensor:
     """The next token of each request.
 
-    logits float32 [R, V] (processed); temperature float32 [R], below 1e-5 greedy; top_k int32 [R], off where <= 0 or
+    logits float32 or bfloat16 [R, V] (processed); temperature float32 [R], below 1e-5 greedy; top_k int32 [R], off where <= 0 or
     >= V; top_p float32 [R], off where >= 1; min_p float32 [R], off where <= 0; seeds int32 [R, 2], the 64 bits of
     the request's seed; steps int32 [R], the index of the output token. Returns int32 [R], always in [0, V).
     """
@@ -157,7 +157,8 @@ def sample(
     temperature, top_k, top_p, min_p = (x.unsqueeze(1) for x in (temperature, top_k, top_p, min_p))
     tokens = torch.arange(size, dtype=torch.int32, device=logits.device).unsqueeze(0)
 
-    x = torch.where(torch.isnan(logits), float("-inf"), logits)
+    x = logits.to(torch.float32)
+    x = torch.where(torch.isnan(x), float("-inf"), x)
     x = torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
     best = x.amax(dim=1, keepdim=True)
     greedy = torch.where(x == best, tokens, size).amin(dim=1, keepdim=True)

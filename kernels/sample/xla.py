@@ -13,90 +13,23 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .constants import (
-    EPSILON,
-    EXP_SERIES,
-    FILTERED,
-    HORIZON,
-    LARGEST,
-    LOG2_E,
-    LOG_SERIES,
-    PARITY,
-    ROTATIONS,
-    SMALLEST_NORMAL,
-    SUM_BITS,
-    TOP_P_BITS,
-    WEIGHT_BITS,
+from .arithmetic import (
+    halfway,
+    least_weight,
+    log2_exponential,
+    middle_bits,
+    octaves,
+    order_of,
+    product,
+    scaled_target,
+    threefry,
+    weights_of,
 )
+from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
 
 FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
 SLICES, LANES = 16, 128
 BLOCK = 8  # rows
-
-
-def _bits(x: Array) -> Array:
-    return lax.bitcast_convert_type(x, jnp.int32)
-
-
-def _float(x: Array) -> Array:
-    return lax.bitcast_convert_type(x, jnp.float32)
-
-
-def _product(a: Array, b: Array | float) -> Array:
-    return _float(_bits(a * b) & -2)
-
-
-def _series(x: Array, coefficients: tuple[float, ...]) -> Array:
-    value = _product(x, coefficients[-1]) + coefficients[-2]
-    for coefficient in coefficients[-3::-1]:
-        value = _product(value, x) + coefficient
-    return value
-
-
-def _split(x: Array) -> tuple[Array, Array]:
-    bits = _bits(x)
-    mantissa = _float((bits & 0x7FFFFF) | 0x3F000000)
-    return ((bits >> 23) - 126).astype(jnp.float32), 1.0 - mantissa
-
-
-def _threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
-    """The first word of Threefry-2x32-20."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for block in range(5):
-        for rotation in ROTATIONS[block % 2]:
-            x = x + y
-            y = ((y << rotation) | lax.shift_right_logical(y, jnp.int32(32 - rotation))) ^ x
-        x, y = x + keys[(block + 1) % 3], y + (keys[(block + 2) % 3] + (block + 1))
-    return x
-
-
-def _log2_exponential(bits: Array) -> Array:
-    small = bits < 0
-    u = ((bits & 0x7FFFFFFF).astype(jnp.float32) + 0.5) * 2.0**-32
-    exponent, g = _split(u)
-    g = jnp.where(small, g, u)
-    exponential = _product(g, _series(g, LOG_SERIES)) - jnp.where(small, exponent, 0.0)
-    exponent, g = _split(exponential)
-    return exponent - _product(g, _series(g, LOG_SERIES))
-
-
-def _weights(z: Array) -> Array:
-    z = jnp.minimum(z, 31.0)
-    whole = z.astype(jnp.int32)
-    fraction = z - whole.astype(jnp.float32)
-    power = _product(fraction, _series(fraction, EXP_SERIES)) + 1.0
-    return (power * 2.0**WEIGHT_BITS).astype(jnp.int32) >> whole
-
-
-def _order(y: Array) -> Array:
-    """int32 in the order of the floats (no NaN)."""
-    bits = _bits(y)
-    return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
-
-def _unorder(value: Array) -> Array:
-    return _float(jnp.where(value < 0, (-value) | -(2**31), value))
 
 
 def _over_tokens(combine, reduce, term, *arrays: Array) -> Array:
@@ -153,10 +86,6 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
         low, high = state[:2]
         return jnp.clip(middle(low, high), jnp.minimum(low + 1, high), jnp.maximum(high - 1, low))
 
-    def halve(state: tuple[Array, ...]) -> Array:
-        low, high = state[:2]
-        return (low & high) + ((low ^ high) >> 1)
-
     def tighten(state: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, *masses = state
         lowest = _min(lambda v: jnp.where(v >= low, v, 2**31 - 1), values)
@@ -170,32 +99,17 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
         (jnp.int32(0), state),
     )
     state = lax.cond(jnp.any(open_rows(state)), tighten, lambda state: state, state)
-    state = lax.while_loop(lambda s: jnp.any(open_rows(s)), lambda s: divide(s, halve(s)), state)
+    state = lax.while_loop(lambda s: jnp.any(open_rows(s)), lambda s: divide(s, middle_bits(s[0], s[1])), state)
     return state[0]
 
 
 def _top_k_threshold(y: Array, best: Array, top_k: Array) -> Array:
-    """Threshold on `_order(y)`; -2**31 where top-k is off."""
-
-    def middle(low: Array, high: Array) -> Array:
-        return _order(_unorder(low) * 0.5 + _unorder(high) * 0.5)  # halfway between the logits, not between their bits
+    """Threshold on `order_of(y)`; -2**31 where top-k is off."""
 
     active = (top_k > 0) & (top_k < y.shape[1])
-    low, high = _order(best - HORIZON), _order(best) + 1
-    t = _threshold(_order(y), False, top_k, low, high, active, middle)
+    low, high = order_of(best - HORIZON), order_of(best) + 1
+    t = _threshold(order_of(y), False, top_k, low, high, active, halfway)
     return jnp.where(active, t, -(2**31))
-
-
-def _scaled_target(total: Array, top_p: Array) -> Array:
-    """ceil(total * top_p) on integers: top_p in units of 2**-24, total below 2**31, the product in 64 bits."""
-    fraction = (jnp.clip(top_p, 0.0, 1.0) * 2.0**TOP_P_BITS).astype(jnp.uint32)
-    total = total.astype(jnp.uint32)
-    a, b, c, d = total >> 16, total & 0xFFFF, fraction >> 16, fraction & 0xFFFF
-    middle = ((b * d) >> 16) + ((a * d) & 0xFFFF) + ((b * c) & 0xFFFF)
-    low = (middle << 16) | ((b * d) & 0xFFFF)
-    high = a * c + ((a * d) >> 16) + ((b * c) >> 16) + (middle >> 16)
-    floor = (high << (32 - TOP_P_BITS)) | (low >> TOP_P_BITS)
-    return (floor + ((low & (2**TOP_P_BITS - 1)) != 0)).astype(jnp.int32)
 
 
 def _top_p_keep(weights: Array, top_p: Array) -> Array:
@@ -206,12 +120,7 @@ def _top_p_keep(weights: Array, top_p: Array) -> Array:
     upper = _sum(lambda w: w >> 20, weights) + ((middle + (low >> 10)) >> 10)
     shift = jnp.maximum(32 - lax.clz(upper) - (SUM_BITS - 20), 0)
     weights = weights >> shift
-    target = jnp.maximum(_scaled_target(_sum(lambda w: w, weights), top_p), 1)
-
-    def octaves(low: Array, high: Array) -> Array:
-        """About the geometric mean: the weights spread over many octaves."""
-        bits = (_bits(low.astype(jnp.float32)) >> 1) + (_bits(high.astype(jnp.float32)) >> 1)
-        return _float(bits).astype(jnp.int32)
+    target = jnp.maximum(scaled_target(_sum(lambda w: w, weights), top_p), 1)
 
     low, high = jnp.ones_like(target), (jnp.int32(2**WEIGHT_BITS) >> shift) + 1
     t = _threshold(weights, True, target, low, high, active, octaves)
@@ -220,9 +129,9 @@ def _top_p_keep(weights: Array, top_p: Array) -> Array:
 
 def _filtered(y: Array, best: Array, z: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
     """z with FILTERED where min-p, top-k or top-p drop the token."""
-    keep = _order(y) >= _top_k_threshold(y, best, top_k)
-    least = jnp.ceil(jnp.clip(min_p, 0.0, 1.0) * 2.0**WEIGHT_BITS).astype(jnp.int32)
-    weights = _weights(z)
+    keep = order_of(y) >= _top_k_threshold(y, best, top_k)
+    least = least_weight(min_p)
+    weights = weights_of(z)
     keep = keep & ((min_p <= 0.0) | (weights >= least))
     keep = lax.cond(jnp.any(top_p < 1.0), lambda: keep & _top_p_keep(jnp.where(keep, weights, 0), top_p), lambda: keep)
     return jnp.where(keep, z, FILTERED)
@@ -246,16 +155,17 @@ def _draw(x: Array, best: Array, greedy: Array, parameters: tuple[Array, ...]) -
     y = jnp.where(jnp.isnan(y), -LARGEST, jnp.clip(y, -LARGEST, LARGEST))
     y = jnp.where(jnp.abs(y) < SMALLEST_NORMAL, 0.0, y)
     best_y = jnp.max(y, axis=1, keepdims=True)
-    z = jnp.minimum(_product(best_y - y, LOG2_E), FILTERED)
+    z = jnp.minimum(product(best_y - y, LOG2_E), FILTERED)
     z = lax.cond(jnp.any(filters), lambda: _filtered(y, best_y, z, top_k, top_p, min_p), lambda: z)
     tokens = lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    score = z + _log2_exponential(_threefry((seeds[:, 0:1], seeds[:, 1:2]), (steps, tokens)))
+    score = z + log2_exponential(threefry((seeds[:, 0:1], seeds[:, 1:2]), (steps, tokens)))
     winner = _first_best(score, jnp.min(score, axis=1, keepdims=True))
     return jnp.where(random & (best > -jnp.inf), winner, greedy)
 
 
 def _block(logits: Array, parameters: tuple[Array, ...]) -> Array:
-    x = jnp.where(jnp.isnan(logits), -jnp.inf, logits)
+    x = logits.astype(jnp.float32)
+    x = jnp.where(jnp.isnan(x), -jnp.inf, x)
     x = jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
     best = jnp.max(x, axis=1, keepdims=True)
     greedy = _first_best(x, best)

@@ -13,7 +13,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxhlo.kernels import logprobs, process_logits, sample
 from fxhlo.kernels.sample import reference
-from fxhlo.kernels.spec import TensorSpec
+from fxhlo.kernels.spec import Operands, TensorSpec
+from fxhlo.runtime.targets import Target
 
 DTYPES = {"temperature": np.float32, "top_k": np.int32, "top_p": np.float32, "min_p": np.float32}
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -30,9 +31,10 @@ def compiled(kernel, implementation, **attributes):
 
 
 def both_implementations(kernel, **attributes):
-    """The kernel's implementations: native and XLA's."""
-    assert [one.name for one in kernel.KERNEL.implementations] == ["native", "xla"]
-    return [compiled(kernel, one, **attributes) for one in kernel.KERNEL.implementations]
+    """The kernel's implementations that run here: native and XLA's. Pallas' has tests of its own."""
+    here = [one for one in kernel.KERNEL.implementations if one.target != "tpu"]
+    assert [one.name for one in here] == ["native", "xla"]
+    return [compiled(kernel, one, **attributes) for one in here]
 
 
 SAMPLE = both_implementations(sample)
@@ -405,9 +407,10 @@ def test_the_reference_traces_and_the_fake_has_its_types(kernel, arrays, attribu
         torch.testing.assert_close(traced, direct, rtol=0, atol=0)
 
     implementation = next(one for one in kernel.implementations if one.target == "any")
-    specs = tuple(TensorSpec(a.shape, np.dtype(a.dtype)) for a in map(np.asarray, arrays))
-    assert implementation.supports(specs, attributes) is None
-    named = dict(zip(re.findall(r"Tensor (\w+)", kernel.schema), arrays, strict=True))  # as legalize.py calls it
+    names = re.findall(r"Tensor (\w+)", kernel.schema)
+    specs = Operands.of(names, (TensorSpec(a.shape, np.dtype(a.dtype)) for a in map(np.asarray, arrays)))
+    assert implementation.refusal(specs, attributes, Target("tpu-v6e")) is None
+    named = dict(zip(names, arrays, strict=True))  # as legalize.py calls it
     lowered = jax.jit(partial(implementation.lower, **attributes)).trace(**named).lower(lowering_platforms=("tpu",))
     assert [(torch.Size(t.shape), str(t.dtype)) for t in jax.tree.leaves(lowered.out_info)] == [
         (shape, str(dtype).removeprefix("torch.")) for shape, dtype in types
@@ -415,9 +418,11 @@ def test_the_reference_traces_and_the_fake_has_its_types(kernel, arrays, attribu
 
 
 def test_what_is_not_supported_has_a_reason():
-    supports = sample.KERNEL.implementations[1].supports
-    assert "bfloat16" in supports((TensorSpec((2, 10), np.dtype(jax.numpy.bfloat16)),), {})
-    assert "overflow" in supports((TensorSpec((2, 2**20), np.dtype(np.float32)),), {})
-    assert "30" in logprobs.KERNEL.implementations[1].supports(
-        (TensorSpec((2, 10), np.dtype(np.float32)),), {"count": 30}
-    )
+    def refusal(kernel, shape, dtype=np.float32, **attributes):
+        (implementation,) = (one for one in kernel.KERNEL.implementations if one.target == "any")
+        specs = Operands.of(("logits",), (TensorSpec(shape, np.dtype(dtype)),))
+        return implementation.refusal(specs, attributes, Target("cpu"))
+
+    assert "float16" in refusal(sample, (2, 10), np.float16)
+    assert "overflow" in refusal(sample, (2, 2**20))
+    assert "30" in refusal(logprobs, (2, 10), count=30)

@@ -1,0 +1,372 @@
+"""`fxhlo.sample` in Pallas for TPU: a block of rows comes to VMEM once, and every pass over the vocabulary reads it there.
+
+Returns the tokens of `reference.py`, bit for bit; see there for the semantics. Thresholds are found by bisection as in
+xla.py. Nothing of a row's size is written back: out comes one token a row.
+
+Guaranteed on hardware: only operations whose result is one number by definition are used on what decides a token: 32-bit
+integer arithmetic, float32 addition, subtraction and multiplication (IEEE 754, to nearest even, small numbers flushed
+to zero), conversions of integers below 2**24, truncation. A division is none of these on a TPU: `_Division` estimates
+the quotient and rounds it correctly by its integer remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from ...runtime.targets import LANES
+from .arithmetic import (
+    bits_of,
+    float_of,
+    halfway,
+    least_weight,
+    log2_exponential,
+    middle_bits,
+    octaves,
+    order_of,
+    product,
+    scaled_target,
+    threefry,
+    unordered,
+    weights_of,
+)
+from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
+from .tpu import CHUNK, block_rows, padded, vmem_bytes
+
+FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
+DRAW = 512  # tokens a step of the draw, which has many live values a token
+LOWEST, HIGHEST = -(2**31), 2**31 - 1
+LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000
+Rows = Array
+"""[rows, LANES] with the same value in all lanes: the state of a row."""
+
+
+def sample(
+    logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, seeds: Array, steps: Array
+) -> Array:
+    """Operands and result as in `reference.sample`."""
+    rows, size = logits.shape
+    block, width = block_rows(rows, logits.dtype.itemsize), padded(size)
+    columns = [bits_of(temperature), top_k, bits_of(top_p), bits_of(min_p), seeds[:, 0], seeds[:, 1], steps]
+    call = pl.pallas_call(
+        partial(_kernel, size=size),
+        grid=(pl.cdiv(rows, block),),
+        in_specs=[
+            pl.BlockSpec((block, len(columns)), lambda i: (i, 0)),
+            pl.BlockSpec((block, width), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block, LANES), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((rows, LANES), jnp.int32),
+        scratch_shapes=[pltpu.VMEM((block, width), jnp.int32), pltpu.VMEM((block, LANES), jnp.int32)],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel",), vmem_limit_bytes=vmem_bytes(rows, size, logits.dtype.itemsize)
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=200 * rows * size, bytes_accessed=logits.nbytes + 4 * rows * (LANES + 8), transcendentals=0
+        ),
+        name="fxhlo_sample",
+    )
+    return call(jnp.stack(columns, axis=1), logits)[:, 0]
+
+
+def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: Any, *, size: int) -> None:
+    """One block. `image` [rows, padded V] and `threshold`: top-k, top-p and min-p keep a token where image >= threshold."""
+    shape = threshold.shape
+    names = ("temperature", "top_k", "top_p", "min_p", "seed_low", "seed_high", "step")
+    row = {name: jnp.broadcast_to(parameters[:, i : i + 1], shape) for i, name in enumerate(names)}
+    temperature, top_p, min_p = (float_of(row[name]) for name in ("temperature", "top_p", "min_p"))
+    vocabulary = _Vocabulary(logits, image, size)
+    best, finite, greedy = _greedy(vocabulary, shape)
+    tokens[...] = greedy
+    random = temperature >= EPSILON
+
+    @pl.when(_any(random))
+    def _draw() -> None:
+        division = _Division(jnp.where(random, temperature, 1.0))
+        best_y = division.best(best, finite)
+        # Greedy rows ask for no filter, whatever their other parameters say.
+        some_k = random & (row["top_k"] > 0) & (row["top_k"] < size)
+        some_p, some_min = random & (top_p < 1.0), random & (min_p > 0.0)
+        threshold[...] = jnp.full(shape, LOWEST, jnp.int32)
+
+        @pl.when(_any(some_k | some_p | some_min))
+        def _filter() -> None:
+            vocabulary.fill(lambda at, x, _: division.order(x), LOWEST)
+
+            @pl.when(_any(some_k))
+            def _top_k() -> None:
+                low, high = order_of(best_y - HORIZON), order_of(best_y) + 1
+                found = _threshold(vocabulary, False, row["top_k"], low, high, some_k, halfway)
+                threshold[...] = jnp.where(some_k, found, LOWEST)
+
+            @pl.when(_any(some_p | some_min))
+            def _weigh() -> None:
+                least = jnp.where(some_min, least_weight(min_p), 0)
+                top = threshold[...]
+
+                def weight(at: Array, x: Array, order: Array) -> Array:
+                    weights = weights_of(_distance(best_y, order, at))
+                    keep = (order >= _wide(top, at)) & (weights >= _wide(least, at))
+                    return jnp.where(keep, weights, -1)
+
+                vocabulary.fill(weight, -1)
+                threshold[...] = jnp.zeros(shape, jnp.int32)
+
+                @pl.when(_any(some_p))
+                def _top_p() -> None:
+                    threshold[...] = jnp.where(some_p, _top_p_threshold(vocabulary, some_p, top_p), 0)
+
+        winner = _race(vocabulary, division, best_y, threshold[...], row)
+        tokens[...] = jnp.where(random & (best > -jnp.inf), winner, greedy)
+
+
+class _Vocabulary:
+    """The passes over a block's tokens, a chunk of them at a time."""
+
+    def __init__(self, logits: Any, image: Any, size: int) -> None:
+        self.logits, self.image, self.size = logits, image, size
+        self.rows, self.width = image.shape
+
+    def logits_at(self, start: Array, width: int, at: Array) -> Array:
+        """The logits of a chunk as float32: no NaN, nothing below the normal numbers, -infinity past the end."""
+        x = self.logits[:, pl.ds(start, width)].astype(jnp.float32)
+        x = jnp.where((x != x) | (at >= self.size), -jnp.inf, x)
+        return jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
+
+    def chunks(self, width: int, body: Callable[[Array, Array, Any], Any], state: Any) -> Any:
+        """body(start, token ids, state) for each chunk of `width` tokens."""
+        place = lax.broadcasted_iota(jnp.int32, (self.rows, width), 1)
+
+        def step(index: Array, state: Any) -> Any:
+            start = pl.multiple_of(index * width, width)
+            return body(start, place + start, state)
+
+        return lax.fori_loop(0, self.width // width, step, state)
+
+    def fill(self, function: Callable[[Array, Array, Array], Array], outside: int) -> None:
+        """Writes function(token ids, logits, image) over the image, and `outside` past the end."""
+
+        def body(start: Array, at: Array, state: None) -> None:
+            x = self.logits_at(start, DRAW, at)
+            made = function(at, x, self.image[:, pl.ds(start, DRAW)])
+            self.image[:, pl.ds(start, DRAW)] = jnp.where(at < self.size, made, outside)
+
+        self.chunks(DRAW, body, None)
+
+    def total(self, term: Callable[[Array], tuple[Array, ...]], combine: Callable, initial: int) -> tuple[Rows, ...]:
+        """Each result of term(image) combined over a row."""
+        count = len(jax.eval_shape(term, jax.ShapeDtypeStruct((self.rows, LANES), jnp.int32)))
+
+        def body(start: Array, at: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+            parts = [list(state)]
+            for lane in range(0, CHUNK, LANES):
+                parts.append(list(term(self.image[:, pl.ds(start + lane, LANES)])))
+            while len(parts) > 1:
+                paired = [
+                    [combine(a, b) for a, b in zip(x, y, strict=True)]
+                    for x, y in zip(parts[::2], parts[1::2], strict=False)
+                ]
+                parts = paired + parts[len(parts) & ~1 :]
+            return tuple(parts[0])
+
+        zero = tuple(jnp.full((self.rows, LANES), initial, jnp.int32) for _ in range(count))
+        return tuple(_across(one, combine) for one in self.chunks(CHUNK, body, zero))
+
+
+def _across(x: Array, combine: Callable[[Array, Array], Array]) -> Rows:
+    """All lanes combined, in all lanes."""
+    for distance in (64, 32, 16, 8, 4, 2, 1):
+        x = combine(x, pltpu.roll(x, distance, 1))
+    return x
+
+
+def _any(condition: Rows) -> Array:
+    """A scalar: whether any row's condition holds."""
+    return jnp.max(jnp.where(condition, 1.0, 0.0)) > 0.0
+
+
+def _wide(row: Rows, like: Array) -> Array:
+    """A row's value for each token of a chunk."""
+    return jnp.concatenate([row] * (like.shape[1] // LANES), axis=1)
+
+
+def _first(value: Array, token: Array, better: Callable[[Array, Array], Array], size: int) -> tuple[Rows, Rows]:
+    """(best value, lowest token that has it) over the lanes."""
+    best = _across(value, better)
+    return best, _across(jnp.where(value == best, token, size), jnp.minimum)
+
+
+def _greedy(vocabulary: _Vocabulary, shape: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
+    """(highest logit, highest one that is not +infinity, lowest token with the highest)."""
+
+    def body(start: Array, at: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        best, finite, token = state
+        x = vocabulary.logits_at(start, CHUNK, at)
+        for lane in range(0, CHUNK, LANES):
+            one, here = x[:, lane : lane + LANES], at[:, lane : lane + LANES]
+            token = jnp.where(one > best, here, token)
+            best = jnp.maximum(best, one)
+            finite = jnp.maximum(finite, jnp.where(one == jnp.inf, -jnp.inf, one))
+        return best, finite, token
+
+    lowest = jnp.full(shape, -jnp.inf, jnp.float32)
+    lanes = lax.broadcasted_iota(jnp.int32, shape, 1)
+    best, finite, token = vocabulary.chunks(CHUNK, body, (lowest, lowest, lanes))
+    best, token = _first(best, token, jnp.maximum, vocabulary.size)
+    return best, _across(finite, jnp.maximum), token
+
+
+class _Division:
+    """x / t, correctly rounded, clipped to the finite numbers and flushed to zero below the normal ones, as
+    `reference.scaled` has it. t is normal and positive, or +infinity.
+
+    With X and T the 24-bit significands, the quotient's is Q = X * 2**s / T to the nearest, s being 23 or 24. A float32
+    estimate of Q is wrong by a few units, so that the remainder X * 2**s - Q * T fits in 32 bits though its terms do
+    not, and says how to correct Q. There are no ties: an odd 2 * Q + 1 of 25 bits does not divide X.
+    """
+
+    def __init__(self, t: Rows) -> None:
+        bits = bits_of(t)
+        self.infinite = t == jnp.inf
+        self.exponent = bits >> 23
+        self.significand = (bits & 0x7FFFFF) | 0x800000
+        self.reciprocal = 1.0 / float_of((bits & 0x7FFFFF) | 0x3F800000)
+
+    def order(self, x: Array) -> Array:
+        """The order image of x / t. x is no NaN."""
+        bits = bits_of(x)
+        exponent, significand = (bits >> 23) & 0xFF, (bits & 0x7FFFFF) | 0x800000
+        divisor, reciprocal = _wide(self.significand, x), _wide(self.reciprocal, x)
+        less = jnp.where(significand < divisor, 1, 0)
+        quotient = ((significand << less).astype(jnp.float32) * reciprocal).astype(jnp.int32)
+        rest = (significand << (23 + less)) - quotient * divisor
+        more = (rest.astype(jnp.float32) * (reciprocal * 2.0**-23)).astype(jnp.int32)
+        quotient, rest = quotient + more, rest - more * divisor
+        quotient = quotient + jnp.where(2 * rest > divisor, 1, 0) - jnp.where(2 * rest < -divisor, 1, 0)
+        exponents = jnp.minimum(exponent - _wide(self.exponent, x) + (126 - less), 254)  # more would leave 32 bits
+        magnitude = (exponents << 23) + quotient
+        magnitude = jnp.where(magnitude < SMALLEST_BITS, 0, jnp.minimum(magnitude, LARGEST_BITS))
+        magnitude = jnp.where(exponent == 0, 0, jnp.where(exponent == 255, LARGEST_BITS, magnitude))
+        finite = jnp.where(bits < 0, -magnitude, magnitude)
+        return jnp.where(_wide(self.infinite, x), jnp.where(exponent == 255, -LARGEST_BITS, 0), finite)
+
+    def best(self, best: Rows, finite: Rows) -> Rows:
+        """The highest quotient, float32, from the row's highest logit and its highest that is not +infinity."""
+        quotient = unordered(self.order(best))
+        return jnp.where(self.infinite, jnp.where(finite > -jnp.inf, 0.0, -LARGEST), quotient)
+
+
+def _distance(best_y: Rows, order: Array, at: Array) -> Array:
+    """z = log2(probability of the best token / probability), at most FILTERED."""
+    return jnp.minimum(product(_wide(best_y, at) - unordered(order), LOG2_E), FILTERED)
+
+
+def _threshold(
+    vocabulary: _Vocabulary,
+    weighted: bool,
+    target: Rows,
+    low: Rows,
+    high: Rows,
+    active: Rows,
+    middle: Callable[[Rows, Rows], Rows],
+    shift: Rows | None = None,
+) -> Rows:
+    """`xla._threshold` over the image, shifted right by `shift` where one is given."""
+
+    def value(v: Array) -> Array:
+        return v if shift is None else v >> shift
+
+    def mass(t: Rows) -> Rows:
+        def term(v: Array) -> tuple[Array, ...]:
+            v = value(v)
+            return (jnp.where(v >= t, v if weighted else 1, 0),)
+
+        return vocabulary.total(term, jnp.add, 0)[0]
+
+    def is_open(state: tuple[Rows, ...]) -> Array:
+        low, high, above_low, above_high = state
+        several = (above_low - above_high) >> 1 >= (low if weighted else 1)
+        return _any(active & (low + 1 < high) & (above_low > target) & several)
+
+    def divide(state: tuple[Rows, ...], t: Rows) -> tuple[Rows, ...]:
+        low, high, above_low, above_high = state
+        above = mass(t)
+        enough = above >= target
+        return (
+            jnp.where(enough, t, low),
+            jnp.where(enough, high, t),
+            jnp.where(enough, above, above_low),
+            jnp.where(enough, above_high, above),
+        )
+
+    def guess(state: tuple[Rows, ...]) -> Rows:
+        low, high = state[:2]
+        t = jnp.maximum(middle(low, high), jnp.minimum(low + 1, high))
+        return jnp.minimum(t, jnp.maximum(high - 1, low))
+
+    def tighten(state: tuple[Rows, ...]) -> tuple[Rows, ...]:
+        low, high, *masses = state
+        lowest = vocabulary.total(lambda v: (jnp.where(value(v) >= low, value(v), HIGHEST),), jnp.minimum, HIGHEST)[0]
+        highest = vocabulary.total(lambda v: (jnp.where(value(v) < high, value(v), LOWEST),), jnp.maximum, LOWEST)[0]
+        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
+
+    state = (low, high, mass(low), jnp.zeros_like(low))
+    _, state = lax.while_loop(
+        lambda carry: (carry[0] < FIRST_STEPS) & is_open(carry[1]),
+        lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),
+        (jnp.int32(0), state),
+    )
+    state = lax.cond(is_open(state), tighten, lambda state: state, state)
+    state = lax.while_loop(is_open, lambda s: divide(s, middle_bits(s[0], s[1])), state)
+    return state[0]
+
+
+def _top_p_threshold(vocabulary: _Vocabulary, active: Rows, top_p: Rows) -> Rows:
+    """On the image of weights: those from here on are kept. The image is -1 where a token is filtered already."""
+
+    def limbs(v: Array) -> tuple[Array, ...]:
+        v = jnp.maximum(v, 0)
+        return v & 1023, (v >> 10) & 1023, v >> 20
+
+    # The exact sum of up to 2**19 weights of 2**30, in three limbs of ten bits; only its bit length is needed.
+    low, middle, upper = vocabulary.total(limbs, jnp.add, 0)
+    upper = upper + ((middle + (low >> 10)) >> 10)
+    shift = jnp.maximum(32 - lax.clz(upper) - (SUM_BITS - 20), 0)
+    total = vocabulary.total(lambda v: (jnp.maximum(v, 0) >> shift,), jnp.add, 0)[0]
+    target = jnp.maximum(scaled_target(total, top_p), 1)
+    low, high = jnp.ones_like(target), (jnp.full_like(shift, 2**WEIGHT_BITS) >> shift) + 1
+    return _threshold(vocabulary, True, target, low, high, active, octaves, shift) << shift
+
+
+def _race(vocabulary: _Vocabulary, division: _Division, best_y: Rows, threshold: Rows, row: Mapping[str, Rows]) -> Rows:
+    """The token with the least E / p among those that are kept."""
+    shape, size = threshold.shape, vocabulary.size
+
+    def body(start: Array, at: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        keep = (vocabulary.image[:, pl.ds(start, DRAW)] >= _wide(threshold, at)) & (at < size)
+
+        def race() -> tuple[Array, Array]:
+            score, token = state
+            x = vocabulary.logits_at(start, DRAW, at)
+            z = jnp.where(keep, _distance(best_y, division.order(x), at), FILTERED)
+            key = _wide(row["seed_low"], at), _wide(row["seed_high"], at)
+            scores = z + log2_exponential(threefry(key, (_wide(row["step"], at), at)))
+            for lane in range(0, DRAW, LANES):
+                one, here = scores[:, lane : lane + LANES], at[:, lane : lane + LANES]
+                token = jnp.where(one < score, here, token)
+                score = jnp.minimum(score, one)
+            return score, token
+
+        return lax.cond(_any(keep), race, lambda: state)  # what is filtered cannot win
+
+    # A token that is filtered scores at least FILTERED - 33, the best one at most 5.1.
+    first = jnp.full(shape, FILTERED, jnp.float32), jnp.full(shape, size, jnp.int32)
+    score, token = vocabulary.chunks(DRAW, body, first)
+    return _first(score, token, jnp.minimum, size)[1]
