@@ -7,7 +7,6 @@ model, every node has a fake value, the user's file and line and the module path
 
 from __future__ import annotations
 
-import copy
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from ..kernels.catalog import register_torch_ops
 from ..passes.contract import is_symbolic
 from ..passes.functional import functional_graph
 from ..passes.fx.random_key import DISTRIBUTIONS
-from ..passes.program import Argument, Dim, Guard, Program, Result
+from ..passes.program import Argument, Dim, Guard, Program, Result, lazy_module
 from ..runtime import seal
 from ..runtime.errors import FxhloError
 from .decompositions import decompositions
@@ -109,9 +108,12 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     dim_names: per user input, what the user called its symbolic dimensions.
     """
     register_torch_ops()
-    exported = _decomposed(exported)
-    module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph_module.graph))
-    _take_out_tokens(module.graph)
+    given, exported = exported, _decomposed(exported)
+    module = exported.graph_module
+    if exported is not given:  # the user's own graph is shared and never edited: dead code goes with the passes' copies
+        _take_out_tokens(module.graph)
+        _take_out_assertions(module.graph)
+        module = lazy_module(module, module.graph)
     inputs = [spec for spec in exported.graph_signature.input_specs if spec.kind is not InputKind.TOKEN]
     outputs = [spec for spec in exported.graph_signature.output_specs if spec.kind is not OutputKind.TOKEN]
     arguments, tensors = [], {}
@@ -135,7 +137,6 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
         else:
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
-    _take_out_assertions(module.graph)
     dims, guards = _dims_of_exported(exported, dim_names)
     program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
     program.check()
@@ -199,7 +200,10 @@ def _has_rules_only(exported: ExportedProgram) -> bool:
 
     torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
     """
-    if exported.dialect != "ATEN":  # fresh from torch.export it is "TRAINING": views and updates as the model has them
+    tokens = any(spec.kind is InputKind.TOKEN for spec in exported.graph_signature.input_specs)
+    if (
+        tokens or exported.dialect != "ATEN"
+    ):  # fresh from torch.export it is "TRAINING": views and updates as the model has them
         return False
     ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))
     return all(

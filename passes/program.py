@@ -17,6 +17,7 @@ from typing import Any, Literal
 import sympy
 import torch
 from torch import fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
 
@@ -91,7 +92,7 @@ class Program:
         edit(graph)
         graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
         graph.lint()
-        return replace(self, module=fx.GraphModule(self.module, graph), **changes)
+        return replace(self, module=lazy_module(self.module, graph), **changes)
 
     def check(self) -> None:
         """Asserts what this file's docstring guarantees; for passes under test and the pipeline's verifier."""
@@ -103,7 +104,14 @@ class Program:
         for result in self.results:
             assert result.updates is None or result.updates in names, result
         for node in self.graph.nodes:
-            assert node.op in {"output", "get_attr"} or "val" in node.meta, f"{node} carries no fake value"
+            valueless = node.op in {"output", "get_attr"} or not node.users  # an assertion, say
+            assert valueless or "val" in node.meta, f"{node} carries no fake value"
+
+
+def lazy_module(owner: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """`graph` with the attributes of `owner` that it names. Its Python is generated when it is first run: emission reads
+    the graph and never runs it, and to generate and compile the code takes as long as emission does."""
+    return _LazyGraphModule(owner, graph)
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

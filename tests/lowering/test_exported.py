@@ -1,0 +1,84 @@
+"""Programs that a user exported: decomposed ones are taken as they are, others are decomposed; both mean the same."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+from differential import agree, eager, execute
+
+import fxhlo
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 4)
+        self.register_buffer("count", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        low, high = torch.nn.functional.gelu(self.linear(x)).split([1, 3], -1)
+        return torch.cat([high.softmax(-1), low], -1) + self.count
+
+
+@pytest.fixture
+def decompositions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each program that torch decomposes."""
+    calls: list[str] = []
+    original = torch.export.ExportedProgram.run_decompositions
+
+    def counted(self: torch.export.ExportedProgram, *args: object) -> torch.export.ExportedProgram:
+        calls.append(self.dialect)
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", counted)
+    return calls
+
+
+def test_a_decomposed_program_is_not_decomposed_again(decompositions: list[str]) -> None:
+    model, x = Model().eval(), torch.randn(3, 6)
+    exported = torch.export.export(model, (x,))
+    decomposed = exported.run_decompositions()
+    before = str(decomposed.graph)
+    decompositions.clear()
+    hlo = fxhlo.lower(decomposed)
+    assert decompositions == []
+    assert str(decomposed.graph) == before
+    twice = fxhlo.lower(exported)
+    assert decompositions == ["TRAINING"]
+    for lowered in (hlo, twice):
+        actual = execute(lowered, (x,))
+        expected = eager(Model.forward, (model, x))
+        agree(expected, actual)
+
+
+def test_what_has_no_rule_is_decomposed_all_the_same(decompositions: list[str]) -> None:
+    x = torch.randn(3, 5)
+
+    class Distance(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cdist(x, x + 1)
+
+    kept = torch.export.export(Distance(), (x,)).run_decompositions({})
+    decompositions.clear()
+    assert any("cdist" in str(node.target) for node in kept.graph.nodes)
+    actual = execute(fxhlo.lower(kept), (x,))
+    assert decompositions == ["ATEN"]
+    agree(eager(torch.cdist, (x, x + 1)), actual)
+
+
+def test_control_flow_is_decomposed(decompositions: list[str]) -> None:
+    """Its regions are graphs of their own, which nobody has looked into."""
+    x = torch.randn(4)
+
+    class Choice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda x: torch.nn.functional.gelu(x), operator.neg, (x,))
+
+    decomposed = torch.export.export(Choice(), (x,)).run_decompositions()
+    decompositions.clear()
+    actual = execute(fxhlo.lower(decomposed), (x,))
+    assert decompositions == ["ATEN"]
+    agree(eager(Choice(), (x,)), actual)
