@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ...runtime.targets import Target
 from ..spec import TensorSpec
 
 ROWS_ALONE = 32
@@ -17,7 +18,8 @@ ROWS_ALONE = 32
 QUERY_TILE = 64
 KEY_BLOCK = 128
 BITS = {"bfloat16": "uint16", "float16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-"""XLA's CPU converts a whole small-float operand to float32 and back to update a part of it; as integers it does not."""
+"""XLA's CPU converts a whole small-float operand to float32 and back to update a part of it; as integers it does not.
+For the TPU it is the other way round: there the bitcast copies the cache."""
 
 
 def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
@@ -30,11 +32,12 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
 def ragged_paged_attention(
     query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
     sinks: Any = None, alibi_slopes: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
+    target: Target | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Operands and results as in reference.py."""
     import jax.numpy as jnp
 
-    kv_cache = write(key, value, kv_cache, slot_mapping)
+    kv_cache = write(key, value, kv_cache, slot_mapping, as_bits=target is None or target.family == "cpu")
     ends, starts = query_start_loc[1:], query_start_loc[:-1]
     score = partial(_scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes)
     tokens = query.shape[0]
@@ -49,15 +52,15 @@ def ragged_paged_attention(
     return _by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks), kv_cache
 
 
-def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any) -> Any:
-    """The cache with this step's keys and values; slots outside it are dropped."""
+def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bool = True) -> Any:
+    """The cache with this step's keys and values; slots outside it are dropped. as_bits: see BITS."""
     import jax
     import jax.numpy as jnp
 
     blocks, block_size, pairs, head_size = kv_cache.shape
     new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size).astype(kv_cache.dtype)
     dtype = kv_cache.dtype
-    bits = BITS.get(dtype.name)
+    bits = BITS.get(dtype.name) if as_bits else None
     if bits is not None:
         kv_cache, new = (jax.lax.bitcast_convert_type(array, bits) for array in (kv_cache, new))
     slots = jnp.where(slot_mapping < 0, blocks * block_size, slot_mapping)
