@@ -91,7 +91,8 @@ def lower_model(request: Request) -> None:
         with console.stage("libraries", report.stages):
             load_libraries(model)
         with console.stage("capture", report.stages) as came_out:
-            program, passes = capture(model, request.dtype, request.max_model_len)
+            requests = max((sizes.get("requests", 0) for sizes in request.buckets), default=0)
+            program, passes = capture(model, request.dtype, request.max_model_len, max(requests, 32))
             came_out(f"{len(program.graph.nodes)} nodes")
         check_passes(request.print_after, passes)
         if request.stop_after == "capture":
@@ -136,13 +137,15 @@ def load_libraries(model: Model) -> None:
         ) from problem
 
 
-def capture(model: Model, dtype: str = "auto", max_model_len: int | None = None) -> tuple[Program, tuple[Pass, ...]]:
+def capture(
+    model: Model, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+) -> tuple[Program, tuple[Pass, ...]]:
     """The captured Program and the passes that belong to it: those of vLLM's step, or the default ones for a .pt2."""
     if model.kind == "exported":
         return capture_exported(model.path)
     from ..runtime.vllm.program import capture_model
 
-    return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len)
+    return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
 
 
 def capture_exported(path: Path) -> tuple[Program, tuple[Pass, ...]]:
@@ -227,7 +230,7 @@ def compile_one(one: Made, target: Target, report: Report) -> None:
 
     assert one.legalized is not None
     with console.stage("compile", report.stages) as came_out:
-        one.loaded = pjrt.compile(one.legalized.bytecode, target, custom_calls=one.legalized.custom_calls)
+        one.loaded = pjrt.build(one.legalized.bytecode, target, custom_calls=one.legalized.custom_calls)
         came_out(label(one.module.bindings))
     one.facts["memory"] = asdict(one.loaded.memory)
 
