@@ -61,12 +61,15 @@ class Implementation:
     `supports(operands, attributes, target)` returns None, or the reason (one clause, lower case) why it does not take
     them. It looks at shapes, dtypes and the target's generation, memories and tiles, and compiles nothing. One that
     is the same for every target may leave out the third parameter.
+    `row_major`: operands that it addresses by itself, so that they must lie in memory in the order of their dimensions;
+    where one is a state of the module, its layout is pinned there (passes/hlo/layouts.py).
     """
 
     target: str
     name: str
     lower: Callable[..., Any]
     supports: Callable[..., str | None] = _anything
+    row_major: tuple[str, ...] = ()
 
     def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
         """None, or why this implementation does not take these operands on `target`."""

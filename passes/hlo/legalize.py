@@ -20,6 +20,7 @@ from ...runtime.errors import FxhloError
 from ...runtime.signature import dtype_of
 from ...runtime.targets import Target
 from ..mlir import adopt, bytecode, context, func, ir, parse
+from .layouts import pin_row_major
 
 ELEMENTS = {
     "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
@@ -64,6 +65,8 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
         for operation in list(_composites(parsed.operation)):
             work.replace(operation)
         _erase_unused(parsed)
+        if work.row_major:
+            pin_row_major(parsed, work.row_major)
         return Legalized(
             bytecode(parsed), tuple(work.decisions.values()), tuple(sorted(_custom_calls(parsed.operation)))
         )
@@ -75,6 +78,7 @@ class _Legalizer:
         self.target = target
         self.symbols: dict[object, str] = {}
         self.decisions: dict[object, Decision] = {}
+        self.row_major: set[str] = set()
 
     def replace(self, operation: ir.Operation) -> None:
         attributes = operation.attributes
@@ -118,6 +122,9 @@ class _Legalizer:
             refusal = implementation.refusal(specs, attributes, self.target)
             if refusal is None:
                 self.decisions[key] = Decision(name, implementation.name, tuple(reasons), 1, operands)
+                self.row_major |= {
+                    type_ for type_, name in zip(key[2], present, strict=True) if name in implementation.row_major
+                }
                 return self._lower(kernel, implementation, specs, attributes)
             reasons.append(f"{implementation.name}: {refusal}")
         reasons = reasons or [f"no implementation for {self.target.family}"]

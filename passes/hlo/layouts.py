@@ -1,0 +1,38 @@
+"""Layouts at a module's edge: which arguments lie in memory in the order of their dimensions, whatever XLA prefers.
+
+Comes in: a legalized module, and the types of operands that some implementation addresses by itself. Goes out: the same
+module, its states of these types pinned to row-major, as arguments and as results. Guaranteed: without this a TPU may keep
+[blocks, 16, 16, 64] with the blocks innermost, and a kernel that copies blocks would get a transposed copy of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..mlir import ir
+
+LAYOUT = "mhlo.layout_mode"
+
+
+def pin_row_major(module: ir.Module, types: Collection[str]) -> None:
+    """Pins every argument of `main` that is updated in place (`tf.aliasing_output`) and has one of `types`."""
+    main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
+    function = main.operation
+    kinds = ir.TypeAttr(function.attributes["function_type"]).value
+    inputs, results = ir.FunctionType(kinds).inputs, ir.FunctionType(kinds).results
+    of_inputs = _dicts(function, "arg_attrs", len(inputs))
+    of_results = _dicts(function, "res_attrs", len(results))
+    for number, attributes in enumerate(of_inputs):
+        if "tf.aliasing_output" not in attributes or str(inputs[number]) not in types:
+            continue
+        order = ",".join(map(str, reversed(range(ir.RankedTensorType(inputs[number]).rank))))
+        attributes[LAYOUT] = ir.StringAttr.get(f"{{{order}}}")
+        of_results[ir.IntegerAttr(attributes["tf.aliasing_output"]).value][LAYOUT] = attributes[LAYOUT]
+    function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(each) for each in of_inputs])
+    function.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(each) for each in of_results])
+
+
+def _dicts(function: ir.Operation, name: str, count: int) -> list[dict[str, ir.Attribute]]:
+    if name not in function.attributes:
+        return [{} for _ in range(count)]
+    return [{entry.name: entry.attr for entry in ir.DictAttr(each)} for each in ir.ArrayAttr(function.attributes[name])]  # type: ignore[attr-defined]
