@@ -2,7 +2,7 @@
 update included. Prefill, chunked prefill and decode are rows of one call."""
 
 from ..spec import Implementation, Kernel
-from . import cpu, xla
+from . import cpu, tpu, xla
 from .reference import fake, ragged_paged_attention
 
 KERNEL = Kernel(
@@ -15,6 +15,7 @@ KERNEL = Kernel(
     fake=fake,
     implementations=(
         Implementation("cpu", "native", cpu.ragged_paged_attention, cpu.supports),
+        Implementation("tpu", "pallas", tpu.ragged_paged_attention, tpu.supports, row_major=("kv_cache",)),
         Implementation("any", "xla", xla.ragged_paged_attention, xla.supports),
     ),
     aliases={1: 3},

@@ -1,0 +1,120 @@
+"""Block sizes of the TPU kernel, and what it refuses: arithmetic on shapes, before any compiler runs.
+
+The sizes follow from three numbers: a fetch should be long enough to hide its latency, the products tall enough to fill
+the matrix unit, and everything must fit the generation's vector memory, the two buffers of each copy included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import lcm, prod
+
+from ...runtime.targets import LANES, Target
+from ..spec import TensorSpec
+
+FETCH = 2**20
+"""Bytes that one fetch of pages should bring: below it latency shows, beyond it nothing is won."""
+CHUNK = 256
+"""Keys computed at a time."""
+ROWS = 256
+"""Rows of scores per KV head that a tile of queries should have; a tile is at most as many tokens."""
+VMEM_SHARE = 0.75
+"""Of vector memory, for this kernel; the compiler keeps the rest for what it moves itself."""
+SMEM_SLACK = 64 * 1024
+HEAD_SIZES = range(16, 257, 16)
+BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
+QUERIES = ("bfloat16", "float32")
+CACHES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """keys: of one fetch. chunk: of them, computed at a time. tile: query rows of one request at a time. rows: of scores
+    per KV head, padded to a tile. compute: the dtype of the products. vmem: bytes that the kernel needs."""
+
+    keys: int
+    chunk: int
+    tile: int
+    rows: int
+    compute: str
+    vmem: int
+
+
+@cache
+def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Target) -> Blocks | None:
+    """The largest blocks that fit; None where none do. `table`: pages of a request at most."""
+    tokens, heads, _ = query.shape
+    _, block_size, pairs, head_size = kv_cache.shape
+    groups = heads // (pairs // 2)
+    chunk = lcm(block_size, CHUNK)
+    longest = -(-table * block_size // chunk) * chunk
+    row = _bytes((pairs, head_size), kv_cache.dtype.itemsize)
+    keys = min(max(chunk, -(-FETCH // row // chunk) * chunk), longest)
+    tile = 1 if tokens == 1 else min(max(16, ROWS // groups // 16 * 16), max(16, 1 << (tokens - 1).bit_length()))
+    while True:
+        blocks = _blocks(query, kv_cache, keys, chunk, tile)
+        if blocks.vmem <= target.vmem * VMEM_SHARE:
+            return blocks
+        if tile > 32:
+            tile //= 2
+        elif keys > chunk:
+            keys -= chunk
+        elif tile > 16:
+            tile //= 2
+        elif chunk % 2 == 0 and chunk // 2 % lcm(block_size, 128) == 0:
+            keys = chunk = chunk // 2
+        else:
+            return None
+
+
+def _blocks(query: TensorSpec, kv_cache: TensorSpec, keys: int, chunk: int, tile: int) -> Blocks:
+    _, heads, head_size = query.shape
+    pairs = kv_cache.shape[2]
+    kv_heads = pairs // 2
+    rows = -(-heads // kv_heads * tile // 16) * 16
+    low = query.dtype.name == "bfloat16" and kv_cache.dtype.itemsize < 4
+    compute = 2 if low else 4
+    scratch = (
+        2 * _bytes((keys, pairs, head_size), kv_cache.dtype.itemsize)
+        + 3 * _bytes((pairs, chunk, head_size), compute)  # by head; and what the compiler needs to sort it
+        + 6 * _bytes((tile, heads, head_size), query.dtype.itemsize)
+        + _bytes((kv_heads, rows, head_size), compute)
+        + 3 * _bytes((kv_heads, rows, max(head_size, LANES)), 4)
+        + 6 * _bytes((rows, chunk), 4)  # scores on their way to weights
+    )
+    return Blocks(keys, chunk, tile, rows, "bfloat16" if low else "float32", scratch + 2**20)
+
+
+def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """What an array takes in vector memory, whose last two dimensions are tiled."""
+    rows, lanes = Target.tile(itemsize * 8)
+    *outer, second, last = shape
+    return prod(outer) * -(-second // rows) * rows * -(-last // lanes) * lanes * itemsize
+
+
+def refusal(operands: Mapping[str, TensorSpec], target: Target) -> str | None:
+    """None, or why the kernel does not take these operands on `target`."""
+    query, kv_cache, tables = (operands[name] for name in ("query", "kv_cache", "block_tables"))
+    tokens, heads, head_size = query.shape
+    _, block_size, pairs, _ = kv_cache.shape
+    if pairs % 2 or heads % (pairs // 2):
+        return f"{heads} query heads are no multiple of {pairs / 2:g} KV heads"
+    if query.dtype.name not in QUERIES or {operands["key"].dtype, operands["value"].dtype} != {query.dtype}:
+        return f"query, key and value are not all {' or all '.join(QUERIES)}"
+    if kv_cache.dtype.name not in CACHES:
+        return f"the cache is {kv_cache.dtype.name}, not one of {', '.join(CACHES)}"
+    if head_size not in HEAD_SIZES:
+        return f"head size {head_size} is no multiple of {HEAD_SIZES.step} up to {HEAD_SIZES[-1]}"
+    if block_size not in BLOCK_SIZES:
+        return f"pages of {block_size} tokens are not one of {', '.join(map(str, BLOCK_SIZES))}"
+    for name in ("slot_mapping", "block_tables", "seq_lens", "query_start_loc"):
+        if operands[name].dtype.name != "int32":
+            return f"{name} is {operands[name].dtype.name}, not int32"
+    scalars = 4 * (max(prod(tables.shape) + 2 * tables.shape[0] + 4 * heads, tokens))
+    if scalars > target.smem - SMEM_SLACK:
+        return f"block tables of {scalars:,} bytes exceed scalar memory: longer pages make them shorter"
+    if blocks_for(query, kv_cache, tables.shape[1], target) is None:
+        return f"{heads} heads of {head_size} with pages of {block_size} tokens do not fit the vector memory of {target.name}"
+    return None
