@@ -131,6 +131,8 @@ class Kernel:
     aliases: result index -> operand index, for results that are the updated operand (state).
     source: the paper, spec section or file where the semantics come from.
     cases: makes the kernel's `Case`s (cases.py of its folder); called only where the matrix is made.
+    work: (flops, bytes of memory) that any implementation must do at least for these operands and attributes; None
+        where the products of the reference, and the operands that lie in memory, say it.
     """
 
     name: str
@@ -142,3 +144,4 @@ class Kernel:
     aliases: Mapping[int, int] = field(default_factory=dict)
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple
+    work: Callable[[Operands, Mapping[str, Any]], tuple[float, float]] | None = None

@@ -114,7 +114,7 @@ class _Legalizer:
             self.decisions[key] = Decision(name, None, (reason,), 1, operands)
             return reference
         present, attributes = _attributes(operation)
-        specs = Operands.of(present, (_spec(operand.type) for operand in operation.operands))
+        specs = Operands.of(present, (tensor_spec(operand.type) for operand in operation.operands))
         reasons: list[str] = []
         for implementation in kernel.implementations:
             if implementation.target not in (self.target.family, "any"):
@@ -177,6 +177,12 @@ def _device_of(target: Target) -> AbstractContextManager[Any]:
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
+def composite_operands(operation: ir.Operation) -> tuple[Operands, dict[str, Any]]:
+    """The operands of a `stablehlo.composite` of ours by name, and its attributes as Python values."""
+    present, attributes = _attributes(operation)
+    return Operands.of(present, (tensor_spec(operand.type) for operand in operation.operands)), attributes
+
+
 def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
     """The names of the operands that are there, and the attributes as Python values."""
     encoded = ir.DictAttr(operation.attributes["composite_attributes"])
@@ -197,7 +203,8 @@ def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
     return present, decoded
 
 
-def _spec(type_: ir.Type) -> TensorSpec:
+def tensor_spec(type_: ir.Type) -> TensorSpec:
+    """Shape and dtype of a tensor type."""
     ranked = ir.RankedTensorType(type_)
     return TensorSpec(tuple(ranked.shape), np.dtype(dtype_of(ELEMENTS[str(ranked.element_type)])))
 

@@ -1,0 +1,323 @@
+"""What the compiler made of a module: its optimized HLO, instruction by instruction, with the memory traffic of each.
+
+Comes in: the text of optimized HLO, as `pjrt.Compiled.text` gives it. Goes out: a `Cost` per instruction that does
+something: flops of products, bytes moved to and from HBM, the compiler's cycle estimate, and the module path it came from.
+Guaranteed: what lies in on-chip memory (`S(1)` in a layout) costs no bytes; a prefetch is counted once, where it starts; the
+body of a loop is counted as often as the compiler knows that it runs (once where it does not, and then `loops` says so).
+
+A Pallas kernel is opaque: kind "kernel", no flops and no bytes. What it must do is known from its composite (ideal.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+BITS = {"pred": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "bf16": 16, "token": 0, "opaque": 0}
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "slice-done", "async-done", "call-done",
+    "async-update", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "domain",
+}  # fmt: skip
+STARTS = {"copy-start", "slice-start", "async-start", "call-start"}
+KERNEL = "tpu_custom_call"
+PASSES = {"bitcast", "bitcast-convert", "reshape", "copy"}
+
+_TENSOR = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_ATTRIBUTE = {
+    "path": re.compile(r'op_name="([^"]*)"'),
+    "cycles": re.compile(r'"estimated_cycles":"(\d+)"'),
+    "calls": re.compile(r"(?:calls|to_apply)=%([\w.\-]+)"),
+    "body": re.compile(r"body=%([\w.\-]+)"),
+    "trips": re.compile(r'"known_trip_count":\{"n":"(\d+)"'),
+    "branches": re.compile(r"branch_computations=\{([^}]*)\}|true_computation=(%[\w.\-]+), false_computation=(%[\w.\-]+)"),
+    "target": re.compile(r'custom_call_target="([^"]*)"'),
+    "labels": re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)"),
+    "window": re.compile(r"window=\{([^}]*)\}"),
+    "contracting": re.compile(r"lhs_contracting_dims=\{([\d,]*)\}"),
+    "groups": re.compile(r"feature_group_count=(\d+)"),
+    "slices": re.compile(r"slice_sizes=\{([\d,]*)\}"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One array of an instruction's result: `hbm` where it lies in the device's main memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    hbm: bool
+
+    @property
+    def bytes(self) -> int:
+        digits = re.search(r"\d+", self.dtype)
+        bits = BITS.get(self.dtype) if self.dtype in BITS else int(digits.group()) if digits else 0
+        return prod(self.shape) * (bits or 0) // 8
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    results: tuple[Tensor, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+    root: bool
+
+    def attribute(self, name: str) -> str:
+        found = _ATTRIBUTE[name].search(self.rest)
+        return next((group for group in found.groups() if group), "") if found else ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one instruction costs. bytes: to and from HBM. cycles: the compiler's estimate, 0 where it has none."""
+
+    path: str
+    kind: str
+    flops: float = 0.0
+    bytes: float = 0.0
+    cycles: int = 0
+    dtype: str = "bfloat16"
+
+
+@dataclass
+class Program:
+    """The computations of one HLO module, by name."""
+
+    computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
+    entry: str = ""
+    loops: int = 0
+    """Loops whose number of rounds the compiler does not know; their bodies are counted once."""
+
+    @classmethod
+    def parse(cls, text: str) -> Program:
+        made = cls()
+        current: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if line.startswith(("  ", "\t")):
+                if instruction := _instruction(line):
+                    current[instruction.name] = instruction
+            elif header := _HEADER.match(line):
+                current = made.computations[header[2]] = {}
+                if header[1]:
+                    made.entry = header[2]
+        return made
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """A cost for each instruction that runs, in order."""
+        return list(self._costs(self.entry, 1, ""))
+
+    def _costs(self, name: str, times: int, path: str) -> Iterator[Cost]:
+        computation = self.computations.get(name, {})
+        users = _users(computation)
+        for one in computation.values():
+            here = one.attribute("path") or path
+            if one.opcode in STARTS or not here:
+                here = _user_path(computation, users, one.name) or here
+            if one.opcode in FREE or (one.opcode in STARTS and _for_the_next_call(users, one.name)):
+                continue
+            if one.opcode == "while":
+                trips = int(one.attribute("trips") or 0)
+                self.loops += not trips
+                yield from self._costs(one.attribute("body"), times * max(trips, 1), here)
+            elif one.opcode == "conditional":
+                yield from self._longest(one, times, here)
+            elif one.opcode == "call":
+                yield from self._costs(one.attribute("calls"), times, here)
+            elif cost := self._cost(computation, one, here):
+                yield replace(cost, flops=cost.flops * times, bytes=cost.bytes * times, cycles=cost.cycles * times)
+
+    def _longest(self, one: Instruction, times: int, path: str) -> Iterator[Cost]:
+        """The branch that moves the most bytes."""
+        branches = _NAME.findall(_ATTRIBUTE["branches"].search(one.rest).group()) if "computation" in one.rest else []  # type: ignore[union-attr]
+        ways = [list(self._costs(branch, times, path)) for branch in branches]
+        yield from max(ways, key=lambda way: sum(cost.bytes for cost in way), default=[])
+
+    def _cost(self, computation: dict[str, Instruction], one: Instruction, path: str) -> Cost | None:
+        cycles = int(one.attribute("cycles") or 0)
+        if one.opcode == "custom-call" and one.attribute("target") == KERNEL:
+            return Cost(path, "kernel", cycles=cycles)
+        if one.opcode in STARTS:
+            return Cost(path, "prefetch", bytes=_moved(one, computation), cycles=cycles)
+        if one.opcode.endswith(("-start", "-done", "-update")):
+            return None
+        body = self.computations.get(one.attribute("calls"), {}) if one.opcode == "fusion" else {}
+        products = [each for each in body.values() if each.opcode in ("convolution", "dot")]
+        if one.opcode in ("convolution", "dot"):
+            products, body = [one], {}
+        flops = sum(_flops(each, body or computation) for each in products)
+        dtype = _operand_dtype(products[0], body or computation) if products else "bfloat16"
+        return Cost(path, _kind(one, bool(products), body), flops, self._bytes(computation, one, body), cycles, dtype)
+
+    def _bytes(self, computation: dict[str, Instruction], one: Instruction, body: dict[str, Instruction]) -> int:
+        """HBM traffic: operands and results, or the parts of them that a fusion touches."""
+        results = sum(result.bytes for result in one.results if result.hbm)
+        if not body:
+            if one.opcode in ("gather", "dynamic-slice"):
+                return 2 * results
+            return results + sum(_hbm_bytes(computation, name) for name in one.operands)
+        parameters = [each for each in body.values() if each.opcode == "parameter"]
+        order = {int(each.rest.partition("|")[0] or index): each for index, each in enumerate(parameters)}
+        total = 0
+        for index, name in enumerate(one.operands):
+            whole = _hbm_bytes(computation, name)
+            if whole and (inner := order.get(index)):
+                read, in_place = _touched(body, inner, whole)
+                total += read
+                results -= in_place
+        return total + max(results, 0)
+
+
+def _instruction(line: str) -> Instruction | None:
+    left, equals, right = line.strip().partition(" = ")
+    if not equals:
+        return None
+    cut = _balanced(right, 0) if right.startswith("(") else right.find(" ")
+    type_, rest = right[:cut], right[cut:].lstrip()
+    opening = rest.find("(")
+    closing = _balanced(rest, opening)
+    opcode, inside, after = rest[:opening], rest[opening + 1 : closing - 1], rest[closing:]
+    results = tuple(
+        Tensor(dtype, tuple(int(size) for size in shape.split(",") if size), "S(" not in layout)
+        for dtype, shape, layout in _TENSOR.findall(type_)
+    )
+    root = left.startswith("ROOT ")
+    name = left.removeprefix("ROOT ").lstrip("%")
+    operands = () if opcode == "parameter" else tuple(_NAME.findall(inside))
+    return Instruction(name, results, opcode, operands, f"{inside}|{after}" if opcode == "parameter" else after, root)
+
+
+def _users(computation: dict[str, Instruction]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in computation.values():
+        for name in one.operands:
+            found.setdefault(name, []).append(one.name)
+    return found
+
+
+def _for_the_next_call(users: dict[str, list[str]], name: str) -> bool:
+    """Whether a copy ends and nobody uses it: the same operand's copy at the start is skipped then, and counted instead."""
+    ends = users.get(name, [])
+    return bool(ends) and not any(users.get(end) for end in ends)
+
+
+def _user_path(computation: dict[str, Instruction], users: dict[str, list[str]], name: str) -> str:
+    """The module path of the first instruction that uses a value which has none of its own, as a prefetched weight."""
+    seen, todo = {name}, [name]
+    while todo:
+        for user in users.get(todo.pop(0), ()):
+            if user not in seen:
+                if path := computation[user].attribute("path"):
+                    return path
+                seen.add(user)
+                todo.append(user)
+    return ""
+
+
+def _balanced(text: str, start: int) -> int:
+    """Where the parenthesis that opens at `start` has closed."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if depth == 0:
+            return index + 1
+    return len(text)
+
+
+def _hbm_bytes(computation: dict[str, Instruction], name: str) -> int:
+    one = computation.get(name)
+    return sum(result.bytes for result in one.results if result.hbm) if one else 0
+
+
+def _moved(one: Instruction, computation: dict[str, Instruction]) -> int:
+    """Bytes of HBM traffic of an asynchronous copy: a side that lies on the chip costs nothing."""
+    if one.opcode in ("async-start", "call-start"):
+        return sum(result.bytes for result in one.results if result.hbm)
+    large = [result for result in one.results if result.dtype not in ("u32", "s32") or len(result.shape) > 0]
+    size = min((result.bytes for result in large), default=0)
+    source = computation.get(one.operands[0]) if one.operands else None
+    sides = [all(part.hbm for part in source.results) if source else True]
+    moved = [result for result in large if result.bytes == size]
+    sides.append(all(result.hbm for result in moved) if one.opcode == "slice-start" else large[0].hbm)
+    if one.opcode == "copy-start":  # (destination, source, context)
+        sides = [result.hbm for result in large[:2]]
+    return size * sum(sides)
+
+
+def _touched(body: dict[str, Instruction], parameter: Instruction, whole: int) -> tuple[int, int]:
+    """(bytes that a fusion reads of a parameter, bytes of its result that stay as they are because it is updated in place)."""
+    aliases, read, written_over = {parameter.name}, 0, 0
+    for one in body.values():
+        if not aliases & set(one.operands):
+            continue
+        if one.opcode in PASSES and prod(one.results[0].shape) == prod(parameter.results[0].shape):
+            aliases.add(one.name)
+        elif one.opcode in ("gather", "dynamic-slice", "slice") and one.operands[0] in aliases:
+            read += sum(result.bytes for result in one.results)
+        elif one.opcode in ("scatter", "dynamic-update-slice") and one.operands[0] in aliases:
+            update = body.get(one.operands[2 if one.opcode == "scatter" else 1])
+            size = sum(result.bytes for result in update.results) if update else whole
+            read, written_over = read + size, written_over + max(whole - size, 0)
+        else:
+            return whole, 0
+    return min(read, whole), written_over
+
+
+def _operand_dtype(one: Instruction, computation: dict[str, Instruction]) -> str:
+    names = {"bf16": "bfloat16", "f32": "float32", "s8": "int8", "u8": "int8", "f8e4m3fn": "float8_e4m3fn"}
+    weight = computation.get(one.operands[1])
+    return names.get(weight.results[0].dtype, "bfloat16") if weight else "bfloat16"
+
+
+def _flops(one: Instruction, computation: dict[str, Instruction]) -> float:
+    """Two per multiplication and addition, as XLA counts them."""
+    left, right = (computation.get(name) for name in one.operands[:2])
+    if left is None or right is None:
+        return 0.0
+    result = prod(one.results[0].shape)
+    if one.opcode == "dot":
+        sizes = left.results[0].shape
+        return 2.0 * result * prod(sizes[int(index)] for index in one.attribute("contracting").split(",") if index)
+    labels = _ATTRIBUTE["labels"].search(one.rest)
+    if labels is None:
+        return 0.0
+    kernel = dict(zip(labels[2], right.results[0].shape, strict=True))
+    source = dict(zip(labels[1], left.results[0].shape, strict=True))
+    out = dict(zip(labels[3], one.results[0].shape, strict=True))
+    spatial = [label for label in labels[3] if label not in "bf"]
+    features = prod(size for label, size in out.items() if label in "bf")
+    window = dict(part.split("=") for part in one.attribute("window").split() if "=" in part)
+    pairs = [_pairs(place, source[label], out[label], window) for place, label in enumerate(sorted(spatial))]
+    return 2.0 * features * kernel["i"] * prod(pairs)
+
+
+def _pairs(place: int, source: int, out: int, window: dict[str, str]) -> int:
+    """Pairs of an output position and a tap of the window that meet an element of the input, along one dimension."""
+
+    def of(key: str, default: int) -> int:
+        return int(window[key].split("x")[place]) if key in window else default
+
+    taps, stride, spread, dilated = of("size", 1), of("stride", 1), of("rhs_dilate", 1), of("lhs_dilate", 1)
+    low = int(window["pad"].split("x")[place].split("_")[0]) if "pad" in window else 0
+    reach = (source - 1) * dilated
+    positions = (at * stride - low + tap * spread for at in range(out) for tap in range(taps))
+    return sum(0 <= position <= reach and position % dilated == 0 for position in positions)
+
+
+def _kind(one: Instruction, product: bool, body: dict[str, Instruction]) -> str:
+    if product:
+        return "product"
+    if one.opcode == "custom-call":
+        return one.attribute("target")
+    if one.opcode != "fusion":
+        return one.opcode
+    for opcode in ("scatter", "gather", "sort", "dynamic-update-slice", "reduce"):
+        if any(each.opcode == opcode for each in body.values()):
+            return f"{opcode} fusion"
+    return "elementwise fusion"

@@ -1,0 +1,127 @@
+"""What a step must do at least: flops of its products, and bytes of the weights, states and inputs that it reads and writes.
+
+Comes in: a portable module (composites still in it) and its signature. Goes out: a `Cost` per op of `main` that must move or
+multiply something, with its module path. This is the roofline's side that no compiler can go below: every weight is
+read once, a state where it is touched, and what lies between two ops stays on the chip.
+
+What a kernel must do its own `work` says; else the products of its reference and the arguments of `main` that it reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ...kernels.catalog import kernels
+from ...kernels.spec import Operands
+from ...passes.hlo.legalize import composite_operands, tensor_spec
+from ...passes.mlir import ir, stablehlo
+from ...runtime.signature import Signature
+from .hlo import Cost
+
+LOOKS_AT = {"stablehlo.gather", "stablehlo.dynamic_slice", "stablehlo.slice", "stablehlo.dynamic_gather"}
+NAMED = re.compile(r'loc\("([^"]*)"\(')
+MOVES = {"stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert", "stablehlo.transpose"}
+
+
+def ideal(module: ir.Module, signature: Signature) -> list[Cost]:
+    """A cost per op of `main` that has one."""
+    functions = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
+    main = functions["main"]
+    return list(_of_function(main, functions, _arguments(main, signature)))
+
+
+def _arguments(main: Any, signature: Signature) -> dict[Any, int]:
+    """Bytes of each argument, by its value."""
+    values = main.regions[0].blocks[0].arguments
+    return {value: one.nbytes for value, one in zip(values, signature.arguments, strict=True)}
+
+
+def _of_function(function: Any, functions: Mapping[str, Any], arguments: dict[Any, int]) -> Iterator[Cost]:
+    unread = dict(arguments)
+    for operation in function.regions[0].blocks[0].operations:
+        op = operation.operation
+        if op.name in ("func.return", "return"):
+            continue
+        touched = [value for value in op.operands if value in unread]
+        if op.name == "stablehlo.composite":
+            cost = _composite(op, functions, sum(unread[value] for value in touched))
+        elif op.name in MOVES and touched:
+            unread[op.results[0]] = unread.pop(touched[0])  # the same memory by another name
+            continue
+        else:
+            size = sum(unread[value] for value in touched)
+            if op.name in LOOKS_AT and touched and op.operands[0] == touched[0]:
+                size = min(size, _bytes(op.results[0].type))
+            cost = Cost(path_of(op), op.name.removeprefix("stablehlo."), _flops(op), size, dtype=_dtype(op))
+        for value in touched:
+            unread.pop(value, None)  # what has been read once stays on the chip, as far as a lower bound goes
+        if cost.flops or cost.bytes:
+            yield cost
+
+
+def _composite(op: ir.Operation, functions: Mapping[str, Any], read: int) -> Cost:
+    name = ir.StringAttr(op.attributes["name"]).value
+    operands, attributes = composite_operands(op)
+    flops, size, dtype = _work(name, operands, attributes, op, functions)
+    return Cost(path_of(op), name, flops, read if size is None else size, dtype=dtype)
+
+
+def _work(
+    name: str, operands: Operands, attributes: Mapping[str, Any], op: ir.Operation, functions: Mapping[str, Any]
+) -> tuple[float, float | None, str]:
+    dtype = max(operands, key=lambda spec: prod(spec.shape)).dtype.name if operands else "bfloat16"
+    kernel = kernels().get(name)
+    if kernel is not None and kernel.work is not None:
+        flops, size = kernel.work(operands, attributes)
+        return flops, size, dtype
+    reference = functions[ir.FlatSymbolRefAttr(op.attributes["decomposition"]).value]
+    return sum(_flops(inner) for inner in _inside(reference)), None, dtype
+
+
+def _inside(operation: Any) -> Iterator[ir.Operation]:
+    for region in operation.regions:
+        for block in region.blocks:
+            for child in block.operations:
+                yield child.operation
+                yield from _inside(child.operation)
+
+
+def _flops(op: ir.Operation) -> float:
+    if op.name == "stablehlo.dot_general":
+        numbers = stablehlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
+        left = ir.RankedTensorType(op.operands[0].type).shape
+        inner = prod(left[dim] for dim in numbers.lhs_contracting_dimensions)
+        return 2.0 * prod(ir.RankedTensorType(op.results[0].type).shape) * inner
+    if op.name == "stablehlo.convolution":
+        kernel = ir.RankedTensorType(op.operands[1].type).shape
+        result = ir.RankedTensorType(op.results[0].type).shape
+        features = max(result[1] if len(result) > 1 else 1, 1)
+        return 2.0 * prod(result) * prod(kernel) / features
+    return 0.0
+
+
+def _dtype(op: ir.Operation) -> str:
+    return tensor_spec(op.operands[-1].type).dtype.name if op.name == "stablehlo.dot_general" else "bfloat16"
+
+
+def _bytes(type_: ir.Type) -> int:
+    spec = tensor_spec(type_)
+    return prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def path_of(op: ir.Operation) -> str:
+    """The module path that the emitter left in the location: loc("model.layers.0.mlp"(...))."""
+    found = NAMED.match(str(op.location))
+    return found[1] if found else ""
+
+
+def folded(cost: Cost) -> Cost:
+    """The cost with layer numbers as *: model.layers.*.mlp."""
+    path = ".".join("*" if part.isdecimal() else part for part in cost.path.split("."))
+    return replace(cost, path=path)
