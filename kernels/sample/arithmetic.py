@@ -11,6 +11,8 @@ from jax import Array, lax
 
 from .constants import EXP_SERIES, LOG_SERIES, PARITY, ROTATIONS, TOP_P_BITS, WEIGHT_BITS
 
+LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000  # of the largest float32 and the least normal one
+
 
 def bits_of(x: Array) -> Array:
     """The int32 of a float32's bits."""
@@ -105,6 +107,37 @@ def unordered(value: Array) -> Array:
 def halfway(low: Array, high: Array) -> Array:
     """Between two order images: halfway between the floats, not between their bits."""
     return order_of(unordered(low) * 0.5 + unordered(high) * 0.5)
+
+
+def divided(x: Array, t: Array, reciprocal: Array | None = None) -> Array:
+    """The order image of x / t, correctly rounded without a division, for normal t > 0 and x that is no NaN.
+
+    The quotient is clipped to the finite numbers and flushed to zero below the normal ones. With X and T the 24-bit
+    significands, the quotient's is Q = X * 2**s / T to the nearest, s being 23 or 24. A float32 estimate of Q is wrong by a
+    few units, so that the remainder X * 2**s - Q * T fits in 32 bits though its terms do not, and says how to correct Q.
+    There are no ties: an odd 2 * Q + 1 of 25 bits does not divide X. `reciprocal`: one of t's significand in [1, 2), good
+    to some units in the last place.
+    """
+    bits, divisor = bits_of(x), (bits_of(t) & 0x7FFFFF) | 0x800000
+    if reciprocal is None:
+        reciprocal = reciprocal_of(t)
+    exponent, significand = (bits >> 23) & 0xFF, (bits & 0x7FFFFF) | 0x800000
+    less = jnp.where(significand < divisor, 1, 0)
+    quotient = ((significand << less).astype(jnp.float32) * reciprocal).astype(jnp.int32)
+    rest = (significand << (23 + less)) - quotient * divisor
+    more = (rest.astype(jnp.float32) * (reciprocal * 2.0**-23)).astype(jnp.int32)
+    quotient, rest = quotient + more, rest - more * divisor
+    quotient = quotient + jnp.where(2 * rest > divisor, 1, 0) - jnp.where(2 * rest < -divisor, 1, 0)
+    exponents = jnp.minimum(exponent - (bits_of(t) >> 23) + (126 - less), 254)  # more would leave 32 bits
+    magnitude = (exponents << 23) + quotient
+    magnitude = jnp.where(magnitude < SMALLEST_BITS, 0, jnp.minimum(magnitude, LARGEST_BITS))
+    magnitude = jnp.where(exponent == 0, 0, jnp.where(exponent == 255, LARGEST_BITS, magnitude))
+    return jnp.where(bits < 0, -magnitude, magnitude)
+
+
+def reciprocal_of(t: Array) -> Array:
+    """About 1 / t's significand in [1, 2)."""
+    return 1.0 / float_of((bits_of(t) & 0x7FFFFF) | 0x3F800000)
 
 
 def octaves(low: Array, high: Array) -> Array:

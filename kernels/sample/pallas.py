@@ -5,8 +5,8 @@ xla.py. Nothing of a row's size is written back: out comes one token a row.
 
 Guaranteed on hardware: only operations whose result is one number by definition are used on what decides a token: 32-bit
 integer arithmetic, float32 addition, subtraction and multiplication (IEEE 754, to nearest even, small numbers flushed
-to zero), conversions of integers below 2**24, truncation. A division is none of these on a TPU: `_Division` estimates
-the quotient and rounds it correctly by its integer remainder.
+to zero), conversions of integers below 2**24, truncation. A division is none of these on a TPU:
+`arithmetic.divided` estimates the quotient and rounds it correctly by its integer remainder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ...runtime.targets import LANES
 from .arithmetic import (
+    LARGEST_BITS,
     bits_of,
+    divided,
     float_of,
     halfway,
     least_weight,
@@ -32,6 +34,7 @@ from .arithmetic import (
     octaves,
     order_of,
     product,
+    reciprocal_of,
     scaled_target,
     threefry,
     unordered,
@@ -41,9 +44,8 @@ from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NOR
 from .tpu import CHUNK, block_rows, padded, vmem_bytes
 
 FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
-DRAW = 512  # tokens a step of the draw, which has many live values a token
+DRAW = 1024  # tokens a step of the draw, which has many live values a token
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
-LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000
 Rows = Array
 """[rows, LANES] with the same value in all lanes: the state of a row."""
 
@@ -89,8 +91,8 @@ def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: An
 
     @pl.when(_any(random))
     def _draw() -> None:
-        division = _Division(jnp.where(random, temperature, 1.0))
-        best_y = division.best(best, finite)
+        scale = _Scale(jnp.where(random, temperature, 1.0))
+        best_y = scale.best(best, finite)
         # Greedy rows ask for no filter, whatever their other parameters say.
         some_k = random & (row["top_k"] > 0) & (row["top_k"] < size)
         some_p, some_min = random & (top_p < 1.0), random & (min_p > 0.0)
@@ -98,7 +100,7 @@ def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: An
 
         @pl.when(_any(some_k | some_p | some_min))
         def _filter() -> None:
-            vocabulary.fill(lambda at, x, _: division.order(x), LOWEST)
+            vocabulary.fill(lambda at, x, _: scale.order(x), LOWEST)
 
             @pl.when(_any(some_k))
             def _top_k() -> None:
@@ -123,7 +125,7 @@ def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: An
                 def _top_p() -> None:
                     threshold[...] = jnp.where(some_p, _top_p_threshold(vocabulary, some_p, top_p), 0)
 
-        winner = _race(vocabulary, division, best_y, threshold[...], row)
+        winner = _race(vocabulary, scale, best_y, threshold[...], row)
         tokens[...] = jnp.where(random & (best > -jnp.inf), winner, greedy)
 
 
@@ -165,9 +167,10 @@ class _Vocabulary:
         count = len(jax.eval_shape(term, jax.ShapeDtypeStruct((self.rows, LANES), jnp.int32)))
 
         def body(start: Array, at: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+            image = self.image[:, pl.ds(start, CHUNK)]
             parts = [list(state)]
             for lane in range(0, CHUNK, LANES):
-                parts.append(list(term(self.image[:, pl.ds(start + lane, LANES)])))
+                parts.append(list(term(image[:, lane : lane + LANES])))
             while len(parts) > 1:
                 paired = [
                     [combine(a, b) for a, b in zip(x, y, strict=True)]
@@ -223,44 +226,20 @@ def _greedy(vocabulary: _Vocabulary, shape: tuple[int, int]) -> tuple[Rows, Rows
     return best, _across(finite, jnp.maximum), token
 
 
-class _Division:
-    """x / t, correctly rounded, clipped to the finite numbers and flushed to zero below the normal ones, as
-    `reference.scaled` has it. t is normal and positive, or +infinity.
-
-    With X and T the 24-bit significands, the quotient's is Q = X * 2**s / T to the nearest, s being 23 or 24. A float32
-    estimate of Q is wrong by a few units, so that the remainder X * 2**s - Q * T fits in 32 bits though its terms do
-    not, and says how to correct Q. There are no ties: an odd 2 * Q + 1 of 25 bits does not divide X.
-    """
+class _Scale:
+    """x / t as `reference.scaled` has it, for a normal and positive t, or +infinity, of each row."""
 
     def __init__(self, t: Rows) -> None:
-        bits = bits_of(t)
-        self.infinite = t == jnp.inf
-        self.exponent = bits >> 23
-        self.significand = (bits & 0x7FFFFF) | 0x800000
-        self.reciprocal = 1.0 / float_of((bits & 0x7FFFFF) | 0x3F800000)
+        self.t, self.infinite, self.reciprocal = t, t == jnp.inf, reciprocal_of(t)
 
     def order(self, x: Array) -> Array:
         """The order image of x / t. x is no NaN."""
-        bits = bits_of(x)
-        exponent, significand = (bits >> 23) & 0xFF, (bits & 0x7FFFFF) | 0x800000
-        divisor, reciprocal = _wide(self.significand, x), _wide(self.reciprocal, x)
-        less = jnp.where(significand < divisor, 1, 0)
-        quotient = ((significand << less).astype(jnp.float32) * reciprocal).astype(jnp.int32)
-        rest = (significand << (23 + less)) - quotient * divisor
-        more = (rest.astype(jnp.float32) * (reciprocal * 2.0**-23)).astype(jnp.int32)
-        quotient, rest = quotient + more, rest - more * divisor
-        quotient = quotient + jnp.where(2 * rest > divisor, 1, 0) - jnp.where(2 * rest < -divisor, 1, 0)
-        exponents = jnp.minimum(exponent - _wide(self.exponent, x) + (126 - less), 254)  # more would leave 32 bits
-        magnitude = (exponents << 23) + quotient
-        magnitude = jnp.where(magnitude < SMALLEST_BITS, 0, jnp.minimum(magnitude, LARGEST_BITS))
-        magnitude = jnp.where(exponent == 0, 0, jnp.where(exponent == 255, LARGEST_BITS, magnitude))
-        finite = jnp.where(bits < 0, -magnitude, magnitude)
-        return jnp.where(_wide(self.infinite, x), jnp.where(exponent == 255, -LARGEST_BITS, 0), finite)
+        finite = divided(x, _wide(self.t, x), _wide(self.reciprocal, x))
+        return jnp.where(_wide(self.infinite, x), jnp.where(jnp.abs(x) == jnp.inf, -LARGEST_BITS, 0), finite)
 
     def best(self, best: Rows, finite: Rows) -> Rows:
         """The highest quotient, float32, from the row's highest logit and its highest that is not +infinity."""
-        quotient = unordered(self.order(best))
-        return jnp.where(self.infinite, jnp.where(finite > -jnp.inf, 0.0, -LARGEST), quotient)
+        return jnp.where(self.infinite, jnp.where(finite > -jnp.inf, 0.0, -LARGEST), unordered(self.order(best)))
 
 
 def _distance(best_y: Rows, order: Array, at: Array) -> Array:
@@ -345,7 +324,7 @@ def _top_p_threshold(vocabulary: _Vocabulary, active: Rows, top_p: Rows) -> Rows
     return _threshold(vocabulary, True, target, low, high, active, octaves, shift) << shift
 
 
-def _race(vocabulary: _Vocabulary, division: _Division, best_y: Rows, threshold: Rows, row: Mapping[str, Rows]) -> Rows:
+def _race(vocabulary: _Vocabulary, scale: _Scale, best_y: Rows, threshold: Rows, row: Mapping[str, Rows]) -> Rows:
     """The token with the least E / p among those that are kept."""
     shape, size = threshold.shape, vocabulary.size
 
@@ -355,7 +334,7 @@ def _race(vocabulary: _Vocabulary, division: _Division, best_y: Rows, threshold:
         def race() -> tuple[Array, Array]:
             score, token = state
             x = vocabulary.logits_at(start, DRAW, at)
-            z = jnp.where(keep, _distance(best_y, division.order(x), at), FILTERED)
+            z = jnp.where(keep, _distance(best_y, scale.order(x), at), FILTERED)
             key = _wide(row["seed_low"], at), _wide(row["seed_high"], at)
             scores = z + log2_exponential(threefry(key, (_wide(row["step"], at), at)))
             for lane in range(0, DRAW, LANES):
