@@ -3,14 +3,16 @@ update included. Prefill, chunked prefill and decode are rows of one call."""
 
 from ..spec import Implementation, Kernel
 from . import cpu, tpu, xla
+from .cases import cases
 from .reference import fake, ragged_paged_attention
+from .work import work
 
 KERNEL = Kernel(
     name="ragged_paged_attention",
-    version=1,
+    version=2,
     schema="ragged_paged_attention(Tensor query, Tensor key, Tensor value, Tensor kv_cache, Tensor slot_mapping, "
-    "Tensor block_tables, Tensor seq_lens, Tensor query_start_loc, Tensor? sinks, Tensor? alibi_slopes, *, "
-    "float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
+    "Tensor block_tables, Tensor seq_lens, Tensor query_start_loc, Tensor? sinks, Tensor? alibi_slopes, "
+    "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
     reference=ragged_paged_attention,
     fake=fake,
     implementations=(
@@ -19,5 +21,7 @@ KERNEL = Kernel(
         Implementation("any", "xla", xla.ragged_paged_attention, xla.supports),
     ),
     aliases={1: 3},
+    cases=cases,
+    work=work,
     source="Kwon et al. 2023 (PagedAttention); jax/experimental/pallas/ops/tpu/ragged_paged_attention for the layout",
 )

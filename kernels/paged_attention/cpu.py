@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ..spec import TensorSpec
+from ..spec import Operands
 
 DTYPES = ("float32", "bfloat16")
 
 
-def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     dtypes = {operand.dtype.name for operand in operands[:4]}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         return f"query, key, value and cache are {', '.join(sorted(dtypes))}; the native kernel takes {' or '.join(DTYPES)}, all alike"
+    if "k_scale" in operands.named or "v_scale" in operands.named:
+        return "the cache has scales, which the native kernel does not know"
     if operands[0].shape[2] > 576:
         return f"head size {operands[0].shape[2]} is over 576"
     from ...runtime import native

@@ -18,6 +18,8 @@ def ragged_paged_attention(
     query_start_loc: torch.Tensor,
     sinks: torch.Tensor | None,
     alibi_slopes: torch.Tensor | None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     *,
     scale: float,
     sliding_window: int,
@@ -28,14 +30,18 @@ def ragged_paged_attention(
     query [T, Hq, D]; key, value [T, Hkv, D]; kv_cache [blocks, block_size, 2 * Hkv, D], the key of head h at 2h, its
     value at 2h + 1; slot_mapping int32 [T], block * block_size + offset (outside the cache: not written);
     block_tables int32 [R, P]; seq_lens int32 [R], the context with this step's tokens; query_start_loc int32
-    [R + 1], where each request's rows begin. sinks, alibi_slopes [Hq] or None (or empty).
+    [R + 1], where each request's rows begin. sinks, alibi_slopes [Hq] or None (or empty). k_scale, v_scale float32 [1]
+    or [Hkv] or None: the cache holds keys / k_scale and values / v_scale. A cache of 8 bits takes the nearest value that
+    it has, of what lies outside its range the end of it.
 
     Returns the output [T, Hq, D], zero in rows of no request, and the updated cache.
     """
     blocks, block_size, pairs, head_size = kv_cache.shape
     tokens, heads, _ = query.shape
     requests, pages = block_tables.shape
-    kv_cache = _write(key, value, kv_cache, slot_mapping)
+    kv_cache = _write(
+        _stored(key, k_scale, kv_cache.dtype), _stored(value, v_scale, kv_cache.dtype), kv_cache, slot_mapping
+    )
     at_token = torch.arange(tokens, device=query.device)
     ends, starts = query_start_loc[1:].long(), query_start_loc[:-1].long()
     request = (at_token[:, None] >= ends[None, :]).sum(dim=1).clamp(max=requests - 1)
@@ -45,8 +51,8 @@ def ragged_paged_attention(
         tokens, pages * block_size, pairs, head_size
     )
     groups = heads // (pairs // 2)
-    keys = context[:, :, 0::2].float().repeat_interleave(groups, dim=2)
-    values = context[:, :, 1::2].float().repeat_interleave(groups, dim=2)
+    keys = _read(context[:, :, 0::2], k_scale).repeat_interleave(groups, dim=2)
+    values = _read(context[:, :, 1::2], v_scale).repeat_interleave(groups, dim=2)
     alive = (at_token < ends[-1])[:, None]
     seen = (
         visible(position[:, None], at_key[None, :], sliding_window)
@@ -61,11 +67,27 @@ def ragged_paged_attention(
     return torch.where(alive[:, :, None], output, 0.0).to(query.dtype), kv_cache
 
 
+def _stored(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """Keys or values [T, Hkv, D] as the cache keeps them."""
+    if scale is not None:
+        new = new.float() / scale.reshape(-1, 1)
+    if dtype.itemsize == 1:
+        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+        new = new.float() if dtype.is_floating_point else new.float().round()
+        new = new.clamp(limits.min, limits.max)
+    return new.to(dtype)
+
+
+def _read(cached: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """Keys or values [..., Hkv, D] of the cache in float32."""
+    return cached.float() if scale is None else cached.float() * scale.reshape(-1, 1)
+
+
 def _write(key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor) -> torch.Tensor:
     """The cache with this step's tokens; a row past the end takes those that are not to be written."""
     blocks, block_size, pairs, head_size = kv_cache.shape
     slots = blocks * block_size
-    new = torch.stack([key, value], dim=2).reshape(-1, pairs, head_size).to(kv_cache.dtype)
+    new = torch.stack([key, value], dim=2).reshape(-1, pairs, head_size)
     flat = torch.cat([kv_cache.reshape(slots, pairs, head_size), kv_cache.new_zeros(1, pairs, head_size)])
     inside = (slot_mapping >= 0) & (slot_mapping < slots)
     target = torch.where(inside, slot_mapping.long(), slots)

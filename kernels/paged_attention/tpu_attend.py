@@ -26,18 +26,23 @@ ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 @dataclass(frozen=True)
 class Meaning:
-    """What is computed: the composite's attributes, and which of the optional operands are there."""
+    """What is computed: the composite's attributes, and the optional operands that are there, each with its size:
+    "sinks", "slopes", "k", "v". Their numbers lie in one array, in this order."""
 
     scale: float
     sliding_window: int
     soft_cap: float
-    sinks: bool
-    alibi: bool
+    numbers: tuple[tuple[str, int], ...]
+
+    def first(self, name: str) -> int | None:
+        """Where the numbers of an optional operand begin; None where it is absent."""
+        names = [each for each, _ in self.numbers]
+        return sum(size for _, size in self.numbers[: names.index(name)]) if name in names else None
 
 
 @dataclass(frozen=True)
 class Refs:
-    """The kernel's memory. SMEM: tables [R * P], lengths [R], starts [R + 1], numbers per query head. HBM: query, cache
+    """The kernel's memory. SMEM: tables [R * P], lengths [R], starts [R + 1], numbers per head. HBM: query, cache
     and output. The rest is scratch in VMEM, with two of what is copied while another is computed."""
 
     tables: Any
@@ -83,10 +88,8 @@ class Span(NamedTuple):
     blocks: Any
 
 
-def attend(
-    scalars: tuple, query: Any, kv_cache: Any, meaning: Meaning, blocks: Blocks, cores: int, interpret: Any
-) -> Any:
-    """The attended rows [T, Hq, D]. scalars: block_tables, seq_lens, query_start_loc, sinks and slopes [2 * Hq]."""
+def attend(scalars: tuple, query: Any, kv_cache: Any, meaning: Meaning, blocks: Blocks, cores: int) -> Any:
+    """The attended rows [T, Hq, D]. scalars: block_tables, seq_lens, query_start_loc, numbers per head."""
     _, heads, head_size = query.shape
     pairs = kv_cache.shape[2]
     by_row = (pairs // 2, blocks.rows)
@@ -117,7 +120,6 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",), vmem_limit_bytes=blocks.vmem * 5 // 4, disable_bounds_checks=True
         ),
-        interpret=interpret,
         name="paged_attention",
     )(*scalars, query, kv_cache)  # fmt: skip
 
@@ -292,7 +294,7 @@ class _Kernel:
 
     def begin(self, place: Place, tile: int) -> None:
         """A new tile: its queries sorted by KV head, and an empty softmax."""
-        refs = self.refs
+        refs, sinks = self.refs, self.meaning.first("sinks")
         self.each_tile_part(place, lambda copy: copy.wait())
         rows = slice(0, self.groups * tile)
         tokens = refs.tiles_in[place.tile_at, 0:tile]
@@ -302,18 +304,18 @@ class _Kernel:
         )
         for head in range(self.kv_heads):
             shape = (self.groups * tile, 128)
-            highest = self.row_values(0, head, tile) if self.meaning.sinks else FAR
-            refs.highest[head, rows] = jnp.broadcast_to(jnp.float32(highest), shape)
-            refs.total[head, rows] = jnp.full(shape, 1.0 if self.meaning.sinks else 0.0, jnp.float32)
+            highest = jnp.full((1, 1), FAR, jnp.float32) if sinks is None else self.row_values(sinks, head, tile)
+            refs.highest[head, rows] = jnp.broadcast_to(highest, shape)
+            refs.total[head, rows] = jnp.full(shape, 0.0 if sinks is None else 1.0, jnp.float32)
         refs.sums[:, rows] = jnp.zeros((self.kv_heads, self.groups * tile, self.head_size), jnp.float32)
 
-    def row_values(self, which: int, head: Any, tile: int) -> Any:
-        """A number per query head, as a column [rows, 1] for the rows of one KV head."""
+    def row_values(self, first: int, head: Any, tile: int) -> Any:
+        """Numbers per query head, from `first` on, as a column [rows, 1] for the rows of one KV head."""
         group = jax.lax.broadcasted_iota(jnp.int32, (self.groups * tile, 1), 0) // tile
-        first = which * self.heads + head * self.groups
-        column = jnp.full(group.shape, self.refs.per_head[first], jnp.float32)
+        at = first + head * self.groups
+        column = jnp.full(group.shape, self.refs.per_head[at], jnp.float32)
         for number in range(1, self.groups):
-            column = jnp.where(group == number, self.refs.per_head[first + number], column)
+            column = jnp.where(group == number, self.refs.per_head[at + number], column)
         return column
 
     def chunk(self, pages_at: Any, at: Any, ahead: Any, tile: int) -> None:
@@ -328,16 +330,18 @@ class _Kernel:
         if meaning.sliding_window > 0:
             seen &= distance > -meaning.sliding_window
         precision = jax.lax.Precision.HIGHEST if refs.by_head.dtype == jnp.float32 else None
+        k_scale, slopes = meaning.first("k"), meaning.first("slopes")
 
         def head(head: Any) -> None:
             scores = jax.lax.dot_general(
                 refs.queries[head, 0:rows], refs.by_head[2 * head], (((1,), (1,)), ((), ())),
                 precision=precision, preferred_element_type=jnp.float32,
-            ) * meaning.scale  # fmt: skip
+            )  # fmt: skip
+            scores *= meaning.scale if k_scale is None else meaning.scale * refs.per_head[k_scale + head]
             if meaning.soft_cap > 0:
                 scores = meaning.soft_cap * jnp.tanh(scores / meaning.soft_cap)
-            if meaning.alibi:
-                scores += self.row_values(1, head, tile) * distance.astype(jnp.float32)
+            if slopes is not None:
+                scores += self.row_values(slopes, head, tile) * distance.astype(jnp.float32)
             scores = jnp.where(seen, scores, -jnp.inf)
             before = refs.highest[head, 0:rows]
             highest = jnp.maximum(before, scores.max(axis=1, keepdims=True))
@@ -358,7 +362,11 @@ class _Kernel:
         refs, rows = self.refs, self.groups * tile
         self.wait_output(place.tile_at)
         total = refs.total[:, 0:rows, 0:1]
-        result = (refs.sums[:, 0:rows] / jnp.where(total > 0, total, 1.0)).astype(refs.tiles_out.dtype)
+        result = refs.sums[:, 0:rows] / jnp.where(total > 0, total, 1.0)
+        v_scale = self.meaning.first("v")
+        if v_scale is not None:
+            result = jnp.stack([result[head] * refs.per_head[v_scale + head] for head in range(self.kv_heads)])
+        result = result.astype(refs.tiles_out.dtype)
         result = result.reshape(self.heads, tile, self.head_size) if tile > 1 else result.reshape(1, self.heads, -1)
         refs.tiles_out[place.tile_at, 0:tile] = jnp.swapaxes(result, 0, 1) if tile > 1 else result
         self.each_part(

@@ -26,7 +26,7 @@ SMEM_SLACK = 64 * 1024
 HEAD_SIZES = range(16, 257, 16)
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
 QUERIES = ("bfloat16", "float32")
-CACHES = ("bfloat16", "float32")
+CACHES = ("bfloat16", "float32", "float8_e4m3fn", "float8_e5m2", "int8")
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,23 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
 
 def ragged_paged_attention(
     query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
-    sinks: Any = None, alibi_slopes: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
-    target: Target | None = None,
+    sinks: Any = None, alibi_slopes: Any = None, k_scale: Any = None, v_scale: Any = None, *,
+    scale: float, sliding_window: int, soft_cap: float, target: Target | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Operands and results as in reference.py."""
     import jax.numpy as jnp
 
+    key, value = stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)
     kv_cache = write(key, value, kv_cache, slot_mapping, as_bits=target is None or target.family == "cpu")
+    dtype, kv_heads = query.dtype, kv_cache.shape[2] // 2
+    if k_scale is not None:  # (query * scale) . key, so that keys are multiplied as they are
+        query = query.astype(jnp.float32) * per_query_head(k_scale, query.shape[1], kv_heads)
+
+    def finished(output: Any) -> Any:
+        if v_scale is not None:
+            output = output * per_query_head(v_scale, query.shape[1], kv_heads)
+        return output.astype(dtype)
+
     ends, starts = query_start_loc[1:], query_start_loc[:-1]
     score = partial(_scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes)
     tokens = query.shape[0]
@@ -48,8 +58,29 @@ def ragged_paged_attention(
         position = jnp.where(alive, seq_lens[request] - ends[request] + at_token, -1)
         rows = query.astype(jnp.float32)[:, None]  # each row is a tile of one query
         output = _attend(rows, position[:, None], kv_cache, block_tables[request], score, sinks)[:, 0]
-        return output.astype(query.dtype), kv_cache
-    return _by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks), kv_cache
+        return finished(output), kv_cache
+    return finished(_by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks)), kv_cache
+
+
+def per_query_head(numbers: Any, heads: int, kv_heads: int) -> Any:
+    """Numbers [1] or [Hkv] as a column [Hq, 1]."""
+    import jax.numpy as jnp
+
+    return jnp.repeat(jnp.broadcast_to(numbers, (kv_heads,)), heads // kv_heads)[:, None]
+
+
+def stored(new: Any, scale: Any, dtype: Any) -> Any:
+    """Keys or values [T, Hkv, D] as the cache keeps them."""
+    import jax.numpy as jnp
+
+    if scale is not None:
+        new = new.astype(jnp.float32) / scale.reshape(-1, 1)
+    if jnp.dtype(dtype).itemsize == 1:
+        whole = jnp.issubdtype(dtype, jnp.integer)
+        limits = jnp.iinfo(dtype) if whole else jnp.finfo(dtype)
+        new = jnp.round(new.astype(jnp.float32)) if whole else new.astype(jnp.float32)
+        new = jnp.clip(new, float(limits.min), float(limits.max))
+    return new.astype(dtype)
 
 
 def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bool = True) -> Any:
@@ -58,7 +89,7 @@ def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bo
     import jax.numpy as jnp
 
     blocks, block_size, pairs, head_size = kv_cache.shape
-    new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size).astype(kv_cache.dtype)
+    new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size)
     dtype = kv_cache.dtype
     bits = BITS.get(dtype.name) if as_bits else None
     if bits is not None:
@@ -98,7 +129,7 @@ def _by_request(
         return jax.lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, output)
 
     output = jnp.zeros((tokens + tile, heads, head_size), jnp.float32)
-    return jax.lax.fori_loop(0, last, one_request, output)[:tokens].astype(query.dtype)
+    return jax.lax.fori_loop(0, last, one_request, output)[:tokens]
 
 
 def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any, sinks: Any) -> Any:

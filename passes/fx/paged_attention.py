@@ -81,7 +81,7 @@ class PagedAttention(Pass):
             both = call(
                 graph,
                 torch.ops.fxhlo.ragged_paged_attention.default,
-                (query, key, value, cache, *metadata, sinks, alibi_slopes),
+                (query, key, value, cache, *metadata, sinks, alibi_slopes, None, None),
                 attributes,
                 origin=node,
             )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fxhlo.kernels.paged_attention import KERNEL
 from fxhlo.kernels.paged_attention.reference import ragged_paged_attention as reference
-from fxhlo.kernels.spec import TensorSpec
+from fxhlo.kernels.spec import Operands, TensorSpec
 
 GARBAGE = float("nan")
 HERE = [one for one in KERNEL.implementations if one.target in ("cpu", "any")]
@@ -65,7 +65,7 @@ def batch(
 
 def run(implementation: object, inputs: dict[str, torch.Tensor], **attributes: object) -> tuple[np.ndarray, np.ndarray]:
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays.values())
+    specs = Operands.of(arrays, (TensorSpec(array.shape, array.dtype) for array in arrays.values()))
     reason = implementation.supports(specs, attributes)
     if reason is not None:
         pytest.skip(reason)
@@ -120,7 +120,7 @@ def test_bfloat16_and_a_decode_step(implementation: object) -> None:
         name: tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype is torch.bfloat16 else tensor.numpy()
         for name, tensor in low.items()
     }
-    specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays.values())
+    specs = Operands.of(arrays, (TensorSpec(array.shape, array.dtype) for array in arrays.values()))
     if implementation.supports(specs, {}) is not None:
         pytest.skip("not supported here")
     output, _ = jax.jit(lambda operands: implementation.lower(**operands, scale=0.125, sliding_window=0, soft_cap=0.0))(
