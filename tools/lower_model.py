@@ -39,6 +39,8 @@ Examples:
   lower-model MODEL --stop-after passes --print-after paged-attention
   lower-model MODEL --stop-after compile --explain --timing
   lower-model MODEL --json -o step.mlirbc
+  lower-model config.json --target tpu-v6e:2x2 --bucket tokens=64,requests=64,num_blocks=4096 --stop-after compile
+  lower-model config.json --target tpu-v6e:2x2 --html report.html        (libtpu compiles; no TPU is needed)
   lower-model exported.pt2 --bucket x.0=4        (a .pt2 has no names: argument.dimension)
 """
 
@@ -106,6 +108,13 @@ def lower(
     as_json: Annotated[
         bool, typer.Option("--json", help="print facts about the result as JSON instead of the result")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="compile for the target and report as one page: does it fit, where the time goes, what became kernels",
+        ),
+    ] = None,
 ) -> None:
     from .lower_stages import Request, lower_model, parse_bucket
 
@@ -123,6 +132,7 @@ def lower(
             explain,
             timing,
             as_json,
+            html,
         )
     )
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import FxhloError
+from ..runtime.errors import FxhloError, OutOfMemoryError
 from ..runtime.targets import Target
 from . import console
 from .models import Model, opened
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..passes.base import Pass
     from ..passes.hlo.legalize import Legalized
     from ..passes.program import Program
-    from ..runtime.pjrt import Loaded
+    from ..runtime.pjrt import Compiled
+    from .report.report import StepReport
 
 SPLIT = "// -----"  # MLIR's own mark between modules of one file
 
@@ -43,6 +44,7 @@ class Request:
     explain: bool = False
     timing: bool = False
     as_json: bool = False
+    html: Path | None = None
 
 
 @dataclass
@@ -52,7 +54,9 @@ class Made:
     module: HloModule
     facts: dict[str, Any]
     legalized: Legalized | None = None
-    loaded: Loaded | None = None
+    compiled: Compiled | None = None
+    too_large: OutOfMemoryError | None = None
+    report: StepReport | None = None
 
 
 @dataclass
@@ -85,6 +89,8 @@ def parse_bucket(word: str) -> dict[str, int]:
 def lower_model(request: Request) -> None:
     """Runs the stages and shows what was asked for. Raises FxhloError."""
     target = Target.parse(request.target)
+    if request.html or (target.family == "tpu" and request.stop_after == "hlo" and is_folder(request.output)):
+        request = replace(request, stop_after="compile")  # a TPU's executable belongs into its bundle
     check_output(request)
     with opened(request.model) as model:
         report = Report(model.name, str(target))
@@ -107,8 +113,9 @@ def lower_model(request: Request) -> None:
                     legalize_one(one, report)
             if request.stop_after == "compile":
                 for one in made:
-                    compile_one(one, target, report)
+                    compile_one(one, target, report, needed=is_folder(request.output))
             write_modules(made, request, report)
+            show_reports(made, request, report)
         elif request.output is not None:
             request.output.write_text(result)
             report.written.append(str(request.output))
@@ -224,15 +231,33 @@ def legalize_one(one: Made, report: Report) -> None:
     ]
 
 
-def compile_one(one: Made, target: Target, report: Report) -> None:
-    """The executable; weights are not needed for it."""
+def compile_one(one: Made, target: Target, report: Report, *, needed: bool = False) -> None:
+    """The executable, and a report where the target's rates are known; weights are not needed for it.
+
+    What does not fit is reported as well, unless the executable is `needed`.
+    """
     from ..runtime import pjrt
+    from .report.report import memory, step_report
 
     assert one.legalized is not None
+    name = label(one.module.bindings)
     with console.stage("compile", report.stages) as came_out:
-        one.loaded = pjrt.build(one.legalized.bytecode, target, custom_calls=one.legalized.custom_calls)
-        came_out(label(one.module.bindings))
-    one.facts["memory"] = asdict(one.loaded.memory)
+        fits = target.memory is None or memory(one.module, target, None).fits
+        try:
+            if fits or needed:
+                one.compiled = pjrt.build(one.legalized.bytecode, target, custom_calls=one.legalized.custom_calls)
+            came_out(name if fits else f"{name}: its arguments alone do not fit")
+        except OutOfMemoryError as problem:
+            if needed or problem.memory != "HBM":
+                raise
+            came_out(f"{name}: it does not fit")
+            one.too_large = problem
+    if one.compiled is not None:
+        one.facts["memory"] = asdict(one.compiled.memory)
+    if target.bandwidth is not None:
+        with console.stage("report", report.stages):
+            one.report = step_report(name, one.module, one.legalized, target, one.compiled, one.too_large)
+        one.facts["report"] = one.report.to_json()
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------------
@@ -268,7 +293,7 @@ def write_bundle(folder: Path, made: list[Made]) -> None:
                 name,
                 module.target,
                 module=legalized.bytecode,
-                executable=one.loaded,
+                executable=one.compiled,
                 custom_calls=legalized.custom_calls,
             )
         weights = {name: array for one in made for name, array in one.module.arrays().items()}
@@ -284,6 +309,12 @@ def is_folder(output: Path | None) -> bool:
 def check_output(request: Request) -> None:
     """What is wrong with -o, before anything slow begins."""
     output = request.output
+    if request.html is not None and not request.html.parent.exists():
+        raise FxhloError(
+            "the folder for the page is not there",
+            where=request.html.parent,
+            next_step=f"mkdir -p {request.html.parent}",
+        )
     if output is None:
         return
     if len(request.buckets) > 1 and output.suffix == ".mlirbc":
@@ -333,8 +364,28 @@ def show(request: Request, report: Report) -> None:
         show_times(report)
     if request.stop_after == "compile" and not request.as_json:
         for module in report.modules:
+            if "report" in module:
+                continue  # it has the same and more
             megabytes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in module["memory"].items())
             console.say(f"{label(module['bindings']) or 'compiled'}: {megabytes}")
+
+
+def show_reports(made: list[Made], request: Request, report: Report) -> None:
+    """The reports as tables on stdout, or as a page with --html."""
+    from .report.page import page
+    from .report.show import text
+
+    reports = [one.report for one in made if one.report is not None]
+    if request.html is not None:
+        if not reports:
+            raise FxhloError(
+                f"there is no report for {request.target}: its rates are not known", next_step="--target tpu-v6e"
+            )
+        request.html.write_text(page(reports, report.model), encoding="utf-8")
+        report.written.append(str(request.html))
+    elif not request.as_json:
+        for one in reports:
+            console.put(text(one))
 
 
 def show_decisions(report: Report) -> None:

@@ -75,7 +75,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one instruction costs. bytes: to and from HBM. cycles: the compiler's estimate, 0 where it has none."""
+    """What one op costs. bytes: to and from HBM. cycles: the compiler's estimate, 0 where it has none.
+
+    operands: the types of a composite's operands, as legalization's decisions name them.
+    """
 
     path: str
     kind: str
@@ -83,6 +86,7 @@ class Cost:
     bytes: float = 0.0
     cycles: int = 0
     dtype: str = "bfloat16"
+    operands: str = ""
 
 
 @dataclass

@@ -69,7 +69,8 @@ def _composite(op: ir.Operation, functions: Mapping[str, Any], read: int) -> Cos
     name = ir.StringAttr(op.attributes["name"]).value
     operands, attributes = composite_operands(op)
     flops, size, dtype = _work(name, operands, attributes, op, functions)
-    return Cost(path_of(op), name, flops, read if size is None else size, dtype=dtype)
+    types = ", ".join(str(operand.type) for operand in op.operands)
+    return Cost(path_of(op), name, flops, read if size is None else size, dtype=dtype, operands=types)
 
 
 def _work(

@@ -1,0 +1,220 @@
+"""The report of one compiled step: whether it fits, where the time goes, what became of the composites.
+
+Comes in: a portable module with its signature, what legalization decided, and what the compiler made of it (nothing
+where it did not fit). Goes out: a `StepReport`, plain numbers only, for show.py, page.py and --json.
+Guaranteed: no weight is looked at; bytes and flops come from the modules, rates from the target.
+
+Bounds are times: max(flops / peak, bytes / bandwidth) of each op, summed. `roofline` sums what the model must do at least
+(ideal.py); `bound` sums what the compiled program does (hlo.py), where a Pallas kernel counts with its composite's roofline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from ...kernels.catalog import kernels
+from ...runtime.targets import Target
+from .hlo import Cost, Program
+from .ideal import folded, ideal
+
+if TYPE_CHECKING:
+    from ...lowering.module import HloModule
+    from ...passes.hlo.legalize import Decision, Legalized
+    from ...runtime.errors import OutOfMemoryError
+    from ...runtime.pjrt import Compiled
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Bytes on one device. temporaries and program: None where the compiler was not asked or did not get so far."""
+
+    weights: int
+    caches: int
+    inputs: int
+    temporaries: int | None
+    program: int | None
+    needed: int
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.available
+
+    @property
+    def devices(self) -> int:
+        """How many devices have that much memory together."""
+        return ceil(self.needed / self.available)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: module path or op kind. Seconds; None where there is no compiled program."""
+
+    name: str
+    count: int
+    flops: float
+    bytes: float
+    roofline: float
+    bound: float | None
+    cycles: int | None
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sums over the step. `outside`: without what Pallas kernels do, the part that the compiler is responsible for."""
+
+    flops: float
+    bytes: float
+    roofline: float
+    bound: float | None = None
+    outside_roofline: float | None = None
+    outside_bound: float | None = None
+    compiled_flops: float | None = None
+    compiled_bytes: float | None = None
+    cycles: int | None = None
+    unknown_loops: int | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    name: str
+    target: str
+    fit: Fit
+    total: Total
+    paths: tuple[Row, ...]
+    kinds: tuple[Row, ...]
+    composites: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        made = asdict(self)
+        made["fit"] |= {"fits": self.fit.fits, "devices": self.fit.devices}
+        return made
+
+
+def step_report(
+    name: str,
+    module: HloModule,
+    legalized: Legalized,
+    target: Target,
+    compiled: Compiled | None,
+    too_large: OutOfMemoryError | None = None,
+) -> StepReport:
+    """compiled: None where it does not fit; too_large then says what the compiler counted, where it was asked."""
+    fit = memory(module, target, compiled, too_large)
+    least = ideal(module.module, module.signature)
+    program = Program.parse(compiled.text) if compiled is not None else None
+    opaque = _opaque(legalized.decisions, target)
+    made = _with_kernels(program, least, opaque) if program else None
+    return StepReport(
+        name,
+        str(target),
+        fit,
+        _total(least, program, made, opaque, target),
+        _rows(least, made, target, lambda cost: folded(cost).path or "(the step itself)"),
+        _rows(least if made is None else [], made, target, lambda cost: cost.kind),
+        tuple(_composite(decision) for decision in legalized.decisions),
+    )
+
+
+def memory(
+    module: HloModule, target: Target, compiled: Compiled | None, too_large: OutOfMemoryError | None = None
+) -> Fit:
+    """What the step takes of the device's memory: as the compiler counts, or at least its arguments."""
+    sizes = {"weight": 0, "buffer": 0, "constant": 0, "input": 0, "state": 0}
+    for argument in module.signature.arguments:
+        sizes[argument.kind] += argument.nbytes
+    weights = sizes["weight"] + sizes["buffer"] + sizes["constant"]
+    needed = weights + sizes["state"] + sizes["input"]
+    temporaries = program = None
+    if compiled is not None:
+        stats = compiled.memory
+        temporaries, program = stats.temporaries, stats.code
+        needed = stats.arguments + stats.outputs - stats.aliased + temporaries + program
+    elif too_large is not None:
+        needed = max(needed, too_large.needed)
+        temporaries = needed - weights - sizes["state"] - sizes["input"]
+    return Fit(weights, sizes["state"], sizes["input"], temporaries, program, needed, target.memory or 0)
+
+
+def bound(cost: Cost, target: Target) -> float:
+    """Seconds that it takes at least: at the target's bandwidth, or at its peak rate."""
+    rate = target.flops(cost.dtype) or target.flops("bfloat16") or 0.0
+    return max(cost.bytes / target.bandwidth if target.bandwidth else 0.0, cost.flops / rate if rate else 0.0)
+
+
+def _opaque(decisions: Iterable[Decision], target: Target) -> set[tuple[str, str]]:
+    """(composite, operand types) that became a kernel of the target's own, whose inside the compiler's text does not show."""
+    found = set()
+    for decision in decisions:
+        kernel = kernels().get(decision.kernel)
+        for one in kernel.implementations if kernel else ():
+            if one.name == decision.implementation and one.target == target.family:
+                found.add((decision.kernel, decision.operands))
+    return found
+
+
+def _with_kernels(program: Program, least: Sequence[Cost], opaque: set[tuple[str, str]]) -> list[Cost]:
+    """The compiled program's costs, its kernels' replaced by what their composites must do."""
+    kept = [cost for cost in program.costs if cost.kind != "kernel"]
+    return kept + [cost for cost in least if (cost.kind, cost.operands) in opaque]
+
+
+def _total(
+    least: Sequence[Cost],
+    program: Program | None,
+    made: Sequence[Cost] | None,
+    opaque: set[tuple[str, str]],
+    target: Target,
+) -> Total:
+    sums = (sum(cost.flops for cost in least), sum(cost.bytes for cost in least))
+    roofline = sum(bound(cost, target) for cost in least)
+    if program is None or made is None:
+        return Total(*sums, roofline)
+    inside = sum(bound(cost, target) for cost in least if (cost.kind, cost.operands) in opaque)
+    whole = sum(bound(cost, target) for cost in made)
+    return Total(
+        *sums,
+        roofline,
+        whole,
+        roofline - inside,
+        whole - inside,
+        sum(cost.flops for cost in made),
+        sum(cost.bytes for cost in made),
+        sum(cost.cycles for cost in made),
+        program.loops,
+    )
+
+
+def _rows(least: Sequence[Cost], made: Sequence[Cost] | None, target: Target, key: Any) -> tuple[Row, ...]:
+    """A row per key, the longest first."""
+    names = dict.fromkeys(key(cost) for cost in [*least, *(made or ())])
+    rows = []
+    for name in names:
+        mine = [cost for cost in least if key(cost) == name]
+        theirs = None if made is None else [cost for cost in made if key(cost) == name]
+        shown = mine if theirs is None else theirs
+        rows.append(
+            Row(
+                name,
+                len(shown),
+                sum(cost.flops for cost in shown),
+                sum(cost.bytes for cost in shown),
+                sum(bound(cost, target) for cost in mine),
+                None if theirs is None else sum(bound(cost, target) for cost in theirs),
+                None if theirs is None else sum(cost.cycles for cost in theirs),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: -max(row.roofline, row.bound or 0.0)))
+
+
+def _composite(decision: Decision) -> dict[str, Any]:
+    return {
+        "kernel": decision.kernel,
+        "became": decision.implementation or "its reference",
+        "count": decision.count,
+        "reasons": list(decision.reasons),
+        "operands": decision.operands,
+    }
