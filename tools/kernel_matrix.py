@@ -1,0 +1,276 @@
+"""The matrix of kernels: for each case and target the implementation that legalization takes, whether the compiler takes it,
+and whether its numbers are the reference's. `python -P -m fxhlo.tools.kernel_matrix` writes docs/kernels.json.
+
+Comes in: `Kernel.cases`, the targets. Goes out: one `Outcome` per kernel, case and target, in a fixed order.
+Guaranteed: a case goes the whole way, torch op, composite, legalization, compiler; a compiler that aborts its process is an
+outcome too, since each group of cases runs in a process of its own; what is not checked says so.
+
+Numbers are checked where a case makes values: on a device of the target where one is here, else once per implementation,
+Pallas kernels in Pallas' interpreter. `make conformance` runs all of it; a test compares the choices alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..kernels.catalog import kernels
+from ..kernels.spec import Case, Implementation, Kernel, Operands
+from ..runtime.errors import FxhloError
+from ..runtime.targets import KNOWN, Target
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "docs" / "kernels.json"
+TARGETS = tuple(name for name in KNOWN if name.startswith("tpu-"))
+CHECKED_ON = "tpu-v6e"
+"""The target for which a kernel's numbers are checked in the interpreter: tile sizes differ little between generations."""
+FAST = {"exec_time_optimization_effort": -1.0}
+SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """compiled, checked: "yes", "no: ...", or "not run". difference: of the numbers, as a part of the largest magnitude."""
+
+    kernel: str
+    version: int
+    case: str
+    dtype: str
+    target: str
+    implementation: str
+    reasons: tuple[str, ...] = ()
+    compiled: str = "not run"
+    checked: str = "not run"
+    difference: float | None = None
+
+
+def choice(kernel: Kernel, case: Case, target: Target) -> tuple[Implementation | None, tuple[str, ...]]:
+    """The implementation that legalization takes (None: the reference), and why not those before it."""
+    operands, reasons = Operands.of(case.operands, case.operands.values()), []
+    for implementation in kernel.implementations:
+        if implementation.target not in (target.family, "any"):
+            continue
+        refusal = implementation.refusal(operands, case.attributes, target)
+        if refusal is None:
+            return implementation, tuple(reasons)
+        reasons.append(f"{implementation.name}: {refusal}")
+    return None, tuple(reasons) or (f"no implementation for {target.family}",)
+
+
+def chosen(kernel: Kernel, case: Case, target: Target) -> Outcome:
+    """The outcome as far as it is known before anything compiles."""
+    implementation, reasons = choice(kernel, case, target)
+    dtypes = dict.fromkeys(spec.dtype.name for spec in case.operands.values() if spec.dtype.kind not in "iub")
+    narrow = [spec.dtype.name for name, spec in case.operands.items() if name == "kv_cache" or "weight" in name]
+    dtype = "/".join(dict.fromkeys([next(iter(dtypes), "int32"), *narrow]))
+    name = implementation.name if implementation else "reference"
+    return Outcome(kernel.name, kernel.version, case.name, dtype, str(target), name, reasons)
+
+
+def module_of(kernel: Kernel, case: Case) -> bytes:
+    """The portable module of one call: `torch.ops.fxhlo.<kernel>` over the case's operands, captured and emitted."""
+    import torch
+
+    from ..lowering.capture import Input, capture_callable
+    from ..lowering.emit import emit
+    from ..lowering.types import FROM_NUMPY
+    from ..passes import mlir
+
+    op = getattr(torch.ops.fxhlo, kernel.name)
+    schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
+    absent = {argument.name: None for argument in schema.arguments if argument.name not in case.operands}
+    names = tuple(case.operands)
+
+    def call(*tensors: torch.Tensor) -> Any:
+        return op(**{**absent, **dict(zip(names, tensors, strict=True)), **case.attributes})
+
+    inputs = [Input(name, spec.shape, FROM_NUMPY[spec.dtype]) for name, spec in case.operands.items()]
+    results = [f"result_{place}" for place in range(len(schema.returns))]
+    program = capture_callable(call, torch.nn.Module(), inputs, {}, results=results, name=kernel.name)
+    return mlir.bytecode(emit(program, {}).module)
+
+
+def compiled(kernel: Kernel, case: Case, target: Target) -> Any:
+    """The case's module, legalized and compiled for `target`. Raises FxhloError."""
+    from ..passes.hlo.legalize import legalize
+    from ..runtime import pjrt
+
+    legalized = legalize(module_of(kernel, case), target)
+    options = FAST if target.family == "tpu" else None
+    return pjrt.build(legalized.bytecode, target, options=options, custom_calls=legalized.custom_calls)
+
+
+def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> float:
+    """Of the results from the reference's: the largest, as a part of its largest magnitude; infinite where integers differ."""
+    from ..lowering.module import as_numpy
+
+    given = {name: None for name in _schema_names(kernel)} | {name: _tensor(array) for name, array in arrays.items()}
+    wanted = kernel.reference(**given, **case.attributes)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    return max(_apart(np.asarray(mine), as_numpy(one)) for mine, one in zip(results, wanted, strict=True))
+
+
+def _schema_names(kernel: Kernel) -> list[str]:
+    import torch
+
+    arguments = torch._C.parse_schema(f"fxhlo::{kernel.schema}").arguments
+    return [argument.name for argument in arguments if "Tensor" in str(argument.type)]
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    from ..lowering.types import FROM_NUMPY
+
+    flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy())
+    return flat.view(FROM_NUMPY[array.dtype]).reshape(array.shape)
+
+
+def _apart(mine: np.ndarray, wanted: np.ndarray) -> float:
+    if mine.shape != wanted.shape or mine.dtype != wanted.dtype:
+        return float("inf")
+    if wanted.dtype.kind in "iub":
+        return 0.0 if np.array_equal(mine, wanted) else float("inf")
+    one, other = mine.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(other)
+    if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(other[finite]).max(initial=0.0)) or 1.0
+    return float(np.abs(one[finite] - other[finite]).max(initial=0.0)) / scale
+
+
+def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str, np.ndarray], target: Target) -> Any:
+    """The implementation's results on the CPU, its Pallas calls in Pallas' interpreter."""
+    import jax
+    from jax.experimental.pallas import tpu as pltpu
+
+    from ..runtime import pjrt
+
+    pjrt.settle()
+    lower = implementation.bound(target)
+    with pltpu.force_tpu_interpret_mode(True):
+        results = jax.jit(lambda given: lower(**given, **case.attributes))(dict(arrays))
+    return results if isinstance(results, tuple | list) else (results,)
+
+
+def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: Any) -> Outcome:
+    """The outcome with its numbers checked, where the case makes values and there is something to run them on."""
+    from ..runtime import pjrt
+
+    target = Target.parse(outcome.target)
+    implementation, _ = choice(kernel, case, target)
+    if case.values is None:
+        return outcome
+    arrays = case.values(np.random.default_rng(0))
+    if isinstance(executable, pjrt.Loaded):
+        buffers = [executable.device.put(np.ascontiguousarray(arrays[name])) for name in case.operands]
+        results = [pjrt.get(buffer) for buffer in executable.execute(buffers)]
+    elif implementation is not None and outcome.target == CHECKED_ON:
+        results = [np.asarray(one) for one in interpreted(implementation, case, arrays, target)]
+    else:
+        return outcome
+    apart = difference(kernel, case, results, arrays)
+    right = "yes" if apart <= case.tolerance else f"no: {apart:.2g} apart, {case.tolerance:g} is allowed"
+    return replace(outcome, checked=right, difference=apart)
+
+
+def run_case(kernel: Kernel, case: Case, target: Target) -> Outcome:
+    """All that can be known of one case on one target."""
+    outcome, executable = chosen(kernel, case, target), None
+    try:
+        executable = compiled(kernel, case, target)
+        outcome = replace(outcome, compiled="yes")
+    except FxhloError as problem:
+        outcome = replace(outcome, compiled=f"no: {problem.message.splitlines()[0][:300]}")
+    return checked(kernel, case, outcome, executable)
+
+
+# -- one process per kernel and target -----------------------------------------------------------------------------
+
+
+def run_group(name: str, target: str, say: Callable[[str], None]) -> Iterator[Outcome]:
+    """The outcomes of one kernel on one target; the worker starts again behind a case that ended its process."""
+    kernel = kernels()[f"fxhlo.{name}"]
+    cases = kernel.cases()
+    first = 0
+    while first < len(cases):
+        command = [sys.executable, "-P", "-m", "fxhlo.tools.kernel_matrix", "--worker", name, target, str(first)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            lines, ended = done.stdout.splitlines(), f"the process ended with {done.returncode}: {_last(done.stderr)}"
+        except subprocess.TimeoutExpired as late:
+            lines, ended = (late.stdout or b"").decode().splitlines(), f"no answer within {SECONDS} s"
+        for line in lines:
+            if line.startswith("{"):
+                found = json.loads(line)
+                yield Outcome(**{**found, "reasons": tuple(found["reasons"])})
+                first += 1
+        if first < len(cases) and not (len(lines) and lines[-1] == "done"):
+            yield replace(chosen(kernel, cases[first], Target.parse(target)), compiled=f"no: {ended}")
+            first += 1
+        say(f"{name} on {target}: {first} of {len(cases)}")
+
+
+def _last(text: str) -> str:
+    return next((line.strip()[:200] for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def worker(name: str, target: str, first: int) -> None:
+    """Prints an outcome per case as JSON lines; runs in the process that `run_group` starts."""
+    from ..kernels.catalog import register_torch_ops
+
+    register_torch_ops()
+    kernel = kernels()[f"fxhlo.{name}"]
+    for case in kernel.cases()[first:]:
+        print(json.dumps(asdict(run_case(kernel, case, Target.parse(target)))), flush=True)
+    print("done", flush=True)
+
+
+def matrix(
+    targets: Sequence[str] = TARGETS, names: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
+) -> list[Outcome]:
+    """The outcomes of all kernels that have cases (or those of `names`), on all targets."""
+    found = []
+    for kernel in kernels().values():
+        if kernel.cases() and (not names or kernel.name in names):
+            for target in targets:
+                found += run_group(kernel.name, target, say)
+    return found
+
+
+def write(outcomes: Sequence[Outcome], path: Path = RECORD) -> None:
+    """docs/kernels.json: one line per outcome, the figures rounded so that they are the same on every machine."""
+    lines = []
+    for one in outcomes:
+        shown = None if one.difference is None or not np.isfinite(one.difference) else float(f"{one.difference:.1g}")
+        lines.append(json.dumps(asdict(replace(one, difference=shown))))
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read(path: Path = RECORD) -> list[Outcome]:
+    """What the last run found."""
+    return [Outcome(**{**one, "reasons": tuple(one["reasons"])}) for one in json.loads(path.read_text())]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        return
+    outcomes = matrix(names=sys.argv[1:], say=lambda line: print(line, file=sys.stderr, flush=True))
+    if sys.argv[1:]:  # some kernels: the others stay as they are
+        kept = [one for one in read() if one.kernel not in sys.argv[1:]] if RECORD.exists() else []
+        order = [kernel.name for kernel in kernels().values()]
+        outcomes = sorted(kept + outcomes, key=lambda one: order.index(one.kernel))
+    write(outcomes)
+    print(RECORD)
+
+
+if __name__ == "__main__":
+    main()
