@@ -75,7 +75,6 @@ __all__ = [
     "set_default_torch_dtype",
     "set_random_seed",
     "start_one_process",
-    "without_accelerator",
 ]
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -152,22 +151,6 @@ def _problem(hook: str, names: tuple[str, ...]) -> str | None:
         return f"lacks {', '.join(missing)}"
     if [name for name in have if name in names] != list(names) and not dataclasses.is_dataclass(found):
         return f"has another order: {', '.join(have)}"
-    return None
-
-
-def without_accelerator() -> None:
-    """Makes `torch.accelerator.empty_cache` and `synchronize` do nothing where torch has no accelerator.
-
-    vLLM's loader, and its clean-up after the engine, call them on every platform but its own CPU one, whose runner
-    replaces them in the same way; on a CPU build of torch they raise.
-    """
-    if torch.accelerator.is_available():
-        return
-    for name in ("empty_cache", "empty_host_cache", "synchronize"):
-        setattr(torch.accelerator, name, _nothing)
-
-
-def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 

@@ -17,6 +17,7 @@ from ...kernels.catalog import register_torch_ops
 from ..errors import FxhloError
 from . import compat
 from .folder import ModelError
+from .host import without_accelerator
 
 BUILT = "fxhlo_built"
 """Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
@@ -24,7 +25,7 @@ BUILT = "fxhlo_built"
 
 def build_model(vllm_config: compat.VllmConfig, *, weights: bool) -> nn.Module:
     """The model of the config, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError."""
-    compat.without_accelerator()
+    without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
     with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):

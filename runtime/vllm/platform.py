@@ -15,6 +15,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ..errors import UnsupportedError
 from .folder import check_folder
+from .host import without_accelerator
 from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Refuses what is not supported and settles the rest. Raises UnsupportedError."""
+        without_accelerator()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)

@@ -84,8 +84,7 @@ class Steps:
 
     def __init__(self, config: VllmConfig, build: Callable[[], torch.nn.Module], model: torch.nn.Module) -> None:
         self.config = config
-        self.options = StepOptions.of(config)
-        self.buckets = buckets(self.options.max_tokens, self.options.max_requests)
+        self.read_options()
         self.target = Target.parse("cpu")
         self._build = build
         self._model = model
@@ -100,6 +99,11 @@ class Steps:
         return cls(config, build, model)
 
     # -- before serving --------------------------------------------------------------------------------------------
+
+    def read_options(self) -> None:
+        """Takes the sizes from the config; once more where vLLM changes it before the programs are made."""
+        self.options = StepOptions.of(self.config)
+        self.buckets = buckets(self.options.max_tokens, self.options.max_requests)
 
     def allocate(self, num_blocks: int) -> None:
         """Fixes the number of KV blocks; the caches themselves are made when the programs are there."""

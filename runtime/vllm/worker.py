@@ -7,6 +7,7 @@ is one error that says what to do.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from .. import native, seal
 from ..errors import FxhloError, UnsupportedError
 from . import compat, front
+from .host import without_accelerator
 from .model import build_model
 from .runner import Runner
 from .steps import Steps
@@ -58,7 +60,10 @@ class FxhloWorker(compat.WorkerBase):
         seal.reopen()  # an engine that this process had before may have closed it
         native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
         self.device = torch.device("cpu")
-        compat.without_accelerator()
+        without_accelerator()
+        if multiprocessing.parent_process() is not None:
+            # A forked process has torch's pool of threads by name only, and would wait for them; capture needs none.
+            torch.set_num_threads(1)
         compat.start_one_process(self.vllm_config)
         compat.set_random_seed(self.model_config.seed)
 
@@ -103,6 +108,8 @@ class FxhloWorker(compat.WorkerBase):
             block = sum(spec.page_size_bytes for spec in self.get_kv_cache_spec().values())
             longest = -(-self.model_config.max_model_len // self.cache_config.block_size) * block
             asked = self.cache_config.kv_cache_memory_bytes
+            if self.model_config.original_max_model_len == -1:
+                longest = 0  # vLLM makes the model's length fit
             wanted = max(DEFAULT_KV_BYTES, longest) if asked is None else asked
             if self.cache_config.num_gpu_blocks_override is not None:
                 return max(wanted, self.cache_config.num_gpu_blocks_override * block)
@@ -122,10 +129,10 @@ class FxhloWorker(compat.WorkerBase):
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
 
     def update_max_model_len(self, max_model_len: int) -> None:
-        raise UnsupportedError(
-            f"fxhlo does not fit the model's length to the memory: {max_model_len} tokens would fit",
-            next_step=f"start with --max-model-len {max_model_len} or less",
-        )
+        """With --max-model-len auto, vLLM has found the length that fits into the cache; programs are made afterwards."""
+        assert self.steps is not None
+        self.model_config.max_model_len = max_model_len
+        self.steps.read_options()
 
     # -- serving ---------------------------------------------------------------------------------------------------
 

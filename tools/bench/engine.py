@@ -19,6 +19,10 @@ from typing import Any
 from ...runtime.errors import FxhloError
 
 
+HIDDEN = 'import sys\n\nsys.modules["libtpu"] = None\n'
+"""`sitecustomize` of the peer's processes: vLLM's built-in platform for TPUs claims every process that can import libtpu."""
+
+
 class BenchError(FxhloError):
     """A measurement that could not be made."""
 
@@ -35,6 +39,11 @@ class Engine:
         if cache is not None:
             environment |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+        self._hidden = tempfile.TemporaryDirectory(prefix="fxhlo-bench-peer-")
+        if not fxhlo:
+            (Path(self._hidden.name) / "sitecustomize.py").write_text(HIDDEN)
+            path = [self._hidden.name, *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(path)
         self._log = tempfile.TemporaryFile()
         self.started = perf_counter()
         self._process = subprocess.Popen(
@@ -55,6 +64,7 @@ class Engine:
             self._process.kill()
             self._process.wait()
         self._log.close()
+        self._hidden.cleanup()
 
     def first_token(self) -> float:
         """Seconds from the start of the process to the first token of its first answer."""
