@@ -11,6 +11,7 @@ from ..passes import mlir
 from ..passes.hlo.legalize import Legalized, legalize
 from ..runtime import pjrt
 from ..runtime.bundle import Bundle
+from ..runtime.pjrt import Options
 
 if TYPE_CHECKING:
     from ..runtime.writer import BundleWriter
@@ -33,8 +34,9 @@ def save_compiled(
     modules: Iterable[tuple[str, HloModule]],
     pool: Executor,
     done: Callable[[str, Legalized], None],
+    options: Options | None = None,
 ) -> None:
-    """Writes a bundle without weights whose entries are compiled for their target.
+    """Writes a bundle without weights whose entries are compiled for their target. options: of the compiler.
 
     modules: may be a generator: one module is emitted while others compile in `pool`. done: called after each.
     """
@@ -47,13 +49,24 @@ def save_compiled(
                     name,
                     module,
                     legalized,
-                    pool.submit(pjrt.compile, legalized.bytecode, module.target, custom_calls=legalized.custom_calls),
+                    pool.submit(
+                        pjrt.compile,
+                        legalized.bytecode,
+                        module.target,
+                        options=options,
+                        custom_calls=legalized.custom_calls,
+                    ),
                 )
             )
         for name, module, legalized, future in compiling:
             loaded = future.result()
             writer.add_target(
-                name, module.target, module=legalized.bytecode, executable=loaded, custom_calls=legalized.custom_calls
+                name,
+                module.target,
+                module=legalized.bytecode,
+                executable=loaded,
+                custom_calls=legalized.custom_calls,
+                options=options,
             )
             done(name, legalized)
 

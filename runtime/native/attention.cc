@@ -22,6 +22,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr int kTileQueries = 64;                // query tokens x heads that share packed keys
+constexpr int64_t kSharesPerThread = 8;         // of a decode step: to balance threads that the system interrupts
 constexpr int64_t kSerialBytes = 64 << 10;      // so little cache is read faster than a thread wakes up
 
 struct Shape {
@@ -88,6 +89,16 @@ void prefetch_keys(const T* const* keys, int64_t head_size) {
   }
 }
 
+template <typename T>
+void prefetch_first(const Problem<T>& p, const Item& item) {
+  const int64_t position = p.first_position(item.request) + item.row, last = position + item.rows;
+  const int64_t first = p.first_key(position), block = first / kKeys * kKeys;
+  if (block >= last) return;
+  const T* keys[kKeys];
+  find_keys(p, item, block, first, last, keys);
+  prefetch_keys(keys, p.shape.head_size);
+}
+
 // One tile of queries of one KV head, from its first key to its last.
 template <typename T>
 class Tile {
@@ -100,7 +111,8 @@ class Tile {
         head_size_(static_cast<int>(p.shape.head_size)), words_((head_size_ + kPer - 1) / kPer),
         padded_((head_size_ + kLanes - 1) / kLanes * kLanes), position_(p.first_position(item.request) + item.row) {}
 
-  void run() {
+  // next: what this thread does afterwards, or null; its first keys are fetched while the last ones here are worked on.
+  void run(const Item* next) {
     start();
     const int64_t first = p_.first_key(position_), last = position_ + item_.rows;  // keys that any row sees
     const T* keys[2][kKeys];
@@ -110,6 +122,8 @@ class Tile {
       if (block + kKeys < last) {
         find_keys(p_, item_, block + kKeys, first, last, keys[turn ^ 1]);
         prefetch_keys(keys[turn ^ 1], head_size_);
+      } else if (next != nullptr) {
+        prefetch_first(p_, *next);
       }
       attend(block, keys[turn]);
     }
@@ -231,16 +245,18 @@ void attend(ffi::ThreadPool& pool, const Problem<T>& p) {
   const std::vector<Item> items = plan(p);
   int64_t cost = 0;
   for (const Item& item : items) cost += item.cost;
-  const auto one = [&](int64_t index) {
-    thread_local Scratch scratch;
-    Tile<T>(p, items[index], scratch).run();
-  };
   const int64_t count = static_cast<int64_t>(items.size());
-  if (cost * p.shape.head_size * static_cast<int64_t>(sizeof(T)) < kSerialBytes) {
-    for (int64_t index = 0; index < count; ++index) one(index);
-  } else {
-    parallel_for(pool, count, one);
-  }
+  const bool serial = cost * p.shape.head_size * static_cast<int64_t>(sizeof(T)) < kSerialBytes;
+  const int64_t shares = serial ? 1 : std::min<int64_t>(count, pool.num_threads() * kSharesPerThread);
+  // Items that one thread does in a row know of each other; where they are uneven each is taken on its own.
+  const int64_t runs = p.shape.tokens > p.shape.requests && !serial ? count : shares;
+  parallel_for(pool, runs, [&](int64_t run) {
+    thread_local Scratch scratch;
+    const int64_t end = count * (run + 1) / runs;
+    for (int64_t index = count * run / runs; index < end; ++index) {
+      Tile<T>(p, items[index], scratch).run(index + 1 < end ? &items[index + 1] : nullptr);
+    }
+  });
 }
 
 template <typename T>

@@ -26,6 +26,8 @@ if (Path.cwd() / "kernels" / "spec.py").is_file():
     # our folder `kernels` for the package of that name, which transformers probes for.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
 
+without_accelerator()  # vLLM has chosen this platform, and may clean up in a process that never had an engine
+
 STEP_TOKENS = 1024
 """Tokens of a step where nobody asked for another number: longer ones gain nothing, and each size is a program to compile."""
 STEP_REQUESTS = 64
@@ -68,7 +70,6 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Refuses what is not supported and settles the rest. Raises UnsupportedError."""
-        without_accelerator()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)

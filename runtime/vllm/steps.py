@@ -35,8 +35,12 @@ NEUTRAL = {"allowed_mask": -1, "bias_ids": -1, "bias_values": 0, "seen_ids": -1,
 """Inputs that only some sampling parameters use, and what fills them where none does: that one stays on the device."""
 RESULTS = 4
 """tokens and the three parts of the log-probabilities; the states follow."""
-SMALLEST = 8
+SMALLEST = 4
+"""Rows of the smallest program; the native products take up to six rows in one go over a weight."""
 COMPILE_THREADS = 2
+OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Of XLA: its library for fused sums takes them from a certain number of rows on, in another order. A request must get the
+same bits in every program."""
 
 
 @dataclass(frozen=True, order=True)
@@ -141,6 +145,7 @@ class Steps:
             "buckets": [str(bucket) for bucket in self.buckets],
             "num_blocks": self.num_blocks,
             "target": str(self.target),
+            "compiler": OPTIONS,
             "native": native.identity(),
             "versions": {
                 "torch": torch.__version__,
@@ -168,7 +173,7 @@ class Steps:
             for bucket in self.buckets
         )
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
-            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"))
+            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"), OPTIONS)
 
     def _place(self) -> None:
         """Weights once, without a copy where the device shares memory with the host; caches allocated as zeros."""

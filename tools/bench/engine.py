@@ -18,7 +18,6 @@ from typing import Any
 
 from ...runtime.errors import FxhloError
 
-
 HIDDEN = 'import sys\n\nsys.modules["libtpu"] = None\n'
 """`sitecustomize` of the peer's processes: vLLM's built-in platform for TPUs claims every process that can import libtpu."""
 
