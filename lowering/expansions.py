@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._prims_common import is_contiguous_or_false
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .attention import scaled_dot_product_attention
 from .errors import LoweringError
 
 aten = torch.ops.aten
@@ -594,6 +595,7 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten.histogram.bin_ct: histogram,
     aten.hash_tensor.default: hash_tensor,
     aten.segment_reduce.default: segment_reduce,
+    aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
 }
 
 VIEWS = {aten.view.default: view}

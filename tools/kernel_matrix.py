@@ -111,7 +111,9 @@ def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays
     """Of the results from the reference's: the largest, as a part of its largest magnitude; infinite where integers differ."""
     from ..lowering.module import as_numpy
 
-    given = {name: None for name in _schema_names(kernel)} | {name: _tensor(array) for name, array in arrays.items()}
+    given: dict[str, Any] = dict.fromkeys(_schema_names(kernel)) | {
+        name: _tensor(array) for name, array in arrays.items()
+    }
     wanted = kernel.reference(**given, **case.attributes)
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     return max(_apart(np.asarray(mine), as_numpy(one)) for mine, one in zip(results, wanted, strict=True))

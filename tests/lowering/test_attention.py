@@ -1,0 +1,45 @@
+"""Scaled dot product attention taken apart: torch's numbers, and grouped heads whose keys are not repeated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fxhlo.lowering.attention import scaled_dot_product_attention
+from fxhlo.lowering.lower import lower
+
+attention = torch.nn.functional.scaled_dot_product_attention
+MASKS = {
+    "none": lambda heads, dtype: None,
+    "bool": lambda heads, dtype: torch.rand(5, 7) > 0.5,
+    "bool per head": lambda heads, dtype: torch.rand(2, heads, 5, 7) > 0.7,
+    "added": lambda heads, dtype: torch.randn(2, 1, 5, 7, dtype=dtype),
+    "nothing is seen": lambda heads, dtype: torch.zeros(5, 7, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_it_is_what_torch_computes(mask: str, heads: tuple[int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    many, few = heads
+    query, key, value = (torch.randn(2, n, rows, 16, dtype=dtype) for n, rows in ((many, 5), (few, 7), (few, 7)))
+    given = MASKS[mask](many, dtype)
+    mine = scaled_dot_product_attention(query, key, value, given, enable_gqa=many != few)
+    torch.testing.assert_close(mine, attention(query, key, value, given, enable_gqa=many != few))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_grouped_heads_are_lowered_without_copies_of_their_keys(causal: bool) -> None:
+    torch.manual_seed(0)
+
+    class Attention(torch.nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return attention(query, key, value, is_causal=causal, scale=0.3, enable_gqa=True)
+
+    arguments = (torch.randn(3, 8, 5, 16), torch.randn(3, 2, 5, 16), torch.randn(3, 2, 5, 16))
+    module = lower(Attention(), arguments)
+    assert module.text.count("stablehlo.dot_general") == 2
+    assert "tensor<6x20x16xf32>, tensor<6x16x5xf32>" in module.text  # 4 heads of 5 rows with the keys of their group
+    torch.testing.assert_close(torch.from_dlpack(module.compile()(*arguments)[0]), Attention()(*arguments))
