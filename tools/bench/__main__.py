@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import cache_size, serving
+from . import cache_size, serving, tpu
 
 OUT = Path("build") / "bench"
 
@@ -26,9 +26,10 @@ def bench(
     fast: bool = typer.Option(False, "--fast", help="Shorter answers and fewer rounds."),
     dtype: str = typer.Option("bfloat16", help="bfloat16 or float32."),
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
-    only: str = typer.Option("", help="One part: serving or cache."),
+    only: str = typer.Option("", help="One part: serving, cache or tpu."),
 ) -> None:
-    """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine.
+    """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
+    compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
 
     Both engines are alive at once and measured in turn; a figure is the median over rounds after a warm-up, and a ratio
     the median of the rounds' ratios. Takes about ten minutes (--fast: five), most of it the peer's start.
@@ -38,19 +39,21 @@ def bench(
         serving.measure(model, dtype, serving.FAST if fast else serving.Sizes(), say) if only in ("", "serving") else []
     )
     sizes = cache_size.measure(model, dtype, say) if only in ("", "cache") else []
+    steps = tpu.measure(say, fast=fast) if only in ("", "tpu") else []
     figures = {
         "model": model.name, "dtype": dtype, "cores": len(os.sched_getaffinity(0)),
         "serving": [asdict(row) for row in rows], "cache": [asdict(size) for size in sizes],
+        "tpu": [asdict(step) for step in steps],
     }  # fmt: skip
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     if rows:
         _plot(rows, OUT / "serving.png")
-    put(json.dumps(figures, indent=2) if as_json else _tables(rows, sizes, dtype))
+    put(json.dumps(figures, indent=2) if as_json else _tables(rows, sizes, steps, dtype))
 
 
-def _tables(rows: list[serving.Measure], sizes: list[cache_size.CacheSize], dtype: str) -> str:
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+def _tables(rows: list[serving.Measure], sizes: list[cache_size.CacheSize], steps: list[tpu.Figure], dtype: str) -> str:
+    console = Console(width=132 if steps else 100, record=True, file=open(os.devnull, "w"))
     if rows:
         table = Table("", "unit", serving.OURS, serving.PEER, "times better", title=f"SmolLM2-135M-Instruct, {dtype}")
         for row in rows:
@@ -65,6 +68,8 @@ def _tables(rows: list[serving.Measure], sizes: list[cache_size.CacheSize], dtyp
         for size in sizes:
             megabytes = (size.megabytes, size.aliased_megabytes, size.temporary_megabytes)
             table.add_row(*(f"{value:,.0f} MB" for value in megabytes), f"{size.step_ms:.1f} ms")
+        console.print(table)
+    for table in tpu.tables(steps):
         console.print(table)
     return console.export_text()
 
