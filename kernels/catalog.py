@@ -19,8 +19,10 @@ MODULES = (
     "paged_attention",
     "process_logits",
     "random_bits",
+    "rms_norm",
     "sample",
     "select_rows",
+    "silu_and_mul",
 )
 
 

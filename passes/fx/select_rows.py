@@ -110,6 +110,8 @@ def _row_operands(node: fx.Node) -> list[fx.Node] | None:
         return with_rows if with_rows and fine else None
     if node.target in (aten.mm.default, torch.ops.fxhlo.linear.default):
         return [args[0]] if args[0] is not args[1] else None
+    if node.target is torch.ops.fxhlo.rms_norm.default:
+        return [args[0]] if val.ndim > 1 else None
     if node.target is aten.addmm.default:
         return [args[1]] if args[0].meta["val"].ndim == 1 else None
     if node.target in (aten.mean.dim, aten.slice.Tensor):

@@ -8,6 +8,8 @@ Every target gives a row the same bits in any batch, and takes tensors contiguou
 
 - `fxhlo_linear(x [M, K], w [N, K]) -> [M, N]` and `fxhlo_linear_bias(x, w, bias [N])`: float32, bfloat16 or float16,
   sums in float32; the result has the operands' dtype or float32.
+- `fxhlo_rms_norm(x [..., K], w [K]; epsilon) -> [..., K]` of the weight's dtype.
+- `fxhlo_silu_and_mul(x [M, 2 N]) -> [M, N]`: silu of the first half times the second, rounded in between.
 - `fxhlo_process_logits`, `fxhlo_sample`, `fxhlo_logprobs`: operands and results of the composites of these names.
 - `fxhlo_ragged_paged_attention(q, k, v, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks,
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.

@@ -24,10 +24,10 @@ from pathlib import Path
 from ..errors import UnsupportedError
 
 TARGETS: tuple[str, ...] = (
-    "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_ragged_paged_attention",
+    "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_ragged_paged_attention",
     "fxhlo_process_logits", "fxhlo_sample", "fxhlo_logprobs",
 )  # fmt: skip
-SOURCES = ("linear.cc", "attention.cc", "sampling.cc")
+SOURCES = ("activation.cc", "linear.cc", "norm.cc", "attention.cc", "sampling.cc")
 HEADERS = ("attention_tile.h", "convert.h", "parallel.h", "vector.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 """Nothing is fused that does not say so (`fma`): sampling rounds as its reference does."""

@@ -172,6 +172,20 @@ inline void convert(const From* from, To* to, int64_t count) {
   }
 }
 
+// kLanes values of T as floats.
+template <typename T>
+inline Floats load_as(const T* from) {
+  if constexpr (std::is_same_v<T, float>) return load<Floats>(from);
+#if defined(FXHLO_AVX512)
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+  }
+#endif
+  float lanes[kLanes];
+  convert(from, lanes, kLanes);
+  return load<Floats>(lanes);
+}
+
 // kLanes floats to memory as T; the result of a kernel is rounded here and nowhere else.
 template <typename T>
 inline void store_as(T* to, Floats values) {

@@ -7,6 +7,7 @@ in place. Captured once; every bucket is emitted from the same Program.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from ...passes.fx.linear import Linear
 from ...passes.fx.paged_attention import PagedAttention
 from ...passes.fx.sample import Sample
 from ...passes.fx.select_rows import SelectRows
+from ...passes.fx.silu_and_mul import SiluAndMul
 from ...passes.program import Program
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
         SelectRows(),  # before products are fused: it moves over plain row-wise ops
         Sample(options.logprobs, options.bias, options.max_model_len),  # logits never leave the device
+        SiluAndMul(),  # before the products beside it, which it leaves alone
         Linear(),  # after the selection, which changes the products' operands
         Donate(),  # when all states have their results
         Canonicalize(),  # what the passes left behind
@@ -101,7 +104,33 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
 
 
 def ir_ops() -> dict[Any, Any]:
-    """vLLM's IR ops with the implementation in plain torch that each of them carries."""
+    """vLLM's IR ops with the implementation in plain torch that each of them carries, or with a kernel of ours."""
     from .compat import ir_implementations
 
-    return ir_implementations()
+    table = ir_implementations()
+    norms = {"rms_norm": _rms_norm, "fused_add_rms_norm": _fused_add_rms_norm}
+    return {op: partial(norms[name], plain) if (name := _name(op)) in norms else plain for op, plain in table.items()}
+
+
+def _name(op: Any) -> str:
+    return op.overloadpacket.__name__
+
+
+def _rms_norm(plain: Any, x: Any, weight: Any, epsilon: float, variance_size: int | None = None) -> Any:
+    if not _same(x, weight, variance_size):
+        return plain(x, weight, epsilon, variance_size)
+    return torch.ops.fxhlo.rms_norm(x, weight, epsilon)
+
+
+def _fused_add_rms_norm(
+    plain: Any, x: Any, x_residual: Any, weight: Any, epsilon: float, variance_size: int | None = None
+) -> Any:
+    if not _same(x, weight, variance_size):
+        return plain(x, x_residual, weight, epsilon, variance_size)
+    exact = x.to(torch.float32) + x_residual.to(torch.float32)
+    return torch.ops.fxhlo.rms_norm(exact, weight, epsilon), exact.to(x.dtype)
+
+
+def _same(x: Any, weight: Any, variance_size: int | None) -> bool:
+    """Whether the kernel's norm, over whole rows and in the weight's dtype, is the one that is asked for."""
+    return weight is not None and variance_size is None and x.dtype == weight.dtype

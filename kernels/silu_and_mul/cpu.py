@@ -1,0 +1,30 @@
+"""`fxhlo.silu_and_mul` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..spec import TensorSpec
+
+DTYPES = ("float32", "bfloat16")
+
+
+def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+    (values,) = operands
+    if values.dtype.name not in DTYPES:
+        return f"the operand is {values.dtype.name}; the native kernel takes {' or '.join(DTYPES)}"
+    from ...runtime import native
+
+    return native.unavailable()
+
+
+def silu_and_mul(values: Any) -> Any:
+    """values [M, 2 N] -> [M, N]."""
+    import jax
+
+    from ...runtime import native
+
+    native.register()
+    result = jax.ShapeDtypeStruct((values.shape[0], values.shape[1] // 2), values.dtype)
+    return jax.ffi.ffi_call("fxhlo_silu_and_mul", result)(values)

@@ -1,0 +1,89 @@
+// fxhlo_rms_norm: y[m, i] = round(x[m, i] / sqrt(mean over i of x[m, i]^2 + epsilon)) * w[i].
+//
+// Batch invariance: the sum of a row's squares is kLanes partial sums, value i going to sum i mod kLanes in order of i, added
+// up by halves.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "parallel.h"
+#include "vector.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace fxhlo {
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr int64_t kShareValues = 32 << 10;  // of one thread: fewer are done before another one wakes up
+
+template <typename T, typename Out>
+void row(const T* x, const Out* weight, int64_t size, float epsilon, Out* y) {
+  const int64_t whole = size / kLanes * kLanes;
+  Floats squares{};
+  T rest[kLanes] = {};
+  std::copy(x + whole, x + size, rest);
+  for (int64_t at = 0; at < whole; at += kLanes) {
+    const Floats values = load_as(x + at);
+    squares = fma(values, values, squares);
+  }
+  squares = fma(load_as(rest), load_as(rest), squares);
+  const float scale = 1.0f / std::sqrt(sum_lanes(squares) / static_cast<float>(size) + epsilon);
+  const auto scaled = [&](const T* from, const Out* by, Out* to) {
+    Out rounded[kLanes];
+    store_as(rounded, load_as(from) * scale);
+    store_as(to, load_as(rounded) * load_as(by));
+  };
+  for (int64_t at = 0; at < whole; at += kLanes) scaled(x + at, weight + at, y + at);
+  if (whole < size) {
+    Out by[kLanes] = {}, out[kLanes];
+    std::copy(weight + whole, weight + size, by);
+    scaled(rest, by, out);
+    std::copy(out, out + (size - whole), y + whole);
+  }
+}
+
+template <typename T, typename Out>
+ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, float epsilon, ffi::AnyBuffer y) {
+  const int64_t size = w.dimensions()[0], rows = size == 0 ? 0 : static_cast<int64_t>(x.element_count()) / size;
+  const T* from = static_cast<const T*>(x.untyped_data());
+  const Out* weight = static_cast<const Out*>(w.untyped_data());
+  Out* to = static_cast<Out*>(y.untyped_data());
+  const int64_t shares = std::clamp<int64_t>(rows * size / kShareValues, 1, std::max<int64_t>(1, rows));
+  parallel_for(pool, shares, [&](int64_t share) {
+    for (int64_t r = rows * share / shares; r < rows * (share + 1) / shares; ++r) {
+      row(from + r * size, weight, size, epsilon, to + r * size);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error rms_norm(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y, float epsilon) {
+  const auto invalid = [](const char* message) { return ffi::Error::InvalidArgument(std::string("fxhlo_rms_norm: ") + message); };
+  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y->dimensions();
+  if (ws.size() != 1 || xs.size() < 1 || xs.back() != ws[0]) return invalid("shapes are [..., K], [K]");
+  if (!std::equal(xs.begin(), xs.end(), ys.begin(), ys.end())) return invalid("operand and result have one shape");
+  if (w.element_type() != y->element_type()) return invalid("the result has the weight's dtype");
+  using ffi::DataType;
+  const DataType type = x.element_type(), out = w.element_type();
+  if (type == DataType::F32 && out == DataType::F32) return run<float, float>(pool, x, w, epsilon, *y);
+  if (type == DataType::F32 && out == DataType::BF16) return run<float, BFloat16>(pool, x, w, epsilon, *y);
+  if (type == DataType::BF16 && out == DataType::BF16) return run<BFloat16, BFloat16>(pool, x, w, epsilon, *y);
+  return invalid("the operand is float32 or bfloat16, the weight of the same dtype or bfloat16");
+}
+
+}  // namespace
+}  // namespace fxhlo
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_rms_norm, fxhlo::rms_norm,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Attr<float>("epsilon"));
+
+#pragma GCC visibility pop
