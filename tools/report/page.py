@@ -87,7 +87,9 @@ def _memory(fit: Fit) -> str:
 
 def _bars(rows: Iterable[Row]) -> str:
     """For each row its time as compiled, and over it the roofline."""
-    shown = [row for row in shortened(tuple(rows)) if time(row)]
+    rows = tuple(rows)
+    whole = sum(time(row) for row in rows)
+    shown = [row for row in shortened(rows) if time(row) > whole / 2000]  # the table has them all
     longest = max((max(time(row), row.roofline) for row in shown), default=1.0) or 1.0
     scale = (WIDTH - LEFT - RIGHT) / longest
     drawn = []

@@ -117,7 +117,7 @@ def gib(size: int) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.1f} us" if seconds < 0.1 else f"{seconds * 1e3:,.1f} ms"
+    return f"{seconds * 1e6:,.1f} us" if seconds < 0.01 else f"{seconds * 1e3:,.1f} ms"
 
 
 def number(value: float | None) -> str:
