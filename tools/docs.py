@@ -21,6 +21,8 @@ from ..lowering.left_out import LEFT_OUT
 from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass
 from ..passes.fx.random_key import DISTRIBUTIONS
+from .kernel_matrix import Outcome
+from .kernel_matrix import read as read_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 OP_DB = ROOT / "docs" / "op_db.json"
@@ -88,7 +90,45 @@ def kernels_page() -> str:
     for name, kernel in kernels().items():
         source = f" Source: {kernel.source}." if kernel.source else ""
         lines.append(f"- `{name}`: `{kernel.schema}`.{source}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *kernel_matrix()]) + "\n"
+
+
+def kernel_matrix() -> list[str]:
+    """A table per kernel of docs/kernels.json: shape class by target."""
+    outcomes = read_matrix()
+    lines = [
+        "\n## What is compiled and checked\n",
+        "Each shape class goes the whole way for each target, without a device: torch op, composite, legalization, the target's compiler.",
+        "A cell is the implementation that was taken; **bold** where the compiler refused it; a number refers to the reasons for a fallback.",
+        "Numbers: the largest difference from the reference, as a part of its largest magnitude, in Pallas' interpreter (0: equal bit for bit).",
+        "`python -P -m fxhlo.tools.kernel_matrix` writes the record, `make conformance` compares it with this tree.",
+    ]
+    for name, group in groupby(outcomes, key=lambda one: one.kernel):
+        lines += ["", f"### fxhlo.{name}\n", *_matrix_of(list(group))]
+    return lines
+
+
+def _matrix_of(outcomes: list[Outcome]) -> list[str]:
+    targets = list(dict.fromkeys(one.target for one in outcomes))
+    cells: dict[tuple[str, str], dict[str, Outcome]] = {}
+    for one in outcomes:
+        cells.setdefault((one.case, one.dtype), {})[one.target] = one
+    notes: dict[str, int] = {}
+    lines = [f"| shape class | dtype | {' | '.join(targets)} | numbers |", "|---" * (len(targets) + 3) + "|"]
+    for (case, dtype), row in cells.items():
+        shown = []
+        for target in targets:
+            one = row.get(target)
+            if one is None:
+                shown.append("")
+                continue
+            reason = "; ".join(one.reasons) if one.compiled == "yes" else one.compiled.removeprefix("no: ")
+            mark = f" ({notes.setdefault(reason, len(notes) + 1)})" if reason else ""
+            shown.append(f"{one.implementation}{mark}" if one.compiled == "yes" else f"**{one.implementation}**{mark}")
+        figures = [one for one in row.values() if one.checked != "not run"]
+        numbers = "; ".join(f"{one.difference:g}" if one.checked == "yes" else f"**{one.checked}**" for one in figures)
+        lines.append(f"| {case} | {dtype} | {' | '.join(shown)} | {numbers} |")
+    return [*lines, "", *(f"{number}. {reason}" for reason, number in notes.items())]
 
 
 # -- docs/ops.md ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.catalog import kernels
+from ..kernels.catalog import kernels, register_torch_ops
 from ..kernels.spec import Case, Implementation, Kernel, Operands
 from ..runtime.errors import FxhloError
 from ..runtime.targets import KNOWN, Target
@@ -83,6 +83,7 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
     from ..lowering.types import FROM_NUMPY
     from ..passes import mlir
 
+    register_torch_ops()
     op = getattr(torch.ops.fxhlo, kernel.name)
     schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
     absent = {argument.name: None for argument in schema.arguments if argument.name not in case.operands}
@@ -198,26 +199,37 @@ def run_case(kernel: Kernel, case: Case, target: Target) -> Outcome:
 
 
 def run_group(name: str, target: str, say: Callable[[str], None]) -> Iterator[Outcome]:
-    """The outcomes of one kernel on one target; the worker starts again behind a case that ended its process."""
+    """The outcomes of one kernel on one target."""
     kernel = kernels()[f"fxhlo.{name}"]
     cases = kernel.cases()
+    command = [sys.executable, "-P", "-m", "fxhlo.tools.kernel_matrix", "--worker", name, target]
+    for place, found in enumerate(restarted(command, len(cases))):
+        if isinstance(found, str):
+            yield replace(chosen(kernel, cases[place], Target.parse(target)), compiled=f"no: {found}")
+        else:
+            yield Outcome(**{**found, "reasons": tuple(found["reasons"])})
+    say(f"{name} on {target}: {len(cases)} cases")
+
+
+def restarted(command: Sequence[str], count: int) -> Iterator[dict[str, Any] | str]:
+    """What a worker prints, a JSON object per case; a text where one ended the process, which starts again behind it.
+
+    The worker is called with the first case's number as its last word, and runs from there to the end.
+    """
     first = 0
-    while first < len(cases):
-        command = [sys.executable, "-P", "-m", "fxhlo.tools.kernel_matrix", "--worker", name, target, str(first)]
+    while first < count:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run([*command, str(first)], capture_output=True, text=True, timeout=SECONDS)
             lines, ended = done.stdout.splitlines(), f"the process ended with {done.returncode}: {_last(done.stderr)}"
         except subprocess.TimeoutExpired as late:
             lines, ended = (late.stdout or b"").decode().splitlines(), f"no answer within {SECONDS} s"
         for line in lines:
             if line.startswith("{"):
-                found = json.loads(line)
-                yield Outcome(**{**found, "reasons": tuple(found["reasons"])})
+                yield json.loads(line)
                 first += 1
-        if first < len(cases) and not (len(lines) and lines[-1] == "done"):
-            yield replace(chosen(kernel, cases[first], Target.parse(target)), compiled=f"no: {ended}")
+        if first < count:
+            yield ended
             first += 1
-        say(f"{name} on {target}: {first} of {len(cases)}")
 
 
 def _last(text: str) -> str:
@@ -226,13 +238,9 @@ def _last(text: str) -> str:
 
 def worker(name: str, target: str, first: int) -> None:
     """Prints an outcome per case as JSON lines; runs in the process that `run_group` starts."""
-    from ..kernels.catalog import register_torch_ops
-
-    register_torch_ops()
     kernel = kernels()[f"fxhlo.{name}"]
     for case in kernel.cases()[first:]:
         print(json.dumps(asdict(run_case(kernel, case, Target.parse(target)))), flush=True)
-    print("done", flush=True)
 
 
 def matrix(

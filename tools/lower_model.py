@@ -1,8 +1,9 @@
 """`lower-model`: from a model to its StableHLO on the command line.
 
-    lower-model MODEL [options]      lower it; `check` and `inspect` as the first word are commands of their own
+    lower-model MODEL [options]      lower it; `check`, `inspect` and `conformance` as the first word are commands of their own
     lower-model check MODEL          every op that has no rule, at once
     lower-model inspect BUNDLE       what a saved bundle holds
+    lower-model conformance          kernels and ops on one target: compiled, and right where a device is there
 
 Guaranteed: stdout holds the result and nothing else; progress and errors go to stderr.
 """
@@ -25,9 +26,10 @@ MODEL is a folder with a config.json, a config.json alone, a .pt2 file of torch.
 a network. No weights and no device are needed: the model is captured with fake tensors.
 
 \b
-Two more commands (for a folder of that name: ./check, ./inspect):
+More commands (for a folder of that name: ./check, ...):
   lower-model check MODEL      every op that has no rule, all at once
   lower-model inspect BUNDLE   entries, signature and sizes of a bundle
+  lower-model conformance      kernels and ops on one target, for the author of a backend
 """
 EXAMPLES = """
 \b
@@ -71,6 +73,7 @@ TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e
 
 lower_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 check_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+conformance_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 inspect_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -162,7 +165,23 @@ def inspect(
     inspect_bundle(bundle, entry=entry, as_json=as_json)
 
 
-COMMANDS = {"check": check_app, "inspect": inspect_app}
+@conformance_app.command()
+def conformance(
+    target: TargetOption = "cpu",
+    kernel: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this kernel; repeatable")] = None,
+    ops: Annotated[bool, typer.Option(help="the slice of ops as well")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+) -> None:
+    """Runs the kernels' cases and a slice of ops on TARGET: do they compile, and are the numbers right; exit 1 if not.
+
+    Numbers are checked on a device of the target where there is one. Each group runs in a process of its own.
+    """
+    from .conformance import conformance as run_it
+
+    run_it(target, kernel or (), ops=ops, as_json=as_json)
+
+
+COMMANDS = {"check": check_app, "conformance": conformance_app, "inspect": inspect_app}
 
 
 def main() -> None:
