@@ -153,13 +153,13 @@ class Tile {
     s_.scores.resize(rows_ * kKeys);
     s_.output.assign(rows_ * padded_, 0.0f);
     s_.highest.assign(rows_, kMinusInfinity);
-    s_.total.assign(rows_, 0.0f);
+    s_.total.assign(rows_ * kLanes, 0.0f);
     s_.shrink.resize(rows_);
     for (int row = 0; row < rows_; ++row) {
       convert(query(row), reinterpret_cast<Packed*>(s_.queries.data() + row * words_), head_size_);
       if (p_.sinks != nullptr && p_.sinks[head(row)] != kMinusInfinity) {
         s_.highest[row] = p_.sinks[head(row)] * kLog2E;
-        s_.total[row] = 1.0f;
+        s_.total[row * kLanes] = 1.0f;
       }
     }
   }
@@ -171,7 +171,7 @@ class Tile {
       s_.shrink[row] = softmax_row<Packed>(
           s_.scores.data() + row * kKeys, s_.weights.data() + row * kKeys / kPer, first_seen(row, block),
           last_seen(row, block), p_.scoring, p_.slopes == nullptr ? 0.0f : p_.slopes[head(row)],
-          static_cast<int>(block - position(row)), s_.highest[row], s_.total[row]);
+          static_cast<int>(block - position(row)), s_.highest[row], s_.total.data() + row * kLanes);
     }
     for (int key = 0; key < kKeys; ++key) keys[key] += head_size_;  // a value follows its key
     // A weight of zero does not hide an infinity: values that some rows see and others do not must be finite.
@@ -199,7 +199,7 @@ class Tile {
   void finish() {
     T* out = p_.out + (query(0) - p_.q);
     for (int row = 0; row < rows_; ++row) {
-      const float total = s_.total[row], inverse = total == 0.0f ? 0.0f : 1.0f / total;
+      const float total = sum_lanes(load<Floats>(s_.total.data() + row * kLanes)), inverse = total == 0.0f ? 0.0f : 1.0f / total;
       float* from = s_.output.data() + static_cast<int64_t>(row) * padded_;
       // + 0 makes -0 into 0: a block that a row does not see does so too, and must not show.
       for (int i = 0; i < head_size_; ++i) from[i] = from[i] * inverse + 0.0f;

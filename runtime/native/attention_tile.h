@@ -189,11 +189,12 @@ inline Floats tanh(Floats x) {
 }
 
 // One row's scores of one block become weights: s [kKeys] products -> words [kKeys / kPer], 2^(score - highest).
-// Keys [first, last) of the block are seen. Updates highest and total, and returns what shrinks earlier weights.
+// Keys [first, last) of the block are seen. Updates highest and total [kLanes], whose lanes are added
+// up at the end, and returns what shrinks earlier weights.
 // A block of which a row sees nothing leaves it as it is, bit by bit: other rows may have made the tile look there.
 template <typename Packed>
 inline float softmax_row(float* s, uint32_t* words, int first, int last, const Scoring& scoring, float slope,
-                         int distance, float& highest, float& total) {
+                         int distance, float& highest, float* total) {
   if (first >= last) {
     std::memset(words, 0, kKeys * sizeof(Packed));
     return 1.0f;
@@ -230,7 +231,7 @@ inline float softmax_row(float* s, uint32_t* words, int first, int last, const S
     for (int v = 0; v < kVectors; ++v) store_as(reinterpret_cast<Packed*>(words) + v * kLanes, scores[v]);
   }
   highest = raised;
-  total = total * shrink + sum_lanes(sum);
+  store(total, fma(load<Floats>(total), broadcast(shrink), sum));
   return shrink;
 }
 

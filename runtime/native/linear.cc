@@ -177,6 +177,8 @@ template <int Rows, typename T, typename Out>
 void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
   Floats sums[Rows][kTileVectors] = {};
   for (int64_t step = p.steps(); step > 0; --step, x += Rows, kept += kTileVectors) {
+    __builtin_prefetch(x + 32 * Rows);
+    __builtin_prefetch(x + 32 * Rows + 4);
     for (int r = 0; r < Rows; ++r) {
       const Words words = broadcast_quad(x + r);
       for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<PackedOf<T>>(words, kept[v], sums[r][v]);
