@@ -1,12 +1,15 @@
-"""`python -m fxhlo.tools.bench`: the tables on standard output, progress on standard error, a picture in build/bench."""
+"""`python -m fxhlo.tools.bench`: the tables on standard output, progress on standard error, Markdown and a picture in build/bench."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -41,12 +44,16 @@ def bench(
     sizes = cache_size.measure(model, dtype, say) if only in ("", "cache") else []
     steps = tpu.measure(say, fast=fast) if only in ("", "tpu") else []
     figures = {
-        "model": model.name, "dtype": dtype, "cores": len(os.sched_getaffinity(0)),
+        "model": model.name, "dtype": dtype, "cores": len(os.sched_getaffinity(0)), "processor": _processor(),
         "serving": [asdict(row) for row in rows], "cache": [asdict(size) for size in sizes],
         "tpu": [asdict(step) for step in steps],
     }  # fmt: skip
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for name, text in (("serving", _serving_page(rows, figures)), ("cache", _cache_page(sizes))):
+        if text:
+            (OUT / f"{name}.md").write_text(text)
+            say(f"as Markdown: {OUT / name}.md")
     if rows:
         _plot(rows, OUT / "serving.png")
     put(json.dumps(figures, indent=2) if as_json else _tables(rows, sizes, steps, dtype))
@@ -72,6 +79,46 @@ def _tables(rows: list[serving.Measure], sizes: list[cache_size.CacheSize], step
     for table in tpu.tables(steps):
         console.print(table)
     return console.export_text()
+
+
+def _serving_page(rows: list[serving.Measure], figures: dict[str, Any]) -> str:
+    """The serving table in Markdown, with the machine below it; empty where nothing was measured."""
+    if not rows:
+        return ""
+    lines = [
+        f"| {figures['model']}, {figures['dtype']} | {serving.OURS} | {serving.PEER} | times better |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        ours, peer = (
+            f"{value:,.1f} s" if row.unit == "s" else f"{value:,.0f} tokens/s" for value in (row.ours, row.peer)
+        )
+        lines.append(f"| {row.what} | {ours} | {peer} | {row.ratio:.2f} |")
+    rounds = max(row.rounds for row in rows)
+    lines += [
+        "",
+        f"{figures['cores']} cores of {figures['processor']}; medians of {rounds} rounds, both engines in turn in one run.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cache_page(sizes: list[cache_size.CacheSize]) -> str:
+    if not sizes:
+        return ""
+    lines = ["| KV cache | updated in place | temporaries | a step of 8 rows |", "|---:|---:|---:|---:|"]
+    for size in sizes:
+        megabytes = (size.megabytes, size.aliased_megabytes, size.temporary_megabytes)
+        lines.append("| " + " | ".join([*(f"{value:,.0f} MB" for value in megabytes), f"{size.step_ms:.1f} ms"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _processor() -> str:
+    """The processor's name as the kernel gives it, or the machine's kind."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def _plot(rows: list[serving.Measure], path: Path) -> None:
