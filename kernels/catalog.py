@@ -6,11 +6,12 @@ Each kernel stands in a folder of its own with `KERNEL` in its `__init__`; addin
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, wraps
 from importlib import import_module
 from typing import Any
 
-from .spec import Kernel
+from .spec import Implementation, Kernel
 
 MODULES = (
     "attention",
@@ -31,6 +32,15 @@ def kernels() -> dict[str, Kernel]:
     """Every kernel by its composite name, such as "fxhlo.sample"."""
     found = [import_module(f"{__package__}.{module}").KERNEL for module in MODULES]
     return {f"fxhlo.{kernel.name}": kernel for kernel in found}
+
+
+def implement(name: str, implementation: Implementation) -> None:
+    """Adds a way to run the kernel `name` ("fxhlo.linear") for this process; it is tried before those that are there.
+
+    For the author of a backend whose kernels are not in this tree (docs/add_a_target.md).
+    """
+    kernel = kernels()[name]
+    kernels()[name] = replace(kernel, implementations=(implementation, *kernel.implementations))
 
 
 @cache

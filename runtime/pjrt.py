@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -260,10 +261,17 @@ def settle() -> None:
     To be called before anything that looks at jax's devices, as lowering a JAX function does. Without it an installed
     libtpu is started on machines without a TPU: noise, and a lock that one process holds.
     """
-    if jax.config.jax_platforms or has_started():  # type: ignore[attr-defined]
+    if jax.config.jax_platforms or has_started() or _other_plugins():  # type: ignore[attr-defined]
         return
     here = [*(["tpu"] if _has_tpu() else []), *(["cuda"] if _has_cuda_plugin() else []), "cpu"]
     jax.config.update("jax_platforms", ",".join(here))
+
+
+@cache
+def _other_plugins() -> bool:
+    """Whether a PJRT plugin of somebody else's is installed: which platform it serves is known once it has started."""
+    found = importlib.metadata.entry_points(group="jax_plugins")
+    return any("cuda" not in one.name and "tpu" not in one.name for one in found)
 
 
 @cache

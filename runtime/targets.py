@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Literal
 
 from .errors import UnsupportedError
 
-Family = Literal["cpu", "tpu", "cuda"]
+Family = str
+"""Which kernels a target takes, and the name of its platform in PJRT: "cpu", "tpu", "cuda", or a plugin's own."""
 MIB, GIB = 2**20, 2**30
 
 
@@ -64,19 +64,16 @@ def _tpu(
 
 # Per device, which is half a chip of v4 and 7x. Memory, bandwidth and bfloat16 as libtpu's compiler counts them
 # (tests/tpu asks it); narrower types by the ratios, VMEM and matrix units that jax's `pltpu.get_tpu_info` gives.
-KNOWN: Mapping[str, Specification] = MappingProxyType(
-    {
-        "cpu": Specification("cpu"),
-        "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137),
-        "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, int8=394, int4=788),
-        "tpu-v5p": _tpu("v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, cores=2, int8=788, int4=1576),
-        "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, int8=1836, int4=3672),
-        "tpu-7x": _tpu(
-            "tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, float8_e4m3fn=1992, float8_e5m2=1992
-        ),
-        "cuda": Specification("cuda"),
-    }
-)
+_known: dict[str, Specification] = {
+    "cpu": Specification("cpu"),
+    "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137),
+    "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, int8=394, int4=788),
+    "tpu-v5p": _tpu("v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, cores=2, int8=788, int4=1576),
+    "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, int8=1836, int4=3672),
+    "tpu-7x": _tpu("tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, float8_e4m3fn=1992, float8_e5m2=1992),
+    "cuda": Specification("cuda"),
+}
+KNOWN: Mapping[str, Specification] = MappingProxyType(_known)
 ALSO_CALLED = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -85,6 +82,12 @@ ALSO_CALLED = {
     "v5litepod": "tpu-v5e",
     "ironwood": "tpu-7x",
 }
+
+
+def register(name: str, specification: Specification) -> None:
+    """Adds a target for this process (docs/add_a_target.md). Raises UnsupportedError where the name is taken by another."""
+    if _known.setdefault(name, specification) != specification:
+        raise UnsupportedError(f"there is a target {name} already", next_step="take another name")
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Target:
 
     @property
     def family(self) -> Family:
-        """Which PJRT platform and which kernels it takes: "cpu", "tpu" or "cuda"."""
+        """Which PJRT platform and which kernels it takes: "cpu", "tpu", "cuda", or a plugin's own."""
         return KNOWN[self.name].family
 
     @property

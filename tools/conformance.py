@@ -38,7 +38,7 @@ class Line:
 
     @property
     def failed(self) -> bool:
-        return self.compiled.startswith("no") or self.checked.startswith("no")
+        return self.compiled.startswith("no:") or self.checked.startswith("no:")
 
 
 def ops() -> dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]]:

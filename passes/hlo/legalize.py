@@ -28,7 +28,6 @@ ELEMENTS = {
     "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
     "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2",
 }  # fmt: skip
-PLATFORMS = {"cpu": "cpu", "tpu": "tpu", "cuda": "cuda"}
 
 
 class LegalizeError(FxhloError):
@@ -164,7 +163,7 @@ def lower_implementation(
     wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in operands)
     with jax.enable_x64(wide), _device_of(target):
         traced = jax.jit(call, keep_unused=True).trace(*shapes)
-        return traced.lower(lowering_platforms=(PLATFORMS[target.family],)).as_text()
+        return traced.lower(lowering_platforms=(target.family,)).as_text()
 
 
 def _device_of(target: Target) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import pytest
 from fxhlo.kernels.catalog import kernels
 from fxhlo.runtime.targets import Target
 from fxhlo.tools import kernel_matrix, lower_model
-from fxhlo.tools.conformance import run_op
+from fxhlo.tools.conformance import Line, run_op
 from fxhlo.tools.kernel_matrix import Outcome, chosen, difference, matrix, read, restarted
 
 
@@ -51,6 +51,8 @@ def test_differences() -> None:
     assert difference(kernel, case, [right], arrays) == 0.0
     assert difference(kernel, case, [right + np.float32(0.5)], arrays) == pytest.approx(0.1)
     assert difference(kernel, case, [right.astype(np.float64)], arrays) == float("inf")
+    assert not Line("g", "c", compiled="not run", checked="yes").failed
+    assert Line("g", "c", compiled="yes", checked="no: 1 apart").failed
     assert difference(kernel, case, [right * np.nan], arrays) != difference(kernel, case, [right], arrays)
 
 
