@@ -56,8 +56,8 @@ def values(
         rows = [done + at for done, new in lengths for at in range(new)]
         owner = [request for request, (_, new) in enumerate(lengths) for _ in range(new)]
         slots = np.full(operands["slot_mapping"].shape, -1)
-        at = np.array(rows)
-        slots[: len(rows)] = tables[owner, at // block_size] * block_size + at % block_size
+        at = np.array(rows, int)
+        slots[: len(rows)] = tables[np.array(owner, int), at // block_size] * block_size + at % block_size
         padding = [(0, 0)] * (requests - len(lengths))
         starts = np.cumsum([0, *(new for _, new in [*lengths, *padding])])
         made |= {"slot_mapping": slots, "block_tables": tables, "query_start_loc": starts}

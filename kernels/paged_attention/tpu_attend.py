@@ -21,6 +21,8 @@ from .tuning import Blocks
 
 FAR = -1e30
 """Below any score and finite: where the running maximum starts, so that masked scores (-inf) weigh nothing."""
+ROWS_TOGETHER = 64
+"""Rows of scores in work at a time, over KV heads."""
 ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
@@ -98,7 +100,7 @@ def attend(scalars: tuple, query: Any, kv_cache: Any, meaning: Meaning, blocks: 
     two = pltpu.SemaphoreType.DMA((2,))
 
     def kernel(*refs: Any) -> None:
-        _Kernel(Refs(*refs), meaning, blocks, cores).run()
+        Kernel(Refs(*refs), meaning, blocks, cores).run()
 
     return pl.pallas_call(
         kernel,
@@ -124,7 +126,7 @@ def attend(scalars: tuple, query: Any, kv_cache: Any, meaning: Meaning, blocks: 
     )(*scalars, query, kv_cache)  # fmt: skip
 
 
-class _Kernel:
+class Kernel:
     def __init__(self, refs: Refs, meaning: Meaning, blocks: Blocks, cores: int) -> None:
         self.refs, self.meaning, self.blocks, self.cores = refs, meaning, blocks, cores
         self.tokens, self.heads, self.head_size = refs.query.shape
@@ -134,6 +136,8 @@ class _Kernel:
         self.requests = refs.lengths.shape[0]
         self.table = refs.tables.shape[0] // self.requests
         self.pages = blocks.keys // self.block_size
+        low = refs.pages.dtype == jnp.bfloat16 and blocks.compute == "bfloat16"
+        self.strided = low and self.head_size == 128 and self.kv_heads in (1, 2, 4, 8)
 
     def run(self) -> None:
         refs, core = self.refs, pl.program_id(0)
@@ -322,40 +326,74 @@ class _Kernel:
         """Keys [at, at + chunk) of the block for all heads; the first is `ahead` positions after the tile's first row."""
         refs, meaning = self.refs, self.meaning
         size, rows = self.blocks.chunk, self.groups * tile
-        refs.by_head[...] = jnp.swapaxes(refs.pages[pages_at, pl.ds(at, size)].astype(refs.by_head.dtype), 0, 1)
+        if not self.strided:
+            refs.by_head[...] = jnp.swapaxes(refs.pages[pages_at, pl.ds(at, size)].astype(refs.by_head.dtype), 0, 1)
         distance = ahead + jax.lax.broadcasted_iota(jnp.int32, (rows, size), 1)
         if tile > 1:
             distance -= jax.lax.broadcasted_iota(jnp.int32, (rows, size), 0) % tile
         seen = distance <= 0
         if meaning.sliding_window > 0:
             seen &= distance > -meaning.sliding_window
-        precision = jax.lax.Precision.HIGHEST if refs.by_head.dtype == jnp.float32 else None
+        together = self.heads_together(rows)
+
+        def some(number: Any) -> None:
+            keys, values = self.keys_and_values(pages_at, at, number * together, together)
+            self.some_heads(number * together, keys, values, distance, seen, tile)
+
+        if self.strided:  # the first row of a strided load must be known to be aligned
+            for number in range(self.kv_heads // together):
+                some(number)
+        else:
+            pl.loop(0, self.kv_heads // together)(some)
+
+    def heads_together(self, rows: int) -> int:
+        """KV heads computed side by side, so that one head's products fill the other's waiting."""
+        fitting = max(1, ROWS_TOGETHER // (-(-rows // 8) * 8))
+        return max(count for count in range(1, self.kv_heads + 1) if self.kv_heads % count == 0 and count <= fitting)
+
+    def keys_and_values(self, pages_at: Any, at: Any, first: Any, count: int) -> tuple[Any, Any]:
+        """Of `count` KV heads from `first` on, each [count, chunk, D].
+
+        A key and a value of 16 bits lie in one word of 32, the words of a head `kv_heads` rows apart.
+        """
+        refs, size = self.refs, self.blocks.chunk
+        if not self.strided:
+            pairs = refs.by_head[pl.ds(2 * first, 2 * count)].reshape(count, 2, size, self.head_size)
+            return pairs[:, 0], pairs[:, 1]
+        words = refs.pages.at[pages_at, pl.ds(at, size)].bitcast(jnp.uint32)
+        words = words.reshape(size * self.kv_heads, self.head_size)
+        both = jnp.stack([words[pl.ds(first + head, size, stride=self.kv_heads), :] for head in range(count)])
+        halves = (both << 16, both & jnp.uint32(0xFFFF0000))
+        keys, values = (pltpu.bitcast(half, jnp.float32).astype(jnp.bfloat16) for half in halves)
+        return keys, values
+
+    def some_heads(self, first: Any, keys: Any, values: Any, distance: Any, seen: Any, tile: int) -> None:
+        """A step of the online softmax for the KV heads from `first` on that keys and values are of."""
+        refs, meaning, rows, count = self.refs, self.meaning, slice(0, self.groups * tile), keys.shape[0]
+        product = partial(
+            jax.lax.dot_general, preferred_element_type=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST if keys.dtype == jnp.float32 else None,
+        )  # fmt: skip
+        heads = pl.ds(first, count)
+        scores = product(refs.queries[heads, rows], keys, (((2,), (2,)), ((0,), (0,))))
         k_scale, slopes = meaning.first("k"), meaning.first("slopes")
-
-        def head(head: Any) -> None:
-            scores = jax.lax.dot_general(
-                refs.queries[head, 0:rows], refs.by_head[2 * head], (((1,), (1,)), ((), ())),
-                precision=precision, preferred_element_type=jnp.float32,
-            )  # fmt: skip
-            scores *= meaning.scale if k_scale is None else meaning.scale * refs.per_head[k_scale + head]
-            if meaning.soft_cap > 0:
-                scores = meaning.soft_cap * jnp.tanh(scores / meaning.soft_cap)
-            if slopes is not None:
-                scores += self.row_values(slopes, head, tile) * distance.astype(jnp.float32)
-            scores = jnp.where(seen, scores, -jnp.inf)
-            before = refs.highest[head, 0:rows]
-            highest = jnp.maximum(before, scores.max(axis=1, keepdims=True))
-            powers = jnp.exp(scores - highest[:, 0:1])
-            shrink = jnp.exp(before - highest)
-            refs.highest[head, 0:rows] = highest
-            refs.total[head, 0:rows] = shrink * refs.total[head, 0:rows] + powers.sum(axis=1, keepdims=True)
-            found = jax.lax.dot_general(
-                powers.astype(refs.by_head.dtype), refs.by_head[2 * head + 1], (((1,), (0,)), ((), ())),
-                precision=precision, preferred_element_type=jnp.float32,
-            )  # fmt: skip
-            refs.sums[head, 0:rows] = shrink[:, 0:1] * refs.sums[head, 0:rows] + found
-
-        pl.loop(0, self.kv_heads)(head)
+        if k_scale is not None:
+            scores = jnp.stack([scores[head] * refs.per_head[k_scale + first + head] for head in range(count)])
+        scores *= meaning.scale
+        if meaning.soft_cap > 0:
+            scores = meaning.soft_cap * jnp.tanh(scores / meaning.soft_cap)
+        if slopes is not None:
+            steep = jnp.stack([self.row_values(slopes, first + head, tile) for head in range(count)])
+            scores += steep * distance.astype(jnp.float32)
+        scores = jnp.where(seen, scores, -jnp.inf)
+        before = refs.highest[heads, rows]
+        highest = jnp.maximum(before, scores.max(axis=2, keepdims=True))
+        powers = jnp.exp(scores - _lanes(highest, self.blocks.chunk))
+        shrink = jnp.exp(before - highest)
+        refs.highest[heads, rows] = highest
+        refs.total[heads, rows] = shrink * refs.total[heads, rows] + powers.sum(axis=2, keepdims=True)
+        found = product(powers.astype(values.dtype), values, (((2,), (1,)), ((0,), (0,))))
+        refs.sums[heads, rows] = _lanes(shrink, self.head_size) * refs.sums[heads, rows] + found
 
     def finish(self, place: Place, span: Span, tile: int) -> None:
         """The tile's output, and its copy on the way."""
@@ -373,3 +411,8 @@ class _Kernel:
             span.count, lambda first, size: self.output_part(place.tile_at, span.first + first, first, size).start()
         )
         refs.leaving[place.tile_at] = span.count
+
+
+def _lanes(alike: Any, width: int) -> Any:
+    """[..., 128], all lanes alike, as [..., width]: registers repeated, nothing moved across lanes."""
+    return jnp.concatenate([alike] * -(-width // 128), axis=-1)[..., :width]

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from math import lcm, prod
 
-from ...runtime.targets import LANES, Target
+from ...runtime.targets import LANES, SUBLANES, Target
 from ..spec import TensorSpec
 
 FETCH = 2**20
 """Bytes that one fetch of pages should bring: below it latency shows, beyond it nothing is won."""
-CHUNK = 256
+CHUNK = 512
 """Keys computed at a time."""
 ROWS = 256
 """Rows of scores per KV head that a tile of queries should have; a tile is at most as many tokens."""
-VMEM_SHARE = 0.75
+VMEM_SHARE = 0.8
 """Of vector memory, for this kernel; the compiler keeps the rest for what it moves itself."""
 SMEM_SLACK = 64 * 1024
 HEAD_SIZES = range(16, 257, 16)
@@ -88,10 +88,10 @@ def _blocks(query: TensorSpec, kv_cache: TensorSpec, keys: int, chunk: int, tile
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """What an array takes in vector memory, whose last two dimensions are tiled."""
-    rows, lanes = Target.tile(itemsize * 8)
+    """What an array takes in vector memory: tiles of 8 rows by 128 lanes, of fewer rows where there are fewer."""
     *outer, second, last = shape
-    return prod(outer) * -(-second // rows) * rows * -(-last // lanes) * lanes * itemsize
+    rows = SUBLANES if second >= SUBLANES else max(4 // itemsize, 1 << (second - 1).bit_length())
+    return prod(outer) * -(-second // rows) * rows * -(-last // LANES) * LANES * itemsize
 
 
 def refusal(operands: Mapping[str, TensorSpec], target: Target) -> str | None:
