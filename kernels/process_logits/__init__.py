@@ -1,7 +1,8 @@
 """`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
 
 from ..spec import Implementation, Kernel
-from . import cpu
+from . import cpu, tpu
+from .cases import cases
 from .reference import fake, process_logits
 
 
@@ -21,7 +22,9 @@ KERNEL = Kernel(
     fake=fake,
     implementations=(
         Implementation("cpu", "native", cpu.process_logits, cpu.supports),
+        Implementation("tpu", "pallas", tpu.process_logits, tpu.supports),
         Implementation("any", "xla", _lower),
     ),
+    cases=cases,
     source="vllm/v1/sample/sampler.py, ops/penalties.py and logits_processor/builtin.py of vLLM 0.32.0",
 )
