@@ -1,7 +1,8 @@
 """`fxhlo.logprobs`: log-probabilities of the chosen token and of the best ones, and the rank of the chosen."""
 
 from ..spec import Implementation, Kernel
-from . import cpu
+from . import cpu, tpu
+from .cases import cases
 from .reference import fake, logprobs
 
 
@@ -24,7 +25,9 @@ KERNEL = Kernel(
     fake=fake,
     implementations=(
         Implementation("cpu", "native", cpu.logprobs, cpu.supports),
+        Implementation("tpu", "pallas", tpu.logprobs, tpu.supports),
         Implementation("any", "xla", _lower, _supports),
     ),
+    cases=cases,
     source="vllm/v1/sample/sampler.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
 )

@@ -1,0 +1,44 @@
+"""`fxhlo.logprobs` on TPU: which operands the Pallas kernel takes (pallas.py), decided by the VMEM of the generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...runtime.targets import LANES, MIB, SUBLANES, Target
+from ..spec import Operands
+
+CHUNK = 2048
+"""Tokens a step of a pass over the vocabulary; blocks are padded to a multiple of it."""
+
+
+def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
+    logits = operands[0]
+    rows, size = logits.shape
+    count = attributes["count"]
+    if logits.dtype.name not in ("float32", "bfloat16"):
+        return f"logits are {logits.dtype}, not float32 or bfloat16"
+    if count > size:
+        return f"{count} tokens asked of a vocabulary of {size}"
+    if rows < 1 or count >= LANES:
+        return f"{rows} rows and {count} tokens; results take one vector of {LANES} lanes a row"
+    needed = vmem_bytes(size, logits.dtype.itemsize)
+    if needed > target.vmem:
+        return f"a block of {size} tokens takes {needed / MIB:.1f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"
+    return None
+
+
+def padded(size: int) -> int:
+    return -(-size // CHUNK) * CHUNK
+
+
+def vmem_bytes(size: int, itemsize: int) -> int:
+    """Two buffers of logits (one is filled while the other is used), one of 32-bit images, and the compiler's own."""
+    return SUBLANES * padded(size) * (2 * itemsize + 4) + 2 * MIB
+
+
+def logprobs(logits: Any, tokens: Any, enabled: Any, *, count: int) -> Any:
+    """Operands and results as in `reference.logprobs`."""
+    from .pallas import logprobs as lower  # jax only where it is wanted
+
+    return lower(logits, tokens, enabled, count=count)
