@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ...runtime.targets import LANES
+from ...runtime.targets import LANES, SUBLANES
 from .arithmetic import (
     LARGEST_BITS,
     bits_of,
@@ -41,7 +41,7 @@ from .arithmetic import (
     weights_of,
 )
 from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
-from .tpu import CHUNK, block_rows, padded, vmem_bytes
+from .tpu import CHUNK, padded, vmem_bytes
 
 FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
 DRAW = 1024  # tokens a step of the draw, which has many live values a token
@@ -55,7 +55,7 @@ def sample(
 ) -> Array:
     """Operands and result as in `reference.sample`."""
     rows, size = logits.shape
-    block, width = block_rows(rows, logits.dtype.itemsize), padded(size)
+    block, width = min(rows, SUBLANES), padded(size)
     columns = [bits_of(temperature), top_k, bits_of(top_p), bits_of(min_p), seeds[:, 0], seeds[:, 1], steps]
     call = pl.pallas_call(
         partial(_kernel, size=size),
@@ -68,7 +68,7 @@ def sample(
         out_shape=jax.ShapeDtypeStruct((rows, LANES), jnp.int32),
         scratch_shapes=[pltpu.VMEM((block, width), jnp.int32), pltpu.VMEM((block, LANES), jnp.int32)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=vmem_bytes(rows, size, logits.dtype.itemsize)
+            dimension_semantics=("parallel",), vmem_limit_bytes=vmem_bytes(size, logits.dtype.itemsize)
         ),
         cost_estimate=pl.CostEstimate(
             flops=200 * rows * size, bytes_accessed=logits.nbytes + 4 * rows * (LANES + 8), transcendentals=0

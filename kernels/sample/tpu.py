@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.targets import MIB, Target
+from ...runtime.targets import MIB, SUBLANES, Target
 from ..spec import Operands
 
 CHUNK = 2048
@@ -19,25 +19,19 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
         return f"logits are {logits.dtype}, not float32 or bfloat16"
     if rows < 1 or not 0 < size <= 2**19:
         return f"a vocabulary of {size} tokens could overflow the 32-bit sums of 2**19"
-    needed = vmem_bytes(rows, size, logits.dtype.itemsize)
+    needed = vmem_bytes(size, logits.dtype.itemsize)
     if needed > target.vmem:
         return f"a block of {size} tokens takes {needed / MIB:.1f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"
     return None
-
-
-def block_rows(rows: int, itemsize: int) -> int:
-    """Rows that go through together: those of a tile, or all where there are fewer."""
-    return min(rows, Target.tile(8 * itemsize)[0])
 
 
 def padded(size: int) -> int:
     return -(-size // CHUNK) * CHUNK
 
 
-def vmem_bytes(rows: int, size: int, itemsize: int) -> int:
+def vmem_bytes(size: int, itemsize: int) -> int:
     """Two buffers of logits (one is filled while the other is used), one of 32-bit images, and the compiler's own."""
-    tile = Target.tile(8 * itemsize)[0]
-    return tile * padded(size) * (2 * itemsize + 4) + 2 * MIB
+    return SUBLANES * padded(size) * (2 * itemsize + 4) + 2 * MIB
 
 
 def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seeds: Any, steps: Any) -> Any:

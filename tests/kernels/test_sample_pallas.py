@@ -65,7 +65,7 @@ def check(arrays, bfloat16=False):
     np.testing.assert_array_equal(np.asarray(run(*arrays)), reference.sample(*tensors).numpy())
 
 
-SHAPES = ((1, 7, False), (3, 2050, False), (11, 4096, False), (18, 2050, True))
+SHAPES = ((1, 7, False), (3, 2050, False), (11, 4096, False), (10, 2050, True))
 """(rows, vocabulary, bfloat16): a row alone; a vocabulary that ends inside a vector; more rows than a block."""
 
 
