@@ -30,6 +30,12 @@ HloModule main, is_scheduled=true
   ROOT %convert.1 = bf16[64,512]{1,0:T(8,128)(2,1)S(1)} convert(%convolution.1)
 }
 
+%outer (param_0.4: bf16[64,4096], param_1.4: bf16[512,4096]) -> bf16[64,512] {
+  %param_0.4 = bf16[64,4096]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %param_1.4 = bf16[512,4096]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %inner = bf16[64,512]{1,0:S(1)} fusion(%param_0.4, %param_1.4), kind=kOutput, calls=%fused_product
+}
+
 %fused_gather (param_0.2: bf16[32000,4096], param_1.2: s32[64]) -> bf16[64,4096] {
   %param_1.2 = s32[64]{0} parameter(1)
   %param_0.2 = bf16[32000,4096]{1,0} parameter(0)
@@ -91,6 +97,13 @@ def test_what_optimized_hlo_costs() -> None:
     assert program.loops == 0
     assert sum(cost.kind == "prefetch" for cost in program.costs) == 1, "a copy for the next call is not of this one"
     assert Program.parse(HLO.replace('{"known_trip_count":{"n":"5"}}', "{}")).costs[-1].bytes == 2 * 256 * 128 * 4
+
+
+def test_a_product_in_a_fusion_of_a_fusion_is_seen() -> None:
+    nested = HLO.replace("kind=kOutput, calls=%fused_product, meta", "kind=kLoop, calls=%outer, meta")
+    assert nested != HLO
+    (product,) = (cost for cost in Program.parse(nested).costs if cost.kind == "product")
+    assert (product.flops, product.bytes) == (2 * 64 * 512 * 4096, 512 * 4096 * 2)
 
 
 def test_a_loop_of_unknown_length_is_told() -> None:

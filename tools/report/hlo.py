@@ -21,6 +21,7 @@ FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "slice-done", "async-done", "call-done",
     "async-update", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "domain",
 }  # fmt: skip
+PRODUCTS = {"convolution", "dot"}
 STARTS = {"copy-start", "slice-start", "async-start", "call-start"}
 KERNEL = "tpu_custom_call"
 PASSES = {"bitcast", "bitcast-convert", "reshape", "copy"}
@@ -152,12 +153,18 @@ class Program:
         if one.opcode.endswith(("-start", "-done", "-update")):
             return None
         body = self.computations.get(one.attribute("calls"), {}) if one.opcode == "fusion" else {}
-        products = [each for each in body.values() if each.opcode in ("convolution", "dot")]
-        if one.opcode in ("convolution", "dot"):
-            products, body = [one], {}
-        flops = sum(_flops(each, body or computation) for each in products)
-        dtype = _operand_dtype(products[0], body or computation) if products else "bfloat16"
+        products = list(self._products(body)) if body else [(one, computation)] if one.opcode in PRODUCTS else []
+        flops = sum(_flops(product, around) for product, around in products)
+        dtype = _operand_dtype(*products[0]) if products else "bfloat16"
         return Cost(path, _kind(one, bool(products), body), flops, self._bytes(computation, one, body), cycles, dtype)
+
+    def _products(self, body: dict[str, Instruction]) -> Iterator[tuple[Instruction, dict[str, Instruction]]]:
+        """The products of a fusion, those of fusions in it as well, each with the computation around it."""
+        for one in body.values():
+            if one.opcode in PRODUCTS:
+                yield one, body
+            elif one.opcode == "fusion":
+                yield from self._products(self.computations.get(one.attribute("calls"), {}))
 
     def _bytes(self, computation: dict[str, Instruction], one: Instruction, body: dict[str, Instruction]) -> int:
         """HBM traffic: operands and results, or the parts of them that a fusion touches."""
