@@ -118,10 +118,10 @@ def _matrix_of(outcomes: list[Outcome]) -> list[str]:
     for (case, dtype), row in cells.items():
         shown = []
         for target in targets:
-            one = row.get(target)
-            if one is None:
+            if target not in row:
                 shown.append("")
                 continue
+            one = row[target]
             reason = "; ".join(one.reasons) if one.compiled == "yes" else one.compiled.removeprefix("no: ")
             mark = f" ({notes.setdefault(reason, len(notes) + 1)})" if reason else ""
             shown.append(f"{one.implementation}{mark}" if one.compiled == "yes" else f"**{one.implementation}**{mark}")

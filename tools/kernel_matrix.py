@@ -53,7 +53,8 @@ class Outcome:
 
 def choice(kernel: Kernel, case: Case, target: Target) -> tuple[Implementation | None, tuple[str, ...]]:
     """The implementation that legalization takes (None: the reference), and why not those before it."""
-    operands, reasons = Operands.of(case.operands, case.operands.values()), []
+    operands = Operands.of(case.operands, case.operands.values())
+    reasons: list[str] = []
     for implementation in kernel.implementations:
         if implementation.target not in (target.family, "any"):
             continue
@@ -158,7 +159,7 @@ def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str,
 
     pjrt.settle()
     lower = implementation.bound(target)
-    with pltpu.force_tpu_interpret_mode(True):
+    with pltpu.force_tpu_interpret_mode(True):  # type: ignore[arg-type]  # the plain interpreter: faster
         results = jax.jit(lambda given: lower(**given, **case.attributes))(dict(arrays))
     return results if isinstance(results, tuple | list) else (results,)
 
@@ -247,7 +248,7 @@ def matrix(
     targets: Sequence[str] = TARGETS, names: Sequence[str] = (), say: Callable[[str], None] = lambda line: None
 ) -> list[Outcome]:
     """The outcomes of all kernels that have cases (or those of `names`), on all targets."""
-    found = []
+    found: list[Outcome] = []
     for kernel in kernels().values():
         if kernel.cases() and (not names or kernel.name in names):
             for target in targets:
