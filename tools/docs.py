@@ -101,7 +101,7 @@ def kernel_matrix() -> list[str]:
         "Each shape class goes the whole way for each target, without a device: torch op, composite, legalization, the target's compiler.",
         "A cell is the implementation that was taken; **bold** where the compiler refused it; a number refers to the reasons for a fallback.",
         "Numbers: the largest difference from the reference, as a part of its largest magnitude, in Pallas' interpreter (0: equal bit for bit).",
-        "`python -P -m fxhlo.tools.kernel_matrix` writes the record, `make conformance` compares it with this tree.",
+        "`make matrix` writes the record, `make conformance` compares it with this tree.",
     ]
     for name, group in groupby(outcomes, key=lambda one: one.kernel):
         lines += ["", f"### fxhlo.{name}\n", *_matrix_of(list(group))]
