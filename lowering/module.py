@@ -18,6 +18,7 @@ from .types import numpy_dtype
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
     from ..runtime.executable import Executable
+    from ..runtime.pjrt import Compiled
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class HloModule:
         executable = Executable(loaded, self.signature, name=self.name)
         arrays = self.arrays()
         return executable.bind(arrays) if arrays else executable
+
+    def compile_ahead(self) -> Compiled:
+        """What the target's compiler makes of it, also without a device: its memory, costs, text and bytes.
+
+        Raises OutOfMemoryError, CompileError; UnsupportedError where only a machine with the device compiles.
+        """
+        from ..runtime import pjrt
+
+        legalized = self.legalized()
+        return pjrt.build(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)
 
     def save(self, directory: str | Path) -> Bundle:
         """Writes a bundle with this module as its only entry, and returns it opened."""
