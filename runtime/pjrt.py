@@ -240,7 +240,7 @@ def _device(target: Target, index: int) -> Device:
         raw = found[index]
     except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
         named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"  # type: ignore[attr-defined]
-        ahead = "; pjrt.compile_ahead compiles without one" if target.family == "tpu" else ""
+        ahead = "; compile_ahead compiles without one" if target.family == "tpu" else ""
         raise UnsupportedError(
             f"this process has no {target.family} device: {first_lines(problem)}",
             next_step=f"let {named} name {target.family}, or take another target{ahead}",
@@ -250,7 +250,7 @@ def _device(target: Target, index: int) -> Device:
     if target.device_kind not in ("", raw.device_kind):
         raise UnsupportedError(
             f"the device here is a {raw.device_kind}, and {target} is a {target.device_kind}",
-            next_step="take the target that is here, or pjrt.compile_ahead",
+            next_step="take the target that is here, or compile_ahead",
         )
     return Device(target, raw)
 

@@ -152,3 +152,29 @@ def test_a_bundle_keeps_the_executable_for_the_machine_that_has_the_tpu(tmp_path
     assert stored.read_bytes() == compiled.serialize()
     with pytest.raises(UnsupportedError, match="no tpu device"):
         bundle.executable("main", "tpu-v6e")
+
+
+def test_a_lowered_module_compiles_ahead() -> None:
+    import torch
+
+    import fxhlo
+
+    module = fxhlo.lower(torch.nn.Linear(256, 128), (torch.zeros(8, 256),), target="tpu-7x")
+    compiled = module.compile_ahead()
+    assert compiled.memory.arguments >= (8 * 256 + 128 * 256 + 128) * 4
+    assert compiled.costs["flops"] >= 2 * 8 * 128 * 256
+    with pytest.raises(UnsupportedError, match="compile_ahead compiles without one"):
+        module.compile()
+
+
+def test_without_a_tpu_lowering_starts_no_plugin() -> None:
+    code = (
+        "import torch, fxhlo\n"
+        "module = fxhlo.lower(torch.nn.Linear(256, 128), (torch.zeros(8, 256),), target='tpu-v6e')\n"
+        "print(len(module.legalized().bytecode) > 0)\n"
+        "from jax._src.xla_bridge import backends\n"
+        "print(sorted(backends()))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["True", "['cpu']"]
+    assert "libtpu" not in done.stderr
