@@ -15,10 +15,12 @@ from .spec import Implementation, Kernel
 
 MODULES = (
     "attention",
+    "grouped_matmul",
     "linear",
     "logprobs",
     "paged_attention",
     "process_logits",
+    "quantized_matmul",
     "random_bits",
     "rms_norm",
     "sample",

@@ -1,0 +1,33 @@
+"""`fxhlo.grouped_matmul` on TPU: XLA's own ragged product, which reads a group's weight for its rows alone.
+
+docs/kernels_considered.md has its figures beside those of a loop over all groups and of the Pallas kernel in jax's wheel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..spec import Operands
+
+
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
+    values, weights = operands[:2]
+    if values.dtype.name != "bfloat16" or weights.dtype != values.dtype:
+        return f"operands are {values.dtype} and {weights.dtype}; the ragged product is known to be exact for bfloat16"
+    if min(*values.shape, *weights.shape) < 1:
+        return "an operand is empty"
+    return None
+
+
+def grouped_matmul(values: Any, weights: Any, sizes: Any) -> Any:
+    """Operands and result as in `reference.grouped_matmul`."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    dimensions = lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=(((1,), (2,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[0]
+    )
+    product = lax.ragged_dot_general(values, weights, sizes, dimensions, preferred_element_type=jnp.float32)
+    rows = lax.broadcasted_iota(jnp.int32, (values.shape[0], 1), 0)
+    return jnp.where(rows < jnp.sum(sizes), product, 0.0).astype(values.dtype)  # what is past the groups is undefined

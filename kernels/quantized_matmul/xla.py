@@ -1,0 +1,25 @@
+"""`fxhlo.quantized_matmul` in JAX. The weight is widened in front of the product; on TPU, XLA does that in the product's own
+loop, so that the memory is read at the weight's width (docs/kernels_considered.md has the compiler's figures)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..grouped_matmul.xla import precision
+
+
+def quantized_matmul(values: Array, weight: Array, scale: Array, *, bits: int) -> Array:
+    """Operands and result as in `reference.quantized_matmul`."""
+
+    def product(values: Array, weight: Array) -> Array:
+        wide = weight.astype(values.dtype)  # exact: bfloat16 holds every int8 and every float8
+        return lax.dot_general(
+            values, wide, (((1,), (1,)), ((), ())), precision=precision(values), preferred_element_type=jnp.float32
+        )
+
+    if bits == 8:
+        return (product(values, weight) * scale).astype(values.dtype)
+    half = weight.shape[1]
+    both = product(values[:, :half], (weight << 4) >> 4) + product(values[:, half:], weight >> 4)
+    return (both * scale).astype(values.dtype)
