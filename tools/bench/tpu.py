@@ -68,8 +68,12 @@ class Figure:
 
 def measure(say: Say, *, fast: bool = False) -> list[Figure]:
     """Compiles everything, one program after the other: minutes."""
-    layers = LAYERS[:1] if fast else LAYERS
-    return list(_figures(layers, say))
+    found = []
+    for figure in _figures(LAYERS[:1] if fast else LAYERS, say):
+        found.append(figure)
+        bound = "" if figure.bound is None else f": {figure.bound * 1e6:,.1f} us of {(figure.roofline or 0) * 1e6:,.1f}"
+        say(f"  {figure.program}{bound}{figure.problem}")
+    return found
 
 
 def _figures(layers: tuple[int, ...], say: Say) -> Iterator[Figure]:
