@@ -48,10 +48,10 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Targ
     tokens, heads, _ = query.shape
     _, block_size, pairs, head_size = kv_cache.shape
     groups = heads // (pairs // 2)
-    chunk = lcm(block_size, CHUNK)
-    longest = -(-table * block_size // chunk) * chunk
+    chunk, step = CHUNK, lcm(block_size, CHUNK)
+    longest = -(-table * block_size // step) * step
     row = _bytes((pairs, head_size), kv_cache.dtype.itemsize)
-    keys = min(max(chunk, -(-FETCH // row // chunk) * chunk), longest)
+    keys = min(max(step, -(-FETCH // row // step) * step), longest)
     tile = 1 if tokens == 1 else min(max(16, ROWS // groups // 16 * 16), max(16, 1 << (tokens - 1).bit_length()))
     while True:
         blocks = _blocks(query, kv_cache, keys, chunk, tile)
@@ -59,12 +59,13 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Targ
             return blocks
         if tile > 32:
             tile //= 2
-        elif keys > chunk:
-            keys -= chunk
+        elif keys > step:
+            keys -= step
         elif tile > 16:
             tile //= 2
-        elif chunk % 2 == 0 and chunk // 2 % lcm(block_size, 128) == 0:
-            keys = chunk = chunk // 2
+        elif chunk > LANES:
+            chunk //= 2
+            keys = step = lcm(block_size, chunk)
         else:
             return None
 
