@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import cache_size, serving, tpu
+from . import attention_tpu, cache_size, serving, tpu
 
 OUT = Path("build") / "bench"
 
@@ -29,7 +29,7 @@ def bench(
     fast: bool = typer.Option(False, "--fast", help="Shorter answers and fewer rounds."),
     dtype: str = typer.Option("bfloat16", help="bfloat16 or float32."),
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
-    only: str = typer.Option("", help="One part: serving, cache or tpu."),
+    only: str = typer.Option("", help="One part: serving, cache, tpu or attention-tpu."),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
@@ -37,6 +37,10 @@ def bench(
     Both engines are alive at once and measured in turn; a figure is the median over rounds after a warm-up, and a ratio
     the median of the rounds' ratios. Takes about ten minutes (--fast: five), most of it the peer's start.
     """
+    if only == "attention-tpu":
+        cycles = attention_tpu.measure(say)
+        put(json.dumps([asdict(row) for row in cycles], indent=2) if as_json else _text(attention_tpu.table(cycles)))
+        return
     model = prepare(say=say)
     rows = (
         serving.measure(model, dtype, serving.FAST if fast else serving.Sizes(), say) if only in ("", "serving") else []
@@ -119,6 +123,12 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def _text(table: Table) -> str:
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))
+    console.print(table)
+    return console.export_text()
 
 
 def _plot(rows: list[serving.Measure], path: Path) -> None:

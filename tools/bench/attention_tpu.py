@@ -2,8 +2,9 @@
 
 Comes in: nothing but libtpu; no TPU is needed. Goes out: a row per shape. The compiler counts the cycles of straight code, of
 loops with a known count, and what an instruction waits for; where a loop's count is data it guesses. So both kernels are
-compiled with their data-dependent loops set to one request and a number of blocks, and every condition taken; each in a
-process of its own. What a further block costs is the difference between two counts. Copies wait for nothing here: beside
+compiled with their data-dependent loops set to one request and a number of blocks of keys, and every condition taken, each
+in a process of its own. The figure is what further blocks cost: the difference between two counts, for 1,024 keys. What
+stands before and after a request's blocks is not in it. Copies are as quick as the compiler's model of them has it; beside
 the cycles stands what the memory needs for the same keys.
 """
 
@@ -20,16 +21,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from ...runtime.targets import Target
 
 TARGET = "tpu-v6e"
 CLOCK = 1.75e9
 """Cycles a second of v6e, for the time of its memory in cycles."""
+CONTEXT = 2048
+"""Keys that the block tables have room for."""
+KEYS = 1024
+"""What the figures are for."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """rows: of the request in this step (1: decode). page: tokens. context: keys that it sees."""
+    """rows: of a request (1: decode). page: tokens."""
 
     name: str
     rows: int
@@ -37,7 +44,6 @@ class Shape:
     kv_heads: int = 8
     head_size: int = 128
     page: int = 16
-    context: int = 1024
     cache: str = "bfloat16"
 
 
@@ -47,9 +53,9 @@ SHAPES = (
     Shape("decode, 64 heads on 8, pages of 64", 1, heads=64, page=64),
     Shape("decode, 8 heads on 1, pages of 64", 1, heads=8, kv_heads=1, page=64),
     Shape("decode, 32 heads on 32, pages of 64", 1, kv_heads=32, page=64),
-    Shape("prefill, 32 heads on 8, pages of 16", 512),
-    Shape("prefill, 32 heads on 8, pages of 128", 512, page=128),
-    Shape("prefill, 8 heads on 1, pages of 64", 512, heads=8, kv_heads=1, page=64),
+    Shape("64 rows, 32 heads on 8, pages of 16", 64),
+    Shape("64 rows, 32 heads on 8, pages of 128", 64, page=128),
+    Shape("64 rows, 8 heads on 1, pages of 64", 64, heads=8, kv_heads=1, page=64),
 )
 ALONE = (
     Shape("decode, 32 heads of 64 on 8, pages of 16", 1, head_size=64),
@@ -61,7 +67,7 @@ ALONE = (
 
 @dataclass(frozen=True)
 class Cycles:
-    """Of one request's context for `rows` rows; None where the kernel does not compile. memory: what its keys take to
+    """Of KEYS keys for the shape's rows; None where the kernel does not compile, and why. memory: what these keys take to
     arrive, in cycles."""
 
     shape: str
@@ -75,23 +81,34 @@ def measure(say: Callable[[str], None]) -> list[Cycles]:
     found = []
     for shape in (*SHAPES, *ALONE):
         say(f"attention-tpu: {shape.name}")
-        ours, why = _context(shape, "ours")
-        peer, refused = (None, "head size") if shape in ALONE else _context(shape, "peer")
-        size = {"bfloat16": 2}.get(shape.cache, 1)
-        moved = shape.context * 2 * shape.kv_heads * shape.head_size * size
+        ours, why = _cycles(shape, "ours")
+        peer, refused = (None, "not taken") if shape in ALONE else _cycles(shape, "peer")
+        moved = KEYS * 2 * shape.kv_heads * shape.head_size * (2 if shape.cache == "bfloat16" else 1)
         memory = moved / (Target.parse(TARGET).bandwidth or 1) * CLOCK
         found.append(Cycles(shape.name, ours, peer, memory, why or refused))
     return found
 
 
-def _context(shape: Shape, which: str) -> tuple[float | None, str]:
-    """Cycles for all blocks of the context and all rows, or why there are none."""
+def table(rows: list[Cycles]) -> Table:
+    made = Table(
+        "one request", "fxhlo", "jax's wheel", "times better", "memory's bound",
+        title=f"Paged attention, {TARGET}: cycles for {KEYS:,} more keys by libtpu's static profile",
+    )  # fmt: skip
+    for row in rows:
+        ratio = f"{row.peer / row.ours:.2f}" if row.ours and row.peer else row.why
+        made.add_row(
+            row.shape, *(f"{each:,.0f}" if each else "-" for each in (row.ours, row.peer)), ratio, f"{row.memory:,.0f}"
+        )
+    return made
+
+
+def _cycles(shape: Shape, which: str) -> tuple[float | None, str]:
+    """Cycles for KEYS further keys and all rows, or why there are none."""
     try:
         (two, keys, rows), (four, _, _) = (_estimate(shape, which, count) for count in (2, 4))
     except RuntimeError as problem:
         return None, str(problem)
-    blocks, tiles = shape.context / keys, -(-shape.rows // rows)
-    return tiles * (two + (four - two) / 2 * (blocks - 2)), ""
+    return (four - two) / 2 * KEYS / keys * -(-shape.rows // rows), ""
 
 
 def _estimate(shape: Shape, which: str, blocks: int) -> tuple[float, int, int]:
@@ -188,13 +205,12 @@ def _peer(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import tuned_block_sizes as tuned
 
-    tokens = operands["query"].shape[0]
     tuned.get_tpu_version, tuned.get_device_name = lambda: 6, lambda *_: "TPU v6"
     pages, rows = tuned.get_tuned_block_sizes(
         jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16), shape.heads, shape.kv_heads, shape.head_size, shape.page,
-        512 if shape.rows == 1 else tokens, shape.context // shape.page,
+        512, CONTEXT // shape.page,
     )  # fmt: skip
-    rows = min(rows, tokens)
+    rows = min(rows, 32)
     kernel.pl, kernel.lax = _Straight(pl), _Straight(jax.lax, 1, blocks)
 
     def call(**operands: Any) -> Any:
@@ -216,9 +232,10 @@ def _child(request: dict[str, Any]) -> None:
 
     shape, blocks = Shape(**request["shape"]), request["blocks"]
     requests = 32 if shape.rows == 1 else 1
+    tokens = 32 if request["which"] == "peer" or shape.rows == 1 else shape.rows  # one tile of either kernel
     operands = specs(
-        requests * shape.rows, shape.heads, shape.kv_heads, shape.head_size, shape.page, requests,
-        shape.context // shape.page, cache=shape.cache,
+        tokens, shape.heads, shape.kv_heads, shape.head_size, shape.page, requests,
+        CONTEXT // shape.page, cache=shape.cache,
     )  # fmt: skip
     call, keys, rows = (_ours if request["which"] == "ours" else _peer)(shape, blocks, operands)
     named = Operands.of(operands, operands.values())
