@@ -19,6 +19,7 @@ try:
     import jaxlib
     from jax.extend.mlir import ir
     from jax.extend.mlir.dialects import chlo, func, stablehlo
+    from jaxlib._jax import mlir as _jax_mlir
     from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 except ImportError as problem:  # pragma: no cover - needs another jaxlib
     raise FxhloError(
@@ -60,8 +61,8 @@ def bytecode(module: ir.Module) -> bytes:
 
 def portable(module: ir.Module) -> bytes:
     """The versioned StableHLO artifact, readable by every later StableHLO release."""
-    # The form that takes bytes: the one that takes a module rewrites it in place.
-    return stablehlo.serialize_portable_artifact_str(bytecode(module), stablehlo.get_current_version())
+    # jaxlib's own form: StableHLO's leaves CHLO's ops (erf) as they are, and those have no versioned form.
+    return _jax_mlir.serialize_portable_artifact(bytecode(module), stablehlo.get_current_version())
 
 
 def text(module: ir.Module, *, locations: bool = False) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...runtime.errors import UnsupportedError
 from ..base import Pass
 from ..edit import add_placeholder, call, new_symbol
 from ..program import Argument, Dim, Program, Result
@@ -93,10 +94,14 @@ class PagedAttention(Pass):
 
 
 def _size(program: Program, name: str) -> torch.SymInt:
-    """The symbolic size of a dimension, taken from a placeholder that has it."""
+    """The symbolic size of a dimension, taken from a value that has it: the argument itself where nothing else does."""
     symbol = next(dim.symbol for dim in program.dims if dim.name == name)
-    for node in program.placeholders:
-        for size in getattr(node.meta["val"], "shape", ()):
+    for node in program.graph.nodes:
+        val = node.meta.get("val")
+        for size in (val,) if isinstance(val, torch.SymInt) else getattr(val, "shape", ()):
             if isinstance(size, torch.SymInt) and size.node.expr == symbol:
                 return size
-    raise AssertionError(f"no argument has the dimension {name}")
+    raise UnsupportedError(
+        f"the model's Python fixes the number of {name} while it is captured",
+        next_step="serve this model on another platform of vLLM; it would need a program for every size",
+    )

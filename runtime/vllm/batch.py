@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FxhloError
 from .sampling import Sampling
+
+if TYPE_CHECKING:
+    from .prompt_logprobs import PromptLogprobs
 
 
 @dataclass
@@ -30,6 +33,8 @@ class Request:
     seed: int
     seen: dict[int, int] = field(default_factory=dict)
     """Token id -> occurrences in the output, of prompt and output; kept for requests with penalties only."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """What was asked for and not yet handed over."""
 
     @property
     def length(self) -> int:

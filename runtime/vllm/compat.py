@@ -33,7 +33,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from ..errors import FxhloError, UnsupportedError
@@ -54,6 +54,7 @@ __all__ = [
     "KVCacheConfig",
     "KVCacheSpec",
     "LogprobsLists",
+    "LogprobsTensors",
     "ModelRunnerOutput",
     "MultipleOf",
     "SchedulerOutput",
@@ -112,7 +113,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "req_ids", "resumed_req_ids", "new_block_ids", "num_computed_tokens", "num_output_tokens",
     ),
     "vllm.v1.core.sched.output:GrammarOutput": ("structured_output_request_ids", "grammar_bitmask"),
-    "vllm.v1.outputs:ModelRunnerOutput": ("req_ids", "req_id_to_index", "sampled_token_ids", "logprobs"),
+    "vllm.v1.outputs:ModelRunnerOutput": ("req_ids", "req_id_to_index", "sampled_token_ids", "logprobs", "prompt_logprobs_dict"),
+    "vllm.v1.outputs:LogprobsTensors": ("logprob_token_ids", "logprobs", "selected_token_ranks"),
     "vllm.v1.outputs:LogprobsLists": ("logprob_token_ids", "logprobs", "sampled_token_ranks"),
 }  # fmt: skip
 """What must exist: a function's parameters, or a class's fields, that we name; in this order."""

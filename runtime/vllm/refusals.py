@@ -83,7 +83,9 @@ CONFIG = (
 )
 
 REQUEST = (
-    Refusal("prompt_logprobs", lambda p: p.prompt_logprobs is not None, "leave it out"),
+    Refusal(
+        "prompt_logprobs=-1", lambda p: p.prompt_logprobs == -1, "ask for as many as are wanted, up to --max-logprobs"
+    ),
     Refusal("prompt_logprob_token_ids", lambda p: p.prompt_logprob_token_ids is not None, "leave it out"),
     Refusal("logprob_token_ids", lambda p: p.logprob_token_ids, "ask for logprobs, the most likely tokens, instead"),
     Refusal("logprobs=-1", lambda p: p.logprobs == -1, "ask for as many as are wanted, up to --max-logprobs"),

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import FxhloError, UnsupportedError
 from . import compat
 from .batch import Batch, Request
+from .prompt_logprobs import Part, PromptLogprobs, collect
 
 if TYPE_CHECKING:
     from .steps import StepResult, Steps
@@ -78,7 +79,25 @@ class Runner:
         inputs = self.batch.inputs(step.rows, step.counts, bucket.tokens, bucket.requests)
         inputs |= self.batch.sampling.inputs(step.rows, requests, bucket.requests, masks)
         result = self.steps.step(bucket, inputs, logprobs=bool(inputs["logprobs_enabled"]))
-        return self._finish(step, result)
+        parts = self._prompt_parts(step)
+        prompts = {}
+        if parts:
+            vocab_size = self.batch.sampling.vocab_size
+            prompts = collect(
+                parts, inputs, bucket, vocab_size, lambda made: self.steps.step(bucket, made, logprobs=True)
+            )
+        return self._finish(step, result, prompts)
+
+    def _prompt_parts(self, step: Scheduled) -> list[Part]:
+        """The requests of this step whose prompt's log-probabilities are wanted, with the tokens that are computed."""
+        starts, computed = np.cumsum(step.counts) - step.counts, self.batch.computed[step.rows]
+        return [
+            Part(request, int(first), int(count), int(row))
+            for request, first, count, row in zip(
+                map(self.requests.__getitem__, step.ids), computed, step.counts, starts, strict=True
+            )
+            if request.prompt_logprobs is not None
+        ]
 
     def _begin(self, new: Any, scheduled: Mapping[str, int]) -> None:
         """A request that is new; or, as vLLM does with its second model runner, one that comes back after preemption."""
@@ -95,6 +114,10 @@ class Runner:
             computed=new.num_computed_tokens,
             seed=self._seed(new.sampling_params) if known is None else known.seed,
         )
+        if new.sampling_params.prompt_logprobs is not None and known is None:
+            request.prompt_logprobs = PromptLogprobs.of(request)
+        elif known is not None:
+            request.prompt_logprobs = known.prompt_logprobs
         self.requests[request.id] = request
         self.batch.place(request, scheduled)
 
@@ -124,7 +147,9 @@ class Runner:
             return params.seed & 0xFFFFFFFFFFFFFFFF
         return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
 
-    def _finish(self, step: Scheduled, result: StepResult) -> compat.ModelRunnerOutput:
+    def _finish(
+        self, step: Scheduled, result: StepResult, prompts: dict[str, compat.LogprobsTensors]
+    ) -> compat.ModelRunnerOutput:
         """Stores the sampled tokens; a request whose prompt is not computed to its end has none yet."""
         batch, real = self.batch, len(step.ids)
         batch.computed[step.rows] += step.counts
@@ -143,4 +168,5 @@ class Runner:
             req_id_to_index={request_id: index for index, request_id in enumerate(step.ids)},
             sampled_token_ids=sampled,
             logprobs=logprobs,
+            prompt_logprobs_dict={request_id: prompts.get(request_id) for request_id in step.ids} if prompts else {},
         )

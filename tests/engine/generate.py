@@ -1,7 +1,8 @@
 """One engine in a process of its own: a job as JSON on standard input, its answers as JSON in the file named by it.
 
 job: {"engine": arguments of vllm.LLM, "runs": [{"prompts": [[token ids]], "sampling": {...} or [{...}], "one_by_one": bool}],
-"out": path}. Answers: per run, per prompt {"tokens": [...], "logprobs": [[[id, value], ...]] or null}.
+"out": path}. Answers: per run, per prompt {"tokens": [...], "logprobs": [[[id, value], ...]] or null,
+"prompt_logprobs": [[[id, value, rank], ...]] or null}.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ def answer(output: Any) -> dict[str, Any]:
     logprobs = None
     if completion.logprobs is not None:
         logprobs = [[[token, entry.logprob] for token, entry in position.items()] for position in completion.logprobs]
+    prompt_logprobs = None
+    if output.prompt_logprobs is not None:
+        prompt_logprobs = [
+            [[token, entry.logprob, entry.rank] for token, entry in (position or {}).items()]
+            for position in output.prompt_logprobs
+        ]
     return {
+        "prompt_logprobs": prompt_logprobs,
         "tokens": list(completion.token_ids),
         "logprobs": logprobs,
         "cached": output.num_cached_tokens,

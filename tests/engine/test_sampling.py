@@ -90,3 +90,31 @@ def test_parameters_that_shape_the_answer_do(engine, prompts) -> None:
     assert forced["tokens"] == [1234] * 8
     assert set(allowed["tokens"]) <= {11, 12, 13}
     assert len(stopped["tokens"]) == 4
+
+
+def test_logprobs_of_prompts_are_those_of_transformers(engine, model, prompts, expected) -> None:
+    """Prompts longer than a step has rows, in chunks, beside requests that ask for nothing: whose answers stay the same."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    chosen = (0, 1, 8, 19)
+    greedy = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True}
+    (answers,) = engine(
+        [{"prompts": [prompts[i] for i in chosen] * 2, "sampling": [{**greedy, "prompt_logprobs": 2}] * 4 + [greedy] * 4}],
+        dtype="float32", max_num_seqs=8, max_num_batched_tokens=64,
+    )  # fmt: skip
+    assert [answer["tokens"] for answer in answers] == [expected[i][:8] for i in chosen] * 2
+    assert all(answer["prompt_logprobs"] is None for answer in answers[4:])
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for index, answer in zip(chosen, answers, strict=False):
+        prompt = prompts[index]
+        with torch.inference_mode():
+            right = torch.log_softmax(reference(torch.tensor([prompt])).logits[0], -1)
+        assert len(answer["prompt_logprobs"]) == len(prompt)
+        assert answer["prompt_logprobs"][0] == []
+        for position, entries in enumerate(answer["prompt_logprobs"][1:]):
+            found = {token: (value, rank) for token, value, rank in entries}
+            assert set(found) == {prompt[position + 1], *right[position].topk(2).indices.tolist()}
+            for token, (value, rank) in found.items():
+                assert abs(right[position, token].item() - value) < 1e-3
+                assert rank == (right[position] >= right[position, token]).sum().item()

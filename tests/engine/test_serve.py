@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_answer_in_any_company(server: Server) -> None:
     ("change", "named"),
     [
         ({"prompt": "word " * 2000}, "maximum context length"),
-        ({"prompt_logprobs": 3}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"temperature": -1.0}, "temperature"),
         ({"prompt": [[10**6]]}, "vocab"),
         ({"logit_bias": {str(token): 1.0 for token in range(1100)}}, "logit_bias"),

@@ -176,8 +176,8 @@ def test_decode_steps_take_the_smallest_program(engine) -> None:
     llm = engine(max_num_seqs=32)
     answers(llm, [[5, 6, 7]])
     used = CheckingSteps.last.used
-    assert used[0] == Bucket(8, 8)
-    assert set(used) == {Bucket(8, 8)}
+    assert used[0] == Bucket(4, 4)
+    assert set(used) == {Bucket(4, 4)}
     assert len(used) == 40
 
 
