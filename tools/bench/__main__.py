@@ -17,9 +17,12 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, serving, tpu
+from . import attention_tpu, cache_size, considered_tpu, sampling_tpu, serving, tpu
 
 OUT = Path("build") / "bench"
+
+COMPILED: dict[str, Any] = {"sampling-tpu": sampling_tpu, "considered-tpu": considered_tpu}
+"""Parts that need no model: what the compiler says of programs."""
 
 app = typer.Typer(add_completion=False)
 
@@ -29,7 +32,10 @@ def bench(
     fast: bool = typer.Option(False, "--fast", help="Shorter answers and fewer rounds."),
     dtype: str = typer.Option("bfloat16", help="bfloat16 or float32."),
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
-    only: str = typer.Option("", help="One part: serving, cache, tpu or attention-tpu."),
+    only: str = typer.Option(
+        "",
+        help="One part: serving, cache, tpu, or one of attention-tpu, sampling-tpu and considered-tpu (kernels considered).",
+    ),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
@@ -40,6 +46,11 @@ def bench(
     if only == "attention-tpu":
         cycles = attention_tpu.measure(say)
         put(json.dumps([asdict(row) for row in cycles], indent=2) if as_json else _text(attention_tpu.table(cycles)))
+        return
+    if only in COMPILED:
+        found = COMPILED[only].measure(say)
+        table = COMPILED[only].table(found)
+        put(json.dumps([asdict(row) for row in found], indent=2) if as_json else _text(table))
         return
     model = prepare(say=say)
     rows = (

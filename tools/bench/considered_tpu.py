@@ -1,0 +1,189 @@
+"""Kernels that were considered for TPU: what the compiler says of XLA's program, and of a kernel where there is one.
+
+Comes in: nothing but libtpu; nothing is timed. Goes out: a row per program and target: bytes accessed as XLA's cost analysis
+has them, temporaries, and `estimated_cycles` of fusions and copies (a Pallas call and a sort have none). Verdicts stand in
+docs/kernels_considered.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .sampling_tpu import xla_cycles
+
+TARGETS = ("tpu-v5e", "tpu-v6e")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A JAX function and its operands as (shape, dtype); least: the bytes that have to be moved."""
+
+    group: str
+    name: str
+    function: Callable[..., Any]
+    operands: tuple[tuple[tuple[int, ...], str], ...]
+    least: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    group: str
+    name: str
+    target: str
+    bytes: float
+    least: int
+    temporaries: int
+    cycles: float
+    refused: str = ""
+
+
+def candidates() -> Iterator[Candidate]:
+    yield from _matmuls()
+    yield from _attentions()
+    yield from _experts()
+
+
+def _matmuls() -> Iterator[Candidate]:
+    """A product with a weight of 8 and 4 bits, as plain StableHLO: does XLA read the narrow weight, or widen it first?"""
+    import jax.numpy as jnp
+    from jax import lax
+
+    def product(values: Any, weight: Any) -> Any:
+        return lax.dot_general(values, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+    def wide(values: Any, weight: Any) -> Any:
+        return product(values, weight).astype(values.dtype)
+
+    def scaled(values: Any, weight: Any, scale: Any) -> Any:
+        return (product(values, weight.astype(values.dtype)) * scale).astype(values.dtype)
+
+    def packed(values: Any, weight: Any, scale: Any) -> Any:
+        """Two weights a byte: the low half has the even inputs."""
+        low, high = (weight << 4) >> 4, weight >> 4
+        even, odd = values[:, ::2], values[:, 1::2]
+        both = product(even, low.astype(values.dtype)) + product(odd, high.astype(values.dtype))
+        return (both * scale).astype(values.dtype)
+
+    inputs, outputs = 4096, 14336
+    for rows in (8, 64, 1024):
+        values, scale = ((rows, inputs), "bfloat16"), ((outputs,), "float32")
+        moved = 2 * rows * (inputs + outputs)
+        group = f"product, {rows} rows, {inputs} by {outputs}"
+        yield Candidate(
+            group, "bfloat16", wide, (values, ((outputs, inputs), "bfloat16")), moved + 2 * inputs * outputs
+        )
+        for dtype in ("int8", "float8_e4m3fn"):
+            operands = (values, ((outputs, inputs), dtype), scale)
+            yield Candidate(group, dtype, scaled, operands, moved + inputs * outputs)
+        operands = (values, ((outputs, inputs), "int4"), scale)
+        yield Candidate(group, "int4", scaled, operands, moved + inputs * outputs // 2)
+        operands = (values, ((outputs, inputs // 2), "int8"), scale)
+        yield Candidate(group, "int4, two a byte", packed, operands, moved + inputs * outputs // 2)
+
+
+def _attentions() -> Iterator[Candidate]:
+    """Attention without a cache over 16 heads of 64 (an encoder): plain, and the flash attention of the jax wheel."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+
+    def plain(query: Any, key: Any, value: Any) -> Any:
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32) * 0.125
+        weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+        return jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32).astype(query.dtype)
+
+    def flash(query: Any, key: Any, value: Any) -> Any:
+        return flash_attention(query, key, value, sm_scale=0.125)
+
+    for tokens in (512, 2048, 8192):
+        operands = tuple(((1, 16, tokens, 64), "bfloat16") for _ in range(3))
+        least = 4 * 16 * tokens * 64 * 2
+        group = f"attention without a cache, {tokens} tokens, 16 heads of 64"
+        yield Candidate(group, "plain", plain, operands, least)
+        yield Candidate(group, "flash (jax wheel)", flash, operands, least)
+
+
+def _experts() -> Iterator[Candidate]:
+    """Rows sorted by expert times each expert's weight: 8 experts of 4096 by 14336, as Mixtral's."""
+    import jax.numpy as jnp
+    from jax import lax
+    from jax.experimental.pallas.ops.tpu.megablox import gmm
+
+    def ragged(values: Any, weights: Any, sizes: Any) -> Any:
+        return lax.ragged_dot(values, weights, sizes, preferred_element_type=jnp.float32).astype(values.dtype)
+
+    def every(values: Any, weights: Any, sizes: Any) -> Any:
+        """All experts for all rows, then the right one: what plain StableHLO does."""
+        ends = jnp.cumsum(sizes)
+        expert = jnp.sum(jnp.arange(values.shape[0])[:, None] >= ends[None, :], axis=1)
+        chosen = (expert[:, None] == jnp.arange(weights.shape[0])[None, :]).astype(values.dtype)
+        return jnp.einsum("me,mk,ekn->mn", chosen, values, weights)
+
+    def blocks(values: Any, weights: Any, sizes: Any) -> Any:
+        tile = (min(values.shape[0], 512), 1024, 1024)
+        return gmm(values, weights, sizes, preferred_element_type=jnp.bfloat16, tiling=tile)
+
+    for rows in (128, 2048):
+        operands = (((rows, 4096), "bfloat16"), ((8, 4096, 14336), "bfloat16"), ((8,), "int32"))
+        least = 2 * (rows * (4096 + 14336) + 8 * 4096 * 14336)
+        group = f"grouped product, {rows} rows, 8 experts of 4096 by 14336"
+        for name, function in (("every expert", every), ("ragged_dot", ragged), ("megablox (jax wheel)", blocks)):
+            yield Candidate(group, name, function, operands, least)
+
+
+def measure(say: Callable[[str], None]) -> list[Figure]:
+    found = []
+    for candidate in candidates():
+        say(f"considered-tpu: {candidate.group}: {candidate.name}")
+        found += [_figure(candidate, target) for target in TARGETS]
+    return found
+
+
+def _figure(candidate: Candidate, target: str) -> Figure:
+    import ml_dtypes
+
+    from ...kernels.spec import Implementation, Operands, TensorSpec
+    from ...passes.hlo.legalize import lower_implementation
+    from ...runtime.errors import FxhloError
+    from ...runtime.pjrt import compile_ahead
+    from ...runtime.targets import Target
+
+    def dtype(name: str) -> np.dtype:
+        return np.dtype(getattr(ml_dtypes, name, name))
+
+    specs = [TensorSpec(shape, dtype(name)) for shape, name in candidate.operands]
+    names = [f"operand{index}" for index in range(len(specs))]
+
+    def call(**named: Any) -> Any:
+        return candidate.function(*(named[name] for name in names))
+
+    where = Target.parse(target)
+    try:
+        text = lower_implementation(Implementation("tpu", "candidate", call), Operands.of(names, specs), {}, where)
+        compiled = compile_ahead(text, where)
+    except (FxhloError, NotImplementedError, ValueError) as problem:
+        return Figure(candidate.group, candidate.name, target, 0, candidate.least, 0, 0, str(problem).splitlines()[0])
+    analysis = compiled.raw.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return Figure(
+        candidate.group, candidate.name, target, float(analysis["bytes accessed"]), candidate.least,
+        compiled.memory.temporaries, xla_cycles(compiled.text, asked=True),
+    )  # fmt: skip
+
+
+def table(figures: list[Figure]) -> Any:
+    from rich.table import Table
+
+    made = Table(
+        "program", "way", "target", "MB moved", "at least", "temporaries MB", "cycles", title="Kernels considered"
+    )
+    for one in figures:
+        megabytes = (one.bytes, one.least, one.temporaries)
+        numbers = [f"{value / 1e6:,.1f}" for value in megabytes] + [f"{one.cycles:,.0f}" if one.cycles else "-"]
+        numbers = [one.refused[:60], "", "", ""] if one.refused else numbers
+        made.add_row(one.group, one.name, one.target, *numbers)
+    return made

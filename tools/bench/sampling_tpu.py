@@ -1,0 +1,223 @@
+"""Sampling on TPU: cycles and bytes of our Pallas kernels, of what XLA makes of the plain implementations, and of a sampler
+that sorts. No TPU is needed, nothing is timed.
+
+Comes in: nothing but libtpu. Goes out: a row per kernel and generation.
+
+Cycles are the compiler's. Of a Pallas kernel: the bundles (one a cycle) of its final schedule, loops times their count. Of XLA's
+program: `estimated_cycles` of its fusions and copies, loops times their count; sorts, scatters and other operations
+that have no estimate count nothing, so XLA's and the sort's figures are too low. Bisection has no count in either
+program: it is taken to need `STEPS` in each of its loops. In ours every stage is counted. Bytes are those between chip and
+memory as XLA's cost analysis has them: it counts loop bodies once, which favours XLA's program; a Pallas kernel's are known.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+TARGETS = ("tpu-v5e", "tpu-v6e")
+ROWS, SIZE = 64, 128256
+BLOCK = 8  # rows of a block, as in the kernels
+STEPS = 10
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the compiler says of one program: cycles and bytes for all rows; seconds it took to compile on this machine."""
+
+    cycles: float
+    bytes: float
+    temporaries: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    kernel: str
+    target: str
+    ours: Program
+    xla: Program
+    sort: Program | None
+
+
+def measure(say: Callable[[str], None]) -> list[Row]:
+    rows = []
+    for target in TARGETS:
+        for kernel in ("sample", "logprobs", "process_logits"):
+            say(f"sampling-tpu: {kernel} for {target}; XLA's takes a minute or more to compile")
+            ways = ("pallas", "xla", "sort") if kernel == "sample" else ("pallas", "xla")
+            found = [_in_a_process(kernel, way, target) for way in ways]
+            rows.append(Row(kernel, target, found[0], found[1], found[2] if len(found) > 2 else None))
+    return rows
+
+
+def table(rows: list[Row]) -> Any:
+    from rich.table import Table
+
+    made = Table(
+        "kernel", "target", "program", "cycles", "times ours", "MB moved", "temporaries MB", "compiled in s",
+        title=f"Sampling, {ROWS} rows of {SIZE} tokens",
+    )  # fmt: skip
+    for row in rows:
+        named = (("Pallas", row.ours), ("XLA", row.xla), ("sort", row.sort))
+        for name, program in ((name, program) for name, program in named if program is not None):
+            made.add_row(
+                row.kernel, row.target, name, f"{program.cycles:,.0f}", f"{program.cycles / row.ours.cycles:.1f}",
+                f"{program.bytes / 1e6:,.0f}", f"{program.temporaries / 1e6:,.0f}", f"{program.seconds:.1f}",
+            )  # fmt: skip
+    return made
+
+
+def _in_a_process(kernel: str, way: str, target: str) -> Program:
+    """In a process of its own, since libtpu reads its flags once."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+        if way == "pallas":
+            flags += f" --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final"
+        request = json.dumps({"kernel": kernel, "way": way, "target": target, "folder": folder})
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __spec__.name, request],
+            env=os.environ | {"LIBTPU_INIT_ARGS": flags}, stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+        return Program(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _child(kernel: str, way: str, target: str, folder: str) -> Program:
+    from ...kernels.catalog import kernels
+    from ...kernels.spec import Implementation, Operands
+    from ...passes.hlo.legalize import lower_implementation
+    from ...runtime.pjrt import compile_ahead
+    from ...runtime.targets import Target
+
+    operands = Operands.of(*zip(*_operands(kernel).items(), strict=True))
+    attributes = {"count": 20} if kernel == "logprobs" else {}
+    made = kernels()[f"fxhlo.{kernel}"].implementations
+    implementation = next((one for one in made if one.name == way), Implementation("any", "sort", _sort))
+    where = Target.parse(target)
+    text = lower_implementation(implementation, operands, attributes, where)
+    begun = perf_counter()
+    compiled = compile_ahead(text, where)
+    seconds = perf_counter() - begun
+    analysis = compiled.raw.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    cycles = xla_cycles(compiled.text, asked=kernel != "process_logits")
+    if way == "pallas":
+        steps = 0 if kernel == "process_logits" else STEPS  # of loops over entries: no row asks for any
+        (schedule,) = Path(folder).glob("*-name.*-03-final_bundles.txt")  # Mosaic's call
+        cycles += pallas_cycles(schedule.read_text(), steps, ROWS // BLOCK)
+    return Program(cycles, float(analysis["bytes accessed"]), compiled.memory.temporaries, seconds)
+
+
+def _operands(kernel: str) -> dict[str, Any]:
+    import ml_dtypes
+
+    from ...kernels.logprobs.cases import specs as logprobs
+    from ...kernels.process_logits.cases import specs as process_logits
+    from ...kernels.sample.cases import specs as sample
+
+    if kernel == "sample":  # its logits are what process_logits gives, the others' what the model gives
+        return dict(sample(ROWS, SIZE, np.dtype(np.float32)))
+    of = {"logprobs": logprobs, "process_logits": process_logits}[kernel]
+    return dict(of(ROWS, SIZE, np.dtype(ml_dtypes.bfloat16)))
+
+
+def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
+    """Bundles of a final schedule, loops times their count: the constant of a loop's exit test, `blocks` for the grid's, `steps`
+    where there is none.
+
+    A line is an address, LB where a loop's body starts, and a `>` for each loop around it; what the scheduler moved
+    there from outside has fewer. So a loop reaches to its last line with all of its marks.
+    """
+    lines = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?[^:{\n]*:\s*([> ]*)\{(.*)$", schedule, re.MULTILINE)
+    depths = [arrows.count(">") for _, arrows, _ in lines]
+    starts = [at for at, (label, _, _) in enumerate(lines) if label]
+    loops: list[tuple[int, int]] = []
+    for start in starts:
+        limit = next((at for at in starts if at > start and depths[at] <= depths[start]), len(lines))
+        loops.append((start, max(at for at in range(start, limit) if depths[at] >= depths[start])))
+    counts = [float(blocks if "iteration index" in lines[start][2] else steps) for start, _ in loops]
+    for at, (_, _, text) in enumerate(lines):
+        tested = re.search(r"scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test", text)
+        around = [index for index, (start, end) in enumerate(loops) if start <= at <= end]
+        if tested and around and "iteration index" not in lines[loops[around[-1]][0]][2]:
+            counts[around[-1]] = float(tested[1])
+    total = float(len(lines))
+    for index, (start, end) in enumerate(loops):
+        outer = [counts[other] for other, (first, last) in enumerate(loops[:index]) if first <= start and end <= last]
+        total += (end - start + 1) * (counts[index] - 1) * math.prod(outer)
+    return total
+
+
+def xla_cycles(text: str, *, asked: bool) -> float:
+    """`estimated_cycles` of an optimized module, loops times their count; the dearest branch of a condition, or the cheapest
+    where nothing is `asked`."""
+    computations: dict[str, list[str]] = {}
+    current: list[str] = []
+    entry = ""
+    for line in text.splitlines():
+        if started := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
+            current = computations[started[2]] = []
+            entry = started[2] if started[1] else entry
+        else:
+            current.append(line)
+
+    @cache
+    def cost(name: str) -> float:
+        return sum(of(line) for line in computations.get(name, ()))
+
+    def of(line: str) -> float:
+        if loop := re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
+            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            return (int(known[1]) if known else STEPS) * (cost(loop[1]) + cost(loop[2]))
+        if " conditional(" in line:
+            names = re.search(r"branch_computations=\{([^}]*)\}", line)
+            branches = (
+                re.findall(r"[\w.\-]+", names[1])
+                if names
+                else re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+            )
+            return (max if asked else min)(map(cost, branches))
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
+        return float(estimate[1]) if estimate and int(estimate[1]) < 2**62 else 0.0
+
+    return cost(entry)
+
+
+def _sort(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seeds: Any, steps: Any) -> Any:
+    """A sampler as it is usually written in JAX: sort, cumulative sum, two thresholds, Gumbel noise. For its cost alone."""
+    import jax
+    import jax.numpy as jnp
+
+    size = logits.shape[1]
+    y = logits / jnp.maximum(temperature, 1e-5)[:, None]
+    descending = jnp.flip(jnp.sort(y, axis=1), axis=1)
+    kth = jnp.clip(jnp.where(top_k > 0, top_k, size), 1, size)[:, None] - 1
+    y = jnp.where(y < jnp.take_along_axis(descending, kth, axis=1), -jnp.inf, y)
+    probabilities = jax.nn.softmax(descending, axis=1)
+    before = jnp.cumsum(probabilities, axis=1) - probabilities
+    last = jnp.maximum(jnp.sum(before < top_p[:, None], axis=1, keepdims=True), 1) - 1
+    y = jnp.where(y < jnp.take_along_axis(descending, last, axis=1), -jnp.inf, y)
+    y = jnp.where(probabilities[:, :1] * min_p[:, None] > jax.nn.softmax(y, axis=1), -jnp.inf, y)
+
+    def noise(seed: Any, step: Any) -> Any:
+        key = jax.random.fold_in(jax.random.wrap_key_data(seed.astype(jnp.uint32)), step)
+        return jax.random.gumbel(key, (size,))
+
+    return jnp.argmax(y + jax.vmap(noise)(seeds, steps), axis=1).astype(jnp.int32)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_child(**json.loads(sys.argv[1])))))
