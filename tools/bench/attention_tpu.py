@@ -162,7 +162,9 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
     target = Target.parse(TARGET)
     specs = [TensorSpec(operands[name].shape, operands[name].dtype) for name in ("query", "kv_cache")]
     sizes = blocks_for(*specs, operands["block_tables"].shape[1], target)
-    assert sizes is not None
+    if sizes is None:
+        raise RuntimeError("refused")
+    keys, chunk = sizes.keys, sizes.chunk
     tile = sizes.tile if shape.rows > 1 else 1
 
     class Straight(tpu_attend.Kernel):
@@ -177,8 +179,8 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
                 following = place._replace(block=place.block + 1, pages_at=1 - place.pages_at)
                 self.fetch_pages(following)
                 self.each_page(place, lambda copy: copy.wait())
-                for at in range(0, sizes.keys, sizes.chunk):
-                    self.chunk(place.pages_at, at, number * sizes.keys + at - span.position, tile)
+                for at in range(0, keys, chunk):
+                    self.chunk(place.pages_at, at, number * keys + at - span.position, tile)
                 return following
 
             self.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)
@@ -186,16 +188,16 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
         def each_part(self, count: Any, act: Any) -> None:
             """No rows are copied: libtpu's model of copies does not know all of their directions."""
 
-    tpu_attend.pl = _Straight(pl, sizes.keys // shape.page)  # type: ignore[assignment]
+    tpu_attend.pl = _Straight(pl, keys // shape.page)  # type: ignore[assignment]
     tpu_attend.Kernel = Straight  # type: ignore[misc]
-    tpu.write = lambda new, kv_cache, slots: kv_cache  # the wheel's kernel writes nothing
+    tpu.write = lambda new, kv_cache, slot_mapping: kv_cache  # the wheel's kernel writes nothing
 
     def call(**operands: Any) -> Any:
         return tpu.ragged_paged_attention(
             **operands, scale=shape.head_size**-0.5, sliding_window=0, soft_cap=0.0, target=target
         )
 
-    return call, sizes.keys, tile
+    return call, keys, tile
 
 
 def _peer(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable[..., Any], int, int]:
@@ -211,7 +213,7 @@ def _peer(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
         512, CONTEXT // shape.page,
     )  # fmt: skip
     rows = min(rows, 32)
-    kernel.pl, kernel.lax = _Straight(pl), _Straight(jax.lax, 1, blocks)
+    kernel.pl, kernel.lax = _Straight(pl), _Straight(jax.lax, 1, blocks)  # type: ignore[assignment]
 
     def call(**operands: Any) -> Any:
         return kernel.ragged_paged_attention(
