@@ -6,6 +6,7 @@ in place. Captured once; every bucket is emitted from the same Program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def ir_ops() -> dict[Any, Any]:
     from .compat import ir_implementations
 
     table = ir_implementations()
-    norms = {"rms_norm": _rms_norm, "fused_add_rms_norm": _fused_add_rms_norm}
+    norms: dict[str, Callable[..., Any]] = {"rms_norm": _rms_norm, "fused_add_rms_norm": _fused_add_rms_norm}
     return {op: partial(norms[name], plain) if (name := _name(op)) in norms else plain for op, plain in table.items()}
 
 

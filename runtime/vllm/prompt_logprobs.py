@@ -36,7 +36,8 @@ class PromptLogprobs:
         return cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
 
     def tensors(self) -> compat.LogprobsTensors:
-        return compat.LogprobsTensors(*map(torch.from_numpy, (self.ids, self.values, self.ranks)))
+        ids, values, ranks = map(torch.from_numpy, (self.ids, self.values, self.ranks))
+        return compat.LogprobsTensors(ids, values, ranks)
 
 
 @dataclass(frozen=True)
