@@ -1,7 +1,9 @@
 """`fxhlo.attention`: causal self-attention over one sequence without a cache. This is how a captured vLLM attention
 layer stands in the graph until `passes/fx/paged_attention.py` gives it a KV cache."""
 
-from ..spec import Kernel
+from ..spec import Implementation, Kernel
+from . import tpu
+from .cases import cases
 from .reference import attention, fake
 
 KERNEL = Kernel(
@@ -11,5 +13,7 @@ KERNEL = Kernel(
     "str layer, float scale, int sliding_window, float soft_cap) -> Tensor",
     reference=attention,
     fake=fake,
+    implementations=(Implementation("tpu", "flash", tpu.attention, tpu.supports),),
+    cases=cases,
     source="vllm/v1/attention/backend.py AttentionImpl.forward; Vaswani et al. 2017, section 3.2",
 )
