@@ -296,7 +296,7 @@ def _threshold(
         highest = vocabulary.total(lambda v: (jnp.where(value(v) < high, value(v), LOWEST),), jnp.maximum, LOWEST)[0]
         return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
 
-    state = (low, high, mass(low), jnp.zeros_like(low))
+    state: tuple[Rows, ...] = (low, high, mass(low), jnp.zeros_like(low))
     _, state = lax.while_loop(
         lambda carry: (carry[0] < FIRST_STEPS) & is_open(carry[1]),
         lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),

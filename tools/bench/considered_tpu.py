@@ -62,10 +62,12 @@ def _matmuls() -> Iterator[Candidate]:
         return (product(values, weight.astype(values.dtype)) * scale).astype(values.dtype)
 
     def packed(values: Any, weight: Any, scale: Any) -> Any:
-        """Two weights a byte: the low half has the even inputs."""
+        """Two weights a byte: the low halves are the first half of the inputs, as in kernels/quantized_matmul."""
         low, high = (weight << 4) >> 4, weight >> 4
-        even, odd = values[:, ::2], values[:, 1::2]
-        both = product(even, low.astype(values.dtype)) + product(odd, high.astype(values.dtype))
+        half = weight.shape[1]
+        both = product(values[:, :half], low.astype(values.dtype)) + product(
+            values[:, half:], high.astype(values.dtype)
+        )
         return (both * scale).astype(values.dtype)
 
     inputs, outputs = 4096, 14336
