@@ -57,11 +57,13 @@ def test_where_no_kernel_takes_it_the_reference_is_inlined_with_the_reason() -> 
     torch.testing.assert_close(torch.from_dlpack(hlo.compile()(values)[0]), module(values).detach())
 
 
-def test_a_tpu_has_no_cpu_kernel() -> None:
+def test_another_family_has_no_cpu_kernel() -> None:
     _, _, hlo = lowered()
-    (decision,) = legalize(mlir.bytecode(hlo.module), "tpu-v6e").decisions
+    (decision,) = legalize(mlir.bytecode(hlo.module), "cuda").decisions
     assert decision.implementation is None
-    assert decision.reasons == ("no implementation for tpu",)
+    assert decision.reasons == ("no implementation for cuda",)
+    (decision,) = legalize(mlir.bytecode(hlo.module), "tpu-v6e").decisions
+    assert (decision.implementation, decision.reasons) == ("xla", ())
 
 
 def test_an_unknown_version_falls_back_to_the_reference_it_carries() -> None:
