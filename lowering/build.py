@@ -174,12 +174,22 @@ def convert(operand: Value, dtype: torch.dtype) -> Value:
     if operand.dtype.is_complex and not dtype.is_complex:
         part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
         return convert(Value(stablehlo.real(operand.ir), operand.shape, part), dtype)
+    if operand.dtype is torch.bool and (dtype.is_floating_point or dtype.is_complex):
+        # XLA takes `convert(i1) * x` for a select, where False times NaN is 0: through an integer it does not
+        operand = Value(
+            stablehlo.convert(mlir_type(operand.shape, torch.uint8), operand.ir), operand.shape, torch.uint8
+        )
     return Value(stablehlo.convert(mlir_type(operand.shape, dtype), operand.ir), operand.shape, dtype)
 
 
 def bitcast(operand: Value, dtype: torch.dtype) -> Value:
-    """Reinterprets the bits; both dtypes have the same width."""
-    return Value(stablehlo.bitcast_convert(mlir_type(operand.shape, dtype), operand.ir), operand.shape, dtype)
+    """Reinterprets the bits. Where the widths differ the last dimension grows or shrinks, as in torch's `view(dtype)`."""
+    old, new, shape = operand.dtype.itemsize, dtype.itemsize, operand.shape
+    if old < new:  # StableHLO gathers and spreads bits in a dimension of its own, the last
+        operand = reshape(operand, (*shape[:-1], shape[-1] * old // new, new // old))
+    cast = operand.shape[:-1] if old < new else (*shape, old // new) if old > new else shape
+    result = Value(stablehlo.bitcast_convert(mlir_type(cast, dtype), operand.ir), cast, dtype)
+    return reshape(result, (*shape[:-1], shape[-1] * old // new)) if old > new else result
 
 
 # -- shape ---------------------------------------------------------------------------------------------------------

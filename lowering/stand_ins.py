@@ -1,7 +1,8 @@
 """Functions of torch that look at values while they are traced, and what is called in their stead.
 
 `torch.cov` asks whether its divisor is positive, `torch.combinations` picks by a mask that depends on nothing but sizes,
-`torch.narrow` reads a start that is a tensor: a trace stops at each. Comes in: a module's calls, while it is exported.
+`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool: a trace stops at each.
+Comes in: a module's calls, while it is exported.
 Guaranteed: a stand-in computes what the function does where eager torch raises no error.
 """
 
@@ -22,7 +23,7 @@ def cov(
     """Rows are variables, columns observations; fweights count an observation several times, aweights weigh it."""
     x = input.reshape(1, -1) if input.ndim < 2 else input
     count = x.shape[1]
-    weights = fweights
+    weights: Any = fweights
     if aweights is not None:
         weights = aweights if fweights is None else aweights * fweights
     if weights is None:
@@ -74,6 +75,17 @@ def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
     return torch.index_select(input, dim, (first + torch.arange(length)).reshape(-1))
 
 
+def equal(input: Tensor, other: Tensor) -> Tensor | bool:
+    """The answer as a 0-d tensor, where eager torch gives a Python bool."""
+    if input.shape != other.shape:
+        return False
+    return (input == other).all()
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
+    return torch.isclose(input, other, rtol, atol, equal_nan).all()
+
+
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.cov: cov,
     Tensor.cov: cov,
@@ -81,6 +93,10 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.corrcoef: corrcoef,
     torch.combinations: combinations,
     torch.narrow: narrow,
+    torch.equal: equal,
+    Tensor.equal: equal,
+    torch.allclose: allclose,
+    Tensor.allclose: allclose,
     Tensor.narrow: narrow,
 }
 
