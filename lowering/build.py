@@ -368,7 +368,18 @@ def dot_general(
         lhs_contracting_dimensions=list(contract[0]),
         rhs_contracting_dimensions=list(contract[1]),
     )
-    return Value(stablehlo.dot_general(mlir_type(shape, dtype), left.ir, right.ir, numbers), shape, dtype)
+    product = stablehlo.dot_general(
+        mlir_type(shape, dtype), left.ir, right.ir, numbers, precision_config=_precision(left.dtype)
+    )
+    return Value(product, shape, dtype)
+
+
+def _precision(dtype: torch.dtype) -> ir.ArrayAttr | None:
+    """Of a product of `dtype`: a TPU rounds float32 operands to bfloat16 unless it is told not to; torch never does."""
+    if dtype not in (torch.float32, torch.complex64):
+        return None
+    highest = stablehlo.PrecisionAttr.get("HIGHEST")
+    return ir.ArrayAttr.get([highest, highest])
 
 
 # -- indexing ------------------------------------------------------------------------------------------------------
@@ -506,6 +517,7 @@ def convolution(
         padding=_pairs(*padding),
         lhs_dilation=i64s(list(wide)),
         rhs_dilation=i64s(list(reach)),
+        precision_config=_precision(operand.dtype),
     )
     return Value(result, shape, dtype)
 
