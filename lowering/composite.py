@@ -5,7 +5,7 @@ The same reference is what the op runs in eager torch, so the composite cannot m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,23 +47,42 @@ def emit_composite(
         traced = trace_reference(kernel.reference, dict(types), attributes)
         symbol = emitter.function(key, f"fxhlo.{kernel.name}", traced, [type_ for _, type_ in types])
     result_types = [type_ for type_ in ctx.results if type_ is not None]
-    op = stablehlo.CompositeOp(
-        [mlir_type(*type_) for type_ in result_types],
+    op = composite_op(
+        kernel,
+        [name for name, _ in types],
         [tensors[name].ir for name, _ in types],
-        name=f"fxhlo.{kernel.name}",
-        decomposition=symbol,
-        num_composite_regions=0,
-        composite_attributes=ir.DictAttr.get(_attributes(names, tensors, attributes)),
-        version=kernel.version,
+        attributes,
+        [mlir_type(*type_) for type_ in result_types],
+        symbol,
     )
     results = [Value(result, *type_) for result, type_ in zip(op.results, result_types, strict=True)]
     return results if len(results) > 1 else results[0]
 
 
-def _attributes(names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]) -> dict[str, ir.Attribute]:
-    """The kernel's attributes, and `operands`: which optional tensors are there."""
+def composite_op(
+    kernel: Kernel,
+    names: Sequence[str],
+    operands: Sequence[ir.Value],
+    attributes: Mapping[str, Any],
+    results: Sequence[ir.Type],
+    decomposition: str,
+) -> ir.OpView:
+    """The composite at the insertion point. names: of the operands that are there, by the schema; decomposition: a function."""
+    return stablehlo.CompositeOp(
+        results,
+        operands,
+        name=f"fxhlo.{kernel.name}",
+        decomposition=decomposition,
+        num_composite_regions=0,
+        composite_attributes=ir.DictAttr.get(_attributes(names, attributes)),
+        version=kernel.version,
+    )
+
+
+def _attributes(names: Sequence[str], attributes: Mapping[str, Any]) -> dict[str, ir.Attribute]:
+    """The kernel's attributes, and `operands`: which tensors are there."""
     encoded = {name: _attribute(value) for name, value in attributes.items() if value is not None}
-    encoded["operands"] = ir.ArrayAttr.get([ir.StringAttr.get(name) for name in names if name in tensors])
+    encoded["operands"] = ir.ArrayAttr.get([ir.StringAttr.get(name) for name in names])
     return encoded
 
 

@@ -122,7 +122,7 @@ class Emitter:
         result_types = [mlir_type(*self._output_type(value)) for value in output.args[0]]
         function = func.FuncOp("main", ([mlir_type(*type_) for type_ in types], result_types))
         function.attributes["sym_visibility"] = ir.StringAttr.get("public")
-        _annotate(function, signature)
+        annotate(function, signature)
         block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
         values = {
             node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
@@ -254,7 +254,7 @@ def constant(tensor: torch.Tensor, at: str | None = None) -> Value:
     return array(as_numpy(tensor), tensor.dtype)
 
 
-def _annotate(function: func.FuncOp, signature: Signature) -> None:
+def annotate(function: ir.OpView, signature: Signature) -> None:
     """Names and aliasing on the public function: what PJRT needs to donate, and a reader to follow."""
     arguments = []
     for argument in signature.arguments:

@@ -27,14 +27,15 @@ class HloModule:
 
     signature: the arguments of `main`, in order: weights, buffers and constants, then inputs and states.
     bindings: the sizes to which symbolic dimensions were bound.
-    tensors: the torch tensors behind weights, buffers and constants; fake ones where captured without weights.
+    tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
+        without weights.
     target: the target it will be compiled for (legalization happens at `compile`, the module stays portable).
     """
 
     module: mlir.ir.Module
     signature: Signature
     bindings: Mapping[str, int] = field(default_factory=dict)
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor | np.ndarray] = field(default_factory=dict)
     name: str = "main"
     target: str = "cpu"
 
@@ -90,13 +91,17 @@ class HloModule:
         return {name: as_numpy(tensor) for name, tensor in real.items()} if len(real) == len(wanted) else {}
 
 
-def is_real(tensor: torch.Tensor) -> bool:
+def is_real(tensor: torch.Tensor | np.ndarray) -> bool:
     """Whether the tensor has values: neither fake nor on the meta device."""
-    return not isinstance(tensor, torch._subclasses.FakeTensor) and tensor.device.type != "meta"
+    return isinstance(tensor, np.ndarray) or (
+        not isinstance(tensor, torch._subclasses.FakeTensor) and tensor.device.type != "meta"
+    )
 
 
-def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
     """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     tensor = tensor.detach().cpu().contiguous()
     flat = tensor.reshape(-1)
     if not flat.numel():
