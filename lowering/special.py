@@ -210,9 +210,12 @@ def polygamma(x: Array, *, n: int) -> Array:
     return sign * np.exp(lgamma(n + 1)) * zeta(jnp.full_like(x, n + 1), x)
 
 
-def trigamma(x: Array) -> Array:
-    """By reflection below one half, as ATen has it, so that whole negative numbers give what it gives there."""
+def trigamma(x: Array, *, single: bool = False) -> Array:
+    """By reflection below one half, as ATen has it, so that whole negative numbers give what it gives there.
+
+    single: ATen computes in float32. The sine of pi times a whole number is then what rounding leaves of it.
+    """
     flipped = x < 0.5
-    sine = jnp.sin(pi * x)
+    sine = jnp.sin(np.float32(pi) * x.astype(jnp.float32)).astype(x.dtype) if single else jnp.sin(pi * x)
     inner = zeta(jnp.full_like(x, 2.0), jnp.where(flipped, 1 - x, x))
     return jnp.where(jnp.isposinf(x), 0.0, jnp.where(flipped, pi * pi / (sine * sine) - inner, inner))

@@ -96,7 +96,8 @@ def polygamma(ctx: Context, n: int, self: Value) -> Value:
         return rules()["aten.digamma.default"](ctx, self)  # type: ignore[return-value]
     operand = build.convert(build.convert(self, wide(ctx.dtype)), torch.float64)
     if n == 1:
-        return build.convert(emit_jax(ctx, _algorithms().trigamma, operand)[0], ctx.dtype)
+        single = wide(ctx.dtype) is torch.float32
+        return build.convert(emit_jax(ctx, _algorithms().trigamma, operand, single=single)[0], ctx.dtype)
     return build.convert(emit_jax(ctx, _algorithms().polygamma, operand, n=n)[0], ctx.dtype)
 
 
