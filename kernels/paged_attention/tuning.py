@@ -48,7 +48,10 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Targ
     tokens, heads, _ = query.shape
     _, block_size, pairs, head_size = kv_cache.shape
     groups = heads // (pairs // 2)
-    chunk, step = CHUNK, lcm(block_size, CHUNK)
+    chunk = (
+        CHUNK if pairs > 4 else 2 * CHUNK
+    )  # few heads leave the units waiting for each other, unless they have more keys
+    step = lcm(block_size, chunk)
     longest = -(-table * block_size // step) * step
     row = _bytes((pairs, head_size), kv_cache.dtype.itemsize)
     keys = min(max(step, -(-FETCH // row // step) * step), longest)

@@ -37,6 +37,18 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array) if dtype is None else torch.from_numpy(array.view(bits)).view(dtype)
 
 
+def check_cache(updated: np.ndarray, cache: torch.Tensor, exact: bool) -> None:
+    """Equal, any NaN being as good as another; a quotient by a scale may be rounded to the next number (in few bits seldom)."""
+    ours, wanted = updated.astype(np.float32), cache.float().numpy()
+    if exact:
+        np.testing.assert_array_equal(ours, wanted)
+        return
+    step = {4: 2e-7, 2: 2**-7, 1: 2**-2}[updated.dtype.itemsize]  # between neighbours, as a part of them
+    np.testing.assert_allclose(ours, wanted, rtol=step, atol=1 if updated.dtype == np.int8 else 2**-16)
+    different = (ours != wanted) & ~np.isnan(wanted)
+    assert updated.dtype.itemsize == 4 or different.sum() <= max(8, different.size * 1e-3)
+
+
 class Compiled:
     """The kernel in an interpreter, compiled once for its shapes and called with any lengths."""
 
@@ -55,9 +67,7 @@ class Compiled:
         output, updated = (np.asarray(array) for array in self.run(dict(arrays)))
         tensors = {name: to_torch(array) for name, array in arrays.items()}
         expected, cache = reference(**{"sinks": None, "alibi_slopes": None, **tensors}, **self.attributes)
-        np.testing.assert_array_equal(
-            updated.astype(np.float32), cache.float().numpy()
-        )  # any NaN is as good as another
+        check_cache(updated, cache, exact="k_scale" not in arrays and "v_scale" not in arrays)
         wanted = expected.float().numpy()
         tolerance = 1e-4 if output.dtype == np.float32 else 2e-2
         scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
