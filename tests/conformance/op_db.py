@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,11 @@ def database() -> dict[str, Any]:
     return {op.full_name: op for op in op_db}
 
 
-def run_pair(name: str, dtype: str, limit: int) -> Outcome:
+Attempt = Callable[[Any, list[Any]], tuple[str, str]]
+"""(status, reason) of some samples of an op in one module."""
+
+
+def run_pair(name: str, dtype: str, limit: int, attempt: Attempt) -> Outcome:
     """Lowers and runs the samples of one pair: all in one module where that works, else one by one."""
     import torch
 
@@ -272,8 +276,8 @@ def short(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else text[:limit] + " ..."
 
 
-def work(limit: int) -> None:
-    """Reads "op dtype" lines, answers each with a JSON line."""
+def work(limit: int, attempt: Attempt = attempt) -> None:
+    """Reads "op dtype" lines, answers each with a JSON line. attempt: what lowers; tests/conformance/peers.py has others."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -285,7 +289,7 @@ def work(limit: int) -> None:
     for line in sys.stdin:
         name, dtype = line.split()
         try:
-            outcome = run_pair(name, dtype, limit)
+            outcome = run_pair(name, dtype, limit, attempt)
         except Exception as problem:
             outcome = Outcome(name, dtype, "crash", 0, short(f"{type(problem).__name__}: {problem}"))
         print(json.dumps(asdict(outcome)), file=answers, flush=True)
@@ -297,8 +301,8 @@ def work(limit: int) -> None:
 class Worker:
     """A process that answers one pair at a time; replaced when it dies or is late."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
+    def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
+        self.command, self.environment = command, environment
         self.process: subprocess.Popen | None = None
         self.pair: tuple[str, str] | None = None
         self.started = 0.0
@@ -306,12 +310,13 @@ class Worker:
     def give(self, pair: tuple[str, str]) -> None:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", __file__, "work", "--samples", str(self.samples)],
+                [sys.executable, "-W", "ignore", *self.command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 cwd=ROOT,
+                env=self.environment,
             )
         assert self.process.stdin is not None
         self.process.stdin.write(" ".join(pair) + "\n")
@@ -340,10 +345,12 @@ class Worker:
             self.process.wait(timeout=20)
 
 
-def run(todo: list[tuple[str, str]], samples: int, jobs: int) -> Iterator[Outcome]:
-    """Outcomes as they come."""
+def run(
+    todo: list[tuple[str, str]], jobs: int, command: list[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Outcome]:
+    """Outcomes as they come. command: of a worker, without the interpreter."""
     waiting = list(reversed(todo))
-    workers = [Worker(samples) for _ in range(min(jobs, len(todo)))]
+    workers = [Worker(command, environment) for _ in range(min(jobs, len(todo)))]
     busy = []
     try:
         for worker in workers:
@@ -454,7 +461,7 @@ def main() -> None:
             if re.search(options.ops, pair[0]) and (pair not in known or known[pair].status in again or "all" in again)
         ]
         with results.open("a") as file:
-            for outcome in run(todo, options.samples, options.jobs):
+            for outcome in run(todo, options.jobs, [__file__, "work", "--samples", str(options.samples)]):
                 print(json.dumps(asdict(outcome)), file=file, flush=True)
                 if outcome.status != "passed":
                     print(

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, considered_tpu, sampling_tpu, serving, tpu
+from . import attention_tpu, cache_size, considered_tpu, lowering, sampling_tpu, serving, tpu
 
 OUT = Path("build") / "bench"
 
-COMPILED: dict[str, Any] = {"sampling-tpu": sampling_tpu, "considered-tpu": considered_tpu}
-"""Parts that need no model: what the compiler says of programs."""
+COMPILED: dict[str, Any] = {"sampling-tpu": sampling_tpu, "considered-tpu": considered_tpu, "lowering": lowering}
+"""Parts that need no model: what the compiler says of programs, and how long lowering takes beside the peers."""
 
 app = typer.Typer(add_completion=False)
 
@@ -34,7 +34,7 @@ def bench(
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
     only: str = typer.Option(
         "",
-        help="One part: serving, cache, tpu, or one of attention-tpu, sampling-tpu and considered-tpu (kernels considered).",
+        help="One part: serving, cache, tpu, lowering, or one of attention-tpu, sampling-tpu and considered-tpu (kernels considered).",
     ),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
