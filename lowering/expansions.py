@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._prims_common import is_contiguous_or_false
 from torch.utils._python_dispatch import _disable_current_modes
 
+from . import histograms
 from .attention import scaled_dot_product_attention
 from .errors import LoweringError
 
@@ -412,11 +413,14 @@ def grid_sampler_3d(
     input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> Tensor:
     """input [N, C, D, H, W], grid [N, D', H', W', 3] of (x, y, z) in -1 .. 1. Modes: 0 trilinear, 1 nearest; padding: 0 zeros,
-    1 border, 2 reflection."""
+    1 border, 2 reflection. Places and weights of small floats are computed in float32."""
+    dtype = input.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        input, grid = input.float(), grid.float()
     sizes = input.shape[:1:-1]  # W, H, D
     points = [_unnormalized(grid[..., index], size, padding_mode, align_corners) for index, size in enumerate(sizes)]
     if interpolation_mode == 1:
-        return _voxels(input, [torch.round(point) for point in points])
+        return _voxels(input, [torch.round(point) for point in points]).to(dtype)
     lower = [torch.floor(point) for point in points]
     total = None
     for corner in range(8):
@@ -429,7 +433,7 @@ def grid_sampler_3d(
         part = _voxels(input, at) * weight.unsqueeze(1)
         total = part if total is None else total + part
     assert total is not None
-    return total
+    return total.to(dtype)
 
 
 def _unnormalized(coordinate: Tensor, size: int, padding_mode: int, align_corners: bool) -> Tensor:
@@ -461,61 +465,7 @@ def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
     return torch.where(inside.unsqueeze(1), found, torch.zeros([], dtype=input.dtype))
 
 
-# -- counting ------------------------------------------------------------------------------------------------------
-
-
-def histc(self: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
-    """How many elements fall into each of equal bins; elements outside of [min, max] count nowhere."""
-    flat = self.reshape(-1)
-    low, high = _range(flat, min, max, min == max, 1)
-    return _counted(flat, low, high, bins, None).to(self.dtype)
-
-
-def histogram(
-    self: Tensor, bins: int = 100, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
-    density: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    flat = self.reshape(-1)
-    low, high = _range(flat, range[0] if range else 0, range[1] if range else 0, not range or range[0] == range[1], 0.5)
-    steps = torch.arange(bins + 1, dtype=self.dtype)
-    edges = torch.where(
-        steps < (bins + 1) / 2, low + steps * ((high - low) / bins), high - (bins - steps) * ((high - low) / bins)
-    )
-    counts = _between(flat, edges, None if weight is None else weight.reshape(-1))
-    if density:
-        counts = counts / counts.sum() / (edges[1:] - edges[:-1])
-    return counts, edges
-
-
-def _range(flat: Tensor, low: Any, high: Any, own: bool, widening: float) -> tuple[Tensor, Tensor]:
-    """The range asked for, or the data's; one that is empty is widened on both sides."""
-    if not own:
-        return torch.full([], low, dtype=flat.dtype), torch.full([], high, dtype=flat.dtype)
-    if low != 0 or flat.shape[0] == 0:
-        smallest = largest = torch.full([], low, dtype=flat.dtype)
-    else:
-        smallest, largest = flat.min(), flat.max()
-    same = smallest == largest
-    return torch.where(same, smallest - widening, smallest), torch.where(same, largest + widening, largest)
-
-
-def _counted(flat: Tensor, low: Tensor, high: Tensor, bins: int, weight: Tensor | None) -> Tensor:
-    inside = (flat >= low) & (flat <= high)
-    place = ((flat - low) / (high - low) * bins).to(torch.int64)
-    place = torch.where(inside, torch.clamp(place, 0, bins - 1), bins)
-    ones = torch.ones_like(flat) if weight is None else weight
-    return torch.zeros(bins + 1, dtype=ones.dtype).scatter_add(0, place, ones)[:bins]
-
-
-def _between(flat: Tensor, edges: Tensor, weight: Tensor | None) -> Tensor:
-    """By the edges themselves; the last bin holds its upper edge."""
-    bins = edges.shape[0] - 1
-    place = torch.searchsorted(edges, flat, right=True) - 1
-    place = torch.where(flat == edges[-1], bins - 1, place)
-    inside = (flat >= edges[0]) & (flat <= edges[-1])
-    place = torch.where(inside, place, bins)
-    ones = torch.ones_like(flat) if weight is None else weight
-    return torch.zeros(bins + 1, dtype=flat.dtype).scatter_add(0, place, ones)[:bins]
+# -- bits and segments -------------------------------------------------------------------------------------------------
 
 
 def hash_tensor(self: Tensor, dim: Sequence[int] = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
@@ -591,8 +541,12 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     torch.ops.torch_nn._linear_cross_entropy_batch_chunked.default: linear_cross_entropy,
     torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default: linear_cross_entropy_no_reduction,
     aten.grid_sampler_3d.default: grid_sampler_3d,
-    aten.histc.default: histc,
-    aten.histogram.bin_ct: histogram,
+    aten.histc.default: histograms.histc,
+    aten.histogram.bin_ct: histograms.histogram,
+    aten.histogram.bins_tensor: histograms.histogram_of_edges,
+    aten._histogramdd_bin_edges.default: histograms.histogramdd_edges,
+    aten._histogramdd_from_bin_cts.default: histograms.histogramdd,
+    aten._histogramdd_from_bin_tensors.default: histograms.histogramdd_of_edges,
     aten.hash_tensor.default: hash_tensor,
     aten.segment_reduce.default: segment_reduce,
     aten.scaled_dot_product_attention.default: scaled_dot_product_attention,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations as choices
 from itertools import combinations_with_replacement
+from math import log, pi
 from typing import Any
 
 import torch
@@ -86,6 +87,20 @@ def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e
     return torch.isclose(input, other, rtol, atol, equal_nan).all()
 
 
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """Without torch's look at whether all variances are positive."""
+    if not isinstance(var, Tensor):
+        var = torch.full_like(input, var)
+    if var.shape != input.shape and var.shape == input.shape[:-1]:
+        var = var.unsqueeze(-1)
+    var = torch.clamp(var, min=eps)
+    loss = 0.5 * (torch.log(var) + (input - target) ** 2 / var)
+    loss = loss + 0.5 * log(2 * pi) if full else loss
+    return {"mean": torch.mean, "sum": torch.sum, "none": lambda loss: loss}[reduction](loss)
+
+
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.cov: cov,
     Tensor.cov: cov,
@@ -98,6 +113,7 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.allclose: allclose,
     Tensor.allclose: allclose,
     Tensor.narrow: narrow,
+    torch.nn.functional.gaussian_nll_loss: gaussian_nll_loss,
 }
 
 
