@@ -52,7 +52,7 @@ def attempt(way: str, op: Any, samples: list[Any]) -> tuple[str, str]:
         return "refused", op_db.short(f"{type(problem).__name__}: {problem}")
     expected = differential.eager(function, tensors)
     try:
-        actual = differential.Outcome(lowered(differential.clone(tensors)), {})
+        actual = outcome(decomposed, lowered(differential.clone(tensors)))
     except Exception as problem:
         return "crash", op_db.short(f"running: {type(problem).__name__}: {problem}")
     other = converted(actual, expected)
@@ -61,6 +61,17 @@ def attempt(way: str, op: Any, samples: list[Any]) -> tuple[str, str]:
     except AssertionError as problem:
         return "wrong", op_db.short(str(problem))
     return "passed", other
+
+
+def outcome(exported: Any, results: list[Any]) -> Any:
+    """The results; new values of inputs that the program mutates come before the others, where they come at all."""
+    import differential
+
+    signature = exported.graph_signature
+    mutated = [signature.user_inputs.index(name) for name in signature.user_inputs_to_mutate.values()]
+    if len(results) < len(mutated) + len(signature.user_outputs):
+        return differential.Outcome(results, {})
+    return differential.Outcome(results[len(mutated) :], dict(zip(mutated, results, strict=False)))
 
 
 def converted(actual: Any, expected: Any) -> str:
