@@ -34,7 +34,7 @@ from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
 from .registry import find_rule, overload_name
-from .stand_ins import StandIns
+from .stand_ins import standing_in
 
 TRIED = ("2.13.0",)
 """Versions of torch that this file was tried with."""
@@ -74,7 +74,7 @@ def capture(
         )
     _count()
     try:
-        with StandIns():
+        with standing_in(module):
             exported = torch.export.export(
                 module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
             )

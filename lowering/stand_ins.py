@@ -1,14 +1,16 @@
 """Functions of torch that look at values while they are traced, and what is called in their stead.
 
 `torch.cov` asks whether its divisor is positive, `torch.combinations` picks by a mask that depends on nothing but sizes,
-`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool: a trace stops at each.
+`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool, `x[t]` with a 0-d tensor reads it: a trace stops
+at each.
 Comes in: a module's calls, while it is exported.
 Guaranteed: a stand-in computes what the function does where eager torch raises no error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations as choices
 from itertools import combinations_with_replacement
 from math import log, pi
@@ -101,6 +103,52 @@ def gaussian_nll_loss(
     return {"mean": torch.mean, "sum": torch.sum, "none": lambda loss: loss}[reduction](loss)
 
 
+def _by_tensor(index: Any) -> bool:
+    """Whether an index is made of slices, numbers and at least one 0-d integer tensor, which torch would read as a number."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(_is_number(part) for part in parts) and all(
+        _is_number(part) or (isinstance(part, int | slice | torch.SymInt) and not isinstance(part, bool))
+        for part in parts
+    )
+
+
+def _is_number(part: Any) -> bool:
+    return (
+        isinstance(part, Tensor)
+        and part.ndim == 0
+        and part.dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
+    )
+
+
+def _split(index: Any) -> tuple[tuple[Any, ...], list[Tensor | None]]:
+    """The slices and numbers, and the tensors for the dimensions that these leave."""
+    parts = index if isinstance(index, tuple) else (index,)
+    plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in parts)
+    return plain, [part if isinstance(part, Tensor) else None for part in parts if isinstance(part, Tensor | slice)]
+
+
+def getitem(self: Tensor, index: Any) -> Tensor:
+    if not _by_tensor(index):
+        return self[index]
+    plain, places = _split(index)
+    return torch.ops.aten.index.Tensor(self[plain], places)
+
+
+def setitem(self: Tensor, index: Any, value: Any) -> None:
+    if not _by_tensor(index):
+        self[index] = value
+        return
+    plain, places = _split(index)
+    view = self[plain]
+    shape = [size for size, place in zip(view.shape, places, strict=False) if place is None] + list(
+        view.shape[len(places) :]
+    )
+    given = value.to(self.dtype) if isinstance(value, Tensor) else torch.full([], value, dtype=self.dtype)
+    while given.ndim > len(shape):
+        given = given.squeeze(0)
+    torch.ops.aten.index_put_.default(view, places, given)
+
+
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.cov: cov,
     Tensor.cov: cov,
@@ -113,6 +161,8 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.allclose: allclose,
     Tensor.allclose: allclose,
     Tensor.narrow: narrow,
+    Tensor.__getitem__: getitem,
+    Tensor.__setitem__: setitem,
     torch.nn.functional.gaussian_nll_loss: gaussian_nll_loss,
 }
 
@@ -122,3 +172,26 @@ class StandIns(torch.overrides.TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return STAND_INS.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def standing_in(module: torch.nn.Module) -> Iterator[None]:
+    """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`."""
+    modes: list[StandIns] = []
+
+    def enter(*_: Any) -> None:
+        modes.append(StandIns())
+        modes[-1].__enter__()
+
+    def leave(*_: Any) -> None:
+        modes.pop().__exit__(None, None, None)
+
+    hooks = [
+        module.register_forward_pre_hook(enter, prepend=True),
+        module.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
