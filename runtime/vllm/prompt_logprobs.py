@@ -75,7 +75,8 @@ def collect(
     for part in parts:
         found = part.request.prompt_logprobs
         if found is not None and part.first + part.count >= len(part.request.prompt):
-            complete[part.request.id] = found.tensors()
+            if len(found.ids):  # a prompt of one token has none, and vLLM cannot send tensors without elements
+                complete[part.request.id] = found.tensors()
             part.request.prompt_logprobs = None
     return complete
 
