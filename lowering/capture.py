@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import getitem
@@ -74,7 +74,7 @@ def capture(
         )
     _count()
     try:
-        with standing_in(module):
+        with _lines_kept() as keep, standing_in(module, keep):
             exported = torch.export.export(
                 module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
             )
@@ -84,6 +84,24 @@ def capture(
             next_step=_advice(problem),
         ) from problem
     return from_exported(exported, _dim_names(module, args, kwargs, dynamic_shapes))
+
+
+@contextmanager
+def _lines_kept() -> Iterator[Callable[[FrameType | None], None]]:
+    """torch.export notes the lines of functions called `forward` alone; the functions of frames that are shown to `keep` count too."""
+    anchors = fx.proxy._STACK_TRACE_ANCHORS
+    before = set(anchors)
+
+    def keep(frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code.co_name != "forward":
+            if "/torch/" not in frame.f_code.co_filename:
+                anchors.add((frame.f_code.co_filename, frame.f_code.co_name))
+            frame = frame.f_back
+
+    try:
+        yield keep
+    finally:
+        anchors.intersection_update(before)
 
 
 def _advice(problem: Exception) -> str:

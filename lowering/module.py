@@ -102,8 +102,8 @@ def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
     """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
     if isinstance(tensor, np.ndarray):
         return tensor
-    tensor = tensor.detach().cpu().contiguous()
-    flat = tensor.reshape(-1)
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # one element may have any stride and still count as contiguous
     if not flat.numel():
         return np.zeros(tuple(tensor.shape), numpy_dtype(tensor.dtype))
     return flat.view(torch.uint8).numpy().view(numpy_dtype(tensor.dtype)).reshape(tuple(tensor.shape))

@@ -9,11 +9,13 @@ Guaranteed: a stand-in computes what the function does where eager torch raises 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations as choices
 from itertools import combinations_with_replacement
 from math import log, pi
+from types import FrameType
 from typing import Any
 
 import torch
@@ -168,19 +170,26 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class StandIns(torch.overrides.TorchFunctionMode):
-    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them."""
+    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them. note: called with the frame
+    of each call."""
+
+    def __init__(self, note: Callable[[FrameType], None]) -> None:
+        super().__init__()
+        self.note = note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not torch.compiler.is_dynamo_compiling():  # regions of control flow go through dynamo, this mode with them
+            self.note(sys._getframe(1))
         return STAND_INS.get(func, func)(*args, **(kwargs or {}))
 
 
 @contextmanager
-def standing_in(module: torch.nn.Module) -> Iterator[None]:
+def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[None]:
     """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`."""
     modes: list[StandIns] = []
 
     def enter(*_: Any) -> None:
-        modes.append(StandIns())
+        modes.append(StandIns(note))
         modes[-1].__enter__()
 
     def leave(*_: Any) -> None:

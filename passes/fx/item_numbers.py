@@ -122,6 +122,9 @@ def _stand_in(node: fx.Node, numbers: dict[fx.Node, fx.Node]) -> Callable[..., A
         return lambda number, **kwargs: number.to(node.meta["val"].dtype)
     if node.target is aten.full.default and not any(size in numbers for size in node.args[0]):  # type: ignore[union-attr, attr-defined]
         return lambda size, number, **kwargs: number.to(node.meta["val"].dtype).expand(size)
+    if node.target in (aten.full_like.default, aten.new_full.default):
+        size = node.args[1] if node.target is aten.new_full.default else node.args[0].meta["val"].shape  # type: ignore[union-attr, attr-defined, operator]
+        return lambda like, *others, **kwargs: others[-1].to(node.meta["val"].dtype).expand(size)
     if node.target is aten.select.int:
         return _select
     if node.target is aten.select_scatter.default:

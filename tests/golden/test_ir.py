@@ -56,7 +56,9 @@ def test_the_module_is_the_accepted_one(family: str) -> None:
     if os.environ.get(ACCEPT):
         path.write_text(text)
     assert path.exists(), f"no accepted module: {ACCEPT}=1 make test TESTS=tests/golden"
-    assert text == path.read_text(), f"the module has changed: read the difference, then {ACCEPT}=1 make test TESTS=tests/golden"
+    assert text == path.read_text(), (
+        f"the module has changed: read the difference, then {ACCEPT}=1 make test TESTS=tests/golden"
+    )
 
 
 def test_every_file_belongs_to_a_family() -> None:

@@ -210,14 +210,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return (
         one.shape == other.shape
         and one.dtype == other.dtype
-        and torch.equal(
-            *(
-                t.contiguous().reshape(-1).view(torch.uint8)
-                if not t.dtype.is_complex
-                else torch.view_as_real(t).contiguous()
-                for t in (one, other)
-            )
-        )
+        and torch.equal(*(torch.from_numpy(as_numpy(t).reshape(-1).view(np.uint8)) for t in (one, other)))
     )
 
 
