@@ -179,6 +179,10 @@ def convert(operand: Value, dtype: torch.dtype) -> Value:
         operand = Value(
             stablehlo.convert(mlir_type(operand.shape, torch.uint8), operand.ir), operand.shape, torch.uint8
         )
+    if dtype is torch.float8_e4m3fn and operand.dtype.itemsize > 1:  # torch saturates; XLA makes what is too large NaN
+        operand = operand if operand.dtype.is_floating_point else convert(operand, torch.float32)
+        largest = full_like(operand, 448.0)
+        operand = maximum(minimum(operand, largest), unary(stablehlo.negate, largest))
     return Value(stablehlo.convert(mlir_type(operand.shape, dtype), operand.ir), operand.shape, dtype)
 
 

@@ -102,7 +102,9 @@ def gaussian_nll_loss(
     var = torch.clamp(var, min=eps)
     loss = 0.5 * (torch.log(var) + (input - target) ** 2 / var)
     loss = loss + 0.5 * log(2 * pi) if full else loss
-    return {"mean": torch.mean, "sum": torch.sum, "none": lambda loss: loss}[reduction](loss)
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 def _by_tensor(index: Any) -> bool:

@@ -3,8 +3,11 @@ rounded once, as torch does; integers wrap around in their own dtype."""
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
+from ...runtime.errors import UnsupportedError
 from .. import build
 from ..context import Context
 from ..registry import rule
@@ -99,6 +102,37 @@ def dot(ctx: Context, self: Value, tensor: Value) -> Value:
 @rule("aten.vdot.default")
 def vdot(ctx: Context, self: Value, other: Value) -> Value:
     return dot(ctx, build.conjugate(self), other)
+
+
+@rule("aten._scaled_mm.default")
+def scaled_mm(
+    ctx: Context,
+    self: Value,
+    mat2: Value,
+    scale_a: Value,
+    scale_b: Value,
+    bias: Value | None = None,
+    scale_result: Value | None = None,
+    out_dtype: torch.dtype | None = None,
+    use_fast_accum: bool = False,
+) -> Value:
+    """float8 operands with a scale for each tensor, or one for each row and each column; summed in float32."""
+    wide = [build.convert(operand, torch.float32) for operand in (self, mat2)]
+    product = build.dot_general(*wide, contract=([1], [0]), dtype=torch.float32)
+    for scale in (scale_a, scale_b):
+        if prod(scale.shape) != 1 and [size for size in scale.shape if size != 1] not in ([size] for size in ctx.shape):
+            raise UnsupportedError(
+                f"_scaled_mm with scales of shape {list(scale.shape)} for a result of {list(ctx.shape)}",
+                next_step="scale whole tensors, or rows and columns",
+            )
+        scale = build.reshape(scale, ()) if prod(scale.shape) == 1 else scale
+        product = build.multiply(product, build.broadcast(build.convert(scale, torch.float32), ctx.shape))
+    if bias is not None:
+        product = build.add(product, build.broadcast(build.convert(bias, torch.float32), ctx.shape))
+    if scale_result is not None and ctx.dtype.itemsize == 1:
+        scale = build.broadcast(build.reshape(build.convert(scale_result, torch.float32), ()), ctx.shape)
+        product = build.multiply(product, scale)
+    return build.convert(product, ctx.dtype)
 
 
 # -- products by groups --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from ..base import Pass
 from ..edit import inline
@@ -104,9 +105,7 @@ def _take(graph: fx.Graph, node: fx.Node, numbers: dict[fx.Node, fx.Node]) -> No
 
 
 def _holds_node(value: Any) -> bool:
-    found: list[fx.Node] = []
-    fx.node.map_arg(value, lambda one: found.append(one) or one)
-    return bool(found)
+    return any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves(value))
 
 
 def _stand_in(node: fx.Node, numbers: dict[fx.Node, fx.Node]) -> Callable[..., Any] | None:

@@ -127,6 +127,7 @@ MATRIX, SQUARES = f(4, 3), f(2, 3, 3) + 3 * torch.eye(3)
 LU, PIVOTS, _ = torch.linalg.lu_factor_ex(SQUARES)
 LOWER = torch.linalg.cholesky(positive(3))
 SIZES = {"dtype": torch.float32}
+EIGHT = f(16, 16).to(torch.float8_e4m3fn)
 
 
 def _reconstructed(a: torch.Tensor, *others: torch.Tensor) -> Any:
@@ -263,6 +264,7 @@ CASES: dict[str, list[tuple]] = {
     "aten.addbmm.default": [(f(3, 2), f(2, 3, 4), f(2, 4, 2)), (f(2), f(2, 3, 4), f(2, 4, 2), {"beta": 0.5, "alpha": 2})],
     "aten.addmv.default": [(f(3), f(3, 4), f(4)), (f(1), f(3, 4), f(4), {"beta": 0, "alpha": 2})], "aten.addr.default": [(f(3, 4), f(3), f(4)), (f(4), f(3), f(4), {"beta": 2, "alpha": 0.5}), (i(3, 4), i(3), i(4))],
     "aten._grouped_mm.default": [(f(8, 16).bfloat16(), f(3, 16, 32).bfloat16(), torch.tensor([2, 2, 8], dtype=torch.int32)), (f(2, 4, 16).bfloat16(), f(16, 32).bfloat16(), torch.tensor([16, 32], dtype=torch.int32)), (f(2, 4, 16).bfloat16(), f(2, 16, 32).bfloat16())],
+    "aten._scaled_mm.default": [(EIGHT, EIGHT.t(), torch.tensor(0.5), torch.tensor(2.0), {"out_dtype": torch.float32}), (EIGHT, EIGHT.t(), torch.tensor(0.5), torch.tensor(2.0), f(16).bfloat16(), None, torch.bfloat16), (EIGHT, EIGHT.t(), f(16, 1).abs(), f(1, 16).abs(), {"out_dtype": torch.bfloat16})],
     "aten.convolution.default": [(IMAGE, f(4, 3, 3, 2), f(4), [1, 2], [1, 0], [1, 1], False, [0, 0], 1), (f(1, 4, 9), f(6, 2, 3), None, [2], [1], [2], False, [0], 2), (f(2, 4, 5, 5), f(4, 3, 3, 3), f(6), [2, 2], [1, 1], [1, 1], True, [1, 0], 2), (VOLUME, f(2, 1, 2, 2, 2), None, [1], [0], [1], False, [0], 2), (IMAGE.bfloat16(), f(4, 3, 3, 3).bfloat16(), f(4).bfloat16(), [1, 1], [1, 1], [1, 1], False, [0, 0], 1), (f(0, 3, 6, 6), f(4, 3, 3, 3), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)],
     # norms
     **{name: [(f(3, 4), -1, False), (X, 0, False), (f(3, 4).bfloat16(), 1, False), (f(), 0, False), (torch.full((2, 2), -INF), 1, False), (f(2, 0), 1, False)] for name in ("aten._softmax.default", "aten._log_softmax.default")},
