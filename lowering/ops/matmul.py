@@ -3,6 +3,7 @@ rounded once, as torch does; integers wrap around in their own dtype."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -133,6 +134,31 @@ def scaled_mm(
         scale = build.broadcast(build.reshape(build.convert(scale_result, torch.float32), ()), ctx.shape)
         product = build.multiply(product, scale)
     return build.convert(product, ctx.dtype)
+
+
+@rule("aten._scaled_mm_v2.default")
+def scaled_mm_v2(
+    ctx: Context,
+    self: Value,
+    mat2: Value,
+    scale_a: Sequence[Value],
+    recipe_a: Sequence[int],
+    swizzle_a: Sequence[int],
+    scale_b: Sequence[Value],
+    recipe_b: Sequence[int],
+    swizzle_b: Sequence[int],
+    bias: Value | None,
+    out_dtype: torch.dtype | None,
+    contraction_dim: Sequence[int] = (),
+    use_fast_accum: bool = False,
+) -> Value:
+    """Recipes 0 (a scale for the tensor) and 1 (one for each row); those by blocks are refused."""
+    if {*recipe_a, *recipe_b} - {0, 1} or any([*swizzle_a, *swizzle_b]) or len(scale_a) != 1 or len(scale_b) != 1:
+        raise UnsupportedError(
+            "_scaled_mm_v2 with scales by blocks", next_step="scale whole tensors, or rows and columns"
+        )
+    columns = scale_b[0] if recipe_b[0] == 0 else build.reshape(scale_b[0], (1, prod(scale_b[0].shape)))
+    return scaled_mm(ctx, self, mat2, scale_a[0], columns, bias)
 
 
 # -- products by groups --------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "build" / "conformance"
-DTYPES = ("float32", "bfloat16", "float16", "int8", "int32", "int64", "bool")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2")
 ORIENTATION = ("float32", "bfloat16", "int64", "bool")
 """The dtypes over which torchax and torch-mlir were counted."""
 CAPTURE = os.environ.get("FXHLO_CONFORMANCE_CAPTURE", "export")
