@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from itertools import combinations as choices
 from itertools import combinations_with_replacement
 from math import log, pi
@@ -188,21 +189,18 @@ class StandIns(torch.overrides.TorchFunctionMode):
 @contextmanager
 def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[None]:
     """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`."""
-    modes: list[StandIns] = []
+    own = vars(module).get("forward")
+    forward = module.forward
 
-    def enter(*_: Any) -> None:
-        modes.append(StandIns(note))
-        modes[-1].__enter__()
+    @wraps(forward)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with StandIns(note):
+            return forward(*args, **kwargs)
 
-    def leave(*_: Any) -> None:
-        modes.pop().__exit__(None, None, None)
-
-    hooks = [
-        module.register_forward_pre_hook(enter, prepend=True),
-        module.register_forward_hook(leave, always_call=True),
-    ]
+    vars(module)["forward"] = watched
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        del vars(module)["forward"]
+        if own is not None:
+            vars(module)["forward"] = own

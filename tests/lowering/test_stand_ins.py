@@ -1,0 +1,88 @@
+"""What is called in the stead of functions that look at values: the same results, and nothing left after a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from differential import check
+
+import fxhlo
+from fxhlo.lowering import stand_ins
+from fxhlo.lowering.errors import CaptureError
+
+X = torch.randn(3, 5)
+COUNTS, WEIGHTS = torch.tensor([1, 2, 3, 1, 1]), torch.rand(5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("correction", [0, 1, 2])
+@pytest.mark.parametrize(
+    "weights", [{}, {"fweights": COUNTS}, {"aweights": WEIGHTS}, {"fweights": COUNTS, "aweights": WEIGHTS}]
+)
+def test_cov(dtype: torch.dtype, correction: int, weights: dict[str, torch.Tensor]) -> None:
+    x = (X * 4).to(dtype)
+    torch.testing.assert_close(
+        stand_ins.cov(x, correction=correction, **weights), torch.cov(x, correction=correction, **weights)
+    )
+
+
+@pytest.mark.parametrize(
+    "x", [X, X[0], X[:, :1], torch.randn(3, 5, dtype=torch.complex64), torch.empty(0), torch.tensor(2.0)]
+)
+def test_corrcoef(x: torch.Tensor) -> None:
+    torch.testing.assert_close(stand_ins.corrcoef(x), torch.corrcoef(x), equal_nan=True)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [0, 1, 3, 4])
+def test_combinations(size: int, count: int, replacement: bool) -> None:
+    x = torch.arange(size)
+    ours, theirs = stand_ins.combinations(x, count, replacement), torch.combinations(x, count, replacement)
+    assert ours.shape == theirs.shape
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("var", [torch.rand(3, 5), torch.rand(3), torch.rand(3, 1)])
+def test_gaussian_nll_loss(reduction: str, full: bool, var: torch.Tensor) -> None:
+    args = (X, X + 1, var)
+    torch.testing.assert_close(
+        stand_ins.gaussian_nll_loss(*args, full=full, reduction=reduction),
+        torch.nn.functional.gaussian_nll_loss(*args, full=full, reduction=reduction),
+    )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cov(x),
+        lambda x: x.corrcoef(),
+        lambda x: torch.combinations(x[0], 3),
+        lambda x: x.narrow(1, torch.tensor(-2), 2),
+        lambda x: torch.equal(x, x * 1),
+        lambda x: x.equal(x[:2]),
+        lambda x: torch.allclose(x, x + 1),
+        lambda x: torch.nn.GaussianNLLLoss()(x, x + 1, x.abs()),
+        lambda x: x[..., None, 1:3],
+        lambda x: x[[0, 2]][:, torch.tensor([1, 0])],
+    ],
+)
+def test_functions_lowered(function: Callable[[torch.Tensor], object]) -> None:
+    check(function, X)
+
+
+def test_nothing_is_left_after_a_capture_that_fails() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    model = Model()
+    with pytest.raises(CaptureError):
+        fxhlo.lower(model, (X,))
+    assert "forward" not in vars(model)
+    assert torch._C._len_torch_function_stack() == 0
+    assert not torch.fx.proxy._STACK_TRACE_ANCHORS
