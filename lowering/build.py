@@ -188,6 +188,10 @@ def convert(operand: Value, dtype: torch.dtype) -> Value:
 
 def bitcast(operand: Value, dtype: torch.dtype) -> Value:
     """Reinterprets the bits. Where the widths differ the last dimension grows or shrinks, as in torch's `view(dtype)`."""
+    if torch.bool in (operand.dtype, dtype) and operand.dtype is not dtype:  # in memory a bool is a byte, 0 or 1
+        if operand.dtype is torch.bool:
+            return bitcast(convert(operand, torch.uint8), dtype)
+        return convert(bitcast(operand, torch.uint8), dtype)
     old, new, shape = operand.dtype.itemsize, dtype.itemsize, operand.shape
     if old < new:  # StableHLO gathers and spreads bits in a dimension of its own, the last
         operand = reshape(operand, (*shape[:-1], shape[-1] * old // new, new // old))

@@ -225,7 +225,7 @@ CASES: dict[str, list[tuple]] = {
     "aten.stack.default": [([f(2, 3), f(2, 3)],), ([f(2), i(2)], -1), ([f(), f()],)],
     "aten.constant_pad_nd.default": [(f(2, 3), [1, 2]), (f(2, 3), [1, -1, -1, 2], 5.0), (i(3), [2, 0], 7), (b(3), [1, 1], True), (f(0, 2), [0, 0, 1, 1])],
     **{f"aten.{name}.default": [(f(3, 4), k) for k in (0, 1, -2, 9)] + [(f(2, 3, 3), -1), (b(3, 3),), (i(3, 0),)] for name in ("tril", "triu")},
-    "aten.view.dtype": [(f(2, 4), torch.int32), (f(2, 4), torch.int16), (f(2, 4), torch.float64), (i(2, 4, dtype=torch.int8), torch.int32), (f(3).bfloat16(), torch.int16), (i(4, low=0, dtype=torch.uint8), torch.int8)],
+    "aten.view.dtype": [(b(2, 4), torch.int16), (b(3), torch.uint8), (torch.tensor([0, 1, 256], dtype=torch.int16), torch.bool), (f(2, 4), torch.int32), (f(2, 4), torch.int16), (f(2, 4), torch.float64), (i(2, 4, dtype=torch.int8), torch.int32), (f(3).bfloat16(), torch.int16), (i(4, low=0, dtype=torch.uint8), torch.int8)],
     "aten._to_copy.default": [(x, {"dtype": dtype}) for dtype in (torch.int32, torch.bfloat16, torch.bool, torch.float64, torch.int8) for x in (X[2], i(3), b(3), f(3).bfloat16())] + [(f(3), {"dtype": torch.float8_e4m3fn}), (f(3).to(torch.float8_e5m2), {"dtype": torch.float32})],
     "prims.convert_element_type.default": [(X[2], torch.int32), (i(3), torch.bool), (f(3), torch.bfloat16)],
     # indices

@@ -49,10 +49,11 @@ class Call:
         return [result] if isinstance(result, torch.Tensor) else list(result)
 
     def works(self) -> bool:
-        """Whether eager torch takes these operands: not every op has every dtype."""
+        """Whether eager torch takes these operands as they lie in memory: not every op has every dtype."""
         try:
-            self.eager()
-        except (RuntimeError, IndexError, NotImplementedError):
+            with torch.no_grad():
+                (self.reference or self.op)(*self.args, **self.kwargs)
+        except (RuntimeError, IndexError, NotImplementedError, ValueError):
             return False
         return True
 

@@ -121,7 +121,8 @@ def division(draw: Draw) -> Call:
     shape = draw(SHAPES)
     dtypes = (*FLOATS[:2], torch.int64, torch.int8)
     left, right = draw(tensors(shape, dtypes)), draw(tensors(shape, dtypes))
-    assume(right.dtype.is_floating_point or not bool((right == 0).any()))
+    if not right.dtype.is_floating_point:
+        right = torch.where(right == 0, 3, right).to(right.dtype)
     name = draw(st.sampled_from(["floor_divide.default", "remainder.Tensor", "fmod.Tensor", "div.Tensor_mode"]))
     kwargs = {"rounding_mode": draw(st.sampled_from([None, "floor", "trunc"]))} if "mode" in name else {}
     return Call(f"aten.{name}", (left, right), kwargs)
@@ -243,7 +244,7 @@ def index(draw: Draw) -> Call:
         return Call("aten.slice_scatter.default", (x, source, dim, start, None, step))
     if name in ("index.Tensor", "index_put"):
         where = draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes)))
-        assume(any(where))
+        where[draw(st.integers(0, len(where) - 1))] = True
         places = [
             torch.tensor(draw(st.lists(st.integers(-n, n - 1), min_size=2, max_size=2))) if chosen else None
             for n, chosen in zip(sizes, where, strict=True)
@@ -259,7 +260,9 @@ def index(draw: Draw) -> Call:
         return Call("aten.gather.default", (x, dim, places))
     if name == "scatter.value":
         return Call("aten.scatter.value", (x, dim, places, 1))
-    assume(x.dtype is torch.int64)  # floats are added up in no promised order
+    x = (
+        x.to(torch.int64) if not x.dtype.is_floating_point else torch.zeros_like(x, dtype=torch.int64)
+    )  # floats are added up in no promised order
     return Call("aten.scatter_add.default", (x, dim, places, torch.ones(smaller, dtype=x.dtype)))
 
 
@@ -291,7 +294,10 @@ def norm(draw: Draw) -> Call:
         )
     last = list(sizes[-draw(st.integers(1, len(sizes))) :])
     return Call(
-        "aten.native_layer_norm.default", (x, last, None, None, 1e-5), seen=lambda result, *_: result, tolerances=loose
+        "aten.native_layer_norm.default",
+        (x, last, None, None, 1e-5),
+        seen=lambda result, *_: result,
+        tolerances={"rtol": 1e-4, "atol": 1e-3, **loose},
     )
 
 
@@ -310,13 +316,14 @@ def sort(draw: Draw) -> Call:
 @st.composite
 def windows(draw: Draw) -> Call:
     """Pools and convolutions over one or two dimensions."""
-    rank = draw(st.integers(1, 2))
+    pooled = draw(st.booleans())
+    rank = 2 if pooled else draw(st.integers(1, 2))
     sizes = (draw(st.integers(1, 2)), 2, *(draw(st.integers(3, 7)) for _ in range(rank)))
     amounts = lambda low, high: [draw(st.integers(low, high)) for _ in range(rank)]  # noqa: E731
     dtype = draw(st.sampled_from(FLOATS[:2]))
     loose = {"rtol": 2e-2, "atol": 2e-2} if dtype is torch.bfloat16 else {}
     x = draw(tensors(sizes, (dtype,), special=False))
-    if draw(st.booleans()):
+    if not pooled:
         groups, transposed = draw(st.integers(1, 2)), draw(st.booleans())
         stride = amounts(1, 2)
         extra = [draw(st.integers(0, step - 1)) if transposed else 0 for step in stride]
@@ -327,7 +334,6 @@ def windows(draw: Draw) -> Call:
             (x, weight, bias, stride, amounts(0, 1), amounts(1, 2), transposed, extra, groups),
             tolerances=loose,
         )
-    assume(rank == 2)
     if draw(st.booleans()):
         return Call(
             "aten.max_pool2d_with_indices.default",
@@ -347,7 +353,7 @@ def create(draw: Draw) -> Call:
     number = st.integers(-5, 9)
     calls: dict[str, Callable[[], tuple]] = {
         "full.default": lambda: (sizes, draw(number)), "zeros.default": lambda: (sizes,), "ones.default": lambda: (sizes,),
-        "arange.start_step": lambda: (draw(number), draw(number), draw(st.sampled_from([1, 2, -1, 0.5]))), "eye.m": lambda: (draw(st.integers(0, 4)), draw(st.integers(0, 4))),
+        "arange.start_step": lambda: (draw(number), draw(number), draw(st.sampled_from([1, 2, -1, 0.5] if dtype.is_floating_point else [1, 2, -1]))), "eye.m": lambda: (draw(st.integers(0, 4)), draw(st.integers(0, 4))),
         "linspace.default": lambda: (draw(number), draw(number), draw(st.integers(0, 6))), "_to_copy.default": lambda: (draw(tensors(tuple(sizes), (*FLOATS, torch.int64), special=False)).abs(),),
         "full_like.default": lambda: (draw(tensors(tuple(sizes), ANY)), draw(number)),
     }  # fmt: skip
@@ -359,7 +365,7 @@ FAMILIES = {
     function.__name__: function
     for function in (elementwise, division, scalars, reduce, shape, index, matmul, norm, sort, windows, create)
 }
-EXAMPLES, CALLS = 12, 16
+EXAMPLES, CALLS = 8, 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
