@@ -1,7 +1,7 @@
 """`fxhlo.linear`: a product with a weight as torch lays it out, [out, in], accumulated in float32.
 
-On the CPU a kernel of ours reads the weight as it lies, once, and gives every row the same bits in any batch. On TPU float32
-is multiplied in full, where the reference's plain product would be one pass of bfloat16.
+On the CPU a kernel of ours reads the weight as it lies, once, and gives every row the same bits in any batch. Elsewhere it is
+the reference's product, whose float32 asks for full precision (lowering/build.py).
 """
 
 from __future__ import annotations
@@ -25,21 +25,12 @@ def fake(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     return values.new_empty((values.shape[0], weight.shape[0]))
 
 
-def _lower(values, weight, bias=None):
-    from .xla import linear as lower  # jax only where it is wanted
-
-    return lower(values, weight, bias)
-
-
 KERNEL = Kernel(
     name="linear",
     version=1,
     schema="linear(Tensor values, Tensor weight, Tensor? bias) -> Tensor",
     reference=linear,
     fake=fake,
-    implementations=(
-        Implementation("cpu", "native", cpu.linear, cpu.supports),
-        Implementation("tpu", "xla", _lower),
-    ),
+    implementations=(Implementation("cpu", "native", cpu.linear, cpu.supports),),
     source="aten::linear",
 )

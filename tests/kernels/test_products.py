@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxhlo.kernels import grouped_matmul, linear, quantized_matmul
+from fxhlo.kernels import grouped_matmul, quantized_matmul
 from fxhlo.kernels.grouped_matmul.cases import values as groups
 from fxhlo.kernels.quantized_matmul import reference
 from fxhlo.kernels.quantized_matmul.cases import WEIGHTS
@@ -82,21 +82,3 @@ def test_what_is_not_supported_has_a_reason():
     assert "int16" in refusal(quantized_matmul.KERNEL, wrong | {"weight": ((8, 32), np.int16)}, bits=8)
     grouped = {"values": values, "weights": ((2, 8, 32), np.float32), "sizes": ((2,), np.int32)}
     assert "float32" in refusal(grouped_matmul.KERNEL, grouped)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_linear_on_tpu(bias, bfloat16):
-    """Its numbers, run on the CPU; and that a TPU is told to multiply float32 in full."""
-    rng = np.random.default_rng(0)
-    dtype = np.dtype(ml_dtypes.bfloat16 if bfloat16 else np.float32)
-    operands = {"values": rng.standard_normal((5, 64)), "weight": rng.standard_normal((24, 64)) / 8}
-    operands |= {"bias": rng.standard_normal(24)} if bias else {}
-    operands = {name: array.astype(dtype) for name, array in operands.items()}
-    (implementation,) = (one for one in linear.KERNEL.implementations if one.target == "tpu")
-    tensors = {"bias": None} | {name: tensor(array) for name, array in operands.items()}
-    expected = linear.KERNEL.reference(**tensors).float().numpy()
-    lowered = jax.jit(lambda operands: implementation.lower(**operands)).lower(operands)
-    result = np.asarray(lowered.compile()(operands), np.float32)
-    np.testing.assert_allclose(result, expected, rtol=2e-2 if bfloat16 else 1e-5, atol=2e-2 if bfloat16 else 1e-5)
-    assert ("HIGHEST" in lowered.as_text()) == (not bfloat16)

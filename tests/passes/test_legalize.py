@@ -63,7 +63,7 @@ def test_another_family_has_no_cpu_kernel() -> None:
     assert decision.implementation is None
     assert decision.reasons == ("no implementation for cuda",)
     (decision,) = legalize(mlir.bytecode(hlo.module), "tpu-v6e").decisions
-    assert (decision.implementation, decision.reasons) == ("xla", ())
+    assert (decision.implementation, decision.reasons) == (None, ("no implementation for tpu",))
 
 
 def test_an_unknown_version_falls_back_to_the_reference_it_carries() -> None:
@@ -130,3 +130,12 @@ def test_a_kernel_is_told_the_target_and_may_refuse_it(monkeypatch: pytest.Monke
     (taken,), (refused,) = (legalize(bytecode, name).decisions for name in ("tpu-v6e", "tpu-v5e"))
     assert (taken.implementation, generations) == ("tiled", [(6, 6)])
     assert (refused.implementation, refused.reasons) == (None, ("tiled: generation 5 has no such unit",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tpu_is_told_to_multiply_float32_in_full(dtype: torch.dtype) -> None:
+    """It would round the operands to bfloat16 otherwise."""
+    _, _, hlo = lowered(dtype)
+    text = str(mlir.parse(legalize(hlo.bytecode, "tpu-v6e").bytecode, mlir.context()))
+    assert "dot_general" in text
+    assert ("HIGHEST" in text) == (dtype is torch.float32)
