@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from ...runtime.targets import LANES, SUBLANES
 from ..sample.arithmetic import order_of, unordered
 from ..sample.constants import SMALLEST_NORMAL
-from .tpu import CHUNK, padded, vmem_bytes
+from ..sample.tpu import CHUNK, padded, vmem_bytes
 
 LOWEST = -(2**31)  # below the image of -infinity: what stands past the end
 

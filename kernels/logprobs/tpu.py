@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.targets import LANES, MIB, SUBLANES, Target
+from ...runtime.targets import LANES, Target
+from ..sample.tpu import too_large, vmem_bytes
 from ..spec import Operands
-
-CHUNK = 2048
-"""Tokens a step of a pass over the vocabulary; blocks are padded to a multiple of it."""
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
@@ -22,19 +20,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
         return f"{count} tokens asked of a vocabulary of {size}"
     if rows < 1 or count >= LANES:
         return f"{rows} rows and {count} tokens; results take one vector of {LANES} lanes a row"
-    needed = vmem_bytes(size, logits.dtype.itemsize)
-    if needed > target.vmem:
-        return f"a block of {size} tokens takes {needed / MIB:.1f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"
-    return None
-
-
-def padded(size: int) -> int:
-    return -(-size // CHUNK) * CHUNK
-
-
-def vmem_bytes(size: int, itemsize: int) -> int:
-    """Two buffers of logits (one is filled while the other is used), one of 32-bit images, and the compiler's own."""
-    return SUBLANES * padded(size) * (2 * itemsize + 4) + 2 * MIB
+    return too_large(size, vmem_bytes(size, logits.dtype.itemsize), target)
 
 
 def logprobs(logits: Any, tokens: Any, enabled: Any, *, count: int) -> Any:

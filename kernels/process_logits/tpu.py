@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...runtime.targets import LANES, MIB, SUBLANES, Target
+from ..sample.tpu import too_large
 from ..spec import Operands
 
 CHUNK = 32 * LANES
@@ -21,10 +22,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
         return f"logits are {logits.dtype}, not float32 or bfloat16"
     if rows < 1 or size < 1:
         return "there are no logits"
-    needed = vmem_bytes(size, logits.dtype.itemsize)
-    if needed > target.vmem:
-        return f"a block of {size} tokens takes {needed / MIB:.1f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"
-    return None
+    return too_large(size, vmem_bytes(size, logits.dtype.itemsize), target)
 
 
 def padded(size: int) -> int:

@@ -30,7 +30,6 @@ from .arithmetic import (
     halfway,
     least_weight,
     log2_exponential,
-    middle_bits,
     octaves,
     order_of,
     product,
@@ -41,9 +40,9 @@ from .arithmetic import (
     weights_of,
 )
 from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
+from .threshold import Passes, find_threshold
 from .tpu import CHUNK, padded, vmem_bytes
 
-FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
 DRAW = 1024  # tokens a step of the draw, which has many live values a token
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 Rows = Array
@@ -257,7 +256,7 @@ def _threshold(
     middle: Callable[[Rows, Rows], Rows],
     shift: Rows | None = None,
 ) -> Rows:
-    """`xla._threshold` over the image, shifted right by `shift` where one is given."""
+    """`find_threshold` over the image, shifted right by `shift` where one is given."""
 
     def value(v: Array) -> Array:
         return v if shift is None else v >> shift
@@ -269,42 +268,14 @@ def _threshold(
 
         return vocabulary.total(term, jnp.add, 0)[0]
 
-    def is_open(state: tuple[Rows, ...]) -> Array:
-        low, high, above_low, above_high = state
-        several = (above_low - above_high) >> 1 >= (low if weighted else 1)
-        return _any(active & (low + 1 < high) & (above_low > target) & several)
+    def lowest(low: Rows) -> Rows:
+        return vocabulary.total(lambda v: (jnp.where(value(v) >= low, value(v), HIGHEST),), jnp.minimum, HIGHEST)[0]
 
-    def divide(state: tuple[Rows, ...], t: Rows) -> tuple[Rows, ...]:
-        low, high, above_low, above_high = state
-        above = mass(t)
-        enough = above >= target
-        return (
-            jnp.where(enough, t, low),
-            jnp.where(enough, high, t),
-            jnp.where(enough, above, above_low),
-            jnp.where(enough, above_high, above),
-        )
+    def highest(high: Rows) -> Rows:
+        return vocabulary.total(lambda v: (jnp.where(value(v) < high, value(v), LOWEST),), jnp.maximum, LOWEST)[0]
 
-    def guess(state: tuple[Rows, ...]) -> Rows:
-        low, high = state[:2]
-        t = jnp.maximum(middle(low, high), jnp.minimum(low + 1, high))
-        return jnp.minimum(t, jnp.maximum(high - 1, low))
-
-    def tighten(state: tuple[Rows, ...]) -> tuple[Rows, ...]:
-        low, high, *masses = state
-        lowest = vocabulary.total(lambda v: (jnp.where(value(v) >= low, value(v), HIGHEST),), jnp.minimum, HIGHEST)[0]
-        highest = vocabulary.total(lambda v: (jnp.where(value(v) < high, value(v), LOWEST),), jnp.maximum, LOWEST)[0]
-        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
-
-    state: tuple[Rows, ...] = (low, high, mass(low), jnp.zeros_like(low))
-    _, state = lax.while_loop(
-        lambda carry: (carry[0] < FIRST_STEPS) & is_open(carry[1]),
-        lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),
-        (jnp.int32(0), state),
-    )
-    state = lax.cond(is_open(state), tighten, lambda state: state, state)
-    state = lax.while_loop(is_open, lambda s: divide(s, middle_bits(s[0], s[1])), state)
-    return state[0]
+    passes = Passes(mass, lowest, highest, _any)
+    return find_threshold(passes, lambda low: low if weighted else 1, target, low, high, active, middle)
 
 
 def _top_p_threshold(vocabulary: _Vocabulary, active: Rows, top_p: Rows) -> Rows:

@@ -19,7 +19,11 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
         return f"logits are {logits.dtype}, not float32 or bfloat16"
     if rows < 1 or not 0 < size <= 2**19:
         return f"a vocabulary of {size} tokens could overflow the 32-bit sums of 2**19"
-    needed = vmem_bytes(size, logits.dtype.itemsize)
+    return too_large(size, vmem_bytes(size, logits.dtype.itemsize), target)
+
+
+def too_large(size: int, needed: int, target: Target) -> str | None:
+    """The reason why a block of `size` tokens, which takes `needed` bytes, is not taken; None where it fits."""
     if needed > target.vmem:
         return f"a block of {size} tokens takes {needed / MIB:.1f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"
     return None

@@ -17,7 +17,6 @@ from .arithmetic import (
     halfway,
     least_weight,
     log2_exponential,
-    middle_bits,
     octaves,
     order_of,
     product,
@@ -26,8 +25,8 @@ from .arithmetic import (
     weights_of,
 )
 from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
+from .threshold import Passes, find_threshold
 
-FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
 SLICES, LANES = 16, 128
 BLOCK = 8  # rows
 
@@ -54,53 +53,17 @@ _max = partial(_over_tokens, jnp.maximum, jnp.max)
 
 
 def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: Array, active: Array, middle) -> Array:
-    """Largest t in [low, high) such that the tokens with value >= t weigh at least target, or an equivalent t.
+    """`find_threshold` over values int32 [R, V]; target, low, high, active [R, 1].
 
-    values int32 [R, V]; a token weighs its value (then none is negative) where `weighted`, else 1; target, low,
-    high, active [R, 1]. Active rows with too little above low give low; rows that are not active, anything.
-    `middle(low, high)` guesses where to divide next.
+    A token weighs its value (then none is negative) where `weighted`, else 1.
     """
-
-    def mass(t: Array) -> Array:
-        return _sum(lambda v: jnp.where(v >= t, v if weighted else 1, 0), values)
-
-    def open_rows(state: tuple[Array, ...]) -> Array:
-        """Rows whose answer is not known: neither exactly the target above low, nor only one token in [low, high)."""
-        low, high, above_low, above_high = state
-        lightest = low if weighted else 1
-        several = (above_low - above_high) >> 1 >= lightest
-        return active & (low + 1 < high) & (above_low > target) & several
-
-    def divide(state: tuple[Array, ...], t: Array) -> tuple[Array, ...]:
-        low, high, above_low, above_high = state
-        above = mass(t)
-        enough = above >= target
-        return (
-            jnp.where(enough, t, low),
-            jnp.where(enough, high, t),
-            jnp.where(enough, above, above_low),
-            jnp.where(enough, above_high, above),
-        )
-
-    def guess(state: tuple[Array, ...]) -> Array:
-        low, high = state[:2]
-        return jnp.clip(middle(low, high), jnp.minimum(low + 1, high), jnp.maximum(high - 1, low))
-
-    def tighten(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, *masses = state
-        lowest = _min(lambda v: jnp.where(v >= low, v, 2**31 - 1), values)
-        highest = _max(lambda v: jnp.where(v < high, v, -(2**31)), values)
-        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
-
-    state: tuple[Array, ...] = (low, high, mass(low), jnp.zeros_like(low))
-    _, state = lax.while_loop(
-        lambda carry: (carry[0] < FIRST_STEPS) & jnp.any(open_rows(carry[1])),
-        lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),
-        (jnp.int32(0), state),
+    passes = Passes(
+        mass=lambda t: _sum(lambda v: jnp.where(v >= t, v if weighted else 1, 0), values),
+        lowest=lambda low: _min(lambda v: jnp.where(v >= low, v, 2**31 - 1), values),
+        highest=lambda high: _max(lambda v: jnp.where(v < high, v, -(2**31)), values),
+        some=jnp.any,
     )
-    state = lax.cond(jnp.any(open_rows(state)), tighten, lambda state: state, state)
-    state = lax.while_loop(lambda s: jnp.any(open_rows(s)), lambda s: divide(s, middle_bits(s[0], s[1])), state)
-    return state[0]
+    return find_threshold(passes, lambda low: low if weighted else 1, target, low, high, active, middle)
 
 
 def _top_k_threshold(y: Array, best: Array, top_k: Array) -> Array:

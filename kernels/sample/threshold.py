@@ -1,0 +1,84 @@
+"""The bisection by which `fxhlo.sample` finds the thresholds of top-k and top-p, shared by its implementations in JAX.
+
+Comes in: how an implementation passes over the vocabulary (`Passes`). Goes out: a threshold per row. Guaranteed: integers alone, so
+that every implementation gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .arithmetic import middle_bits
+
+FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes over a row's values int32; what they take and give has one number a row.
+
+    mass(t): the weight of the tokens with value >= t. lowest(low): the least value >= low. highest(high): the largest
+    value < high. some(rows): whether any row is true, a scalar.
+    """
+
+    mass: Callable[[Array], Array]
+    lowest: Callable[[Array], Array]
+    highest: Callable[[Array], Array]
+    some: Callable[[Array], Array]
+
+
+def find_threshold(
+    passes: Passes,
+    lightest: Callable[[Array], Array | int],
+    target: Array,
+    low: Array,
+    high: Array,
+    active: Array,
+    middle: Callable[[Array, Array], Array],
+) -> Array:
+    """Largest t in [low, high) such that the tokens with value >= t weigh at least target, or an equivalent t.
+
+    lightest(low): the least weight of a token whose value is at least low. Active rows with too little above low give
+    low; rows that are not active, anything. `middle(low, high)` guesses where to divide next.
+    """
+
+    def is_open(state: tuple[Array, ...]) -> Array:
+        """Whether a row's answer is not known: neither exactly the target above low, nor only one token in [low, high)."""
+        low, high, above_low, above_high = state
+        several = (above_low - above_high) >> 1 >= lightest(low)
+        return passes.some(active & (low + 1 < high) & (above_low > target) & several)
+
+    def divide(state: tuple[Array, ...], t: Array) -> tuple[Array, ...]:
+        low, high, above_low, above_high = state
+        above = passes.mass(t)
+        enough = above >= target
+        return (
+            jnp.where(enough, t, low),
+            jnp.where(enough, high, t),
+            jnp.where(enough, above, above_low),
+            jnp.where(enough, above_high, above),
+        )
+
+    def guess(state: tuple[Array, ...]) -> Array:
+        low, high = state[:2]
+        t = jnp.maximum(middle(low, high), jnp.minimum(low + 1, high))
+        return jnp.minimum(t, jnp.maximum(high - 1, low))
+
+    def tighten(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        low, high, *masses = state
+        lowest, highest = passes.lowest(low), passes.highest(high)
+        return jnp.where(active, lowest, low), jnp.where(active, highest + 1, high), *masses
+
+    state: tuple[Array, ...] = (low, high, passes.mass(low), jnp.zeros_like(low))
+    _, state = lax.while_loop(
+        lambda carry: (carry[0] < FIRST_STEPS) & is_open(carry[1]),
+        lambda carry: (carry[0] + 1, divide(carry[1], guess(carry[1]))),
+        (jnp.int32(0), state),
+    )
+    state = lax.cond(is_open(state), tighten, lambda state: state, state)
+    state = lax.while_loop(is_open, lambda s: divide(s, middle_bits(s[0], s[1])), state)
+    return state[0]
