@@ -1,4 +1,4 @@
-"""JAX on the CPU: an installed libtpu would look for a TPU. `decoder` is found beside the tests."""
+"""JAX on the CPU: an installed libtpu would look for a TPU. `twin_decoder` is found beside the tests."""
 
 import os
 import sys

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import decoder
 import jax
 import numpy as np
 import pytest
 import torch
+import twin_decoder as decoder
 
 import fxhlo
 import fxhlo.jax

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -104,6 +105,13 @@ def test_bare_names_are_refused(module: str) -> None:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode != 0
     assert "fxhlo." in done.stderr or "relative import" in done.stderr, done.stderr
+
+
+def test_modules_beside_the_tests_have_names_of_their_own() -> None:
+    """They are imported by their bare names, from the test's folder on sys.path: one process holds one of each name."""
+    paths = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "conftest")))
+    names = Counter(path.stem for path in paths)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_dependency_has_its_reason_and_fits_the_lock() -> None:

@@ -18,7 +18,7 @@ from fxhlo.passes.pipeline import run, verify
 from fxhlo.runtime.errors import FxhloError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
+from step_decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
 
 TOKENS, BLOCK, PAGES, BLOCKS = 11, 4, 4, 9
 fxhlo = torch.ops.fxhlo
