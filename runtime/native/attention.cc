@@ -106,10 +106,12 @@ class Tile {
   using Packed = PackedOf<T>;
   static constexpr int kPer = kPerWord<Packed>;
 
-  Tile(const Problem<T>& p, const Item& item, Scratch& scratch)
-      : p_(p), item_(item), s_(scratch), group_(p.shape.group()), rows_(item.rows * group_),
-        head_size_(static_cast<int>(p.shape.head_size)), words_((head_size_ + kPer - 1) / kPer),
-        padded_((head_size_ + kLanes - 1) / kLanes * kLanes), position_(p.first_position(item.request) + item.row) {}
+  Tile(const Problem<T>& p, const Item& item, Scratch& scratch, TileShapes& shapes)
+      : p_(p), item_(item), s_(scratch), shapes_(shapes), tiled_(tiled<T>()), group_(p.shape.group()), rows_(item.rows * group_),
+        head_size_(static_cast<int>(p.shape.head_size)), words_(whole((head_size_ + kPer - 1) / kPer, tiled_ ? kTileSide : 1)),
+        padded_(whole(head_size_, kLanes)), position_(p.first_position(item.request) + item.row) {}
+
+  static int whole(int count, int of) { return (count + of - 1) / of * of; }
 
   // next: what this thread does afterwards, or null; its first keys are fetched while the last ones here are worked on.
   void run(const Item* next) {
@@ -146,12 +148,15 @@ class Tile {
   }
 
   void start() {
-    s_.queries.assign(rows_ * words_, 0);
-    s_.keys.resize(words_ * kKeys);
+    // Tiles work on whole ones of rows and of words.
+    shape_tiles(rows_);
+    const int rows = tiled_ && rows_ > kTileSide ? whole(rows_, kTileSide) : rows_;
+    s_.queries.assign(rows * words_, 0);
+    s_.keys.assign(words_ * kKeys, 0);
     s_.values.resize(kKeys / kPer * padded_);
-    s_.weights.resize(rows_ * kKeys / kPer);
-    s_.scores.resize(rows_ * kKeys);
-    s_.output.assign(rows_ * padded_, 0.0f);
+    s_.weights.assign(rows * kKeys / kPer, 0);
+    s_.scores.resize(rows * kKeys);
+    s_.output.assign(rows * padded_, 0.0f);
     s_.highest.assign(rows_, kMinusInfinity);
     s_.total.assign(rows_ * kLanes, 0.0f);
     s_.shrink.resize(rows_);
@@ -166,7 +171,7 @@ class Tile {
 
   void attend(int64_t block, const T** keys) {
     pack_keys(keys, head_size_, s_.keys.data());
-    product<Packed>(s_.queries.data(), words_, rows_, words_, s_.keys.data(), kKeys, s_.scores.data(), nullptr);
+    multiply(s_.queries.data(), words_, rows_, s_.keys, kKeys, s_.scores.data(), nullptr);
     for (int row = 0; row < rows_; ++row) {
       s_.shrink[row] = softmax_row<Packed>(
           s_.scores.data() + row * kKeys, s_.weights.data() + row * kKeys / kPer, first_seen(row, block),
@@ -179,6 +184,7 @@ class Tile {
     if (alike || all_finite(keys, head_size_)) {
       accumulate(keys, 0, rows_);
     } else {
+      shape_tiles(1);
       for (int row = 0; row < rows_; ++row) {
         const T* seen[kKeys];
         for (int key = 0; key < kKeys; ++key) {
@@ -187,13 +193,26 @@ class Tile {
         }
         accumulate(seen, row, 1);
       }
+      shape_tiles(rows_);
     }
   }
 
   void accumulate(const T* const* values, int row, int rows) {
     pack_values(values, head_size_, padded_, s_.values.data());
-    product<Packed>(s_.weights.data() + row * kKeys / kPer, kKeys / kPer, rows, kKeys / kPer, s_.values.data(), padded_,
-                    s_.output.data() + static_cast<int64_t>(row) * padded_, s_.shrink.data() + row);
+    multiply(s_.weights.data() + row * kKeys / kPer, kKeys / kPer, rows, s_.values, padded_,
+             s_.output.data() + static_cast<int64_t>(row) * padded_, s_.shrink.data() + row);
+  }
+
+  void shape_tiles(int rows) {
+    if (tiled_) shapes_.set(std::min(rows, kTileSide));
+  }
+
+  // What product() says, of depth words of a.
+  void multiply(const uint32_t* a, int depth, int rows, const std::vector<uint32_t>& b, int columns, float* c, const float* shrink) {
+#if defined(FXHLO_TILES)
+    if (tiled_) return tiled_product(a, depth, rows, depth, b.data(), columns, c, shrink);
+#endif
+    product<Packed>(a, depth, rows, depth, b.data(), columns, c, shrink);
   }
 
   void finish() {
@@ -211,6 +230,8 @@ class Tile {
   const Problem<T>& p_;
   const Item& item_;
   Scratch& s_;
+  TileShapes& shapes_;
+  const bool tiled_;
   const int group_, rows_, head_size_, words_, padded_;
   const int64_t position_;
 };
@@ -252,9 +273,10 @@ void attend(ffi::ThreadPool& pool, const Problem<T>& p) {
   const int64_t runs = p.shape.tokens > p.shape.requests && !serial ? count : shares;
   parallel_for(pool, runs, [&](int64_t run) {
     thread_local Scratch scratch;
+    TileShapes shapes;
     const int64_t end = count * (run + 1) / runs;
     for (int64_t index = count * run / runs; index < end; ++index) {
-      Tile<T>(p, items[index], scratch).run(index + 1 < end ? &items[index + 1] : nullptr);
+      Tile<T>(p, items[index], scratch, shapes).run(index + 1 < end ? &items[index + 1] : nullptr);
     }
   });
 }

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <limits>
 
+#include "tiles.h"
+#include "transpose.h"
 #include "vector.h"
 
 namespace fxhlo {
@@ -19,40 +21,6 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // ---- packing -----------------------------------------------------------------------------------------------
-
-#if defined(FXHLO_AVX512)
-// rows[i] lane j becomes rows[j] lane i.
-inline void transpose(__m512i* rows) {
-  __m512i pairs[16];
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    rows[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
-    rows[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
-    rows[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
-    rows[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    pairs[i] = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x88);
-    pairs[4 + i] = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xdd);
-    pairs[8 + i] = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0x88);
-    pairs[12 + i] = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    rows[i] = _mm512_shuffle_i32x4(pairs[i], pairs[8 + i], 0x88);
-    rows[8 + i] = _mm512_shuffle_i32x4(pairs[i], pairs[8 + i], 0xdd);
-    rows[4 + i] = _mm512_shuffle_i32x4(pairs[4 + i], pairs[12 + i], 0x88);
-    rows[12 + i] = _mm512_shuffle_i32x4(pairs[4 + i], pairs[12 + i], 0xdd);
-  }
-}
-
-// Up to 64 bytes, the rest zero.
-inline __m512i load_bytes(const void* from, int64_t count) {
-  return count >= 64 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, from);
-}
-#endif
 
 // keys[kKeys] rows of head_size values -> [words][kKeys] words: a query's word then meets kLanes keys at once.
 template <typename T>
@@ -170,6 +138,64 @@ void product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32
     });
   }
 }
+
+#if defined(FXHLO_TILES)
+// Sums of Rows x Columns tiles from c, and back to it.
+template <int Rows, int Columns>
+inline void product_tiles(const uint32_t* a, int64_t a_row, int depth, const uint32_t* b, int64_t b_row, float* c, bool add) {
+  const int64_t stride = b_row * 4, a_stride = a_row * 4;
+  float* lower = c + kTileSide * b_row;
+  if (add) {
+    load_tile<0>(c, stride);
+    if constexpr (Columns == 2) load_tile<1>(c + kTileSide, stride);
+    if constexpr (Rows == 2) load_tile<2>(lower, stride);
+    if constexpr (Rows == 2 && Columns == 2) load_tile<3>(lower + kTileSide, stride);
+  } else {
+    zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
+  }
+  for (int i = 0; i < depth; i += kTileSide, b += kTileSide * b_row) {
+    load_tile<4>(a + i, a_stride), load_tile<6>(b, stride);
+    multiply_tiles<0, 4, 6>();
+    if constexpr (Columns == 2) {
+      load_tile<7>(b + kTileSide, stride);
+      multiply_tiles<1, 4, 7>();
+    }
+    if constexpr (Rows == 2) {
+      load_tile<5>(a + kTileSide * a_row + i, a_stride);
+      multiply_tiles<2, 5, 6>();
+      if constexpr (Columns == 2) multiply_tiles<3, 5, 7>();
+    }
+  }
+  store_tile<0>(c, stride);
+  if constexpr (Columns == 2) store_tile<1>(c + kTileSide, stride);
+  if constexpr (Rows == 2) store_tile<2>(lower, stride);
+  if constexpr (Rows == 2 && Columns == 2) store_tile<3>(lower + kTileSide, stride);
+}
+
+// What product<BFloat16> does, with tiles of this thread's TileShapes: all rows where they are fewer than kTileSide, else
+// rows up to the next multiple of it, which the buffers must hold. depth and columns are multiples of kTileSide.
+inline void tiled_product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32_t* b, int columns, float* c,
+                          const float* shrink) {
+  for (int r = 0; shrink != nullptr && r < rows; ++r) {
+    if (shrink[r] == 1.0f) continue;
+    float* row = c + static_cast<int64_t>(r) * columns;
+    for (int i = 0; i < columns; i += kLanes) store(row + i, load<Floats>(row + i) * shrink[r]);
+  }
+  const bool add = shrink != nullptr;
+  for (int row = 0; row < rows; row += 2 * kTileSide, a += 2 * kTileSide * a_row, c += 2 * kTileSide * columns) {
+    const bool two = row + kTileSide < rows;
+    int column = 0;
+    for (; column + 2 * kTileSide <= columns; column += 2 * kTileSide) {
+      two ? product_tiles<2, 2>(a, a_row, depth, b + column, columns, c + column, add)
+          : product_tiles<1, 2>(a, a_row, depth, b + column, columns, c + column, add);
+    }
+    if (column < columns) {
+      two ? product_tiles<2, 1>(a, a_row, depth, b + column, columns, c + column, add)
+          : product_tiles<1, 1>(a, a_row, depth, b + column, columns, c + column, add);
+    }
+  }
+}
+#endif
 
 // ---- softmax -----------------------------------------------------------------------------------------------
 

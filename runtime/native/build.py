@@ -28,7 +28,9 @@ TARGETS: tuple[str, ...] = (
     "fxhlo_process_logits", "fxhlo_sample", "fxhlo_logprobs",
 )  # fmt: skip
 SOURCES = ("activation.cc", "linear.cc", "norm.cc", "attention.cc", "sampling.cc")
-HEADERS = ("attention_tile.h", "convert.h", "parallel.h", "vector.h")
+HEADERS = (
+    "attention_tile.h", "convert.h", "linear_tiles.h", "parallel.h", "tiles.h", "transpose.h", "vector.h",
+)  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 """Nothing is fused that does not say so (`fma`): sampling rounds as its reference does."""
 COMPILERS = ("c++", "g++", "clang++")

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "linear_tiles.h"
 #include "parallel.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -218,19 +219,26 @@ void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t colum
 template <typename T, typename Out>
 void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
   const int64_t row_bytes = std::max<int64_t>(1, p.k * sizeof(T));
-  const int64_t most_rows = std::max<int64_t>(kBlockRows, kBlockBytes / row_bytes);
+  const bool tiles = tiled<T>();
+  const int64_t most_rows = std::max(kBlockRows, (tiles ? kTileBlockBytes : kBlockBytes) / row_bytes);
   const int64_t row_blocks = (p.m + most_rows - 1) / most_rows;
-  const int64_t panels = (p.n + kPanel - 1) / kPanel;
+  const int64_t panel = tiles ? 2 * kTileSide : kPanel, panels = (p.n + panel - 1) / panel;
   int64_t column_blocks = 1;
   if (p.n * row_bytes > kSerialBytes || p.m > kTileRows) {
-    column_blocks = (pool.num_threads() * kChunksPerThread + row_blocks - 1) / row_blocks;
+    column_blocks = (pool.num_threads() * (tiles ? kTileChunksPerThread : kChunksPerThread) + row_blocks - 1) / row_blocks;
   }
   column_blocks = std::min(column_blocks, panels);
   parallel_for(pool, row_blocks * column_blocks, [&](int64_t chunk) {
     const int64_t rb = chunk / column_blocks, cb = chunk % column_blocks;
-    const int64_t column = kPanel * (panels * cb / column_blocks);
-    const int64_t column_end = std::min(p.n, kPanel * (panels * (cb + 1) / column_blocks));
-    block(p, p.m * rb / row_blocks, p.m * (rb + 1) / row_blocks, column, column_end);
+    const int64_t column = panel * (panels * cb / column_blocks);
+    const int64_t column_end = std::min(p.n, panel * (panels * (cb + 1) / column_blocks));
+    const int64_t row = p.m * rb / row_blocks, row_end = p.m * (rb + 1) / row_blocks;
+#if defined(FXHLO_TILES)
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (tiles) return TiledLinear(p.x, p.w, p.bias, p.y, p.n, p.k).block(row, row_end, column, column_end);
+    }
+#endif
+    block(p, row, row_end, column, column_end);
   });
 }
 

@@ -1,0 +1,97 @@
+// Intel AMX: registers of 16 rows x 64 bytes, and the product of two of them in bfloat16 with sums in float32.
+//
+// c[m][n] += a[m][.] b[.][n] takes 32 values of k at once: even and odd ones are two chains in order of k from zero, added
+// up, then added to c (Intel's Instruction Set Extensions reference, TDPBF16PS). So an output's bits depend on its own
+// row and column alone, and a product gives the same bits as its transpose.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "vector.h"
+
+#if defined(FXHLO_BF16_DOT) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#define FXHLO_TILES 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace fxhlo {
+
+constexpr int kTileSide = 16;                      // rows of a tile, and words in one
+constexpr int kTileDepth = 2 * kTileSide;          // values of bfloat16 in a row
+constexpr int kTileWords = kTileSide * kTileSide;  // words of a whole tile
+
+#if defined(FXHLO_TILES)
+
+// Linux lets a process have the tiles' state after it has asked for it, once.
+inline bool has_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
+// The shapes of this thread's tiles, until it ends. Setting them makes all tiles zero.
+class TileShapes {
+ public:
+  TileShapes() = default;
+  ~TileShapes() {
+    if (set_) asm volatile("tilerelease" ::: "memory");
+  }
+  TileShapes(const TileShapes&) = delete;
+  TileShapes& operator=(const TileShapes&) = delete;
+
+  // Tiles 0 to 5 hold `rows` rows (sums, and left operands), 6 and 7 hold 16 (right operands).
+  void set(int rows) {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shapes;
+    for (int tile = 0; tile < 8; ++tile) {
+      shapes.row_bytes[tile] = 4 * kTileSide;
+      shapes.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileSide);
+    }
+    asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
+    set_ = true;
+  }
+
+ private:
+  bool set_ = false;
+};
+
+// stride: bytes from one row to the next.
+template <int Tile>
+inline void load_tile(const void* from, int64_t stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void store_tile(void* to, int64_t stride) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(Tile));
+}
+template <int Sums, int A, int B>
+inline void multiply_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sums), "i"(A), "i"(B));
+}
+
+#else
+
+inline bool has_tiles() { return false; }
+
+struct TileShapes {
+  void set(int) {}
+};
+
+#endif
+
+// Whether products of T take them.
+template <typename T>
+bool tiled() {
+  return std::is_same_v<T, BFloat16> && has_tiles();
+}
+
+}  // namespace fxhlo
