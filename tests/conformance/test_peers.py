@@ -1,33 +1,59 @@
-"""The run beside the peers on a handful of pairs whose outcomes are known: it tells passing, refusing and dtypes apart."""
+"""fxhlo beside torchax and torch-mlir on torch's operator database: `make conformance` runs all pairs, and a few whose outcomes are known.
+
+The full run goes on where it stopped and writes build/conformance/peers.md and peers.png. `make conformance EVERY=12` takes every twelfth op.
+"""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 HERE = Path(__file__).parent
 
 
-@pytest.mark.conformance
-def test_known_pairs(tmp_path: Path) -> None:
-    script = [sys.executable, "-P", "-W", "ignore"]
-    pairs = ["--ops", "^(add|erf)$", "--jobs", "1", "--out", str(tmp_path)]
-    for command in ([str(HERE / "op_db.py"), "run"], [str(HERE / "peers.py"), "run", "--every", "1"]):
-        subprocess.run([*script, *command, *pairs], check=True, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def peers() -> Iterator[ModuleType]:
     sys.path.insert(0, str(HERE))
     try:
-        import op_db
+        import peers
+
+        yield peers
     finally:
         sys.path.remove(str(HERE))
-    ours, torchax, torch_mlir = (
-        op_db.load(tmp_path / f"{name}.jsonl") for name in ("results", "torchax", "torch-mlir")
-    )
-    assert {outcome.status for outcome in ours.values()} == {"passed"}
-    assert torchax["add", "float32"].status == torch_mlir["add", "float32"].status == "passed"
-    assert torchax["erf", "bool"].status == torch_mlir["erf", "bool"].status == "refused"
-    assert torchax["add", "bool"].reason.startswith("result 0 is torch.int64, not torch.bool")
-    assert "8 of 8 pairs" in (tmp_path / "peers.md").read_text()
+
+
+@pytest.mark.conformance
+def test_known_pairs(peers: ModuleType, tmp_path: Path) -> None:
+    """The run tells passing, refusing and dtypes apart; a second one has nothing to do."""
+    pairs = [(op, dtype) for op in ("add", "erf") for dtype in ("float32", "bool")]
+    found = peers.run(pairs, jobs=1, out=tmp_path)
+    assert {outcome.status for outcome in found["fxhlo"].values()} == {"passed"}
+    for peer in ("torchax", "torch-mlir"):
+        assert found[peer]["add", "float32"].status == "passed"
+        assert found[peer]["erf", "bool"].status == "refused"
+    assert found["torchax"]["add", "bool"].reason.startswith("result 0 is torch.int64, not torch.bool")
+    assert "| fxhlo | 4 | 4 | 0 | 0 | 0 |" in (tmp_path / "peers.md").read_text()
     assert (tmp_path / "peers.png").stat().st_size > 1000
+    lines = {path: path.read_text() for path in tmp_path.glob("*.jsonl")}
+    assert peers.run(pairs, jobs=1, out=tmp_path) == peers.load(pairs, out=tmp_path) == found
+    assert {path: path.read_text() for path in tmp_path.glob("*.jsonl")} == lines
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(24 * 3600)
+def test_beside_the_peers(peers: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    """fxhlo is wrong on nothing, crashes on nothing, refuses only what docs/ops.md lists, and passes at least as much as each peer."""
+    op_db = peers.op_db
+    every = int(os.environ.get("FXHLO_CONFORMANCE_EVERY", "1"))
+    with capfd.disabled():
+        found = peers.run(op_db.pairs(op_db.ORIENTATION, every), jobs=2)
+        print(f"\n{peers.report(found)}")
+    counts = peers.counts(found)
+    assert counts["fxhlo"]["wrong"] == counts["fxhlo"]["crash"] == 0
+    assert not op_db.unexplained(found["fxhlo"].values())
+    assert counts["fxhlo"]["passed"] >= max(counts[peer]["passed"] for peer in peers.peers.PEERS)
