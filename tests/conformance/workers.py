@@ -194,7 +194,10 @@ class Worker:
         """The next line; else the exit status of a process that died, or infinity for one that was late."""
         process = self.process
         assert process is not None and process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], limit)
+        for _ in range(round(limit)):  # second by second: those in which everything is stopped do not count
+            ready, _, _ = select.select([process.stdout], [], [], 1.0)
+            if ready:
+                break
         line = process.stdout.readline() if ready else ""
         if line:
             return line
