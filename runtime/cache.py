@@ -114,7 +114,11 @@ class Cache:
                 temporary = stack.enter_context(files.staged(folder))
             build(temporary / CONTENT)
             if not (temporary / CONTENT).exists():
-                raise CacheError("the builder of a cache entry made nothing", where=temporary / CONTENT)
+                raise CacheError(
+                    "the builder of a cache entry made nothing",
+                    where=temporary / CONTENT,
+                    next_step="`build(path)` writes a file or a folder to that path",
+                )
             with self._explained():
                 listed = [files.record(path, temporary).to_json() for path in _files(temporary / CONTENT)]
                 files.replace_file(temporary / RECORD, json.dumps({"key": key, "files": listed}).encode())

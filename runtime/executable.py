@@ -12,7 +12,7 @@ from typing import Any
 from .buffers import place
 from .errors import ShapeError
 from .pjrt import Buffer, Loaded, Memory
-from .signature import Argument, Signature
+from .signature import RANDOM_KEY, Argument, Signature
 
 
 class Executable:
@@ -142,12 +142,12 @@ class Executable:
             raise ShapeError(f"{self.name} got {_some(twice)} by position and by name", next_step="pass it once")
         given.update(kwargs)
         if missing := [name for name in names if name not in given]:
-            unbound = (
-                "; bind places weights once" if set(missing) & {one.name for one in self.signature.weights} else ""
-            )
+            hint = "; bind places weights once" if set(missing) & {one.name for one in self.signature.weights} else ""
+            if RANDOM_KEY in missing:
+                hint += f"; the module draws random numbers from {RANDOM_KEY}, int32[2]: another one for each call"
             raise ShapeError(
                 f"{self.name} takes {len(names)} arguments and got {len(given)}; missing: {_some(missing)}",
-                next_step=f"it takes {_some(names)}{unbound}",
+                next_step=f"it takes {_some(names)}{hint}",
             )
         return [given[name] for name in names]
 

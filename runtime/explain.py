@@ -31,6 +31,8 @@ def explained(what: str, kind: type[FxhloError] = ExecutionError, module: bytes 
             next_step = "register the custom call first (fxhlo's own: pass custom_calls), or legalize for this target"
         elif "compile option" in text or "While setting option" in text:
             next_step = "correct the name or the value of the option"
+        elif where is not None:
+            next_step = "correct the module; where fxhlo made it, report a bug of fxhlo and add that file"
         raise kind(f"{what}: {text}", where=where, next_step=next_step) from problem
 
 

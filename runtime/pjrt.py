@@ -526,4 +526,5 @@ def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
                 f"{what} was consumed by an earlier call, as donated state is",
                 next_step="pass the new state from that call's results",
             )
-    return ExecutionError(f"the program failed: {first_lines(problem)}")
+    next_step = "call the executable with the same arguments: it checks them, which this path leaves out"
+    return ExecutionError(f"the program failed: {first_lines(problem)}", next_step=next_step)

@@ -20,6 +20,8 @@ Kind = Literal["weight", "buffer", "constant", "input", "state"]
 KINDS: tuple[str, ...] = get_args(Kind)
 BOUND: tuple[str, ...] = ("weight", "buffer", "constant")
 """Kinds that are placed once by `Executable.bind`; the others come with each call."""
+RANDOM_KEY = "rng_key"
+"""The input, int32 [2], of a module that draws random numbers: they are a function of it (docs/semantics.md)."""
 PLAIN = frozenset(
     ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
     + ("float16", "float32", "float64", "complex64", "complex128")
@@ -86,7 +88,9 @@ class Signature:
         seen: set[str] = set()
         for index, argument in enumerate(self.arguments):
             if argument.name in seen:
-                raise SignatureError(f"two arguments are named {argument.name!r}")
+                raise SignatureError(
+                    f"two arguments are named {argument.name!r}", next_step="give each a name of its own"
+                )
             seen.add(argument.name)
             if argument.kind not in KINDS:
                 raise SignatureError(f"{argument.name} is of kind {argument.kind!r}; kinds are {', '.join(KINDS)}")

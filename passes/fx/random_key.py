@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...runtime.signature import RANDOM_KEY
 from ..base import Pass
 from ..edit import add_placeholder, call, inline
 from ..program import Argument, Program
 
 aten = torch.ops.aten
-KEY = "rng_key"
+KEY = RANDOM_KEY
 
 Bits = Callable[[Tensor], Tensor]
 """Bits of the shape of a tensor, others at each call."""

@@ -86,7 +86,10 @@ class Engine:
         if not line:
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip().splitlines()[-8:]
-            raise BenchError(f"the engine of {self.name} ended:\n  " + "\n  ".join(said))
+            raise BenchError(
+                f"the engine of {self.name} ended:\n  " + "\n  ".join(said),
+                next_step="correct what its last lines name, and measure again",
+            )
         return json.loads(line)
 
 
