@@ -15,6 +15,6 @@ Every target gives a row the same bits in any batch, and takes tensors contiguou
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
 """
 
-from .build import TARGETS, identity, library, prepare, register, unavailable
+from .build import TARGETS, identity, library, prepare, ready, register, unavailable
 
-__all__ = ["TARGETS", "identity", "library", "prepare", "register", "unavailable"]
+__all__ = ["TARGETS", "identity", "library", "prepare", "ready", "register", "unavailable"]

@@ -2,7 +2,7 @@
 
 The file's name holds a hash of everything that its contents depend on (sources, compiler, flags, processor, jaxlib),
 so a stale library is never loaded and a cache may be shared between machines. A library is written under another name
-and renamed, so a reader sees a whole file or none; several processes may build at once, and the last one's stays.
+and renamed, so a reader sees a whole file or none; of several processes one builds and the others wait for it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..errors import UnsupportedError
 
@@ -27,7 +31,8 @@ TARGETS: tuple[str, ...] = (
     "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_ragged_paged_attention",
     "fxhlo_process_logits", "fxhlo_sample", "fxhlo_logprobs",
 )  # fmt: skip
-SOURCES = ("activation.cc", "linear.cc", "norm.cc", "attention.cc", "sampling.cc")
+SOURCES = ("linear.cc", "attention.cc", "sampling.cc", "activation.cc", "norm.cc")
+"""What takes longest to compile goes first."""
 HEADERS = (
     "attention_tile.h", "convert.h", "linear_tiles.h", "parallel.h", "tiles.h", "transpose.h", "vector.h",
 )  # fmt: skip
@@ -39,6 +44,8 @@ COMPILE_SECONDS = 300
 ERROR_LINES = 3
 DIGEST_BYTES = 32
 _lock = threading.RLock()
+_builder: subprocess.Popen | None = None
+"""What `prepare` has started; kept, for nobody waits for it."""
 
 
 def unavailable() -> str | None:
@@ -47,8 +54,27 @@ def unavailable() -> str | None:
 
 
 def prepare() -> None:
-    """Builds the kernels, if nobody has yet, while this process does something else; `unavailable` waits for it."""
-    threading.Thread(target=unavailable, name="fxhlo-native-build", daemon=True).start()
+    """Has the kernels built, if nobody has yet, while this process does something else; `unavailable` waits for it.
+
+    In a process of its own, not in a thread: vLLM forks its engine, and a fork keeps no threads but their locks.
+    """
+    global _builder
+    compiler = find_compiler()
+    if _switched_off() is not None or compiler is None or not sys.executable or _builder is not None:
+        return
+    try:
+        if not ready():
+            command = [sys.executable, "-P", "-m", "fxhlo.runtime.native"]
+            nowhere = subprocess.DEVNULL
+            _builder = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    except (OSError, subprocess.SubprocessError):
+        return  # whoever needs the library says what is wrong
+
+
+def ready() -> bool:
+    """Whether `unavailable` answers without building or waiting."""
+    compiler = find_compiler()
+    return _switched_off() is not None or compiler is None or _path(compiler).exists()
 
 
 def identity() -> str:
@@ -102,16 +128,23 @@ def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
     if compiler is None:
         return None, _no_compiler(), None
     try:
-        path = cache_folder() / f"fxhlo_native_{fingerprint(compiler)}.so"
+        path = _path(compiler)
         if path.exists() and (loaded := _open(path)) is not None:
             return path, None, loaded
-        # Missing, or cut short by a full disk or a crash: build it, once.
-        reason = compile_library(compiler, path)
+        with FileLock(path.with_suffix(".lock")):
+            if path.exists() and (loaded := _open(path)) is not None:
+                return path, None, loaded  # another process has built it meanwhile
+            # Missing, or cut short by a full disk or a crash: build it, once.
+            reason = compile_library(compiler, path)
         if reason is None and (loaded := _open(path)) is not None:
             return path, None, loaded
     except (OSError, subprocess.SubprocessError) as error:
         reason = f"building the native kernels failed ({error})"
     return None, reason or f"{path} was just built and cannot be loaded", None
+
+
+def _path(compiler: list[str]) -> Path:
+    return cache_folder() / f"fxhlo_native_{fingerprint(compiler)}.so"
 
 
 def _switched_off() -> str | None:
@@ -180,12 +213,13 @@ def _processor() -> str:
 
 def compile_library(compiler: list[str], path: Path) -> str | None:
     """Builds `path`, the digest of its content appended; None, or the reason why it could not be."""
-    import jax
-
+    spec = importlib.util.find_spec("jaxlib")  # jax.ffi.include_dir() without importing jax, which takes a second
+    if spec is None or spec.origin is None:
+        return "jaxlib, whose headers the native kernels need, is not installed"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
         objects = {name: str(Path(folder) / f"{name}.o") for name in SOURCES}
-        include = ["-isystem", jax.ffi.include_dir()]
+        include = ["-isystem", str(Path(spec.origin).parent / "include")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             errors = [
                 *pool.map(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
+from .. import native
 from ..errors import UnsupportedError
 from .folder import check_folder
 from .host import without_accelerator
@@ -27,6 +28,8 @@ if (Path.cwd() / "kernels" / "spec.py").is_file():
     os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 without_accelerator()  # vLLM has chosen this platform, and may clean up in a process that never had an engine
+
+native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
 
 STEP_TOKENS = 1024
 """Tokens of a step where nobody asked for another number: longer ones gain nothing, and each size is a program to compile."""
@@ -171,11 +174,6 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_runner_kv_caches_multi_layer(cls) -> None:
         """Caches are named by layer, not by index."""
-
-    @classmethod
-    def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
-        if dtype not in (torch.bfloat16, torch.float32):
-            raise UnsupportedError(f"fxhlo does not support {dtype} yet", next_step="use --dtype bfloat16 or float32")
 
 
 def xla_has_started() -> bool:

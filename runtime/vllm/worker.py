@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .. import native, seal
+from .. import seal
 from ..errors import FxhloError, UnsupportedError
 from . import compat, front
 from .host import without_accelerator
@@ -58,7 +58,6 @@ class FxhloWorker(compat.WorkerBase):
 
     def init_device(self) -> None:
         seal.reopen()  # an engine that this process had before may have closed it
-        native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
