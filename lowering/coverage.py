@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import fx
 
 from ..passes import contract
+from ..passes.contract import Missing
 from ..passes.program import Program
-from .emit import SILENT
+from ..runtime.errors import FxhloError
+from .emit import SILENT, refused
 from .left_out import SHAPE, reasons
 from .registry import find_rule, near_misses, overload_name
 
@@ -24,6 +28,19 @@ def refusal(node: fx.Node) -> str | None:
     return SHAPE if node.meta.get("unbacked_bindings") else None
 
 
-def check(program: Program) -> None:
-    """Raises ContractError listing every op without a rule."""
-    contract.check(program, supported, overload_name, near_misses, refusal)
+def everything_missing(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
+    """Every op without a rule, and every op whose rule refuses the call."""
+    without_rule = contract.missing_ops(program, supported, overload_name, near_misses, refusal)
+    named = {one.overload for one in without_rule}
+    try:
+        return (*without_rule, *(one for one in refused(program, bindings) if one.overload not in named))
+    except FxhloError:  # its results have no static types, because of an op that is named already
+        if not without_rule:
+            raise
+        return without_rule
+
+
+def check(program: Program, bindings: Mapping[str, int] | None = None) -> None:
+    """Raises ContractError listing everything that cannot be lowered, where an op has no rule."""
+    if contract.missing_ops(program, supported, overload_name, near_misses, refusal):
+        raise contract.cannot_be_lowered(everything_missing(program, bindings))

@@ -3,17 +3,20 @@
 Comes in: a Program that passed the contract, and numbers for its symbols. Goes out: an HloModule.
 Guaranteed: every result has the type that the graph states; every op carries the user's file and line and the
 module path as its location; arguments that the program updates are aliased to their results; the module verifies.
+What rules refuse is collected: emission goes on with values in place of what is missing, and ends in one error with all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
-from ..passes.contract import is_symbolic
+from ..passes.contract import Missing, cannot_be_lowered, is_symbolic
 from ..passes.mlir import context, func, ir
 from ..passes.program import Program, module_path, source_of, where
 from ..runtime.errors import FxhloError
@@ -42,6 +45,25 @@ def emit(program: Program, bindings: Mapping[str, int] | None = None) -> HloModu
     return Emitter(program, Binding(program, bindings)).module()
 
 
+def refused(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
+    """Everything that the rules refuse, or that has none: by an emission whose module is thrown away."""
+    emitter = Emitter(program, Binding(program, bindings))
+    try:
+        emitter.module()
+    except FxhloError:
+        if not emitter.refusals:
+            raise
+    return emitter.refusals_by_op()
+
+
+class NotEmitted(Exception):
+    """A graph's result hangs on an op that was refused."""
+
+
+UNKNOWN = object()
+"""Stands for what a refused op would have given, where its type is not known either; what takes it is passed over."""
+
+
 class Emitter:
     """One emission: the MLIR module under construction and what is shared between its functions."""
 
@@ -51,6 +73,7 @@ class Emitter:
         self.context = context()
         self.functions: dict[object, str] = {}  # composites' bodies by (kernel, types, attributes)
         self.jax_results: dict[object, list[tuple[tuple[int, ...], torch.dtype]]] = {}
+        self.refusals: list[tuple[fx.Node, FxhloError]] = []
         self._locations: dict[tuple, ir.Location] = {}
 
     def module(self) -> HloModule:
@@ -128,8 +151,25 @@ class Emitter:
             node: Value(argument, *type_) for node, argument, type_ in zip(nodes, block.arguments, types, strict=True)
         }
         with ir.InsertionPoint(block):
-            results = self.graph(self.program.graph, self.program.module, values)
+            with suppress(NotEmitted):
+                results = self.graph(self.program.graph, self.program.module, values)
+            self._raise_refusals()
             func.ReturnOp([result.ir for result in results])
+
+    def _raise_refusals(self) -> None:
+        """What the rules refused: the one error, or all of them in one."""
+        if len(self.refusals) == 1:
+            raise self.refusals[0][1]
+        if self.refusals:
+            raise cannot_be_lowered(self.refusals_by_op())
+
+    def refusals_by_op(self) -> tuple[Missing, ...]:
+        """The refusals, those of one op and for one reason together."""
+        found: dict[tuple[str, str], list[str | None]] = {}
+        for node, problem in self.refusals:
+            reason = problem.message + (f": {problem.next_step}" if problem.next_step else "")
+            found.setdefault((overload_name(node.target), reason), []).append(problem.where or where(node))
+        return tuple(Missing(name, len(places), places[0], reason=reason) for (name, reason), places in found.items())
 
     def graph(self, graph: fx.Graph, owner: torch.nn.Module, values: dict[fx.Node, Value]) -> list[Value]:
         """Emits the nodes of `graph` at the insertion point; `values` holds its placeholders. Returns its outputs."""
@@ -142,7 +182,7 @@ class Emitter:
             if node.op == "get_attr":
                 environment[node] = self._attribute(owner, node)
             elif is_symbolic(node):
-                environment[node] = self.binding.number(node.meta["val"])
+                environment[node] = self._number(node)
             elif node.op == "call_function":
                 environment[node] = self._call(node, environment)
             else:
@@ -183,27 +223,54 @@ class Emitter:
         args: Any = fx.map_arg(node.args, lambda n: environment[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: environment[n])
         if name == "_operator.getitem":
-            return args[0][args[1]]
+            return args[0] if args[0] is UNKNOWN else args[0][args[1]]
         rule = find_rule(target)
-        if rule is None:
-            raise LoweringError(
-                f"{name} has no rule", where=where(node), next_step="lower-model check lists all that is missing"
-            )
-        ctx = Context(self._result_types(node.meta["val"]), target_op=name, emitter=self)
-        with self._location(node):
-            try:
+        if self.refusals and any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
+            return self._stand_in(node)
+        try:
+            if rule is None:
+                raise LoweringError(f"{name} has no rule", next_step="lower-model check lists all that is missing")
+            ctx = Context(self._result_types(node.meta["val"]), target_op=name, emitter=self)
+            with self._location(node):
                 results = rule(ctx, *args, **kwargs)
-            except FxhloError as problem:
-                problem.where = problem.where or where(node)
-                raise
-            except Exception as problem:
-                raise LoweringError(
-                    f"the rule of {name} failed: {type(problem).__name__}: {problem}",
-                    where=where(node),
-                    next_step="report this as a bug of fxhlo",
-                ) from problem
-        self._verify(node, name, results, ctx)
+            self._verify(node, name, results, ctx)
+        except NotEmitted:
+            return self._stand_in(node)
+        except FxhloError as problem:
+            problem.where = problem.where or where(node)
+            return self._refuse(node, problem)
+        except Exception as problem:
+            error = LoweringError(
+                f"the rule of {name} failed: {type(problem).__name__}: {problem}",
+                where=where(node),
+                next_step="report this as a bug of fxhlo",
+            )
+            error.__cause__ = problem
+            return self._refuse(node, error)
         return results
+
+    def _number(self, node: fx.Node) -> Any:
+        try:
+            return self.binding.number(node.meta["val"])
+        except FxhloError as problem:  # it depends on data
+            return self._refuse(node, problem)
+
+    def _refuse(self, node: fx.Node, problem: FxhloError) -> Any:
+        """Notes a refusal, and goes on: everything that is refused is said at once."""
+        if not any(problem is other for _, other in self.refusals):
+            self.refusals.append((node, problem))
+        return self._stand_in(node)
+
+    def _stand_in(self, node: fx.Node) -> Any:
+        """Values of the types that the graph states, in place of what was not emitted; UNKNOWN where there are none."""
+        val = node.meta["val"]
+        if not isinstance(val, torch.Tensor | tuple | list):
+            return UNKNOWN
+        try:
+            made = [type_ and full(type_.shape, type_.dtype, 0) for type_ in self._result_types(val)]
+        except FxhloError:  # sizes that depend on data, dtypes that StableHLO lacks
+            return UNKNOWN
+        return made[0] if isinstance(val, torch.Tensor) else made
 
     def _result_types(self, val: Any) -> tuple[TensorType | None, ...]:
         vals = val if isinstance(val, tuple | list) else (val,)
@@ -223,6 +290,8 @@ class Emitter:
 
     def _output(self, value: Any, environment: Mapping[fx.Node, Any]) -> Value:
         value = environment[value] if isinstance(value, fx.Node) else value
+        if value is UNKNOWN:
+            raise NotEmitted
         if isinstance(value, Value):
             return value
         number = 0 if value is None else self.binding.number(value)

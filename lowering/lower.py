@@ -44,5 +44,5 @@ def lower(
 def lower_program(program: Program, *, bindings: Mapping[str, int] | None = None, target: Target) -> HloModule:
     """Passes, contract and emission of a captured Program; call it again with other bindings: nothing is traced."""
     finished = run(default_passes(), program)
-    check(finished)
+    check(finished, bindings)
     return replace(emit(finished, bindings), target=str(target))

@@ -1,7 +1,7 @@
 """The contract between the graph side and emission: what a finished Program may hold.
 
-Comes in: a Program and what the emitter has rules for. Goes out: nothing, or `ContractError` with everything that is
-wrong, all at once: ops without a rule, each with its count, the user's file and line, and near misses.
+Comes in: a Program and what the emitter has rules for. Goes out: everything that is wrong, all at once, for a
+`ContractError`: ops without a rule, each with its count, the user's file and line, and near misses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .program import Program, where
 
 @dataclass(frozen=True)
 class Missing:
-    """An op that has no rule: how often it stands in the graph and where first."""
+    """An op that cannot be lowered: how often it stands in the graph and where first."""
 
     overload: str
     count: int
     where: str | None
     near_misses: tuple[str, ...] = ()
     reason: str | None = None
-    """Why there can be no rule, such as a result whose shape depends on data."""
+    """Why there can be no rule, such as a result whose shape depends on data, or why the rule refuses this call."""
 
     def __str__(self) -> str:
         text = f"{self.overload} ({self.count}x)"
@@ -36,6 +36,9 @@ class Missing:
         elif self.near_misses:
             text += f"; there are rules for {', '.join(self.near_misses)}"
         return text
+
+
+NEXT_STEP = "add a rule as docs/add_an_op.md shows, or replace the op in the model"
 
 
 class ContractError(FxhloError):
@@ -63,33 +66,33 @@ def _all_nodes(module: torch.nn.Module) -> Iterator[fx.Node]:
                 yield from _all_nodes(region)
 
 
-def check(
+def missing_ops(
     program: Program,
     supported: Callable[[fx.Node], bool],
     overload: Callable[[object], str],
     near: Callable[[str], Iterable[str]],
     refusal: Callable[[fx.Node], str | None] = lambda node: None,
-) -> None:
-    """Raises ContractError with every op of the graph that `supported` does not take or `refusal` gives a reason against."""
-    found: dict[str, list[fx.Node]] = {}
-    reasons: dict[str, str] = {}
+) -> tuple[Missing, ...]:
+    """Every op of the graph that `supported` does not take or `refusal` gives a reason against."""
+    found: dict[tuple[str, str | None], list[fx.Node]] = {}
     for node in _all_nodes(program.module):
         if node.op != "call_function":
             continue
         reason = refusal(node)
-        if reason:
-            reasons[overload(node.target)] = reason
         if reason or (not is_symbolic(node) and not supported(node)):
-            found.setdefault(overload(node.target), []).append(node)
-    if not found:
-        return
-    missing = tuple(
-        Missing(name, len(nodes), where(nodes[0]), tuple(near(name)), reasons.get(name))
-        for name, nodes in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+            found.setdefault((overload(node.target), reason), []).append(node)
+    return tuple(
+        Missing(name, len(nodes), where(nodes[0]), () if reason else tuple(near(name)), reason)
+        for (name, reason), nodes in found.items()
     )
-    raise ContractError(
-        f"{len(missing)} ops have no rule:\n" + "\n".join(f"  {entry}" for entry in missing),
+
+
+def cannot_be_lowered(missing: Iterable[Missing], next_step: str = NEXT_STEP) -> ContractError:
+    """The error that lists all of it, what stands in the graph most often first."""
+    missing = tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
+    return ContractError(
+        f"{len(missing)} kinds of ops cannot be lowered:\n" + "\n".join(f"  {entry}" for entry in missing),
         missing=missing,
         where=missing[0].where,
-        next_step="add a rule as docs/add_an_op.md shows, or replace the op in the model",
+        next_step=next_step,
     )

@@ -119,14 +119,23 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 def source_of(node: fx.Node) -> tuple[str, int] | None:
     """The user's file and line that made `node`: the innermost frame outside torch itself."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    return _source(node.meta.get("stack_trace"))
+
+
+def _source(trace: str | None) -> tuple[str, int] | None:
+    frames = _FRAME.findall(trace or "")
     outside = [(file, int(line)) for file, line in frames if "/torch/" not in file and not file.startswith("<")]
     return outside[-1] if outside else None
 
 
 def where(node: fx.Node) -> str | None:
     """`source_of` as "file:line", for errors."""
-    source = source_of(node)
+    return source_in(node.meta.get("stack_trace"))
+
+
+def source_in(trace: str | None) -> str | None:
+    """The user's file and line in a stack trace, as "file:line"."""
+    source = _source(trace)
     return f"{source[0]}:{source[1]}" if source else None
 
 

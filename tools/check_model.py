@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from . import console
 from .lower_stages import capture, load_libraries
 from .models import opened
 
 
-def check_model(word: str, *, dtype: str = "auto", max_model_len: int | None = None, as_json: bool = False) -> None:
-    """Prints what has no rule; exit code 1 where there is something."""
-    from ..lowering.coverage import check
-    from ..passes.contract import ContractError, Missing
+def check_model(
+    word: str,
+    *,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    imports: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:
+    """Prints what cannot be lowered: ops without a rule, and what a rule refuses; exit code 1 where there is something."""
+    from ..lowering.coverage import everything_missing
+    from ..passes.contract import NEXT_STEP, ContractError, Missing
     from ..passes.pipeline import run
 
+    ops = 0
+    missing: tuple[Missing, ...] = ()
+    next_step: str | None = NEXT_STEP
     with opened(word) as model:
         with console.stage("libraries", quiet=as_json):
             load_libraries(model)
-        with console.stage("capture", quiet=as_json):
-            program, passes = capture(model, dtype, max_model_len)
-        with console.stage("passes", quiet=as_json):
-            program = run(passes, program)
         try:
-            check(program)
-            missing: tuple[Missing, ...] = ()
+            with console.stage("capture", quiet=as_json):
+                program, passes = capture(model, dtype, max_model_len, imports=imports)
+            with console.stage("passes", quiet=as_json):
+                program = run(passes, program)
+            ops = sum(node.op == "call_function" for node in program.graph.nodes)
+            missing = everything_missing(program)
         except ContractError as problem:
-            missing = problem.missing
-    ops = sum(node.op == "call_function" for node in program.graph.nodes)
+            missing, next_step = problem.missing, problem.next_step
+    missing = tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
     if as_json:
-        facts = [
-            {"op": one.overload, "count": one.count, "where": one.where, "near_misses": list(one.near_misses)}
-            for one in missing
-        ]
-        console.put(json.dumps({"model": model.name, "ops": ops, "missing": facts}, indent=2))
-    elif missing:
+        facts = [{"op": one.overload, **asdict(one)} for one in missing]
+        for fact in facts:
+            del fact["overload"]
         console.put(
-            f"{model.name}: {len(missing)} kinds of ops have no rule (docs/add_an_op.md shows how to write one)"
+            json.dumps(
+                {"model": model.name, "ops": ops, "missing": facts, "next": next_step if missing else None}, indent=2
+            )
         )
+    elif missing:
+        console.put(f"{model.name}: {len(missing)} kinds of ops cannot be lowered")
         for one in missing:
             console.put(f"  {one}")
+        console.put(f"  next: {next_step}")
     else:
-        console.put(f"{model.name}: all {ops} ops have rules")
+        console.put(f"{model.name}: all {ops} ops can be lowered")
     if missing:
         raise SystemExit(1)

@@ -69,6 +69,10 @@ DtypeOption = Annotated[Dtype, typer.Option(help="dtype of weights and activatio
 LengthOption = Annotated[
     int | None, typer.Option(min=1, metavar="TOKENS", help="longest sequence; the model's own if left out")
 ]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="import it first: it registers the ops of a .pt2; repeatable"),
+]
 TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e:2x2, ...")]
 
 lower_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -99,6 +103,7 @@ def lower(
     target: TargetOption = "cpu",
     dtype: DtypeOption = Dtype.AUTO,
     max_model_len: LengthOption = None,
+    imports: ImportOption = None,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="print the graph after that pass (all: every one); repeatable"),
@@ -136,6 +141,7 @@ def lower(
             timing,
             as_json,
             html,
+            tuple(imports or ()),
         )
     )
 
@@ -145,12 +151,13 @@ def check(
     model: ModelWord,
     dtype: DtypeOption = Dtype.AUTO,
     max_model_len: LengthOption = None,
+    imports: ImportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
 ) -> None:
-    """Lists every op of MODEL that has no rule, with counts and source lines; exit 1 if there is one."""
+    """Lists every op of MODEL that cannot be lowered, with counts, source lines and reasons; exit 1 if there is one."""
     from .check_model import check_model
 
-    check_model(model, dtype=str(dtype), max_model_len=max_model_len, as_json=as_json)
+    check_model(model, dtype=str(dtype), max_model_len=max_model_len, imports=imports or (), as_json=as_json)
 
 
 @inspect_app.command(no_args_is_help=True)

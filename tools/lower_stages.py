@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +45,7 @@ class Request:
     timing: bool = False
     as_json: bool = False
     html: Path | None = None
+    imports: tuple[str, ...] = ()
 
 
 @dataclass
@@ -98,7 +99,7 @@ def lower_model(request: Request) -> None:
             load_libraries(model)
         with console.stage("capture", report.stages) as came_out:
             requests = max((sizes.get("requests", 0) for sizes in request.buckets), default=0)
-            program, passes = capture(model, request.dtype, request.max_model_len, max(requests, 32))
+            program, passes = capture(model, request.dtype, request.max_model_len, max(requests, 32), request.imports)
             came_out(f"{len(program.graph.nodes)} nodes")
         check_passes(request.print_after, passes)
         if request.stop_after == "capture":
@@ -145,32 +146,27 @@ def load_libraries(model: Model) -> None:
 
 
 def capture(
-    model: Model, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+    model: Model,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    max_num_seqs: int = 32,
+    imports: Sequence[str] = (),
 ) -> tuple[Program, tuple[Pass, ...]]:
     """The captured Program and the passes that belong to it: those of vLLM's step, or the default ones for a .pt2."""
     if model.kind == "exported":
-        return capture_exported(model.path)
+        return capture_exported(model.path, imports)
     from ..runtime.vllm.program import capture_model
 
     return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
 
 
-def capture_exported(path: Path) -> tuple[Program, tuple[Pass, ...]]:
-    """A Program from a file of torch.export.save."""
-    import torch
-
+def capture_exported(path: Path, imports: Sequence[str] = ()) -> tuple[Program, tuple[Pass, ...]]:
+    """A Program from a file of torch.export.save. imports: modules that register the ops of the model."""
     from ..lowering.capture import capture as capture_module
     from ..passes.default import default_passes
+    from .exported import load
 
-    try:
-        exported = torch.export.load(path)
-    except Exception as problem:
-        raise FxhloError(
-            f"the exported program cannot be read: {console.first_line(problem)}",
-            where=path,
-            next_step=f"write it again with torch.export.save of torch {torch.__version__}",
-        ) from problem
-    return capture_module(exported), default_passes()
+    return capture_module(load(path, imports)), default_passes()
 
 
 def quiet_vllm() -> None:

@@ -85,7 +85,7 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         ContractError,
         lambda tmp: fxhlo.lower(Module(several_things), (X,)),
         """\
-3 ops have no rule:
+3 kinds of ops cannot be lowered:
   aten.linalg_eig.default (2x) at HERE: eigenvalues of general matrices need LAPACK, which a portable module cannot call; symmetric ones: torch.linalg.eigh
   aten._unique2.default (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
   aten.index.Tensor (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
@@ -96,7 +96,7 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         ContractError,
         lambda tmp: fxhlo.lower(Module(lambda x: torch.ops.fxhlo_errors.unknown(x)), (X,)),
         """\
-1 ops have no rule:
+1 kinds of ops cannot be lowered:
   fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
   at: HERE
   next: add a rule as docs/add_an_op.md shows, or replace the op in the model""",

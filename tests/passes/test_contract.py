@@ -38,3 +38,23 @@ def test_missing_rules_are_listed_with_count_and_place() -> None:
 
 def test_a_finished_program_passes() -> None:
     check(capture(torch.nn.Linear(3, 4), (torch.rand(2, 3),)))
+
+
+class Refused(torch.nn.Module):
+    """Two rules refuse, one of them in a region of control flow, and the result hangs on both."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        def assigned(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.index_put(x, [x > 0], y)
+
+        chosen = torch.cond(x.sum() > 0, assigned, lambda x, y: x + 1, (x, y))
+        return (chosen + x.to(torch.complex32).abs()).softmax(0)
+
+
+def test_what_rules_refuse_is_listed_at_once_too() -> None:
+    with pytest.raises(ContractError) as caught:
+        lower(Refused(), (torch.rand(4), torch.rand(4)))
+    reasons = {entry.overload: entry.reason for entry in caught.value.missing}
+    assert "as many values as the mask has True" in reasons["aten.index_put.default"]
+    assert "complex32 has no StableHLO element type" in reasons["aten._to_copy.default"]
+    assert len(reasons) == 2, "what hangs on them is no reason of its own"

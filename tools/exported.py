@@ -1,0 +1,156 @@
+"""Reads a .pt2 of torch.export.save in a process that may know nothing of the model's own libraries.
+
+Comes in: the file, and what the user named with `--import`. Goes out: an ExportedProgram. Guaranteed: containers that only group
+inputs and results (transformers' outputs and caches) need no library; ops that nobody registered here are listed all at
+once, with count, file and line, and what to do. Tried with torch 2.13.0, whose file format and words it reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from ..lowering.registry import near_misses
+from ..passes.contract import Missing, cannot_be_lowered
+from ..passes.program import source_in
+from ..runtime.errors import FxhloError
+from . import console
+
+CONTAINER = re.compile(r"Deserializing (\S+) in pytree is not registered")
+UNREGISTERED = "to an operator"
+
+
+def load(path: Path, imports: Sequence[str] = ()) -> ExportedProgram:
+    """The exported program in `path`. imports: modules by name or by file, which register ops. Raises FxhloError."""
+    for word in imports:
+        import_word(word)
+    while True:
+        problem = None
+        with _said() as causes:
+            try:
+                return torch.export.load(path)
+            except Exception as raised:
+                problem = causes[0] if causes else raised
+        container = CONTAINER.search(str(problem))
+        if container is None:
+            break
+        stand_in(container[1])
+    if UNREGISTERED in str(problem) and (missing := unregistered(path)):
+        raise cannot_be_lowered(
+            missing,
+            next_step="name the module that registers them, as --import my_ops or --import my_ops.py; then this lists all that has no rule",
+        ) from problem
+    raise FxhloError(
+        f"the exported program cannot be read: {console.first_line(problem)}",
+        where=path,
+        next_step=f"write it again with torch.export.save of torch {torch.__version__}",
+    ) from problem
+
+
+@contextmanager
+def _said() -> Iterator[list[BaseException]]:
+    """What torch.export.load only logs, and then hides behind another error."""
+    causes: list[BaseException] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            causes.append(record.exc_info[1])
+            return False
+        return True
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(note)
+    try:
+        yield causes
+    finally:
+        logger.removeFilter(note)
+
+
+def import_word(word: str) -> None:
+    """Imports a module by its name, or a .py file."""
+    try:
+        if not word.endswith(".py"):
+            sys.path.append(".")  # the command's own folder is not on the path
+            importlib.import_module(word)
+            return
+        spec = importlib.util.spec_from_file_location(Path(word).stem, word)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    except Exception as problem:
+        raise FxhloError(
+            f"--import {word} failed: {type(problem).__name__}: {console.first_line(problem)}",
+            next_step="name a module that this Python can import, or a .py file",
+        ) from problem
+
+
+def stand_in(name: str) -> None:
+    """Registers a class for a container of inputs or results that this process does not know: it keeps what it is given."""
+
+    class Container:
+        def __init__(self, children: list[Any], context: Any) -> None:
+            self.children, self.context = children, context
+
+    pytree.register_pytree_node(
+        Container,
+        lambda one: (one.children, one.context),
+        lambda children, context: Container(list(children), context),
+        serialized_type_name=name,
+    )
+
+
+def unregistered(path: Path) -> tuple[Missing, ...]:
+    """The ops in the file that are not registered in this process, by what stands in the archive."""
+    found: dict[str, list[str | None]] = {}
+    for node in _nodes(_graph(path)):
+        name = node["target"].removeprefix("torch.ops.")
+        if name != node["target"] and not _registered(name):
+            found.setdefault(name, []).append(source_in(node["metadata"].get("stack_trace")))
+    return tuple(
+        Missing(name, len(places), places[0], tuple(near_misses(name)), "the op is not registered in this process")
+        for name, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+
+
+def _graph(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("models/model.json"):
+                return json.loads(archive.read(name))["graph_module"]
+    return {}
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """The nodes of a serialized graph and of the regions of its control flow, wherever they stand."""
+    if isinstance(value, dict):
+        if isinstance(value.get("target"), str) and "metadata" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _nodes(one)
+
+
+def _registered(name: str) -> bool:
+    """Whether `namespace.op.overload` (or higher_order.op) is an op of this process."""
+    op: Any = torch.ops
+    try:
+        for part in name.split("."):
+            op = getattr(op, part)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
