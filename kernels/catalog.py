@@ -15,6 +15,7 @@ from .spec import Implementation, Kernel
 
 MODULES = (
     "attention",
+    "filter_logits",
     "grouped_matmul",
     "linear",
     "logprobs",

@@ -66,16 +66,16 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
     return find_threshold(passes, lambda low: low if weighted else 1, target, low, high, active, middle)
 
 
-def _top_k_threshold(y: Array, best: Array, top_k: Array) -> Array:
-    """Threshold on `order_of(y)`; -2**31 where top-k is off."""
+def top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Array:
+    """Threshold on `order_of(y)`, at least that of `lowest`; -2**31 where top-k is off."""
 
     active = (top_k > 0) & (top_k < y.shape[1])
-    low, high = order_of(best - HORIZON), order_of(best) + 1
+    low, high = order_of(lowest), order_of(best) + 1
     t = _threshold(order_of(y), False, top_k, low, high, active, halfway)
     return jnp.where(active, t, -(2**31))
 
 
-def _top_p_keep(weights: Array, top_p: Array) -> Array:
+def top_p_keep(weights: Array, top_p: Array) -> Array:
     """True where top-p keeps the token; weights are 0 where it is filtered already."""
     active = top_p < 1.0
     # The exact sum of up to 2**19 weights of 2**30, in three limbs of ten bits; only its bit length is needed.
@@ -92,11 +92,11 @@ def _top_p_keep(weights: Array, top_p: Array) -> Array:
 
 def _filtered(y: Array, best: Array, z: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
     """z with FILTERED where min-p, top-k or top-p drop the token."""
-    keep = order_of(y) >= _top_k_threshold(y, best, top_k)
+    keep = order_of(y) >= top_k_threshold(y, best, top_k, best - HORIZON)
     least = least_weight(min_p)
     weights = weights_of(z)
     keep = keep & ((min_p <= 0.0) | (weights >= least))
-    keep = lax.cond(jnp.any(top_p < 1.0), lambda: keep & _top_p_keep(jnp.where(keep, weights, 0), top_p), lambda: keep)
+    keep = lax.cond(jnp.any(top_p < 1.0), lambda: keep & top_p_keep(jnp.where(keep, weights, 0), top_p), lambda: keep)
     return jnp.where(keep, z, FILTERED)
 
 

@@ -39,6 +39,7 @@ class StepOptions:
     max_requests: int
     logprobs: int
     bias: int = 1024
+    logprobs_mode: str = "raw_logprobs"
 
     @property
     def pages(self) -> int:
@@ -52,8 +53,15 @@ class StepOptions:
             max_model_len=config.model_config.max_model_len,
             max_tokens=config.scheduler_config.max_num_batched_tokens,
             max_requests=config.scheduler_config.max_num_seqs,
-            logprobs=max(1, config.model_config.max_logprobs),
+            logprobs=_logprobs(config.model_config),
+            logprobs_mode=config.model_config.logprobs_mode,
         )
+
+
+def _logprobs(model_config: Any) -> int:
+    """Columns of log-probabilities: at least one, at most the vocabulary, which is also what vLLM's -1 stands for."""
+    vocabulary, most = model_config.get_vocab_size(), model_config.max_logprobs
+    return vocabulary if most == -1 else min(max(1, most), vocabulary)
 
 
 def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
@@ -96,7 +104,8 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         Expand(ir_ops()),  # vLLM's IR ops become ATen, so that later passes and rules see only one vocabulary
         PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
         SelectRows(),  # before products are fused: it moves over plain row-wise ops
-        Sample(options.logprobs, options.bias, options.max_model_len),  # logits never leave the device
+        # logits never leave the device
+        Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
         SiluAndMul(),  # before the products beside it, which it leaves alone
         Linear(),  # after the selection, which changes the products' operands
         Donate(),  # when all states have their results

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...passes.fx.sample import RAW
 from . import compat
 from .batch import Request
 from .sampling import bits
@@ -31,8 +32,10 @@ class PromptLogprobs:
     ranks: np.ndarray
 
     @classmethod
-    def of(cls, request: Request) -> PromptLogprobs:
-        shape = (len(request.prompt) - 1, request.params.prompt_logprobs + 1)
+    def of(cls, request: Request, vocab_size: int) -> PromptLogprobs:
+        """vocab_size: what -1, all of the vocabulary, stands for."""
+        asked = request.params.prompt_logprobs
+        shape = (len(request.prompt) - 1, (vocab_size if asked == -1 else asked) + 1)
         return cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
 
     def tensors(self) -> compat.LogprobsTensors:
@@ -94,5 +97,5 @@ def _inputs(
     made = {**inputs, "logit_rows": rows, "allowed_mask": mask}
     made["temperature"] = np.zeros_like(inputs["temperature"])
     made["flags"] = np.array([1, 0, 0], np.int32)
-    made["logprobs_enabled"] = np.array(1, np.int32)
+    made["logprobs_enabled"] = np.array(RAW, np.int32)
     return made

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from ..errors import UnsupportedError
@@ -50,6 +51,11 @@ CONFIG = (
     Refusal("KV cache offloading", lambda c: c.cache_config.kv_offloading_size, "leave out --kv-offloading-size"),
     Refusal("weight transfer", lambda c: c.weight_transfer_config, "leave out --weight-transfer-config"),
     Refusal("auxiliary outputs", lambda c: c.aux_output_config.enabled, "leave out --enable-return-routed-experts"),
+    Refusal(
+        "weights of other types than bfloat16 and float32",
+        lambda c: str(c.model_config.dtype) not in ("torch.bfloat16", "torch.float32"),
+        "use --dtype bfloat16 or float32",
+    ),
     Refusal("quantized weights", lambda c: c.model_config.quantization, "use the model's unquantized weights"),
     Refusal(
         "a KV cache of another type than the model's",
@@ -67,28 +73,19 @@ CONFIG = (
     Refusal("mixtures of experts", lambda c: c.model_config.is_moe, "serve a dense model"),
     Refusal("prompts of embeddings", lambda c: c.model_config.enable_prompt_embeds, "leave out --enable-prompt-embeds"),
     Refusal("custom logits processors", lambda c: c.model_config.logits_processors, "leave out --logits-processors"),
+    Refusal(
+        "logits processors of installed packages",
+        lambda c: entry_points(group="vllm.logits_processors"),
+        "uninstall the packages with an entry point vllm.logits_processors; importlib.metadata.entry_points names them",
+    ),
     Refusal("sleep mode", lambda c: c.model_config.enable_sleep_mode, "leave out --enable-sleep-mode"),
     Refusal("sampling masks", lambda c: c.model_config.return_sampling_mask, "leave out --return-sampling-mask"),
     Refusal("trace replay", lambda c: c.model_config.enable_trace_replay, "leave out --enable-trace-replay"),
-    Refusal(
-        "log probabilities other than raw_logprobs",
-        lambda c: c.model_config.logprobs_mode != "raw_logprobs",
-        "leave out --logprobs-mode",
-    ),
-    Refusal(
-        "log probabilities of the whole vocabulary",
-        lambda c: c.model_config.max_logprobs == -1,
-        "set --max-logprobs to the number that is wanted",
-    ),
 )
 
 REQUEST = (
-    Refusal(
-        "prompt_logprobs=-1", lambda p: p.prompt_logprobs == -1, "ask for as many as are wanted, up to --max-logprobs"
-    ),
     Refusal("prompt_logprob_token_ids", lambda p: p.prompt_logprob_token_ids is not None, "leave it out"),
     Refusal("logprob_token_ids", lambda p: p.logprob_token_ids, "ask for logprobs, the most likely tokens, instead"),
-    Refusal("logprobs=-1", lambda p: p.logprobs == -1, "ask for as many as are wanted, up to --max-logprobs"),
     Refusal("thinking_token_budget", lambda p: p.thinking_token_budget is not None, "limit max_tokens instead"),
     Refusal("trace_decode_token_ids", lambda p: p.trace_decode_token_ids is not None, "leave it out"),
     Refusal(

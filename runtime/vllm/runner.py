@@ -115,7 +115,7 @@ class Runner:
             seed=self._seed(new.sampling_params) if known is None else known.seed,
         )
         if new.sampling_params.prompt_logprobs is not None and known is None:
-            request.prompt_logprobs = PromptLogprobs.of(request)
+            request.prompt_logprobs = PromptLogprobs.of(request, self.batch.sampling.vocab_size)
         elif known is not None:
             request.prompt_logprobs = known.prompt_logprobs
         self.requests[request.id] = request
@@ -162,7 +162,8 @@ class Runner:
         logprobs = None
         if result.logprobs is not None:
             token_ids, values, ranks = (part[:real] for part in result.logprobs)
-            logprobs = compat.LogprobsLists(token_ids, values, ranks)
+            width = batch.sampling.logprobs[step.rows].max() + 1  # the front makes text of each that it gets
+            logprobs = compat.LogprobsLists(token_ids[:, :width], values[:, :width], ranks)
         return compat.ModelRunnerOutput(
             req_ids=step.ids,
             req_id_to_index={request_id: index for index, request_id in enumerate(step.ids)},

@@ -41,7 +41,8 @@ class Sampling:
         self.masked = np.zeros(capacity, bool)
         self.biased = np.zeros(capacity, bool)
         self.penalized = np.zeros(capacity, bool)
-        self.logprobs = np.zeros(capacity, bool)
+        self.logprobs = np.full(capacity, -1, np.int32)
+        """How many of the most likely tokens are asked for besides the chosen one; -1: nothing."""
 
     def place(self, row: int, request: Request) -> None:
         """Takes over the request's parameters."""
@@ -56,11 +57,15 @@ class Sampling:
         self.penalized[row] = (
             params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         )
-        self.logprobs[row] = params.logprobs is not None
+        self.logprobs[row] = -1 if params.logprobs is None else self._count(params.logprobs)
         if self.penalized[row]:
             request.seen = dict.fromkeys(request.prompt, 0)
             for token in request.output:
                 request.seen[token] = request.seen.get(token, 0) + 1
+
+    def _count(self, asked: int) -> int:
+        """vLLM's -1 stands for all of the vocabulary."""
+        return self.vocab_size if asked == -1 else asked
 
     def append(self, row: int, request: Request, token: int) -> None:
         """A token was sampled: `request.output` has it already."""
@@ -81,7 +86,7 @@ class Sampling:
         masked, biased = self.masked[rows].any() or bool(grammar), self.biased[rows].any()
         penalized = self.penalized[rows].any()
         inputs["flags"] = np.array([masked, biased, penalized], np.int32)
-        inputs["logprobs_enabled"] = np.array(self.logprobs[rows].any(), np.int32)
+        inputs["logprobs_enabled"] = np.array((self.logprobs[rows] >= 0).any(), np.int32)
         if masked:
             inputs["allowed_mask"] = self._mask(rows, requests, size, grammar)
         if biased:

@@ -2,13 +2,14 @@
 
 job: {"engine": arguments of vllm.LLM, "runs": [{"prompts": [[token ids]], "sampling": {...} or [{...}], "one_by_one": bool}],
 "out": path}. Answers: per run, per prompt {"tokens": [...], "logprobs": [[[id, value], ...]] or null,
-"prompt_logprobs": [[[id, value, rank], ...]] or null}.
+"prompt_logprobs": [[[id, value, rank], ...]] or null, "text", "ended": why it ended, "others": tokens of further outputs (n > 1)}.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -29,16 +30,27 @@ def answer(output: Any) -> dict[str, Any]:
         "logprobs": logprobs,
         "cached": output.num_cached_tokens,
         "text": completion.text,
+        "ended": [completion.finish_reason, completion.stop_reason],
+        "others": [list(other.token_ids) for other in output.outputs[1:]],
     }
 
 
 def main() -> None:
     job = json.load(sys.stdin)
     from vllm import LLM, SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+
+    # what JSON cannot say: its keys are strings, and it has no classes
+    MADE: dict[str, Callable[[Any], Any]] = {
+        "logit_bias": lambda bias: {int(token): value for token, value in bias.items()},
+        "structured_outputs": lambda given: StructuredOutputsParams(**given),
+        "repetition_detection": lambda given: RepetitionDetectionParams(**given),
+        "output_kind": lambda name: RequestOutputKind[name],
+    }
 
     def parameters(given: dict[str, Any]) -> SamplingParams:
-        bias = given.get("logit_bias")  # JSON's keys are strings
-        return SamplingParams(**given | {"logit_bias": bias and {int(token): value for token, value in bias.items()}})
+        made = {name: MADE[name](value) if name in MADE else value for name, value in given.items()}
+        return SamplingParams(**made)
 
     llm = LLM(**job["engine"])
     runs = []

@@ -12,9 +12,10 @@ from fxhlo.passes.fx.canonicalize import Canonicalize
 from fxhlo.passes.fx.donate import Donate
 from fxhlo.passes.fx.linear import Linear
 from fxhlo.passes.fx.paged_attention import PagedAttention
-from fxhlo.passes.fx.sample import Sample
+from fxhlo.passes.fx.sample import RAW, Sample
 from fxhlo.passes.fx.select_rows import SelectRows
 from fxhlo.passes.pipeline import run, verify
+from fxhlo.passes.program import Program
 from fxhlo.runtime.errors import FxhloError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -139,30 +140,62 @@ def test_linear_takes_weights_as_they_lie() -> None:
     )
 
 
+def neutral(program: Program, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sampling inputs of two requests that ask for nothing."""
+    zeros = {
+        name: torch.zeros(
+            [2 if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape],
+            dtype=node.meta["val"].dtype,
+        )
+        for node, name in zip(program.placeholders, [argument.name for argument in program.arguments], strict=True)
+        if name not in inputs and name not in program.tensors
+    }
+    return zeros | {
+        "repetition_penalty": torch.ones(2),
+        "top_p": torch.ones(2),
+        "bias_ids": zeros["bias_ids"] - 1,
+        "seen_ids": zeros["seen_ids"] - 1,
+    }
+
+
 def test_sampling_is_part_of_the_step() -> None:
     _, program = captured()
     after = run([Sample(logprobs=3, bias=2, seen=4)], program, [verify])
     assert after.results[0].name == "tokens"
     inputs = prompt([10, 1])
-    neutral = {
-        name: torch.zeros(
-            [2 if isinstance(size, torch.SymInt) else size for size in node.meta["val"].shape],
-            dtype=node.meta["val"].dtype,
-        )
-        for node, name in zip(after.placeholders, [argument.name for argument in after.arguments], strict=True)
-        if name not in inputs and name not in after.tensors
-    }
-    neutral |= {
-        "repetition_penalty": torch.ones(2),
-        "top_p": torch.ones(2),
-        "bias_ids": neutral["bias_ids"] - 1,
-        "seen_ids": neutral["seen_ids"] - 1,
-    }
-    got = run_eager(after, {**inputs, **neutral, "logprobs_enabled": torch.tensor(1, dtype=torch.int32)})
+    got = run_eager(after, {**inputs, **neutral(after, inputs), "logprobs_enabled": torch.tensor(1, dtype=torch.int32)})
     logits = run_eager(program, inputs)["logits"]
     assert got["tokens"].tolist() == logits.argmax(-1).tolist()
     expected = torch.log_softmax(logits.float(), -1).topk(3).values
     torch.testing.assert_close(got["logprob_values"][:, 1:], expected)
+
+
+@pytest.mark.parametrize("mode", ["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"])
+@pytest.mark.parametrize("of_prompt", [False, True])
+def test_the_mode_says_which_values_are_shown(mode: str, of_prompt: bool) -> None:
+    """A greedy and a random row with a bias and top-k; of prompts vLLM shows raw logits in every mode."""
+    _, program = captured()
+    after = run([Sample(logprobs=3, bias=2, seen=4, mode=mode)], program, [verify])
+    inputs = prompt([10, 1])
+    logits = run_eager(program, inputs)["logits"].float()
+    best = logits.argmax(-1)
+    given = neutral(after, inputs) | {
+        "flags": torch.tensor([0, 1, 0], dtype=torch.int32),
+        "bias_ids": torch.tensor([[best[0], -1], [best[1], -1]], dtype=torch.int32),
+        "bias_values": torch.tensor([[-100.0, 0], [1.0, 0]]),
+        "temperature": torch.tensor([0.0, 2.0]),
+        "top_k": torch.tensor([0, 2], dtype=torch.int32),
+        "logprobs_enabled": torch.tensor(RAW if of_prompt else 1, dtype=torch.int32),
+    }
+    got = run_eager(after, {**inputs, **given})
+    if mode.startswith("processed") and not of_prompt:
+        logits[0, best[0]] -= 100
+        logits[1, best[1]] += 1
+        logits[1] /= 2
+        logits[1, logits[1] < logits[1].topk(2).values[1]] = -torch.inf
+    shown = logits if mode.endswith("logits") else torch.log_softmax(logits, -1)
+    torch.testing.assert_close(got["logprob_values"][:, 1:], shown.topk(3).values)
+    torch.testing.assert_close(got["logprob_values"][:, 0], shown.gather(1, got["tokens"].long().unsqueeze(1))[:, 0])
 
 
 def test_donation_pairs_states_with_their_results() -> None:

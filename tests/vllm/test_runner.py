@@ -15,7 +15,7 @@ import pytest
 import torch
 from vllm import LLM, SamplingParams
 
-from fxhlo.runtime.vllm import worker
+from fxhlo.runtime.vllm import runner, worker
 from fxhlo.runtime.vllm.steps import Bucket, StepResult, buckets
 
 VOCABULARY = 100
@@ -195,6 +195,26 @@ def test_seeds_steps_and_logprobs_reach_the_step(engine) -> None:
     assert all(one["logprobs_enabled"] == 1 for one in inputs)
     assert first.outputs[0].logprobs is None
     assert len(second.outputs[0].logprobs) == 3
+
+
+def test_no_more_logprobs_leave_the_step_than_somebody_asked_for(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program gives max_logprobs; the front would make text of each."""
+    results: list[Any] = []
+    finish = runner.Runner._finish
+
+    def noted(*args: Any) -> Any:
+        results.append(finish(*args))
+        return results[-1]
+
+    monkeypatch.setattr(runner.Runner, "_finish", noted)
+    llm = engine()
+    params = [
+        SamplingParams(max_tokens=count, logprobs=asked, detokenize=False)
+        for count, asked in ((1, 3), (2, 0), (3, None))
+    ]
+    answers(llm, [[5, 6], [7, 8], [9, 10]], params)
+    widths = [None if result.logprobs is None else result.logprobs.logprobs.shape[1] for result in results]
+    assert widths == [4, 1, None]
 
 
 def test_the_engines_seed_decides_the_seeds_that_are_drawn(engine) -> None:

@@ -97,6 +97,6 @@ def test_bias_and_penalties() -> None:
     assert found["presence_penalty"].tolist() == [0, 0.5, 0]
 
 
-@pytest.mark.parametrize(("count", "enabled"), [(None, 0), (0, 1), (5, 1)])
+@pytest.mark.parametrize(("count", "enabled"), [(None, 0), (0, 1), (5, 1), (-1, 1)])
 def test_logprobs_are_enabled_where_a_request_asks(count, enabled) -> None:
     assert step(SamplingParams(logprobs=count), SamplingParams())["logprobs_enabled"] == enabled

@@ -1,0 +1,23 @@
+"""`fxhlo.filter_logits`: the logits that a draw sees, after temperature, min-p, top-k and top-p."""
+
+from ..sample import _supports
+from ..spec import Implementation, Kernel
+from .reference import fake, filter_logits
+
+
+def _lower(*operands, **named):
+    from .xla import filter_logits as lower  # jax only where it is wanted
+
+    return lower(*operands, **named)
+
+
+KERNEL = Kernel(
+    name="filter_logits",
+    version=1,
+    schema="filter_logits(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor enabled) "
+    "-> Tensor",
+    reference=filter_logits,
+    fake=fake,
+    implementations=(Implementation("any", "xla", _lower, _supports),),
+    source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0, logprobs_mode processed_logits",
+)

@@ -1,0 +1,35 @@
+"""`fxhlo.filter_logits` in eager torch: what vLLM's logprobs_mode "processed_logits" shows.
+
+The tokens that are left are those of `fxhlo.sample`: the same arithmetic decides (kernels/sample/reference.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..sample.constants import EPSILON, SMALLEST_NORMAL
+from ..sample.reference import distance, kept, scaled
+
+
+def filter_logits(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, enabled: Tensor
+) -> Tensor:
+    """float32 [R, V]: logits / temperature, -infinity where min-p, top-k or top-p drop the token.
+
+    logits float32 or bfloat16 [R, V] (processed); temperature, top_k, top_p, min_p [R] as in `fxhlo.sample`: a row whose
+    temperature is below 1e-5 is greedy and stays as it is; enabled int32 []: 0 gives zeros.
+    """
+    temperature, top_k, top_p, min_p = (x.unsqueeze(1) for x in (temperature, top_k, top_p, min_p))
+    x = logits.to(torch.float32)
+    x = torch.where(torch.isnan(x), float("-inf"), x)
+    x = torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
+    random = temperature >= EPSILON
+    divisor = torch.where(random, temperature, 1.0)
+    y = scaled(x, divisor)
+    left = torch.where(kept(y, distance(y), top_k, top_p, min_p), x / divisor, float("-inf"))
+    return torch.where(enabled != 0, torch.where(random, left, x), 0.0)
+
+
+def fake(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, enabled: Tensor) -> Tensor:
+    return torch.empty_like(logits, dtype=torch.float32)
