@@ -83,6 +83,11 @@ class Cache:
         finally:
             lock.release()
 
+    def discard(self, key: Mapping[str, Any]) -> None:
+        """Deletes the entry for `key`, for one who finds damage that `get` does not look for."""
+        logger.warning("the cache entry %s is damaged and will be made again", self._folder(key))
+        self._delete(self._folder(key))
+
     def entries(self) -> list[CacheEntry]:
         """All entries, the longest unused first. One that has no readable record counts as never used."""
         found = [_entry(folder) for folder in self.root.glob("entries/*") if folder.is_dir() and folder.name[0] != "."]

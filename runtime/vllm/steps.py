@@ -21,7 +21,7 @@ import numpy as np
 from ...runtime import pjrt, seal
 from ...runtime.bundle import Bundle
 from ...runtime.cache import Cache
-from ...runtime.errors import FxhloError
+from ...runtime.errors import BundleError, FxhloError
 from ...runtime.executable import Executable
 from ...runtime.targets import Target
 from .program import StepOptions, capture_step, step_passes
@@ -117,15 +117,22 @@ class Steps:
         """Loads or makes every program, places weights and caches, and seals the process."""
         key = self.key()
         cache_ = Cache()
+        try:
+            self._load(cache_, key, progress)
+        except BundleError:  # damage that shows only where a program is read
+            cache_.discard(key)
+            self._load(cache_, key, progress)
+        progress(f"{len(self.buckets)} programs loaded")
+        self._place()
+        seal.close("the engine is ready")
+
+    def _load(self, cache_: Cache, key: dict[str, Any], progress: Progress) -> None:
         path = cache_.get(key)
         if path is None:
             path = cache_.put(key, lambda directory: self._make(directory, progress))
         bundle = Bundle.open(path)
         for bucket in self.buckets:
             self._executables[bucket] = bundle.executable(str(bucket), self.target)
-        progress(f"{len(self.buckets)} programs loaded")
-        self._place()
-        seal.close("the engine is ready")
 
     def key(self) -> dict[str, Any]:
         """Everything on which the programs depend, for the cache."""
