@@ -46,3 +46,32 @@ def test_grouped_heads_are_lowered_without_copies_of_their_keys(causal: bool) ->
     assert module.text.count("stablehlo.dot_general") == 2
     assert "tensor<6x20x16xf32>, tensor<6x16x5xf32>" in module.text  # 4 heads of 5 rows with the keys of their group
     torch.testing.assert_close(torch.from_dlpack(module.compile()(*arguments)[0]), Attention()(*arguments))
+
+
+def test_rows_that_see_nothing_and_numbers_that_are_none() -> None:
+    """Zeros where a row sees no key; NaN where what it sees is NaN, and not where it is masked (torch adds -infinity to it)."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    wanted = attention(query, key, value, mask)
+    key[0, 0, 1, 0] = torch.nan
+    wanted[0, 0, 2:] = torch.nan
+    mine = scaled_dot_product_attention(query, key, value, mask)
+    torch.testing.assert_close(mine, wanted, equal_nan=True)
+    assert not mine[0, :, 1].any()
+
+
+def test_scores_are_looked_at_for_their_maximum_and_their_sum_alone() -> None:
+    query = torch.randn(1, 2, 4, 8)
+    module = lower(masked_attention(), (query, query, query, torch.ones(4, 4, dtype=torch.bool)))
+    assert module.text.count("stablehlo.reduce(") == 2
+
+
+def masked_attention() -> torch.nn.Module:
+    class Attention(torch.nn.Module):
+        def forward(
+            self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+        ) -> torch.Tensor:
+            return attention(query, key, value, mask)
+
+    return Attention()
