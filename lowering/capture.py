@@ -484,7 +484,17 @@ class _Watched(torch.overrides.TorchFunctionMode):
             if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
                 func = default
         fx.traceback.current_meta["stack_trace"] = _stack(sys._getframe(1))
+        if func is torch.nn.functional.linear:
+            return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.nn.functional.linear`, which makes numbers of the sizes of [1, tokens, features] where there is a bias."""
+    if bias is None or input.ndim < 3:
+        return torch.nn.functional.linear(input, weight, bias)
+    rows = torch.nn.functional.linear(input.flatten(0, -2), weight, bias)
+    return rows.reshape(*input.shape[:-1], weight.shape[0])
 
 
 def _stack(frame: FrameType | None) -> str:
