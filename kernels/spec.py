@@ -22,6 +22,10 @@ if not __name__.startswith("fxhlo."):
     raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")
 
 
+FLOATING = ("bfloat16", "float16", "float32", "float64")
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Shape and dtype of one operand, all static. `dtype` is a numpy dtype (ml_dtypes for bfloat16, fp8)."""
@@ -128,6 +132,8 @@ class Kernel:
         it must be traceable with fake tensors: no data-dependent shapes, no Python branches on values.
     fake: result tensors (torch.empty-like) from the operands, for fake tensors.
     implementations: tried in order for a target; where none supports the operands the reference is inlined.
+    dtypes: operand -> the names of the dtypes that it may have; one that is not there may have any. `fxhlo.jax` refuses others at
+        the call: a reference in torch would take float block tables without a word.
     aliases: result index -> operand index, for results that are the updated operand (state).
     source: the paper, spec section or file where the semantics come from.
     cases: makes the kernel's `Case`s (cases.py of its folder); called only where the matrix is made.
@@ -141,6 +147,7 @@ class Kernel:
     reference: Callable[..., Any]
     fake: Callable[..., Any]
     implementations: tuple[Implementation, ...] = ()
+    dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[int, int] = field(default_factory=dict)
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple

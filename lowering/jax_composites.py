@@ -98,7 +98,7 @@ def _result_types(*avals: Any, kernel: str, operands: tuple[str, ...], attribute
 
 def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tuple[tuple[str, TensorType], ...]:
     """The operands' names and types as the reference, which is written in torch, sees them."""
-    types = []
+    types, allowed = [], kernels()[f"fxhlo.{kernel}"].dtypes
     for name, aval in zip(operands, avals, strict=True):
         if not all(isinstance(size, int) for size in aval.shape):
             raise ShapeError(
@@ -107,6 +107,11 @@ def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tupl
         if np.dtype(aval.dtype) not in FROM_NUMPY:
             raise ShapeError(
                 f"{kernel}: {name} is {aval.dtype}, a dtype that torch does not have", next_step="convert it"
+            )
+        if np.dtype(aval.dtype).name not in allowed.get(name, (np.dtype(aval.dtype).name,)):
+            raise ShapeError(
+                f"{kernel}: {name} is {aval.dtype}, not {' or '.join(allowed[name])}",
+                next_step=f"convert it: {name}.astype({allowed[name][0]!r})",
             )
         types.append((name, TensorType(tuple(aval.shape), FROM_NUMPY[np.dtype(aval.dtype)])))
     return tuple(types)
@@ -119,8 +124,9 @@ def _fake(kernel: str, types: tuple[tuple[str, TensorType], ...], attributes: At
     schema = torch._C.parse_schema(f"fxhlo::{spec.schema}")
     with FakeTensorMode():
         tensors = {name: torch.empty(type_.shape, dtype=type_.dtype) for name, type_ in types}
-        places = [tensors.get(one.name) for one in schema.arguments if not one.kwarg_only]
-        results = spec.fake(*places, **dict(attributes))
+        given = {**tensors, **dict(attributes)}
+        places = [given.pop(one.name, None) for one in schema.arguments if not one.kwarg_only]
+        results = spec.fake(*places, **given)
     results = results if isinstance(results, tuple) else (results,)
     return tuple(TensorType(tuple(result.shape), result.dtype) for result in results)
 

@@ -51,7 +51,7 @@ def lower_jax(
     target = target if isinstance(target, Target) else Target.parse(target)
     name = name or re.sub(r"\W", "_", getattr(function, "__name__", "main"))
     pjrt.settle()
-    lowered = _lowered(function, args)
+    lowered = _lowered(function, jax.tree.map(_shape, args))
     results = _results(lowered.out_info, leaves, states)
     module = mlir.parse(mlir.bytecode(lowered.compiler_ir()), mlir.context())
     _check_portable(module)
@@ -96,9 +96,44 @@ def _leaves(
     found = []
     for name, value in zip(places, args, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
-            leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+            if not hasattr(leaf, "dtype"):
+                leaf = _number(_path(name, path), leaf)
             found.append(_Leaf(_path(name, path), kinds.get(name, "input"), leaf))
+    _check_dtypes(found)
     return found
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Without what a device's array knows besides: where it lies would be written into the module."""
+    weak = getattr(leaf, "weak_type", isinstance(leaf, (bool, int, float, complex)))
+    return jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf), weak_type=weak)
+
+
+def _number(name: str, value: Any) -> Any:
+    """A number of Python as the array that JAX makes of it."""
+    if isinstance(value, (bool, int, float, complex)):
+        return jax.numpy.asarray(value)
+    raise CaptureError(
+        f"{name} is {value!r}, which is no array",
+        next_step="leave what is fixed out of the arguments: functools.partial, or a static field of the pytree",
+    )
+
+
+def _check_dtypes(leaves: Sequence[_Leaf]) -> None:
+    """JAX narrows 64 bits without a word: the module would take other dtypes than the signature and the bundle have."""
+    for leaf in leaves:
+        dtype = leaf.value.dtype
+        if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+            raise CaptureError(
+                f"{leaf.name} is {dtype}, which is no array of numbers",
+                next_step="hand over jax.random.key_data(key), and make the key inside with jax.random.wrap_key_data",
+            )
+        canonical = jax.dtypes.canonicalize_dtype(dtype)
+        if canonical != dtype:
+            raise CaptureError(
+                f"{leaf.name} is {dtype}, and JAX would make it {canonical}",
+                next_step=f"convert it: .astype({canonical.name!r}); or set jax_enable_x64",
+            )
 
 
 def _path(root: str, path: Any) -> str:

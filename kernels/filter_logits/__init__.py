@@ -1,7 +1,7 @@
 """`fxhlo.filter_logits`: the logits that a draw sees, after temperature, min-p, top-k and top-p."""
 
 from ..sample import _supports
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from .reference import fake, filter_logits
 
 
@@ -18,6 +18,11 @@ KERNEL = Kernel(
     "-> Tensor",
     reference=filter_logits,
     fake=fake,
+    dtypes={
+        "logits": FLOATING[:3],
+        **dict.fromkeys(("temperature", "top_p", "min_p"), ("float32",)),
+        **dict.fromkeys(("top_k", "enabled"), ("int32",)),
+    },
     implementations=(Implementation("any", "xla", _lower, _supports),),
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0, logprobs_mode processed_logits",
 )

@@ -1,6 +1,6 @@
 """`fxhlo.grouped_matmul`: rows sorted by group, each times its group's weight: the products of a layer of experts."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import tpu
 from .cases import cases
 from .reference import fake, grouped_matmul
@@ -18,6 +18,7 @@ KERNEL = Kernel(
     schema="grouped_matmul(Tensor values, Tensor weights, Tensor sizes) -> Tensor",
     reference=grouped_matmul,
     fake=fake,
+    dtypes={"values": FLOATING, "weights": FLOATING, "sizes": ("int32",)},
     implementations=(
         Implementation("tpu", "ragged_dot", tpu.grouped_matmul, tpu.supports),
         Implementation("any", "xla", _lower),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ KERNEL = Kernel(
     schema="linear(Tensor values, Tensor weight, Tensor? bias) -> Tensor",
     reference=linear,
     fake=fake,
+    dtypes=dict.fromkeys(("values", "weight", "bias"), FLOATING),
     implementations=(Implementation("cpu", "native", cpu.linear, cpu.supports),),
     source="aten::linear",
 )

@@ -1,6 +1,6 @@
 """`fxhlo.logprobs`: log-probabilities of the chosen token and of the best ones, and the rank of the chosen."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu, tpu
 from .cases import cases
 from .reference import fake, logprobs
@@ -23,6 +23,7 @@ KERNEL = Kernel(
     schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, *, int count) -> (Tensor, Tensor, Tensor)",
     reference=logprobs,
     fake=fake,
+    dtypes={"logits": FLOATING[:3], "tokens": ("int32",), "enabled": ("int32",)},
     implementations=(
         Implementation("cpu", "native", cpu.logprobs, cpu.supports),
         Implementation("tpu", "pallas", tpu.logprobs, tpu.supports),

@@ -1,7 +1,7 @@
 """`fxhlo.ragged_paged_attention`: attention of a batch of requests of any lengths on a paged KV cache, the cache's
 update included. Prefill, chunked prefill and decode are rows of one call."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from . import cpu, tpu, xla
 from .cases import cases
 from .reference import fake, ragged_paged_attention
@@ -15,6 +15,12 @@ KERNEL = Kernel(
     "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
     reference=ragged_paged_attention,
     fake=fake,
+    dtypes={
+        **dict.fromkeys(("query", "key", "value", "sinks", "alibi_slopes"), FLOATING),
+        **dict.fromkeys(("slot_mapping", "block_tables", "seq_lens", "query_start_loc"), ("int32",)),
+        **dict.fromkeys(("k_scale", "v_scale"), ("float32",)),
+        "kv_cache": (*FLOATING, *FLOAT8, "int8"),
+    },
     implementations=(
         Implementation("cpu", "native", cpu.ragged_paged_attention, cpu.supports),
         Implementation("tpu", "pallas", tpu.ragged_paged_attention, tpu.supports, row_major=("kv_cache",)),

@@ -1,6 +1,6 @@
 """`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu, tpu
 from .cases import cases
 from .reference import fake, process_logits
@@ -20,6 +20,11 @@ KERNEL = Kernel(
     "Tensor presence_penalty) -> Tensor",
     reference=process_logits,
     fake=fake,
+    dtypes={
+        "logits": FLOATING[:3],
+        **dict.fromkeys(("flags", "allowed_mask", "bias_ids", "seen_ids", "seen_counts"), ("int32",)),
+        **dict.fromkeys(("bias_values", "repetition_penalty", "frequency_penalty", "presence_penalty"), ("float32",)),
+    },
     implementations=(
         Implementation("cpu", "native", cpu.process_logits, cpu.supports),
         Implementation("tpu", "pallas", tpu.process_logits, tpu.supports),

@@ -1,6 +1,6 @@
 """`fxhlo.quantized_matmul`: a product with a weight of 8 or 4 bits and a scale per output."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from .cases import cases
 from .reference import fake, quantized_matmul
 
@@ -27,6 +27,7 @@ KERNEL = Kernel(
     schema="quantized_matmul(Tensor values, Tensor weight, Tensor scale, *, int bits) -> Tensor",
     reference=quantized_matmul,
     fake=fake,
+    dtypes={"values": FLOATING, "weight": (*FLOAT8, "int8"), "scale": ("float32",)},
     implementations=(Implementation("any", "xla", _lower, _supports),),
     cases=cases,
     source="Dettmers et al., LLM.int8(), 2022, section 2, with the values left as they are",

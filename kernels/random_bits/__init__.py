@@ -9,5 +9,6 @@ KERNEL = Kernel(
     schema="random_bits(Tensor key, Tensor like, *, int stream) -> Tensor",
     reference=random_bits,
     fake=fake,
+    dtypes={"key": ("int32",)},
     source="Threefry-2x32: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011",
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ KERNEL = Kernel(
     schema="rms_norm(Tensor values, Tensor weight, float epsilon) -> Tensor",
     reference=rms_norm,
     fake=fake,
+    dtypes={"values": FLOATING, "weight": FLOATING},
     implementations=(Implementation("cpu", "native", cpu.rms_norm, cpu.supports),),
     source="vllm/ir/ops/layernorm.py rms_norm",
 )

@@ -1,6 +1,6 @@
 """`fxhlo.sample`: greedy, or temperature, min-p, top-k, top-p and a seeded draw per request."""
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu, tpu
 from .cases import cases
 from .reference import fake, sample
@@ -28,6 +28,11 @@ KERNEL = Kernel(
     "Tensor steps) -> Tensor",
     reference=sample,
     fake=fake,
+    dtypes={
+        "logits": FLOATING[:3],
+        **dict.fromkeys(("temperature", "top_p", "min_p"), ("float32",)),
+        **dict.fromkeys(("top_k", "seeds", "steps"), ("int32",)),
+    },
     implementations=(
         Implementation("cpu", "native", cpu.sample, cpu.supports),
         Implementation("tpu", "pallas", tpu.sample, tpu.supports),

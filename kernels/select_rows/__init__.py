@@ -26,5 +26,6 @@ KERNEL = Kernel(
     schema="select_rows(Tensor values, Tensor rows) -> Tensor",
     reference=select_rows,
     fake=fake,
+    dtypes={"rows": ("int32",)},
     source="aten::index_select; vllm/v1/worker/gpu_model_runner.py logits_indices",
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..spec import Implementation, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from . import cpu
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ KERNEL = Kernel(
     schema="silu_and_mul(Tensor values) -> Tensor",
     reference=silu_and_mul,
     fake=fake,
+    dtypes={"values": FLOATING},
     implementations=(Implementation("cpu", "native", cpu.silu_and_mul, cpu.supports),),
     source="vllm/model_executor/layers/activation.py SiluAndMul",
 )

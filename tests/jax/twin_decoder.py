@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ import torch
 import fxhlo.jax
 from fxhlo.kernels.catalog import register_torch_ops
 
-HEADS, KV_HEADS, HEAD_SIZE, HIDDEN, VOCABULARY, LAYERS = 4, 2, 8, 32, 61, 2
-BLOCKS, BLOCK_SIZE, PAGES, REQUESTS = 12, 4, 4, 3
+HEADS, KV_HEADS, HEAD_SIZE, HIDDEN, VOCABULARY, LAYERS = 4, 2, 16, 64, 61, 2
+BLOCKS, BLOCK_SIZE, PAGES, REQUESTS = 12, 16, 4, 3
 ATTENTION: dict[str, Any] = {"scale": HEAD_SIZE**-0.5, "sliding_window": 0, "soft_cap": 0.0}
 CACHE = (BLOCKS, BLOCK_SIZE, 2 * KV_HEADS, HEAD_SIZE)
 
@@ -129,22 +130,26 @@ class Batch:
     def __init__(self, prompts: list[list[int]]) -> None:
         self.tokens = [list(prompt) for prompt in prompts]
         self.computed = [0] * len(prompts)
+        self.computing = self.computed
         pages = np.random.default_rng(1).permutation(BLOCKS)[: REQUESTS * PAGES]
         self.tables = pages.reshape(REQUESTS, PAGES).astype(np.int32)
 
-    def inputs(self) -> dict[str, np.ndarray]:
-        """All tokens that are not computed yet: the prompts first, one a request after that."""
-        new = [tokens[done:] for tokens, done in zip(self.tokens, self.computed, strict=True)]
-        at = [np.arange(done, done + len(one)) for one, done in zip(new, self.computed, strict=True)]
+    def inputs(self, most: Sequence[int] = (PAGES * BLOCK_SIZE,) * REQUESTS) -> dict[str, np.ndarray]:
+        """The tokens that are not computed yet, of each request at most so many: the prompts first, one a request after that."""
+        ends = [min(len(tokens), done + n) for tokens, done, n in zip(self.tokens, self.computed, most, strict=True)]
+        new = [tokens[done:end] for tokens, done, end in zip(self.tokens, self.computed, ends, strict=True)]
+        at = [np.arange(done, end) for done, end in zip(self.computed, ends, strict=True)]
         slots = [self.tables[row, one // BLOCK_SIZE] * BLOCK_SIZE + one % BLOCK_SIZE for row, one in enumerate(at)]
         arrays = {
             "token_ids": np.concatenate(new), "positions": np.concatenate(at), "slot_mapping": np.concatenate(slots),
-            "block_tables": self.tables, "seq_lens": np.array([len(tokens) for tokens in self.tokens]),
-            "query_start_loc": np.cumsum([0, *map(len, new)]),
+            "block_tables": self.tables, "seq_lens": np.array(ends), "query_start_loc": np.cumsum([0, *map(len, new)]),
         }  # fmt: skip
+        self.computing = ends
         return {name: array.astype(np.int32) for name, array in arrays.items()}
 
     def take(self, tokens: np.ndarray) -> None:
-        self.computed = [len(one) for one in self.tokens]
-        for one, token in zip(self.tokens, tokens, strict=True):
-            one.append(int(token))
+        """The step's tokens: of those requests whose tokens are all computed now."""
+        self.computed = self.computing
+        for one, done, token in zip(self.tokens, self.computed, tokens, strict=True):
+            if done == len(one):
+                one.append(int(token))

@@ -1,0 +1,91 @@
+"""Models as JAX users hold them: flax's nested variables with `apply`, and a registered dataclass that is its own pytree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fxhlo
+import fxhlo.jax
+from fxhlo.lowering.errors import CaptureError
+
+
+class Mlp:
+    """As a flax.linen module: no arrays of its own; `apply` takes its variables, collections of nested dictionaries."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.sizes = sizes
+
+    def init(self, key: Any, x: Any) -> dict[str, Any]:
+        params, inputs = {}, x.shape[-1]
+        for index, size in enumerate(self.sizes):
+            key, now = jax.random.split(key)
+            params[f"Dense_{index}"] = {"kernel": jax.random.normal(now, (inputs, size)), "bias": jnp.ones(size)}
+            inputs = size
+        return {"params": params, "batch_stats": {"seen": jnp.zeros((), jnp.int32)}}
+
+    def apply(self, variables: dict[str, Any], x: Any) -> tuple[Any, dict[str, Any]]:
+        for layer in variables["params"].values():
+            x = fxhlo.jax.linear(x, layer["kernel"].T, layer["bias"])
+        return x, {"batch_stats": {"seen": variables["batch_stats"]["seen"] + x.shape[0]}}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Gated:
+    """A module that is a pytree itself, as equinox's and flax.nnx's are."""
+
+    norm: jax.Array
+    up: jax.Array
+    down: jax.Array | None = None
+
+    def __call__(self, x: Any) -> Any:
+        x = fxhlo.jax.rms_norm(x, self.norm, 1e-6)
+        x = fxhlo.jax.silu_and_mul(x @ self.up)
+        return x if self.down is None else x @ self.down
+
+
+def test_variables_of_flax(tmp_path: Path) -> None:
+    model, x = Mlp((8, 4)), jnp.linspace(-1, 1, 6).reshape(2, 3)
+    variables = model.init(jax.random.key(0), x)
+
+    def step(params: Any, batch_stats: Any, x: Any) -> tuple[Any, Any]:
+        y, updated = model.apply({"params": params, "batch_stats": batch_stats}, x)
+        return y, updated["batch_stats"]
+
+    hlo = fxhlo.jax.lower(
+        step, variables["params"], variables["batch_stats"], x, weights=("params",), states=("batch_stats",)
+    )
+    names = [one.name for one in hlo.signature.arguments]
+    assert names[:2] == ["params.Dense_0.bias", "params.Dense_0.kernel"]
+    assert [one.name for one in hlo.signature.states] == ["batch_stats.seen"]
+    hlo.save(tmp_path / "bundle")
+    (step,) = fxhlo.load(tmp_path / "bundle", "cpu").values()
+    y, seen = step(np.zeros((), np.int32), np.asarray(x))
+    expected, _ = model.apply(variables, x)
+    np.testing.assert_allclose(np.asarray(y), expected, rtol=1e-5, atol=1e-6)
+    assert int(np.asarray(seen)) == 2
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_module_that_is_a_pytree(down: bool) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((6,), (6, 8), (4, 6))]
+    model = Gated(*arrays[: 2 + down])
+    x = rng.standard_normal((3, 6)).astype(np.float32)
+    hlo = fxhlo.jax.lower(lambda model, x: model(x), model, x, weights=("model",))
+    names = [one.name for one in hlo.signature.arguments if one.kind == "weight"]
+    assert names == ["model.norm", "model.up", *(["model.down"] if down else [])]
+    (y,) = hlo.compile()(x)
+    np.testing.assert_allclose(np.asarray(y), jax.jit(Gated.__call__)(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_leaf_that_is_no_array_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"params\.name is 'dense', which is no array"):
+        fxhlo.jax.lower(lambda params, x: x, {"name": "dense"}, np.zeros(3, np.float32))
