@@ -78,7 +78,6 @@ CONFIG = (
         lambda c: entry_points(group="vllm.logits_processors"),
         "uninstall the packages with an entry point vllm.logits_processors; importlib.metadata.entry_points names them",
     ),
-    Refusal("sleep mode", lambda c: c.model_config.enable_sleep_mode, "leave out --enable-sleep-mode"),
     Refusal("sampling masks", lambda c: c.model_config.return_sampling_mask, "leave out --return-sampling-mask"),
     Refusal("trace replay", lambda c: c.model_config.enable_trace_replay, "leave out --enable-trace-replay"),
 )

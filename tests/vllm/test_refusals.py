@@ -1,0 +1,61 @@
+"""What an engine is refused for: each row of the table, by the options that a user would give."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+
+from fxhlo.runtime.errors import UnsupportedError
+from fxhlo.runtime.vllm import refusals
+
+
+def config(folder: Path, **options: Any) -> Any:
+    return EngineArgs(
+        model=str(folder), load_format="dummy", skip_tokenizer_init=True, **options
+    ).create_engine_config()
+
+
+class Nothing:
+    """Stands for somebody's processor."""
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "advice"),
+    [
+        ({"logits_processors": ["test_refusals:Nothing"]}, "custom logits processors", "--logits-processors"),
+        ({"enable_prompt_embeds": True}, "prompts of embeddings", "--enable-prompt-embeds"),
+        ({"dtype": "float16"}, "weights of other types", "--dtype bfloat16 or float32"),
+        ({"tensor_parallel_size": 2}, "tensor parallelism", "--tensor-parallel-size"),
+        ({"enable_lora": True}, "LoRA adapters", "merge the adapter"),
+        ({"kv_cache_dtype": "fp8"}, "a KV cache of another type", "--kv-cache-dtype auto"),
+        ({"runner": "pooling"}, "pooling models", "--runner generate"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_that_are_refused(folder: Path, options: dict[str, Any], named: str, advice: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        config(folder, **options)
+    assert f"fxhlo does not support {named}" in str(caught.value)
+    assert advice in str(caught.value)
+
+
+def test_processors_of_installed_packages_are_not_left_out_in_silence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM loads them without being asked to."""
+    entry = metadata.EntryPoint("theirs", "package:Processor", "vllm.logits_processors")
+    monkeypatch.setattr(refusals, "entry_points", lambda group: [entry] if group == "vllm.logits_processors" else [])
+    with pytest.raises(UnsupportedError, match="logits processors of installed packages"):
+        config(folder)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_logprobs": -1}, {"logprobs_mode": "processed_logits"}, {"logprobs_mode": "raw_logits"}]
+)
+def test_options_that_are_taken(folder: Path, options: dict[str, Any]) -> None:
+    (name, value), *_ = options.items()
+    assert getattr(config(folder, **options).model_config, name) == value
