@@ -7,6 +7,7 @@ and a write is dropped, as StableHLO's gather and scatter define (docs/semantics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import prod
 
@@ -413,13 +414,24 @@ def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1
 def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
     """The rows that are looked up are scaled down to `max_norm`."""
     rows = build.convert(self, torch.float32)
-    powers = _power(build.unary(stablehlo.abs, rows), norm_type)
-    norms = _power(build.reduce_with(build.add, powers, 0, [1]), 1 / norm_type)
+    norms = _norms(build.unary(stablehlo.abs, rows), norm_type)
     scale = build.divide(build.full_like(norms, max_norm), build.add(norms, build.full_like(norms, 1e-7)))
     used = _written(build.full(norms.shape, torch.bool, False), 0, indices, True, replace)
     smaller = build.logical_and(used, build.compare("gt", norms, build.full_like(norms, max_norm)))
     scale = build.select(smaller, scale, build.full_like(scale, 1))
     return build.convert(build.multiply(rows, build.broadcast_in_dim(scale, rows.shape, [0])), ctx.dtype)
+
+
+def _norms(sizes: Value, norm_type: float) -> Value:
+    """Of each row; `sizes` are absolute values. A norm of type 0 counts what is not 0."""
+    if math.isinf(norm_type):
+        return build.reduce_with(
+            build.maximum if norm_type > 0 else build.minimum, sizes, 0 if norm_type > 0 else math.inf, [1]
+        )
+    if norm_type == 0:
+        counted = build.convert(build.compare("ne", sizes, build.full_like(sizes, 0)), sizes.dtype)
+        return build.reduce_with(build.add, counted, 0, [1])
+    return _power(build.reduce_with(build.add, _power(sizes, norm_type), 0, [1]), 1 / norm_type)
 
 
 def _power(base: Value, exponent: float) -> Value:

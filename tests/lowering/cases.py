@@ -230,7 +230,7 @@ CASES: dict[str, list[tuple]] = {
     "prims.convert_element_type.default": [(X[2], torch.int32), (i(3), torch.bool), (f(3), torch.bfloat16)],
     # indices
     "aten.embedding.default": [(f(5, 3), torch.tensor([[0, 4], [2, 2]])), (f(5, 3), torch.tensor(1)), (f(5, 3), torch.tensor([], dtype=torch.int64))],
-    "aten.embedding_renorm.default": [(f(5, 3) * 3, torch.tensor([0, 2, 2]), 1.0, 2.0)],
+    "aten.embedding_renorm.default": [(f(5, 3) * 3, torch.tensor([0, 2, 2]), 1.0, p) for p in (2.0, 1.0, INF, -INF, 0.0)],
     **{name: [(f(6, 3), torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2]), False, mode) for mode in (0, 1, 2)] + [(f(6, 3), torch.tensor([0, 2, 2, 5]), torch.tensor([0, 0, 4]), False, 0, False, f(4), True)] for name in ("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")},
     "aten.index_select.default": [(f(3, 4), 0, torch.tensor([2, 0])), (f(3, 4), -1, torch.tensor(1)), (f(), 0, torch.tensor([0, 0])), (f(3, 4), 0, torch.tensor([1], dtype=torch.int32))],
     "aten.take.default": [(f(3, 4), torch.tensor([[0, -1], [5, 11]])), (i(4), torch.tensor(2))],
