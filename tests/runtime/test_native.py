@@ -407,6 +407,25 @@ def test_attention_refuses_what_would_read_wild_memory(name: str) -> None:
         case.run()
 
 
+# ---- lesser processors ---------------------------------------------------------------------------------------
+
+LESSER = ("-mno-amx-tile", "-mno-avx512bf16", "-mno-avx512f", "-mno-avx512f -mno-avx2")
+
+
+@pytest.mark.conformance
+@pytest.mark.skipif("x86_64" not in build.platform.machine(), reason="the flags are those of x86-64")
+@pytest.mark.parametrize("without", LESSER)
+def test_the_same_without(without: str, tmp_path: Path) -> None:
+    """The tests above, with kernels that are compiled for a processor without these instructions."""
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not conformance"]
+    variables = {**os.environ, "FXHLO_CACHE_DIR": str(tmp_path), "CXX": f"g++ {without}"}
+    done = subprocess.run(
+        [*command, "-k", "linear or attention or slots or token", __file__], env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
 # ---- the build cache -----------------------------------------------------------------------------------------
 
 SCRIPT = """
