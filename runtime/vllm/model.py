@@ -23,13 +23,18 @@ BUILT = "fxhlo_built"
 """Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
 
 
-def build_model(vllm_config: compat.VllmConfig, *, weights: bool) -> nn.Module:
-    """The model of the config, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError."""
+def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Module | None = None) -> nn.Module:
+    """The model of the config, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError.
+
+    like: the same model with its weights, whose parameters this one without any has to have.
+    """
     without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
     with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
         model = compat.get_model(vllm_config=vllm_config) if weights else _shapes_only(vllm_config)
+    if like is not None:
+        _add_parameters(model, like)
     layers = compat.layers_of(vllm_config)
     for layer in layers.values():
         if hasattr(layer, "impl"):
@@ -65,6 +70,16 @@ def _shapes_only(vllm_config: compat.VllmConfig) -> nn.Module:
         model = compat.initialize_model(vllm_config=vllm_config, model_config=model_config)
         compat.process_weights_after_loading(model, model_config, torch.device("cpu"))
     return model
+
+
+def _add_parameters(model: nn.Module, like: nn.Module) -> None:
+    """Registers what vLLM's loader adds where it meets it in the files, such as the bias of a head; the program would lack it."""
+    have = {name for name, _ in model.named_parameters()}
+    for name, parameter in like.named_parameters():
+        if name not in have:
+            path, _, last = name.rpartition(".")
+            added = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            model.get_submodule(path).register_parameter(last, added)
 
 
 @contextmanager

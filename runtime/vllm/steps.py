@@ -146,6 +146,7 @@ class Steps:
         return {
             "model": json.loads(json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True)),
             "class": type(self._model).__qualname__,
+            "parameters": sorted(name for name, _ in self._model.named_parameters()),  # the files decide about some
             "dtype": str(model_config.dtype),
             "cache_dtype": self.config.cache_config.cache_dtype,
             "options": asdict(self.options),

@@ -70,10 +70,10 @@ class FxhloWorker(compat.WorkerBase):
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
-            self.model = build_model(self.vllm_config, weights=True)
+            model = self.model = build_model(self.vllm_config, weights=True)
             self._layers = compat.layers_of(self.vllm_config)
             self.steps = Steps.prepare(
-                self.vllm_config, self.model, lambda: build_model(self.vllm_config, weights=False)
+                self.vllm_config, model, lambda: build_model(self.vllm_config, weights=False, like=model)
             )
 
     def get_model(self) -> torch.nn.Module:

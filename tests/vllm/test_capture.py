@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from fxhlo.lowering.capture import Input, capture_callable
+from fxhlo.runtime.vllm.compat import engine_config
+from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.program import capture_step
 
 
 def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
@@ -24,3 +29,14 @@ def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
     placeholders = {"weight": layer.weight, "bias": layer.bias, "x": x}
     (found,) = program.module(*(placeholders[argument.name] for argument in program.arguments))
     torch.testing.assert_close(found, step(x))
+
+
+def test_a_parameter_that_the_files_bring_is_part_of_the_program(folder: Path) -> None:
+    """vLLM's Transformers backend registers a head's bias where it meets one in the files; config.json says nothing of it."""
+    config = engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2)
+    loaded = build_model(config, weights=True)
+    loaded.lm_head.register_parameter("bias", torch.nn.Parameter(torch.ones(100), requires_grad=False))
+    model = build_model(config, weights=False, like=loaded)
+    assert [name for name, _ in model.named_parameters() if name.endswith("lm_head.bias")] == ["lm_head.bias"]
+    assert model.lm_head.bias.is_meta
+    assert "lm_head.bias" in {argument.name for argument in capture_step(config, model).arguments}
