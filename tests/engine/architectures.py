@@ -22,6 +22,8 @@ SIZES = {
 }  # fmt: skip
 OLD = {"vocab_size": 320, "bos_token_id": 1, "eos_token_id": 2}
 HALVES = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, **OLD}
+HEADS = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 WINDOW = {"sliding_window": 16, "head_dim": 16}
 MULTIPLIERS = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 2.0}
 
@@ -50,6 +52,33 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("Exaone4Config", {**SIZES, "sliding_window": 16, "sliding_window_pattern": 2}),
     "olmo2": ("Olmo2Config", SIZES),
     "smollm3": ("SmolLM3Config", SIZES),
+    "olmo": ("OlmoConfig", SIZES),
+    "olmo3": ("Olmo3Config", {**SIZES, "sliding_window": 16, "num_hidden_layers": 4}),
+    "apertus": ("ApertusConfig", SIZES),
+    "arcee": ("ArceeConfig", SIZES),
+    "biogpt": ("BioGptConfig", {**OLD, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+            "max_position_embeddings": 256}),
+    "bitnet": ("BitNetConfig", SIZES),
+    "cwm": ("CwmConfig", {**SIZES, **WINDOW, "rope_parameters": ROPE}),
+    "ernie4_5": ("Ernie4_5Config", SIZES),
+    "gemma4": ("Gemma4TextConfig", {**SIZES, **WINDOW, "num_hidden_layers": 6}),
+    "glm": ("GlmConfig", {**SIZES, "head_dim": 16}),
+    "glm4": ("Glm4Config", {**SIZES, "head_dim": 16}),
+    "gpt_bigcode": ("GPTBigCodeConfig", HALVES),
+    "gpt_neox": ("GPTNeoXConfig", HEADS),
+    "granite_swa": ("GraniteSWAConfig", {**SIZES, **MULTIPLIERS, "sliding_window": 16}),
+    "helium": ("HeliumConfig", {**SIZES, "head_dim": 16}),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", {**SIZES, "head_dim": 16}),
+    "hyperclovax": ("HyperCLOVAXConfig", SIZES),
+    "jais2": ("Jais2Config", SIZES),
+    "ministral": ("MinistralConfig", {**SIZES, **WINDOW, "num_hidden_layers": 4}),
+    "ministral3": ("Ministral3Config", {**SIZES, "head_dim": 16}),
+    "nanochat": ("NanoChatConfig", SIZES),
+    "persimmon": ("PersimmonConfig", HEADS),
+    "phi": ("PhiConfig", SIZES),
+    "seed_oss": ("SeedOssConfig", {**SIZES, "head_dim": 16}),
+    "starcoder2": ("Starcoder2Config", {**SIZES, "sliding_window": 16}),
+    "vaultgemma": ("VaultGemmaConfig", {**SIZES, **WINDOW, "query_pre_attn_scalar": 16, "num_hidden_layers": 4}),
     "mixtral": ("MixtralConfig", {**SIZES, "num_local_experts": 4}),
     "mamba": ("MambaConfig", {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
@@ -70,7 +99,7 @@ def write(name: str, folder: Path) -> None:
     kind, sizes = CONFIGS[name]
     config = getattr(transformers, kind)(**sizes)
     config.torch_dtype = "float32"
-    attention = "eager" if name == "gemma2" else None  # the others leave the soft cap out
+    attention = "eager" if name in ("gemma2", "vaultgemma") else None  # the others leave the soft cap out
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
     with torch.no_grad():

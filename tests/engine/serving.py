@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 START = 300.0
 """Seconds until a server must be ready, or have ended."""
 
@@ -68,6 +70,13 @@ class Server:
                 return
             time.sleep(0.25)
         raise AssertionError(f"not ready after {START:.0f} s: {self.log()[-6000:]}")
+
+    def engine(self) -> psutil.Process:
+        """The process that the server's engine runs in."""
+        (found,) = [
+            one for one in psutil.Process(self._process.pid).children() if "EngineCore" in " ".join(one.cmdline())
+        ]
+        return found
 
     def end(self) -> tuple[int | None, str]:
         """Waits until it ends by itself: its exit code (None where it does not) and what it has written."""
