@@ -161,8 +161,7 @@ def run(pairs: Iterable[Pair], jobs: int, samples: int = op_db.SAMPLES, out: Pat
 def load(pairs: Iterable[Pair], samples: int = op_db.SAMPLES, out: Path = op_db.OUT) -> Outcomes:
     """The outcomes of those of these pairs that all ways have been through, with this code."""
     known = {name: workers.load(out / f"{name}.jsonl", way(name, samples).code) for name in WAYS}
-    shared = [pair for pair in pairs if all(pair in found for found in known.values())]
-    return {name: {pair: found[pair] for pair in shared} for name, found in known.items()}
+    return workers.shared(pairs, known)
 
 
 def counts(found: Outcomes) -> dict[str, Counter[str]]:

@@ -75,7 +75,7 @@ def test_the_whole_database(op_db: ModuleType, capfd: pytest.CaptureFixture[str]
     assert not bad, "\n".join(bad)
     unexplained = [f"{o.op} {o.dtype}: {o.reason}" for o in op_db.unexplained(found)]
     assert not unexplained, "\n".join(unexplained)
-    compared = [o for o in found if o.dtype in op_db.ORIENTATION]
-    assert sum(o.status == "passed" for o in compared) * 1791 >= 1740 * len(compared)
-    if every == 1:
+    if every == 1:  # refusals come in clusters: a part may hold many
+        compared = [o for o in found if o.dtype in op_db.ORIENTATION]
+        assert sum(o.status == "passed" for o in compared) * 1791 >= 1740 * len(compared)
         op_db.record(found)

@@ -30,14 +30,17 @@ def peers() -> Iterator[ModuleType]:
 @pytest.mark.conformance
 def test_known_pairs(peers: ModuleType, tmp_path: Path) -> None:
     """The run tells passing, refusing and dtypes apart; a second one has nothing to do."""
-    pairs = [(op, dtype) for op in ("add", "erf") for dtype in ("float32", "bool")]
+    pairs = [(op, dtype) for op in ("add", "erf") for dtype in ("float32", "bool")] + [
+        ("normal.number_mean", "float32")
+    ]
     found = peers.run(pairs, jobs=1, out=tmp_path)
     assert {outcome.status for outcome in found["fxhlo"].values()} == {"passed"}
+    assert all(outcome.samples for outcomes in found.values() for outcome in outcomes.values())
     for peer in ("torchax", "torch-mlir"):
         assert found[peer]["add", "float32"].status == "passed"
         assert found[peer]["erf", "bool"].status == "refused"
     assert found["torchax"]["add", "bool"].reason.startswith("result 0 is torch.int64, not torch.bool")
-    assert "| fxhlo | 4 | 4 | 0 | 0 | 0 |" in (tmp_path / "peers.md").read_text()
+    assert "| fxhlo | 5 | 5 | 0 | 0 | 0 |" in (tmp_path / "peers.md").read_text()
     assert (tmp_path / "peers.png").stat().st_size > 1000
     lines = {path: path.read_text() for path in tmp_path.glob("*.jsonl")}
     assert peers.run(pairs, jobs=1, out=tmp_path) == peers.load(pairs, out=tmp_path) == found

@@ -29,6 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 STATUSES = {"passed": "#3a8f5c", "refused": "#c9c9c9", "wrong": "#d97706", "crash": "#b91c1c"}
 """Status -> its color in the plots, from the best to the worst."""
+EMPTY = "empty"
+"""The status of a pair of which eager torch runs no sample: there is nothing to compare, and it is not counted."""
 LIMIT = 120.0
 """Seconds that a way has for all samples of one pair."""
 START = 300.0
@@ -56,6 +58,9 @@ class Outcome:
         return self.op, self.dtype
 
 
+_NOTHING = Outcome("", "", EMPTY)
+
+
 @dataclass(frozen=True)
 class Way:
     """How ops are lowered: the worker's command without the interpreter, and what tells its code from other code."""
@@ -75,7 +80,7 @@ def run(
     out: Path,
     again: Callable[[Outcome], bool] = lambda outcome: False,
 ) -> dict[str, dict[Pair, Outcome]]:
-    """Way -> pair -> outcome of all pairs, after those that are not known yet (or are wanted again) have been run."""
+    """Way -> pair -> outcome of the pairs that can be compared, after what is not known yet (or is wanted again) has been run."""
     pairs = list(pairs)
     out.mkdir(parents=True, exist_ok=True)
     known = {name: load(out / f"{name}.jsonl", way.code) for name, way in ways.items()}
@@ -95,7 +100,13 @@ def run(
     finally:
         for file in files.values():
             file.close()
-    return {name: {pair: found[pair] for pair in pairs} for name, found in known.items()}
+    return shared(pairs, known)
+
+
+def shared(pairs: Iterable[Pair], known: Mapping[str, Mapping[Pair, Outcome]]) -> dict[str, dict[Pair, Outcome]]:
+    """Of these pairs those that every way has been through, and of which each could run a sample in eager torch."""
+    both = [pair for pair in pairs if all(found.get(pair, _NOTHING).status != EMPTY for found in known.values())]
+    return {name: {pair: found[pair] for pair in both} for name, found in known.items()}
 
 
 def load(path: Path, code: str | None = None) -> dict[Pair, Outcome]:
@@ -230,10 +241,10 @@ class Progress:
 
     def add(self, way: str, outcome: Outcome) -> None:
         self.counts[way, outcome.status] += 1
-        if way == self.ways[0] and outcome.status != "passed":
+        if way == self.ways[0] and outcome.status not in ("passed", EMPTY):
             text = outcome.reason.splitlines()[0] if outcome.reason else ""
             print(f"  {outcome.status} {outcome.op} {outcome.dtype}: {text}", flush=True)
-        done = min(sum(self.counts[name, status] for status in STATUSES) for name in self.ways)
+        done = min(sum(self.counts[name, status] for status in (*STATUSES, EMPTY)) for name in self.ways)
         now = time.monotonic()
         if done and (now - self.said > EVERY or (done == self.todo and way == self.ways[-1])):
             self.said = now

@@ -99,7 +99,8 @@ def import_torchax() -> Any:
     """`torchax`, with the shim that it needs on torch 2.13.
 
     Its tables of decompositions and of dtypes name overloads for named tensors (`aten.prod.dim_Dimname`), which torch has
-    removed. While it is imported, such an overload is an object that stands for nothing and is never called.
+    removed. While it is imported, such an overload is an object that stands for nothing and is never called. Its
+    `set_rng_state` wants a device, which torch (and torch.testing, in the samples of random ops) leaves out.
     """
     import torch
 
@@ -118,6 +119,7 @@ def import_torchax() -> Any:
         import torchax  # type: ignore[import-not-found]  # on the path of this process alone
         import torchax.export
     torchax.default_env()  # fills its registry of ops
+    torch.get_device_module("jax").set_rng_state.__defaults__ = (None,)
     return torchax
 
 
