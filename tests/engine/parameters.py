@@ -20,7 +20,7 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "repetition_penalty": {"": {**GREEDY, "repetition_penalty": 1.4}},
     "temperature": {"zero": GREEDY, "shown": {**FIRST, "temperature": 0.6}},
     "top_p": {"tiny": {**RANDOM, "top_p": 1e-6}, "shown": {**FIRST, "top_p": 0.8}},
-    "top_k": {"one": {**RANDOM, "top_k": 1}, "shown": {**FIRST, "top_k": 7}, "off": {**FIRST, "top_k": -1}},
+    "top_k": {"one": {**RANDOM, "top_k": 1}, "shown": {**FIRST, "top_k": 7}, "shown, off": {**FIRST, "top_k": -1}},
     "min_p": {"one": {**RANDOM, "min_p": 1.0}, "shown": {**FIRST, "min_p": 0.05}},
     "stop": {
         "one": {**GREEDY, "max_tokens": 40, "stop": "the"},
