@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LONG = 512
+"""Rows and keys from which on `fxhlo.attention` is used: docs/kernels_considered.md."""
+
 
 def scaled_dot_product_attention(
     query: Tensor,
@@ -35,6 +38,8 @@ def scaled_dot_product_attention(
     heads, kv_heads = query.shape[-3], key.shape[-3]
     if heads != kv_heads and not (enable_gqa and value.shape[-3] == kv_heads and heads % kv_heads == 0):
         return NotImplemented  # torch says what is wrong with it, or broadcasts
+    if attn_mask is None and _is_long(query, key, value, is_causal):
+        return _composite(query, key, value, is_causal, query.shape[-1] ** -0.5 if scale is None else scale)
     group, rows, keys = heads // kv_heads, query.shape[-2], key.shape[-2]
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -50,6 +55,29 @@ def scaled_dot_product_attention(
     weights = _softmax(scores, masked=attn_mask is not None)
     output = weights.reshape(*batch, kv_heads, group * rows, keys) @ value.to(wide)
     return output.reshape(*batch, heads, rows, value.shape[-1]).to(query.dtype)
+
+
+def _is_long(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> bool:
+    """Whether `fxhlo.attention` is the better form: where a target has a flash attention, no scores are written.
+
+    The dtype is the one that has such kernels; sizes are numbers, since an implementation is chosen by them.
+    """
+    sizes = (*query.shape, *key.shape, *value.shape)
+    static = all(isinstance(size, int) for size in sizes)
+    if query.dtype != torch.bfloat16 or {key.dtype, value.dtype} != {query.dtype} or not static:
+        return False
+    rows, keys = query.shape[-2], key.shape[-2]
+    same = query.shape[:-3] == key.shape[:-3] == value.shape[:-3] and query.shape[-1] == value.shape[-1]
+    return same and min(rows, keys) >= LONG and (rows == keys or not is_causal)
+
+
+def _composite(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> Tensor:
+    """Heads of all sequences side by side: head h of sequence b has the keys of head h // group of the same one there too."""
+    rows = [one.reshape(-1, *one.shape[-2:]).transpose(0, 1) for one in (query, key, value)]
+    attended = torch.ops.fxhlo.attention(
+        *rows, None, None, layer="", scale=scale, sliding_window=0, soft_cap=0.0, causal=is_causal
+    )
+    return attended.transpose(0, 1).reshape(query.shape)
 
 
 def _softmax(scores: Tensor, *, masked: bool) -> Tensor:

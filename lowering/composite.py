@@ -23,9 +23,10 @@ def composite_rule(kernel: Kernel) -> Rule:
     """The rule of `torch.ops.fxhlo.<kernel>`."""
     schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
     names = [argument.name for argument in schema.arguments]
+    defaults = {one.name: one.default_value for one in schema.arguments if one.default_value is not None}
 
     def rule(ctx: Context, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
         tensors = {name: value for name, value in given.items() if isinstance(value, Value)}
         attributes = {name: value for name, value in given.items() if not isinstance(value, Value)}
         return emit_composite(ctx, kernel, names, tensors, attributes)

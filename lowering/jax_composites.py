@@ -77,7 +77,7 @@ def _bound(
         given[name] = value
     bound: dict[str, Any] = {}
     for one in parameters:
-        value = given.get(one.name)
+        value = given.get(one.name, one.default_value)
         if value is None and not str(one.type).startswith("Optional"):
             raise TypeError(f"{kernel.name} misses {one.name}: {kernel.schema}")
         convert = KINDS.get(str(one.type), jax.numpy.asarray)

@@ -16,21 +16,28 @@ def attention(
     scale: float,
     sliding_window: int,
     soft_cap: float,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """query [T, Hq, D], key and value [T, Hkv, D] of one sequence that starts at position 0 -> [T, Hq, D].
+    """query [T, Hq, D], key and value [S, Hkv, D], each from position 0 on -> [T, Hq, D].
 
-    sliding_window: a token sees the `sliding_window` last positions, itself included (0: all). soft_cap:
-    scores become cap * tanh(scores / cap) (0: not). sinks [Hq]: a logit per head that only joins the softmax's
-    denominator. alibi_slopes [Hq]: slope * (key position - query position) is added to the scores.
+    causal: a token sees the keys up to its own position (S is T); else all of them. sliding_window: it sees those less than
+    `sliding_window` positions away, itself included (0: all). soft_cap: scores become cap * tanh(scores / cap) (0: not).
+    sinks [Hq]: a logit per head that only joins the softmax's denominator. alibi_slopes [Hq]: slope times the distance of the
+    positions is taken off the scores.
     """
     tokens, heads, _ = query.shape
     groups = heads // key.shape[1]
     keys = key.float().repeat_interleave(groups, dim=1)
     values = value.float().repeat_interleave(groups, dim=1)
     scores = torch.einsum("ihd,jhd->hij", query.float(), keys) * scale
-    at = torch.arange(tokens, device=query.device)
-    seen = visible(at[:, None], at[None, :], sliding_window)
-    weights = softmax(scores, seen, at[None, :] - at[:, None], sinks, alibi_slopes, soft_cap)
+    at = torch.arange(tokens, device=query.device)[:, None]
+    key_at = torch.arange(key.shape[0], device=query.device)[None, :]
+    apart = (at - key_at).abs()
+    if causal:
+        seen = visible(at, key_at, sliding_window)
+    else:
+        seen = apart < (sliding_window if sliding_window > 0 else tokens + key.shape[0])
+    weights = softmax(scores, seen, -apart, sinks, alibi_slopes, soft_cap)
     return torch.einsum("hij,jhd->ihd", weights, values).to(query.dtype)
 
 

@@ -1,4 +1,8 @@
-"""`fxhlo.attention` on TPU: the flash attention of jax's wheel, which writes no matrix of scores."""
+"""`fxhlo.attention` on TPU: the flash attention of jax's wheel, which writes no matrix of scores.
+
+It takes sequences in blocks and three sizes of heads. Others are padded: a row more than there are is thrown away, a key more is
+behind all rows (causal) or in a segment of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +11,65 @@ from typing import Any
 
 from ..spec import Operands
 
-LEAST, MOST = 128, 512
-"""Tokens of a block: a power of two that divides the sequence."""
+LEAST, MOST = 128, 1024
+"""Tokens of a block: a multiple of the least, at most so many, as few blocks as that takes. 16 heads of 64 over 2,048 tokens: 221k cycles with
+blocks of 1,024 on v6e, 281k with 512."""
+PADDED = 512
+"""Tokens from which on a sequence that is no multiple of LEAST is worth its padded copies (docs/kernels_considered.md)."""
 HEAD_SIZES = (64, 128, 256)
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
-    query = operands[0]
-    tokens, _, size = query.shape
+    query, key = operands[:2]
+    (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
     if len({operand.dtype for operand in operands[:3]}) > 1 or query.dtype.name != "bfloat16":
         return f"the query is {query.dtype}; query, key and value must be bfloat16"
+    if heads % kv_heads:
+        return f"{heads} query heads are no multiple of {kv_heads} KV heads"
     for name in ("sinks", "alibi_slopes"):
         if name in operands.named and operands.named[name].shape[0]:
             return f"it has {name}"
     if attributes["sliding_window"] or attributes["soft_cap"]:
         return "it has a sliding window or a soft cap"
-    if tokens < LEAST or tokens % LEAST:
-        return f"{tokens} tokens are no multiple of {LEAST}"
-    return None if size in HEAD_SIZES else f"a head size of {size}; the kernel takes 64, 128 and 256"
+    if attributes.get("causal", True) and tokens != keys:
+        return f"causal attention of {tokens} tokens on {keys} keys"
+    for count in (tokens, keys):
+        if count < LEAST or (count % LEAST and count < PADDED):
+            return f"{count} tokens are no multiple of {LEAST}, and padding pays from {PADDED} on"
+    if size > HEAD_SIZES[-1] or size % 8:
+        return f"a head size of {size}; the kernel takes multiples of 8 up to {HEAD_SIZES[-1]}"
+    return None
 
 
 def attention(
     query: Any, key: Any, value: Any, sinks: Any = None, alibi_slopes: Any = None, *,
-    layer: str, scale: float, sliding_window: int, soft_cap: float,
+    layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True,
 ) -> Any:  # fmt: skip
     """Operands and result as in `reference.attention`."""
     import jax.numpy as jnp
-    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, flash_attention
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-    tokens, heads, _ = query.shape
-    block = min(tokens & -tokens, MOST)
-    sizes = BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=1)
-    groups = heads // key.shape[1]
-    wide = [jnp.repeat(one, groups, axis=1) if groups > 1 else one for one in (key, value)]
-    by_head = [jnp.swapaxes(one, 0, 1)[None] for one in (query, *wide)]
-    result = flash_attention(*by_head, causal=True, sm_scale=scale, block_sizes=sizes)
-    return jnp.swapaxes(result[0], 0, 1)
+    (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
+    wide = next(one for one in HEAD_SIZES if one >= size)
+    (rows, row_blocks), (columns, column_blocks) = _blocks(tokens), _blocks(keys)
+    padded_tokens, padded_keys = rows * row_blocks, columns * column_blocks
+
+    def by_head(array: Any, count: int) -> Any:
+        array = jnp.swapaxes(array, 0, 1)[None]
+        return jnp.pad(array, ((0, 0), (0, 0), (0, count - array.shape[2]), (0, wide - size)))
+
+    repeated = [jnp.repeat(one, heads // kv_heads, axis=1) if heads > kv_heads else one for one in (key, value)]
+    operands = [by_head(query, padded_tokens), *(by_head(one, padded_keys) for one in repeated)]
+    segments = None
+    if padded_keys > keys and not causal:
+        behind = (jnp.arange(padded_keys) >= keys).astype(jnp.int32)[None]
+        segments = SegmentIds(jnp.zeros((1, padded_tokens), jnp.int32), behind)
+    blocks = BlockSizes(block_q=rows, block_k_major=columns, block_k=columns, block_b=1)
+    result = flash_attention(*operands, segment_ids=segments, causal=causal, sm_scale=scale, block_sizes=blocks)
+    return jnp.swapaxes(result[0, :, :tokens, :size], 0, 1)
+
+
+def _blocks(count: int) -> tuple[int, int]:
+    """(tokens of a block, blocks): together at least `count` tokens."""
+    blocks = -(-count // MOST)
+    return -(-count // (blocks * LEAST)) * LEAST, blocks

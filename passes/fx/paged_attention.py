@@ -28,7 +28,7 @@ class PagedAttention(Pass):
     dtype: torch.dtype | None = None
 
     def __call__(self, program: Program) -> Program:
-        sites = [node for node in program.graph.nodes if node.target is torch.ops.fxhlo.attention.default]
+        sites = _sites(program.graph)
         if not sites:
             return program
         arguments, results, dims = list(program.arguments), list(program.results), list(program.dims)
@@ -49,7 +49,7 @@ class PagedAttention(Pass):
                 arguments.append(Argument(name, "input"))
             output = next(node for node in graph.nodes if node.op == "output")
             outputs = list(output.args[0])
-            for node in [node for node in graph.nodes if node.target is torch.ops.fxhlo.attention.default]:
+            for node in _sites(graph):
                 updated, state = self._replace(graph, node, blocks, list(metadata.values()))
                 arguments.append(Argument(state, "state"))
                 results.append(Result(f"{state}.updated"))
@@ -73,7 +73,7 @@ class PagedAttention(Pass):
     ) -> tuple[fx.Node, str]:
         args: Any = node.args
         query, key, value, sinks, alibi_slopes = args
-        attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
+        attributes = {name: entry for name, entry in node.kwargs.items() if name not in ("layer", "causal")}
         state = f"kv_cache.{node.kwargs['layer']}"
         kv_heads, head_size = key.meta["val"].shape[1:]
         shape = (blocks, self.block_size, 2 * kv_heads, head_size)
@@ -91,6 +91,12 @@ class PagedAttention(Pass):
         node.replace_all_uses_with(attended)
         graph.erase_node(node)
         return updated, state
+
+
+def _sites(graph: fx.Graph) -> list[fx.Node]:
+    """Attention that remembers: an encoder's, which sees all of its tokens in one call, has nothing to keep."""
+    nodes = [node for node in graph.nodes if node.target is torch.ops.fxhlo.attention.default]
+    return [node for node in nodes if node.kwargs.get("causal", True) and node.kwargs["layer"]]
 
 
 def _size(program: Program, name: str) -> torch.SymInt:

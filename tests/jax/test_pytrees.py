@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import fxhlo
 import fxhlo.jax
@@ -89,3 +90,27 @@ def test_a_module_that_is_a_pytree(down: bool) -> None:
 def test_a_leaf_that_is_no_array_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"params\.name is 'dense', which is no array"):
         fxhlo.jax.lower(lambda params, x: x, {"name": "dense"}, np.zeros(3, np.float32))
+
+
+def test_an_encoder_sees_all_of_its_tokens() -> None:
+    """Attention without a cache and without an order, on the CPU as in torch, by flash attention on a TPU."""
+
+    def encode(query: Any, key: Any, value: Any) -> Any:
+        return fxhlo.jax.attention(
+            query, key, value, layer="", scale=0.125, sliding_window=0, soft_cap=0.0, causal=False
+        )
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((256, 2, 64)).astype(jnp.bfloat16) for _ in range(3)]
+    q, k, v = (torch.from_numpy(one.astype(np.float32)).transpose(0, 1) for one in arrays)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(0, 1).numpy()
+    hlo = fxhlo.jax.lower(encode, *arrays)
+    (mine,) = hlo.compile()(*arrays)
+    np.testing.assert_allclose(np.asarray(mine).astype(np.float32), expected, rtol=2e-2, atol=1e-2)
+    np.testing.assert_allclose(np.asarray(encode(*arrays), np.float32), expected, rtol=2e-2, atol=1e-2)
+    on_tpu = fxhlo.jax.lower(encode, *arrays, target="tpu-v5e").legalized()
+    assert [(one.kernel, one.implementation) for one in on_tpu.decisions] == [("fxhlo.attention", "flash")]
+    as_default = fxhlo.jax.attention(*arrays, layer="", scale=0.125, sliding_window=0, soft_cap=0.0)
+    assert not np.allclose(
+        np.asarray(as_default, np.float32)[0], expected[0], atol=0.1
+    )  # causal: the first sees itself

@@ -7,6 +7,7 @@ import torch
 
 from fxhlo.lowering.attention import scaled_dot_product_attention
 from fxhlo.lowering.lower import lower
+from fxhlo.passes.hlo.legalize import legalize
 
 attention = torch.nn.functional.scaled_dot_product_attention
 MASKS = {
@@ -75,3 +76,44 @@ def masked_attention() -> torch.nn.Module:
             return attention(query, key, value, mask)
 
     return Attention()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_sequences_become_the_composite(causal: bool) -> None:
+    """Of bfloat16 and without a mask: flash attention on a TPU, the plain form elsewhere, torch's numbers in both."""
+    torch.manual_seed(0)
+
+    class Attention(torch.nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return attention(query, key, value, is_causal=causal, enable_gqa=True)
+
+    query, key, value = (torch.randn(2, heads, 577, 16, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    hlo = lower(Attention(), (query, key, value))
+    wanted = attention(query.float(), key.float(), value.float(), is_causal=causal, enable_gqa=True)
+    made = torch.from_dlpack(hlo.compile()(query, key, value)[0])
+    torch.testing.assert_close(made.float(), wanted, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(
+        scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True).float(),
+        wanted,
+        rtol=2e-2,
+        atol=2e-2,
+    )
+    for target, implementation in (("cpu", "xla"), ("tpu-v6e", "flash")):
+        decisions = legalize(hlo.bytecode, target).decisions
+        assert [(one.kernel, one.implementation) for one in decisions] == [("fxhlo.attention", implementation)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "dtype", "causal"),
+    [
+        (511, 511, torch.bfloat16, False), (600, 600, torch.float32, False), (1, 600, torch.bfloat16, False),
+        (520, 600, torch.bfloat16, True),
+    ],
+)  # fmt: skip
+def test_others_stay_as_they_are(rows: int, keys: int, dtype: torch.dtype, causal: bool) -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return attention(query, key, value, is_causal=causal)
+
+    query, key = torch.randn(1, 2, rows, 16, dtype=dtype), torch.randn(1, 2, keys, 16, dtype=dtype)
+    assert "stablehlo.composite" not in lower(Attention(), (query, key, key)).text
