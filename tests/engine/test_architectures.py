@@ -19,8 +19,9 @@ REFUSED = {
     "mamba": "state-space and linear-attention layers",
 }
 """What has no composite yet, and what the start says of it."""
-TOLERANCES = {"bloom": 2e-3}
-"""Bloom: vLLM has the exact GELU where transformers has its approximation by tanh."""
+TOLERANCES = {"bloom": 2e-3, "apertus": 4e-3}
+"""Bloom: vLLM has the exact GELU where transformers has its approximation by tanh. Apertus: vLLM keeps the activation's
+parameters in bfloat16."""
 QUICK = ("qwen3", "gemma2", "mamba")
 SERVED = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.conformance)
