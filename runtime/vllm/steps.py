@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -169,17 +169,20 @@ class Steps:
         from ...lowering.coverage import check
         from ...lowering.emit import emit
         from ...passes.pipeline import run
+        from .. import native
 
         progress("capturing the model")
         program = run(step_passes(self.options), capture_step(self.config, self._build()))
         check(program)
-        modules = (
+        modules: Iterator[Any] = (
             (
                 str(bucket),
                 emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks}),
             )
             for bucket in self.buckets
         )
+        if not native.ready():
+            modules = iter(list(modules))  # legalization asks for the native kernels: what can be done before comes first
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"), OPTIONS)
 
