@@ -152,9 +152,10 @@ class Tile {
     shape_tiles(rows_);
     const int rows = tiled_ && rows_ > kTileSide ? whole(rows_, kTileSide) : rows_;
     s_.queries.assign(rows * words_, 0);
-    s_.keys.assign(words_ * kKeys, 0);
+    s_.keys.resize(words_ * kKeys);
+    std::fill(s_.keys.begin() + (head_size_ + kPer - 1) / kPer * kKeys, s_.keys.end(), 0u);  // words of no key
     s_.values.resize(kKeys / kPer * padded_);
-    s_.weights.assign(rows * kKeys / kPer, 0);
+    s_.weights.resize(rows * kKeys / kPer);
     s_.scores.resize(rows * kKeys);
     s_.output.assign(rows * padded_, 0.0f);
     s_.highest.assign(rows_, kMinusInfinity);

@@ -7,6 +7,7 @@ and renamed, so a reader sees a whole file or none; of several processes one bui
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -59,22 +60,21 @@ def prepare() -> None:
     In a process of its own, not in a thread: vLLM forks its engine, and a fork keeps no threads but their locks.
     """
     global _builder
-    compiler = find_compiler()
-    if _switched_off() is not None or compiler is None or not sys.executable or _builder is not None:
+    if _builder is not None or not sys.executable or ready():
         return
-    try:
-        if not ready():
-            command = [sys.executable, "-P", "-m", "fxhlo.runtime.native"]
-            nowhere = subprocess.DEVNULL
-            _builder = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
-    except (OSError, subprocess.SubprocessError):
-        return  # whoever needs the library says what is wrong
+    nowhere = subprocess.DEVNULL
+    with contextlib.suppress(OSError):  # whoever needs the library says what is wrong
+        command = [sys.executable, "-P", "-m", "fxhlo.runtime.native"]
+        _builder = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
 
 
 def ready() -> bool:
     """Whether `unavailable` answers without building or waiting."""
     compiler = find_compiler()
-    return _switched_off() is not None or compiler is None or _path(compiler).exists()
+    try:
+        return _switched_off() is not None or compiler is None or _path(compiler).exists()
+    except (OSError, subprocess.SubprocessError):
+        return True  # with what is wrong
 
 
 def identity() -> str:
@@ -129,21 +129,21 @@ def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
         return None, _no_compiler(), None
     try:
         path = _path(compiler)
-        if path.exists() and (loaded := _open(path)) is not None:
-            return path, None, loaded
-        with FileLock(path.with_suffix(".lock")):
-            if path.exists() and (loaded := _open(path)) is not None:
-                return path, None, loaded  # another process has built it meanwhile
-            # Missing, or cut short by a full disk or a crash: build it, once.
-            reason = compile_library(compiler, path)
-        if reason is None and (loaded := _open(path)) is not None:
+        loaded = _open(path)
+        if loaded is None:  # missing, or cut short by a full disk or a crash: one process builds it
+            with FileLock(path.with_suffix(".lock")):
+                loaded = _open(path)
+                if loaded is None:
+                    reason = compile_library(compiler, path)
+                    loaded = _open(path) if reason is None else None
+        if loaded is not None:
             return path, None, loaded
     except (OSError, subprocess.SubprocessError) as error:
         reason = f"building the native kernels failed ({error})"
     return None, reason or f"{path} was just built and cannot be loaded", None
 
 
-def _path(compiler: list[str]) -> Path:
+def _path(compiler: tuple[str, ...]) -> Path:
     return cache_folder() / f"fxhlo_native_{fingerprint(compiler)}.so"
 
 
@@ -152,7 +152,7 @@ def _switched_off() -> str | None:
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
-    """The library, or None where the file is damaged.
+    """The library, or None where the file is missing or damaged.
 
     A file cut short can pass dlopen and kill the process when a missing page is touched: its digest is compared first.
     """
@@ -168,13 +168,13 @@ def _open(path: Path) -> ctypes.CDLL | None:
     return loaded
 
 
-def find_compiler() -> list[str] | None:
+def find_compiler() -> tuple[str, ...] | None:
     """The compiler's command: $CXX (which may hold arguments) if it is set, else the first of COMPILERS on PATH."""
     if chosen := os.environ.get("CXX"):
-        command = shlex.split(chosen)
+        command = tuple(shlex.split(chosen))
         return command if shutil.which(command[0]) else None
     found = next(filter(None, map(shutil.which, COMPILERS)), None)
-    return None if found is None else [found]
+    return None if found is None else (found,)
 
 
 def _no_compiler() -> str:
@@ -193,7 +193,8 @@ def cache_folder() -> Path:
     return folder
 
 
-def fingerprint(compiler: list[str]) -> str:
+@functools.cache
+def fingerprint(compiler: tuple[str, ...]) -> str:
     """Hash of all that the library's contents depend on."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     parts = [*FLAGS, shlex.join(compiler), version, _processor(), importlib.metadata.version("jaxlib")]
@@ -211,7 +212,7 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *sorted({line for line in lines if line.startswith(names)})])
 
 
-def compile_library(compiler: list[str], path: Path) -> str | None:
+def compile_library(compiler: tuple[str, ...], path: Path) -> str | None:
     """Builds `path`, the digest of its content appended; None, or the reason why it could not be."""
     spec = importlib.util.find_spec("jaxlib")  # jax.ffi.include_dir() without importing jax, which takes a second
     if spec is None or spec.origin is None:

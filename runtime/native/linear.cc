@@ -222,7 +222,7 @@ void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
   const bool tiles = tiled<T>();
   const int64_t most_rows = std::max(kBlockRows, (tiles ? kTileBlockBytes : kBlockBytes) / row_bytes);
   const int64_t row_blocks = (p.m + most_rows - 1) / most_rows;
-  const int64_t panel = tiles ? 2 * kTileSide : kPanel, panels = (p.n + panel - 1) / panel;
+  const int64_t panel = tiles ? kTilePanel : kPanel, panels = (p.n + panel - 1) / panel;
   int64_t column_blocks = 1;
   if (p.n * row_bytes > kSerialBytes || p.m > kTileRows) {
     column_blocks = (pool.num_threads() * (tiles ? kTileChunksPerThread : kChunksPerThread) + row_blocks - 1) / row_blocks;

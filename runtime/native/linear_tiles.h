@@ -12,12 +12,12 @@
 
 namespace fxhlo {
 
+constexpr int kTilePanel = 2 * kTileSide;     // rows of w, columns of y, that are worked on together
 constexpr int64_t kTileBlockBytes = 1 << 20;  // of x in one chunk: it is read once for each group of panels
 constexpr int64_t kTileChunksPerThread = 2;   // each regroups its rows of x
 
 #if defined(FXHLO_TILES)
 
-constexpr int kTilePanel = 2 * kTileSide;    // rows of w, columns of y, that are worked on together
 constexpr int64_t kTileKeep = 2 * kTilePanel;  // of more rows of x than these a panel is worth a copy in one piece,
 constexpr int64_t kTileGroupBytes = 512 << 10;  // and so many copies stay in the second-level cache
 
@@ -77,8 +77,7 @@ struct TilePanel {
   int64_t step;          // bytes from one step of k to the next
   int64_t whole;         // steps that are found there; one that is not whole lies in `rest`
   const Words* rest;
-  const BFloat16* next;  // the next panel, to be fetched meanwhile, or null
-  int64_t next_stride;
+  const char* next;      // the next panel, which lies like this one, to be fetched meanwhile, or null
 };
 
 // Where a product's results go to: lines that are fetched meanwhile.
@@ -96,12 +95,12 @@ inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps,
   zero_tile<0>(), zero_tile<1>();
   if constexpr (Tiles == 2) zero_tile<2>(), zero_tile<3>();
   const auto multiply = [](const char* a, int64_t stride, const Words* left, const Words* right) {
-    load_tile<4>(a, stride), load_tile<6>(left, 64);
+    load_tile<4>(a, stride), load_tile<6>(left, kTileLine);
     multiply_tiles<0, 4, 6>();
     load_tile<5>(a + kTileSide * stride, stride);
     multiply_tiles<1, 5, 6>();
     if constexpr (Tiles == 2) {
-      load_tile<7>(right, 64);
+      load_tile<7>(right, kTileLine);
       multiply_tiles<2, 4, 7>();
       multiply_tiles<3, 5, 7>();
     }
@@ -110,16 +109,16 @@ inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps,
   const Words* second = x + steps * kTileSide;
   for (int64_t step = 0; step < panel.whole; ++step) {
     if (panel.next != nullptr) {
-      for (int i = 0; i < kTilePanel; ++i) __builtin_prefetch(panel.next + i * panel.next_stride + step * kTileDepth, 0, 2);
+      for (int i = 0; i < kTilePanel; ++i) __builtin_prefetch(panel.next + i * panel.stride + step * panel.step, 0, 2);
     }
     result.fetch(step * kFetched, (step + 1) * kFetched);
     multiply(panel.lines + step * panel.step, panel.stride, x + step * kTileSide, second + step * kTileSide);
   }
   if (panel.whole < steps) {
-    multiply(reinterpret_cast<const char*>(panel.rest), 64, x + panel.whole * kTileSide, second + panel.whole * kTileSide);
+    multiply(reinterpret_cast<const char*>(panel.rest), kTileLine, x + panel.whole * kTileSide, second + panel.whole * kTileSide);
   }
-  store_tile<0>(sums, 64), store_tile<1>(sums + kTileWords, 64);
-  if constexpr (Tiles == 2) store_tile<2>(sums + 2 * kTileWords, 64), store_tile<3>(sums + 3 * kTileWords, 64);
+  store_tile<0>(sums, kTileLine), store_tile<1>(sums + kTileWords, kTileLine);
+  if constexpr (Tiles == 2) store_tile<2>(sums + 2 * kTileWords, kTileLine), store_tile<3>(sums + 3 * kTileWords, kTileLine);
 }
 
 // y [m, n] = x [m, k] w [n, k]^T (+ bias [n], or null), by blocks of y.
@@ -139,7 +138,7 @@ class TiledLinear {
       pack_tile_rows(x_ + first * k_, k_, std::min<int64_t>(kTileSide, row_end - first), packed.data() + t * steps_ * kTileSide);
     }
     const bool keep = row_end - row > kTileKeep;
-    const int64_t panel_words = steps_ * kTilePanel, most = keep ? std::max<int64_t>(1, kTileGroupBytes / (panel_words * 64)) : 1;
+    const int64_t panel_words = steps_ * kTilePanel, most = keep ? std::max<int64_t>(1, kTileGroupBytes / (panel_words * kTileLine)) : 1;
     kept.resize(panel_words * most);
     TileShapes shapes;
     shapes.set(kTileSide);
@@ -165,7 +164,7 @@ class TiledLinear {
 
  private:
   TilePanel copied(const Words* kept) const {
-    return {reinterpret_cast<const char*>(kept), 64, kTilePanel * 64, steps_, nullptr, nullptr, k_};
+    return {reinterpret_cast<const char*>(kept), kTileLine, kTilePanel * kTileLine, steps_, nullptr, nullptr};
   }
 
   // kept: for what must be copied all the same, a panel that is not full and a step that is not whole.
@@ -180,8 +179,10 @@ class TiledLinear {
       const int64_t bytes = (k_ - whole * kTileDepth) * static_cast<int64_t>(sizeof(BFloat16));
       for (int i = 0; i < kTilePanel; ++i) store(kept + i, load_bytes(from + i * k_ + whole * kTileDepth, bytes));
     }
-    const BFloat16* next = column + 2 * kTilePanel <= column_end ? from + kTilePanel * k_ : nullptr;
-    return {reinterpret_cast<const char*>(from), k_ * static_cast<int64_t>(sizeof(BFloat16)), 64, whole, kept, next, k_};
+    const char* lines = reinterpret_cast<const char*>(from);
+    const int64_t stride = k_ * static_cast<int64_t>(sizeof(BFloat16));
+    const char* next = column + 2 * kTilePanel <= column_end ? lines + kTilePanel * stride : nullptr;
+    return {lines, stride, kTileLine, whole, kept, next};
   }
 
   void tiles_of_y(const TilePanel& panel, const Words* x, int64_t row, int64_t row_end, int64_t column) const {

@@ -21,6 +21,7 @@ namespace fxhlo {
 constexpr int kTileSide = 16;                      // rows of a tile, and words in one
 constexpr int kTileDepth = 2 * kTileSide;          // values of bfloat16 in a row
 constexpr int kTileWords = kTileSide * kTileSide;  // words of a whole tile
+constexpr int kTileLine = 4 * kTileSide;           // bytes of a row
 
 #if defined(FXHLO_TILES)
 
@@ -49,7 +50,7 @@ class TileShapes {
       uint8_t rows[16] = {};
     } shapes;
     for (int tile = 0; tile < 8; ++tile) {
-      shapes.row_bytes[tile] = 4 * kTileSide;
+      shapes.row_bytes[tile] = kTileLine;
       shapes.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileSide);
     }
     asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
