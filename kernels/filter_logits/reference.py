@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..sample.constants import EPSILON, SMALLEST_NORMAL
-from ..sample.reference import distance, kept, scaled
+from ..sample.constants import EPSILON
+from ..sample.reference import cleaned, distance, kept, scaled
 
 
 def filter_logits(
@@ -21,9 +21,7 @@ def filter_logits(
     temperature is below 1e-5 is greedy and stays as it is; enabled int32 []: 0 gives zeros.
     """
     temperature, top_k, top_p, min_p = (x.unsqueeze(1) for x in (temperature, top_k, top_p, min_p))
-    x = logits.to(torch.float32)
-    x = torch.where(torch.isnan(x), float("-inf"), x)
-    x = torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
+    x = cleaned(logits)
     random = temperature >= EPSILON
     divisor = torch.where(random, temperature, 1.0)
     y = scaled(x, divisor)

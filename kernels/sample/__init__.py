@@ -12,7 +12,7 @@ def _lower(*operands, **named):
     return lower(*operands, **named)
 
 
-def _supports(operands, attributes):
+def supports(operands, attributes):
     size = operands[0].shape[1]
     if operands[0].dtype.name not in ("float32", "bfloat16"):
         return f"logits are {operands[0].dtype}, not float32 or bfloat16"
@@ -36,7 +36,7 @@ KERNEL = Kernel(
     implementations=(
         Implementation("cpu", "native", cpu.sample, cpu.supports),
         Implementation("tpu", "pallas", tpu.sample, tpu.supports),
-        Implementation("any", "xla", _lower, _supports),
+        Implementation("any", "xla", _lower, supports),
     ),
     cases=cases,
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0; Threefry: Salmon et al., SC 2011",

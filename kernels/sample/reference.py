@@ -124,6 +124,13 @@ def _top_p_kept(weights: Tensor, top_p: Tensor) -> Tensor:
     return torch.where(top_p < 1.0, wide >= threshold, True)
 
 
+def cleaned(logits: Tensor) -> Tensor:
+    """float32, NaN as -infinity, and 0 for what compiled code flushes to it."""
+    x = logits.to(torch.float32)
+    x = torch.where(torch.isnan(x), float("-inf"), x)
+    return torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
+
+
 def scaled(x: Tensor, temperature: Tensor) -> Tensor:
     """x / temperature, finite; x without NaN."""
     y = x / temperature
@@ -157,9 +164,7 @@ def sample(
     temperature, top_k, top_p, min_p = (x.unsqueeze(1) for x in (temperature, top_k, top_p, min_p))
     tokens = torch.arange(size, dtype=torch.int32, device=logits.device).unsqueeze(0)
 
-    x = logits.to(torch.float32)
-    x = torch.where(torch.isnan(x), float("-inf"), x)
-    x = torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
+    x = cleaned(logits)
     best = x.amax(dim=1, keepdim=True)
     greedy = torch.where(x == best, tokens, size).amin(dim=1, keepdim=True)
 

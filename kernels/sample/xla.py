@@ -66,7 +66,7 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
     return find_threshold(passes, lambda low: low if weighted else 1, target, low, high, active, middle)
 
 
-def top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Array:
+def _top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Array:
     """Threshold on `order_of(y)`, at least that of `lowest`; -2**31 where top-k is off."""
 
     active = (top_k > 0) & (top_k < y.shape[1])
@@ -75,7 +75,7 @@ def top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Array
     return jnp.where(active, t, -(2**31))
 
 
-def top_p_keep(weights: Array, top_p: Array) -> Array:
+def _top_p_keep(weights: Array, top_p: Array) -> Array:
     """True where top-p keeps the token; weights are 0 where it is filtered already."""
     active = top_p < 1.0
     # The exact sum of up to 2**19 weights of 2**30, in three limbs of ten bits; only its bit length is needed.
@@ -90,14 +90,30 @@ def top_p_keep(weights: Array, top_p: Array) -> Array:
     return ~active | (weights >= t)
 
 
-def _filtered(y: Array, best: Array, z: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
-    """z with FILTERED where min-p, top-k or top-p drop the token."""
-    keep = order_of(y) >= top_k_threshold(y, best, top_k, best - HORIZON)
-    least = least_weight(min_p)
+def cleaned(logits: Array) -> Array:
+    """float32, NaN as -infinity, and 0 for what compiled code flushes to it."""
+    x = logits.astype(jnp.float32)
+    x = jnp.where(jnp.isnan(x), -jnp.inf, x)
+    return jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
+
+
+def finite(y: Array) -> Array:
+    """Logits that were divided by the temperature, without what float32 cannot hold."""
+    y = jnp.where(jnp.isnan(y), -LARGEST, jnp.clip(y, -LARGEST, LARGEST))
+    return jnp.where(jnp.abs(y) < SMALLEST_NORMAL, 0.0, y)
+
+
+def distance(y: Array, best: Array) -> Array:
+    """z = log2(probability of the best token / probability), at most FILTERED."""
+    return jnp.minimum(product(best - y, LOG2_E), FILTERED)
+
+
+def kept(y: Array, best: Array, z: Array, top_k: Array, top_p: Array, min_p: Array, lowest: Array) -> Array:
+    """True where min-p, top-k and top-p leave the token; lowest [R, 1]: top-k looks no further down."""
     weights = weights_of(z)
-    keep = keep & ((min_p <= 0.0) | (weights >= least))
-    keep = lax.cond(jnp.any(top_p < 1.0), lambda: keep & top_p_keep(jnp.where(keep, weights, 0), top_p), lambda: keep)
-    return jnp.where(keep, z, FILTERED)
+    keep = order_of(y) >= _top_k_threshold(y, best, top_k, lowest)
+    keep = keep & ((min_p <= 0.0) | (weights >= least_weight(min_p)))
+    return lax.cond(jnp.any(top_p < 1.0), lambda: keep & _top_p_keep(jnp.where(keep, weights, 0), top_p), lambda: keep)
 
 
 def _first_best(x: Array, best: Array) -> Array:
@@ -114,12 +130,14 @@ def _draw(x: Array, best: Array, greedy: Array, parameters: tuple[Array, ...]) -
     top_k, top_p, min_p = jnp.where(random, top_k, 0), jnp.where(random, top_p, 1.0), jnp.where(random, min_p, 0.0)
     filters = ((top_k > 0) & (top_k < x.shape[1])) | (top_p < 1.0) | (min_p > 0.0)
 
-    y = x / jnp.where(random, temperature, 1.0)
-    y = jnp.where(jnp.isnan(y), -LARGEST, jnp.clip(y, -LARGEST, LARGEST))
-    y = jnp.where(jnp.abs(y) < SMALLEST_NORMAL, 0.0, y)
+    y = finite(x / jnp.where(random, temperature, 1.0))
     best_y = jnp.max(y, axis=1, keepdims=True)
-    z = jnp.minimum(product(best_y - y, LOG2_E), FILTERED)
-    z = lax.cond(jnp.any(filters), lambda: _filtered(y, best_y, z, top_k, top_p, min_p), lambda: z)
+    z = distance(y, best_y)
+
+    def filtered() -> Array:
+        return jnp.where(kept(y, best_y, z, top_k, top_p, min_p, best_y - HORIZON), z, FILTERED)
+
+    z = lax.cond(jnp.any(filters), filtered, lambda: z)
     tokens = lax.broadcasted_iota(jnp.int32, x.shape, 1)
     score = z + log2_exponential(threefry((seeds[:, 0:1], seeds[:, 1:2]), (steps, tokens)))
     winner = _first_best(score, jnp.min(score, axis=1, keepdims=True))
@@ -127,9 +145,7 @@ def _draw(x: Array, best: Array, greedy: Array, parameters: tuple[Array, ...]) -
 
 
 def _block(logits: Array, parameters: tuple[Array, ...]) -> Array:
-    x = logits.astype(jnp.float32)
-    x = jnp.where(jnp.isnan(x), -jnp.inf, x)
-    x = jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
+    x = cleaned(logits)
     best = jnp.max(x, axis=1, keepdims=True)
     greedy = _first_best(x, best)
     return lax.cond(jnp.any(parameters[0] >= EPSILON), lambda: _draw(x, best, greedy, parameters), lambda: greedy)
