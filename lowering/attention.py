@@ -38,11 +38,11 @@ def scaled_dot_product_attention(
     heads, kv_heads = query.shape[-3], key.shape[-3]
     if heads != kv_heads and not (enable_gqa and value.shape[-3] == kv_heads and heads % kv_heads == 0):
         return NotImplemented  # torch says what is wrong with it, or broadcasts
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     if attn_mask is None and _is_long(query, key, value, is_causal):
-        return _composite(query, key, value, is_causal, query.shape[-1] ** -0.5 if scale is None else scale)
+        return _composite(query, key, value, is_causal, scale)
     group, rows, keys = heads // kv_heads, query.shape[-2], key.shape[-2]
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
     batch = query.shape[:-3]
     together = query.to(wide).reshape(*batch, kv_heads, group * rows, query.shape[-1])
     scores = (together @ key.to(wide).transpose(-1, -2)) * scale

@@ -29,8 +29,23 @@ def refusal(node: fx.Node) -> str | None:
 
 
 def everything_missing(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
-    """Every op without a rule, and every op whose rule refuses the call."""
-    without_rule = contract.missing_ops(program, supported, overload_name, near_misses, refusal)
+    """Every op without a rule, and every op whose rule refuses the call, what stands there most often first."""
+    return contract.by_count(_with_refusals(program, bindings, _without_rule(program)))
+
+
+def check(program: Program, bindings: Mapping[str, int] | None = None) -> None:
+    """Raises ContractError listing everything that cannot be lowered, where an op has no rule."""
+    if without_rule := _without_rule(program):
+        raise contract.cannot_be_lowered(_with_refusals(program, bindings, without_rule))
+
+
+def _without_rule(program: Program) -> tuple[Missing, ...]:
+    return contract.missing_ops(program, supported, overload_name, near_misses, refusal)
+
+
+def _with_refusals(
+    program: Program, bindings: Mapping[str, int] | None, without_rule: tuple[Missing, ...]
+) -> tuple[Missing, ...]:
     named = {one.overload for one in without_rule}
     try:
         return (*without_rule, *(one for one in refused(program, bindings) if one.overload not in named))
@@ -38,9 +53,3 @@ def everything_missing(program: Program, bindings: Mapping[str, int] | None = No
         if not without_rule:
             raise
         return without_rule
-
-
-def check(program: Program, bindings: Mapping[str, int] | None = None) -> None:
-    """Raises ContractError listing everything that cannot be lowered, where an op has no rule."""
-    if contract.missing_ops(program, supported, overload_name, near_misses, refusal):
-        raise contract.cannot_be_lowered(everything_missing(program, bindings))

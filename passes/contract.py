@@ -87,9 +87,14 @@ def missing_ops(
     )
 
 
+def by_count(missing: Iterable[Missing]) -> tuple[Missing, ...]:
+    """What stands in the graph most often first."""
+    return tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
+
+
 def cannot_be_lowered(missing: Iterable[Missing], next_step: str = NEXT_STEP) -> ContractError:
     """The error that lists all of it, what stands in the graph most often first."""
-    missing = tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
+    missing = by_count(missing)
     return ContractError(
         f"{len(missing)} kinds of ops cannot be lowered:\n" + "\n".join(f"  {entry}" for entry in missing),
         missing=missing,

@@ -23,6 +23,7 @@ from typing import Any
 from .errors import FxhloError
 
 CHUNK = 1 << 24
+SOURCES = (".py", ".cc", ".h")
 ABANDONED_AFTER = 60.0
 """Seconds after which a temporary folder that nobody has locked is taken for the remains of a killed process."""
 
@@ -87,6 +88,16 @@ def digest_of(path: Path) -> str:
     """sha256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sources_digest(paths: Iterable[Path], root: Path) -> str:
+    """Of these files, and of the Python and C++ below these folders, with their names below `root`: what tells code from other code."""
+    digest = hashlib.sha256()
+    for path in paths:
+        below = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in SOURCES)
+        for file in below:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def record(path: Path, root: Path | None = None, *, digest: bool = True) -> FileRecord:

@@ -39,16 +39,10 @@ def check_model(
             missing = everything_missing(program)
         except ContractError as problem:
             missing, next_step = problem.missing, problem.next_step
-    missing = tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
     if as_json:
-        facts = [{"op": one.overload, **asdict(one)} for one in missing]
-        for fact in facts:
-            del fact["overload"]
-        console.put(
-            json.dumps(
-                {"model": model.name, "ops": ops, "missing": facts, "next": next_step if missing else None}, indent=2
-            )
-        )
+        facts = [{"op": (fact := asdict(one)).pop("overload"), **fact} for one in missing]
+        answer = {"model": model.name, "ops": ops, "missing": facts, "next": next_step if missing else None}
+        console.put(json.dumps(answer, indent=2))
     elif missing:
         console.put(f"{model.name}: {len(missing)} kinds of ops cannot be lowered")
         for one in missing:

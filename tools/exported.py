@@ -122,7 +122,7 @@ def unregistered(path: Path) -> tuple[Missing, ...]:
             found.setdefault(name, []).append(source_in(node["metadata"].get("stack_trace")))
     return tuple(
         Missing(name, len(places), places[0], tuple(near_misses(name)), "the op is not registered in this process")
-        for name, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        for name, places in found.items()
     )
 
 

@@ -21,7 +21,6 @@ from ..edit import add_placeholder, call, inline
 from ..program import Argument, Program
 
 aten = torch.ops.aten
-KEY = RANDOM_KEY
 
 Bits = Callable[[Tensor], Tensor]
 """Bits of the shape of a tensor, others at each call."""
@@ -35,12 +34,12 @@ class RandomKey(Pass):
         if not any(node.target in DISTRIBUTIONS for node in program.graph.nodes):
             return program
         edited = program.edited(_edit)
-        return replace(edited, arguments=(*program.arguments, Argument(KEY, "input")))
+        return replace(edited, arguments=(*program.arguments, Argument(RANDOM_KEY, "input")))
 
 
 def _edit(graph: fx.Graph) -> None:
     drawing = [node for node in graph.nodes if node.target in DISTRIBUTIONS]
-    key = add_placeholder(graph, KEY, (2,), torch.int32)
+    key = add_placeholder(graph, RANDOM_KEY, (2,), torch.int32)
     streams = iter(range(2**31))
     for node in drawing:
         shape_of, function = DISTRIBUTIONS[node.target]

@@ -7,9 +7,8 @@ and each step writes into their memory.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runtime import pjrt, seal
+from ...runtime import files, pjrt, seal
 from ...runtime.bundle import Bundle
 from ...runtime.cache import Cache
 from ...runtime.errors import BundleError, FxhloError
@@ -174,7 +173,7 @@ class Steps:
         progress("capturing the model")
         program = run(step_passes(self.options), capture_step(self.config, self._build()))
         check(program)
-        modules: Iterator[Any] = (
+        modules: Iterable[Any] = (
             (
                 str(bucket),
                 emit(program, {"tokens": bucket.tokens, "requests": bucket.requests, "num_blocks": self.num_blocks}),
@@ -182,7 +181,7 @@ class Steps:
             for bucket in self.buckets
         )
         if not native.ready():
-            modules = iter(list(modules))  # legalization asks for the native kernels: what can be done before comes first
+            modules = list(modules)  # legalization asks for the native kernels: what can be done before comes first
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"), OPTIONS)
 
@@ -240,13 +239,4 @@ class Steps:
 def source_digest() -> str:
     """A digest over fxhlo's own sources: a changed compiler makes other programs."""
     root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for folder in ("kernels", "lowering", "passes", "runtime"):
-        for path in sorted(_sources(root / folder)):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.rglob("*") if path.suffix in {".py", ".cc", ".h"})
+    return files.sources_digest((root / folder for folder in ("kernels", "lowering", "passes", "runtime")), root)

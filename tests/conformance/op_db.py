@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 import workers
 from workers import ROOT, Outcome, Pair, short
 
+from fxhlo.runtime import files
+
 OUT = ROOT / "build" / "conformance"
 RECORD = ROOT / "docs" / "op_db.json"
 DTYPES = ("float32", "bfloat16", "float16", "int8", "int32", "int64", "bool", "float8_e4m3fn", "float8_e5m2")
@@ -295,7 +297,7 @@ def work(limit: int, attempt: Attempt = attempt) -> None:
 def way(samples: int = SAMPLES) -> workers.Way:
     """fxhlo's own way."""
     floors = [ROOT / floor for floor in ("lowering", "passes", "kernels", "runtime")]
-    digest = workers.code_of([*floors, *COMPARISON])
+    digest = files.sources_digest([*floors, *COMPARISON], ROOT)
     return workers.Way((__file__, "work", "--samples", str(samples)), f"{digest}, {samples} samples, {CAPTURE}")
 
 

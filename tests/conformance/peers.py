@@ -28,6 +28,7 @@ import op_db
 import workers
 from workers import Outcome, Pair, short
 
+from fxhlo.runtime import files
 from fxhlo.tools.bench import peers
 
 WAYS = ("fxhlo", *peers.PEERS)
@@ -146,7 +147,7 @@ def way(name: str, samples: int = op_db.SAMPLES) -> workers.Way:
     if name == "fxhlo":
         return op_db.way(samples)
     command = (__file__, "work", "--way", name, "--samples", str(samples))
-    digest = workers.code_of([Path(__file__), op_db.ROOT / "tools/bench/peers.py", *op_db.COMPARISON])
+    digest = files.sources_digest([Path(__file__), op_db.ROOT / "tools/bench/peers.py", *op_db.COMPARISON], op_db.ROOT)
     code = f"{peers.PEERS[name].version}, {digest}, {samples} samples"
     return workers.Way(command, code, peers.environment(peers.PEERS[name]))
 

@@ -11,7 +11,6 @@ other; an outcome that other code made (`Way.code`) is not taken for one of this
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import select
@@ -115,18 +114,6 @@ def load(path: Path, code: str | None = None) -> dict[Pair, Outcome]:
         return {}
     outcomes = (Outcome(**json.loads(line)) for line in path.read_text().splitlines() if line.strip())
     return {outcome.pair: outcome for outcome in outcomes if code in (None, outcome.code)}
-
-
-def code_of(paths: Iterable[Path]) -> str:
-    """A digest of these files, and of the Python and C++ below these folders: outcomes are of this code and of no other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        below = (
-            [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in (".py", ".cc", ".h"))
-        )
-        for file in below:
-            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _answers(todo: Mapping[Pair, list[str]], ways: Mapping[str, Way], jobs: int) -> Iterable[tuple[str, Outcome]]:

@@ -29,7 +29,7 @@ from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
-from fxhlo.passes.fx.random_key import KEY
+from fxhlo.runtime.signature import RANDOM_KEY
 from fxhlo.runtime.targets import Target
 
 
@@ -152,7 +152,7 @@ def execute(hlo: HloModule, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         if argument.kind in ("weight", "buffer", "constant"):
             arrays.append(constants[argument.name])
         else:
-            arrays.append(np.array([1, 2], np.int32) if argument.name == KEY else as_numpy(next(inputs)))
+            arrays.append(np.array([1, 2], np.int32) if argument.name == RANDOM_KEY else as_numpy(next(inputs)))
     outputs = compiled(hlo)(arrays)
     users = [
         argument.name for argument in hlo.signature.arguments if argument.kind not in ("weight", "buffer", "constant")
