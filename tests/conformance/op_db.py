@@ -166,7 +166,7 @@ def attempt(op: Any, samples: list[Any]) -> tuple[str, str]:
         return "crash", short(f"running: {type(problem).__name__}: {problem}")
     expected = differential.eager(function, tensors)
     try:
-        draws = any(argument.name == differential.KEY for argument in hlo.signature.arguments)
+        draws = any(argument.name == differential.RANDOM_KEY for argument in hlo.signature.arguments)
         compare(op, samples, function, tensors, expected, actual, draws)
     except AssertionError as problem:
         return "wrong", short(str(problem))
