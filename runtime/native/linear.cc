@@ -35,12 +35,13 @@ struct Quad {
 template <typename T>
 constexpr int kStep = sizeof(Quad) / sizeof(PackedOf<T>);  // values of k in a quad
 
-template <typename T, typename Out>
+template <typename T>
 struct Problem {
   const T* x;
   const T* w;
   const T* bias;  // or null
-  Out* y;
+  void* y;        // of T, or of float where `wide`: only what writes it has the dtype in its type, or all would be compiled twice
+  bool wide;
   int64_t m, n, k;
   int64_t steps() const { return (k + kStep<T> - 1) / kStep<T>; }
 };
@@ -49,8 +50,7 @@ struct Problem {
 template <typename T>
 struct Panel {
   const T* rows[kPanel];
-  template <typename Out>
-  Panel(const Problem<T, Out>& p, int64_t column) {
+  Panel(const Problem<T>& p, int64_t column) {
     for (int i = 0; i < kPanel; ++i) rows[i] = p.w + std::min<int64_t>(column + i, p.n - 1) * p.k;
   }
 };
@@ -101,15 +101,15 @@ inline Floats finish(const Floats* sums, float* out) {
   return load<Floats>(out);
 }
 
-template <int Rows, typename T, typename Out>
-inline void write(const Problem<T, Out>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
+template <int Rows, typename Out, typename T>
+inline void write_as(const Problem<T>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
   const int valid = static_cast<int>(std::min<int64_t>(kPanel, p.n - column));
   float bias[kPanel] = {};
   if (p.bias != nullptr) convert(p.bias + column, bias, valid);
   for (int r = 0; r < Rows; ++r) {
     float out[kPanel];
     finish(sums[r], out);
-    Out* y = p.y + (row + r) * p.n + column;
+    Out* y = static_cast<Out*>(p.y) + (row + r) * p.n + column;
     Out rounded[kPanel];
     for (int v = 0; v < kPanel; v += kLanes) {
       Floats values = load<Floats>(out + v);
@@ -120,10 +120,15 @@ inline void write(const Problem<T, Out>& p, int64_t row, int64_t column, const F
   }
 }
 
+template <int Rows, typename T>
+inline void write(const Problem<T>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
+  p.wide ? write_as<Rows, float>(p, row, column, sums) : write_as<Rows, T>(p, row, column, sums);
+}
+
 // Rows [row, row + count) of x -> [steps][count] quads, zero past the end of k. Beside being what a tile reads in order,
 // it parts rows that are a power of two apart and would fight for the same lines of the first-level cache.
-template <typename T, typename Out>
-void pack_rows(const Problem<T, Out>& p, int64_t row, int64_t count, Quad* out) {
+template <typename T>
+void pack_rows(const Problem<T>& p, int64_t row, int64_t count, Quad* out) {
   for (int64_t r = 0; r < count; ++r) {
     const T* from = p.x + (row + r) * p.k;
     Quad* to = out + r;
@@ -144,8 +149,8 @@ void pack_rows(const Problem<T, Out>& p, int64_t row, int64_t count, Quad* out) 
 // Rows [row, row + Rows) of y, by one panel regrouped on the way and kept in `kept`, [steps][kTileVectors], unless that
 // is null. x is what pack_rows made of the rows. The next panel is fetched meanwhile: a machine need not notice so many
 // streams by itself, and a virtual one with its prefetchers off read w at a tenth of the speed.
-template <int Rows, typename T, typename Out>
-void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad* x, Words* kept) {
+template <int Rows, typename T>
+void streamed_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, Words* kept) {
   const Panel<T> panel(p, column);
   Floats sums[Rows][kTileVectors] = {};
   int64_t at = 0;
@@ -174,8 +179,8 @@ void streamed_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const 
 }
 
 // The same by a panel that an earlier tile has kept.
-template <int Rows, typename T, typename Out>
-void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
+template <int Rows, typename T>
+void kept_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
   Floats sums[Rows][kTileVectors] = {};
   for (int64_t step = p.steps(); step > 0; --step, x += Rows, kept += kTileVectors) {
     __builtin_prefetch(x + 32 * Rows);
@@ -189,8 +194,8 @@ void kept_tile(const Problem<T, Out>& p, int64_t row, int64_t column, const Quad
 }
 
 // Rows [row, row_end) by columns [column, column_end): panel by panel of w, every row of x against each.
-template <typename T, typename Out>
-void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+template <typename T>
+void block(const Problem<T>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
   const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows, steps = p.steps();
   // Rows are shared out evenly: 8 rows are two tiles of 4, not 6 and 2.
   const auto first_row = [&](int64_t tile) { return row + count * tile / tiles; };
@@ -216,8 +221,8 @@ void block(const Problem<T, Out>& p, int64_t row, int64_t row_end, int64_t colum
   }
 }
 
-template <typename T, typename Out>
-void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
+template <typename T>
+void multiply(ffi::ThreadPool& pool, const Problem<T>& p) {
   const int64_t row_bytes = std::max<int64_t>(1, p.k * sizeof(T));
   const bool tiles = tiled<T>();
   const int64_t most_rows = std::max(kBlockRows, (tiles ? kTileBlockBytes : kBlockBytes) / row_bytes);
@@ -235,7 +240,7 @@ void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
     const int64_t row = p.m * rb / row_blocks, row_end = p.m * (rb + 1) / row_blocks;
 #if defined(FXHLO_TILES)
     if constexpr (std::is_same_v<T, BFloat16>) {
-      if (tiles) return TiledLinear(p.x, p.w, p.bias, p.y, p.n, p.k).block(row, row_end, column, column_end);
+      if (tiles) return TiledLinear(p.x, p.w, p.bias, p.y, p.wide, p.n, p.k).block(row, row_end, column, column_end);
     }
 #endif
     block(p, row, row_end, column, column_end);
@@ -244,12 +249,12 @@ void multiply(ffi::ThreadPool& pool, const Problem<T, Out>& p) {
 
 ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("fxhlo_linear: " + message); }
 
-template <typename T, typename Out>
+template <typename T>
 ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, ffi::AnyBuffer y) {
   const int64_t m = x.dimensions()[0], k = x.dimensions()[1], n = w.dimensions()[0];
   if (m == 0 || n == 0) return ffi::Error::Success();
-  multiply(pool, Problem<T, Out>{static_cast<const T*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
-                                 static_cast<const T*>(bias), static_cast<Out*>(y.untyped_data()), m, n, k});
+  multiply(pool, Problem<T>{static_cast<const T*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
+                            static_cast<const T*>(bias), y.untyped_data(), y.element_type() != x.element_type(), m, n, k});
   return ffi::Error::Success();
 }
 
@@ -265,12 +270,11 @@ ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, c
     if (bias->dimensions().size() != 1 || bias->dimensions()[0] != ws[0]) return invalid("the bias has shape [N]");
   }
   const void* added = bias == nullptr ? nullptr : bias->untyped_data();
-  using ffi::DataType;
-  if (type == DataType::F32 && out == DataType::F32) return run<float, float>(pool, x, w, added, y);
-  if (type == DataType::BF16 && out == DataType::BF16) return run<BFloat16, BFloat16>(pool, x, w, added, y);
-  if (type == DataType::BF16 && out == DataType::F32) return run<BFloat16, float>(pool, x, w, added, y);
-  if (type == DataType::F16 && out == DataType::F16) return run<Half, Half>(pool, x, w, added, y);
-  if (type == DataType::F16 && out == DataType::F32) return run<Half, float>(pool, x, w, added, y);
+  if (out == type || out == ffi::DataType::F32) {
+    if (type == ffi::DataType::F32) return run<float>(pool, x, w, added, y);
+    if (type == ffi::DataType::BF16) return run<BFloat16>(pool, x, w, added, y);
+    if (type == ffi::DataType::F16) return run<Half>(pool, x, w, added, y);
+  }
   return invalid("operands are float32, bfloat16 or float16, the result of the same dtype or float32");
 }
 

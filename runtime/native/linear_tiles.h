@@ -122,11 +122,11 @@ inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps,
 }
 
 // y [m, n] = x [m, k] w [n, k]^T (+ bias [n], or null), by blocks of y.
-template <typename Out>
 class TiledLinear {
  public:
-  TiledLinear(const BFloat16* x, const BFloat16* w, const BFloat16* bias, Out* y, int64_t n, int64_t k)
-      : x_(x), w_(w), bias_(bias), y_(y), n_(n), k_(k), steps_((k + kTileDepth - 1) / kTileDepth) {}
+  // y: bfloat16, or float where `wide`.
+  TiledLinear(const BFloat16* x, const BFloat16* w, const BFloat16* bias, void* y, bool wide, int64_t n, int64_t k)
+      : x_(x), w_(w), bias_(bias), y_(y), wide_(wide), n_(n), k_(k), steps_((k + kTileDepth - 1) / kTileDepth) {}
 
   // Rows [row, row_end) by columns [column, column_end).
   void block(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
@@ -188,19 +188,26 @@ class TiledLinear {
   void tiles_of_y(const TilePanel& panel, const Words* x, int64_t row, int64_t row_end, int64_t column) const {
     alignas(64) float sums[4 * kTileWords];
     const int64_t rows = std::min<int64_t>(2 * kTileSide, row_end - row), columns = std::min<int64_t>(kTilePanel, n_ - column);
-    Out* y = y_ + row * n_ + column;
-    const TileResult result{reinterpret_cast<const char*>(y), n_ * static_cast<int64_t>(sizeof(Out)), rows};
+    const int64_t size = wide_ ? sizeof(float) : sizeof(BFloat16), stride = n_ * size;
+    char* y = static_cast<char*>(y_) + row * stride + column * size;
+    const TileResult result{y, stride, rows};
     rows > kTileSide ? panel_product<2>(panel, x, steps_, result, sums) : panel_product<1>(panel, x, steps_, result, sums);
     float bias[kTilePanel] = {};
     if (bias_ != nullptr) convert(bias_ + column, bias, columns);
-    for (int64_t half = 0; half < rows; half += kTileSide) {
-      write_tiles(sums + half * kTilePanel, bias_ == nullptr ? nullptr : bias, std::min<int64_t>(kTileSide, rows - half), columns,
-                  y + half * n_, n_);
+    const float* added = bias_ == nullptr ? nullptr : bias;
+    for (int64_t half = 0; half < rows; half += kTileSide, y += kTileSide * stride) {
+      const int64_t count = std::min<int64_t>(kTileSide, rows - half);
+      if (wide_) {
+        write_tiles(sums + half * kTilePanel, added, count, columns, reinterpret_cast<float*>(y), n_);
+      } else {
+        write_tiles(sums + half * kTilePanel, added, count, columns, reinterpret_cast<BFloat16*>(y), n_);
+      }
     }
   }
 
   const BFloat16 *x_, *w_, *bias_;
-  Out* y_;
+  void* y_;
+  const bool wide_;
   const int64_t n_, k_, steps_;
 };
 
