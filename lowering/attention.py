@@ -29,17 +29,16 @@ def scaled_dot_product_attention(
 ) -> Any:
     """query [..., Hq, L, E], key [..., Hk, S, E], value [..., Hk, S, Ev] -> [..., Hq, L, Ev] in the query's dtype.
 
-    Computed in float32 or wider; a row whose keys are all masked gives zeros, as in torch. Source: the ATen schema,
-    Vaswani et al. 2017 section 3.2.1, and Ainslie et al. 2023 for grouped heads.
+    Computed in float32 or wider; a row whose keys are all masked gives zeros, as in torch. Leading dimensions are broadcast.
+    Source: the ATen schema, Vaswani et al. 2017 section 3.2.1, and Ainslie et al. 2023 for grouped heads.
     """
-    plain = query.ndim < 3 or key.ndim != query.ndim or value.ndim != query.ndim
-    if dropout_p > 0.0 or plain or query.is_nested or not query.is_floating_point():
+    if query.is_nested or not query.is_floating_point():
         return NotImplemented
+    if not _is_grouped(query, key, value, enable_gqa):
+        return _broadcast(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     heads, kv_heads = query.shape[-3], key.shape[-3]
-    if heads != kv_heads and not (enable_gqa and value.shape[-3] == kv_heads and heads % kv_heads == 0):
-        return NotImplemented  # torch says what is wrong with it, or broadcasts
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if attn_mask is None and _is_long(query, key, value, is_causal):
+    if attn_mask is None and not dropout_p and _is_long(query, key, value, is_causal):
         return _composite(query, key, value, is_causal, scale)
     group, rows, keys = heads // kv_heads, query.shape[-2], key.shape[-2]
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -53,8 +52,34 @@ def scaled_dot_product_attention(
         mask = _by_group(attn_mask, kv_heads, group)
         scores = torch.where(mask, scores, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(wide)
     weights = _softmax(scores, masked=attn_mask is not None)
+    if dropout_p:
+        weights = torch.ops.aten.native_dropout.default(weights, dropout_p, True)[0]
     output = weights.reshape(*batch, kv_heads, group * rows, keys) @ value.to(wide)
     return output.reshape(*batch, heads, rows, value.shape[-1]).to(query.dtype)
+
+
+def _is_grouped(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
+    """Whether nothing is broadcast but the heads of keys and values: one for all heads of the query, or for a group of them."""
+    if query.ndim < 3 or not query.ndim == key.ndim == value.ndim:
+        return False
+    heads, kv_heads = query.shape[-3], key.shape[-3]
+    if value.shape[-3] != kv_heads or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+        return False
+    return heads == kv_heads or kv_heads == 1 or (enable_gqa and heads % kv_heads == 0)
+
+
+def _broadcast(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    """Attention of operands whose leading dimensions differ, or that have none, as products of matrices take them."""
+    if enable_gqa:
+        heads = query.shape[-3]
+        key, value = (one.repeat_interleave(heads // one.shape[-3], -3) for one in (key, value))
+    lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    query, key, value = (one.expand(*(lead or [1]), *one.shape[-2:]) for one in (query, key, value))
+    attended = scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+    return attended.reshape(*lead, *attended.shape[-2:])
 
 
 def _is_long(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> bool:

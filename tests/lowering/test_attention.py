@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from differential import check, execute, lowered
 
 from fxhlo.lowering.attention import scaled_dot_product_attention
 from fxhlo.lowering.lower import lower
@@ -47,6 +48,36 @@ def test_grouped_heads_are_lowered_without_copies_of_their_keys(causal: bool) ->
     assert module.text.count("stablehlo.dot_general") == 2
     assert "tensor<6x20x16xf32>, tensor<6x16x5xf32>" in module.text  # 4 heads of 5 rows with the keys of their group
     torch.testing.assert_close(torch.from_dlpack(module.compile()(*arguments)[0]), Attention()(*arguments))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize(
+    ("query", "key", "value", "grouped"),
+    [
+        ((2, 4), (2, 1), (2, 1), False),  # one head of keys for all, without enable_gqa: Falcon
+        ((2, 4), (2, 4), (1, 4), False), ((2, 4), (4,), (4,), False), ((4,), (2, 1), (2, 4), False), ((), (), (), False),
+        ((1, 4), (3, 4), (3, 4), False), ((2, 4), (2, 2), (2, 4), True), ((2, 4), (1, 2), (2, 1), True),
+    ],
+)  # fmt: skip
+def test_leading_dimensions_are_broadcast(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], grouped: bool, mask: bool
+) -> None:
+    def attend(*operands: torch.Tensor) -> torch.Tensor:
+        return attention(*operands, enable_gqa=grouped)
+
+    torch.manual_seed(0)
+    operands = [torch.randn(*query, 5, 8), torch.randn(*key, 7, 8), torch.randn(*value, 7, 6)]
+    check(attend, *operands, *[torch.rand(5, 7) > 0.3] * mask)
+
+
+def test_dropout_leaves_its_share_of_the_weights_scaled() -> None:
+    """Every weight is 1 / 64, and the values pick them one by one: a result is 0 or 1 / 64 / (1 - p)."""
+    query, value = torch.zeros(1, 2, 64, 8), torch.eye(64).expand(1, 2, 64, 64)
+    outcome = execute(lowered(lambda q, v: attention(q, q, v, dropout_p=0.25), (query, value)), (query, value))
+    weights = outcome.results[0]
+    kept = weights != 0
+    torch.testing.assert_close(weights[kept], torch.full_like(weights[kept], 1 / 64 / 0.75))
+    assert 0.7 < kept.float().mean() < 0.8
 
 
 def test_rows_that_see_nothing_and_numbers_that_are_none() -> None:
