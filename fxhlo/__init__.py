@@ -3,34 +3,32 @@
     hlo = fxhlo.lower(module, (x,))        # HloModule: .text .bytecode .signature .compile() .save(dir)
     bundle = fxhlo.load(dir)               # Bundle: its entries are Executables; needs neither torch nor a trace
     target = fxhlo.Target.parse("tpu-v6e:2x2")
+    except fxhlo.FxhloError as problem:    # of all that is refused: .message .where .next_step
 
 Everything is imported when it is first used, so that `import fxhlo` costs nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Target", "__version__", "load", "lower"]
+__all__ = ["FxhloError", "Target", "__version__", "load", "lower"]
 
 if TYPE_CHECKING:
     from .lowering.lower import lower
     from .runtime.bundle import load
+    from .runtime.errors import FxhloError
     from .runtime.targets import Target
 
 
+_HOMES = {
+    "FxhloError": ".runtime.errors", "Target": ".runtime.targets", "load": ".runtime.bundle", "lower": ".lowering.lower",
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
-    if name == "lower":
-        from .lowering.lower import lower
-
-        return lower
-    if name == "load":
-        from .runtime.bundle import load
-
-        return load
-    if name == "Target":
-        from .runtime.targets import Target
-
-        return Target
-    raise AttributeError(f"module 'fxhlo' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fxhlo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -134,6 +134,7 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
         module = lazy_module(module, module.graph)
     inputs = [spec for spec in exported.graph_signature.input_specs if spec.kind is not InputKind.TOKEN]
     outputs = [spec for spec in exported.graph_signature.output_specs if spec.kind is not OutputKind.TOKEN]
+    placeholders = {node.name: node for node in module.graph.nodes if node.op == "placeholder"}
     arguments, tensors = [], {}
     for spec in inputs:
         if spec.kind not in _KINDS:
@@ -142,6 +143,7 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
                 next_step="export without custom objects",
             )
         name = spec.target if spec.target is not None else spec.arg.name
+        _check_layout(name, placeholders[spec.arg.name].meta.get("val"))
         arguments.append(Argument(name, _KINDS[spec.kind]))  # type: ignore[arg-type]
         if spec.target is not None:
             tensors[name] = _tensor_of(exported, spec)
@@ -156,9 +158,41 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
     results = _unique(results)
     dims, guards = _dims_of_exported(exported, dim_names)
-    program = Program(module, tuple(arguments), tuple(results), dims, guards, tensors)
+    program = _without_none(Program(module, tuple(arguments), tuple(results), dims, guards, tensors))
     program.check()
     return program
+
+
+def _check_layout(name: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor) and (value.layout is not torch.strided or value.is_quantized):
+        layout = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        raise CaptureError(
+            f"{name} is a {layout} tensor; StableHLO has dense ones",
+            next_step=f"pass {'its integers and scales' if value.is_quantized else 'it dense, as to_dense() makes it'}",
+        )
+
+
+def _without_none(program: Program) -> Program:
+    """None is no result, as JAX has it. Raises CaptureError for a result that is neither None nor a tensor nor a number."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    values = [value.meta["val"] if isinstance(value, fx.Node) else value for value in output.args[0]]
+    for result, value in zip(program.results, values, strict=True):
+        if value is not None and not isinstance(
+            value, torch.Tensor | int | float | torch.SymInt | torch.SymFloat | torch.SymBool
+        ):
+            raise CaptureError(
+                f"the result {result.name} is {value!r}, which no array can hold",
+                next_step="return tensors, numbers and None, in any nesting",
+            )
+    kept = [index for index, value in enumerate(values) if value is not None]
+    if len(kept) == len(values):
+        return program
+
+    def drop(graph: fx.Graph) -> None:
+        copied = next(node for node in graph.nodes if node.op == "output")
+        copied.args = (tuple(copied.args[0][index] for index in kept),)
+
+    return program.edited(drop, results=tuple(program.results[index] for index in kept))
 
 
 def _take_out_assertions(graph: fx.Graph) -> None:

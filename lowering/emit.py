@@ -129,8 +129,7 @@ class Emitter:
         val = value.meta["val"] if isinstance(value, fx.Node) else value
         if isinstance(val, torch.Tensor):
             return self.type_of(val)
-        number = self.binding.number(val) if val is not None else 0
-        return TensorType((), torch.tensor(number).dtype)
+        return TensorType((), torch.tensor(self.binding.number(val)).dtype)
 
     def type_of(self, tensor: torch.Tensor) -> TensorType:
         """The static type behind a fake tensor."""
@@ -181,6 +180,8 @@ class Emitter:
                 return [self._output(value, environment) for value in _flat(node.args[0])]
             if node.op == "get_attr":
                 environment[node] = self._attribute(owner, node)
+            elif node.op == "placeholder" and not is_symbolic(node):
+                environment[node] = node.meta["val"]  # None, or a string: torch.export has taken its value in
             elif is_symbolic(node):
                 environment[node] = self._number(node)
             elif node.op == "call_function":
@@ -294,7 +295,7 @@ class Emitter:
             raise NotEmitted
         if isinstance(value, Value):
             return value
-        number = 0 if value is None else self.binding.number(value)
+        number = self.binding.number(value)
         return full((), torch.tensor(number).dtype, number)
 
     def _attribute(self, owner: torch.nn.Module, node: fx.Node) -> Any:

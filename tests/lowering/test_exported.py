@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import pytest
 import torch
 from differential import agree, eager, execute
 
 import fxhlo
+from fxhlo.lowering.errors import CaptureError
 
 
 class Model(torch.nn.Module):
@@ -82,3 +84,52 @@ def test_control_flow_is_decomposed(decompositions: list[str]) -> None:
     actual = execute(fxhlo.lower(decomposed), (x,))
     assert decompositions == ["ATEN"]
     agree(eager(Choice(), (x,)), actual)
+
+
+class Anything(torch.nn.Module):
+    """forward(x, *others) is what `function` says."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor, *others: object) -> object:
+        return self.function(x, *others)
+
+
+@pytest.mark.parametrize("others", [(None,), ("sum",), (3,), (2.5,), (True,), ((0, 1),)])
+def test_arguments_that_are_no_tensors_are_taken_in(others: tuple) -> None:
+    x = torch.randn(3, 5)
+
+    def function(x: torch.Tensor, other: object) -> torch.Tensor:
+        match other:
+            case None:
+                return x.cos()
+            case str():
+                return torch.nn.functional.mse_loss(x, x * 2, reduction=other)
+            case tuple():
+                return x.sum(other)
+            case _:
+                return x * other
+
+    hlo = fxhlo.lower(Anything(function), (x, *others))
+    assert [argument.kind for argument in hlo.signature.arguments] == ["input"]
+    agree(eager(function, (x, *others)), execute(hlo, (x,)))
+
+
+def test_none_is_no_result() -> None:
+    x = torch.randn(3)
+    exported = torch.export.export(Anything(lambda x: {"a": None, "b": [x.sin(), None], "c": 2}), (x,))
+    for program in (exported, exported.run_decompositions()):
+        actual = execute(fxhlo.lower(program), (x,))
+        agree(eager(lambda x: (x.sin(), 2), (x,)), actual)
+
+
+def test_a_result_that_is_no_array_is_refused() -> None:
+    with pytest.raises(CaptureError, match="'abc', which no array can hold"):
+        fxhlo.lower(Anything(lambda x: (x, "abc")), (torch.randn(3),))
+
+
+def test_sparse_arguments_are_refused_by_name() -> None:
+    with pytest.raises(fxhlo.FxhloError, match=r"x is a sparse_coo tensor.*\n.*next: pass it dense"):
+        fxhlo.lower(Anything(lambda x: x.to_dense()), (torch.eye(3).to_sparse(),))
