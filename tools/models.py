@@ -65,7 +65,12 @@ def _alone(name: str, config: Path) -> Iterator[Model]:
     content = read_config(config)
     with TemporaryDirectory(prefix="fxhlo-config-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(content))
-        yield Model(name, "folder", Path(folder), content)
+        try:
+            yield Model(name, "folder", Path(folder), content)
+        except FxhloError as problem:
+            if problem.where == folder:
+                problem.where = str(config)  # which the user knows
+            raise
 
 
 def _from_hub(word: str, folder: Path) -> Path:

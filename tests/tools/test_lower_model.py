@@ -177,6 +177,8 @@ def test_errors_of_the_config(run: Run, tmp_path: Path) -> None:
     failed(run(tmp_path), "architectures")
     failed(run(written(tmp_path, architectures=["NobodysForCausalLM"])), "NobodysForCausalLM")
     failed(run(written(tmp_path, num_attention_heads=5, head_dim=None)), "5")
+    alone = written(tmp_path, architectures=["NobodysForCausalLM"]) / "config.json"
+    failed(run(alone), f"at: {alone}")
 
 
 def test_a_bucket_that_the_model_does_not_have(run: Run, config: Path) -> None:
