@@ -6,6 +6,7 @@ Comes in: a `Request`, the command line's words. Goes out: text on stdout or fil
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -175,6 +176,7 @@ def quiet_vllm() -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns at every start where there is no Triton
 
 
 def run_passes(program: Program, passes: tuple[Pass, ...], request: Request, report: Report) -> Program:
