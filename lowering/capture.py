@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import getitem
+from operator import attrgetter, getitem
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx
+from torch._C import DispatchKey
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -33,7 +34,8 @@ from ..runtime.errors import FxhloError
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
-from .registry import find_rule, overload_name
+from .exported import decomposable
+from .registry import find_rule, overload_name, rules
 from .stand_ins import standing_in
 
 TRIED = ("2.13.0",)
@@ -237,7 +239,7 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
     if _has_rules_only(exported):
         return exported
     try:
-        return exported.run_decompositions(decompositions())
+        return decomposable(exported).run_decompositions(decompositions())
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
         if "expected compiled_fn to be GraphModule" in str(problem):
@@ -497,8 +499,25 @@ def _trace(
 
     # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), oblivious:
+    with torch.no_grad(), oblivious, _upsampling_whole():
         return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=_Watched())
+
+
+@contextmanager
+def _upsampling_whole() -> Iterator[None]:
+    """Python kernels of torch take upsampling apart below any decomposition table, with other rounding than ATen's: they are set aside."""
+    ops = [attrgetter(name)(torch.ops) for name in rules() if "upsample" in name]
+    kernels = {op: dict(op.py_kernels) for op in ops}
+    try:
+        for op in ops:
+            for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
+                op.py_kernels.pop(key, None)
+            op._dispatch_cache.clear()
+        yield
+    finally:
+        for op in ops:
+            op.py_kernels.update(kernels[op])
+            op._dispatch_cache.clear()
 
 
 class _Watched(torch.overrides.TorchFunctionMode):

@@ -36,10 +36,12 @@ def _source(size: int, count: int, scale: float | None, align_corners: bool, rea
 
 
 Taps = tuple[np.ndarray, np.ndarray]
-"""For each result element the source elements, and their weights: both [count, taps]."""
+"""For each result element the source elements, and their weights: both [count, taps]. A place at the source's size is none."""
 
 
 def _linear(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> Taps:
+    if size == count:  # whatever the scale; each element beside itself times 0, which makes an infinity NaN
+        return np.stack([np.arange(size)] * 2, 1), np.stack([np.ones(size, real), np.zeros(size, real)], 1)
     at = np.maximum(_source(size, count, scale, align_corners, real), real(0))
     first = np.minimum(at.astype(np.int64), size - 1)
     share = np.clip(at - first.astype(real), real(0), real(1))
@@ -85,9 +87,10 @@ def _antialiased(name: str) -> Callable[[int, int, float | None, bool, Real], Ta
         start = np.maximum((center - support + real(0.5)).astype(np.int64), 0)
         stop = np.minimum((center + support + real(0.5)).astype(np.int64), size)
         places = start[:, None] + np.arange(max(int((stop - start).max()), 1))
-        weights = weigh((places.astype(real) - center[:, None] + real(0.5)) / wide) * (places < stop[:, None])
+        inside = places < stop[:, None]
+        weights = weigh((places.astype(real) - center[:, None] + real(0.5)) / wide) * inside
         total = weights.sum(1, keepdims=True)
-        return np.minimum(places, size - 1), (weights / np.where(total == 0, 1, total)).astype(real)
+        return np.where(inside, places, size), (weights / np.where(total == 0, 1, total)).astype(real)
 
     return taps
 
@@ -95,22 +98,31 @@ def _antialiased(name: str) -> Callable[[int, int, float | None, bool, Real], Ta
 def _resample(
     ctx: Context, self: Value, scales: Sequence[float | None], align_corners: bool, taps: Callable[..., Taps]
 ) -> Value:
-    """Each spatial dimension, the last one first, as a weighted sum of source elements."""
+    """Each spatial dimension, the last one first, as a weighted sum of source elements.
+
+    ATen leaves dimensions alone that keep their size when it works stepwise (antialiasing, bytes), whatever their scale;
+    otherwise it sums there too, and a weight of 0 makes an infinity NaN.
+    """
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
-    real, wide = (np.float64, torch.float64) if ctx.dtype is torch.float64 else (np.float32, torch.float32)
-    stepwise = ctx.dtype is torch.uint8 and taps is not _linear
-    value = self if stepwise else build.convert(self, wide)
+    bytes_ = ctx.dtype is torch.uint8 and self.rank == 4
+    real = np.float64 if bytes_ or ctx.dtype is torch.float64 else np.float32
+    wide = torch.float64 if ctx.dtype is torch.float64 else torch.float32
+    alone = bytes_ or taps not in (_linear, _cubic)
+    value = self if bytes_ else build.convert(self, wide)
     for dim in reversed(range(2, self.rank)):
-        if value.shape[dim] != ctx.shape[dim] or scales[dim - 2] not in (None, 1.0):
+        if value.shape[dim] != ctx.shape[dim] or not alone:
             places, weights = taps(self.shape[dim], ctx.shape[dim], scales[dim - 2], align_corners, real)
-            value = _weighted_bytes(value, dim, places, weights) if stepwise else _weighted(value, dim, places, weights)
+            value = _weighted_bytes(value, dim, places, weights) if bytes_ else _weighted(value, dim, places, weights)
     if value.dtype != ctx.dtype and not ctx.dtype.is_floating_point:
         value = build.unary(stablehlo.round_nearest_even, value)
     return build.convert(value, ctx.dtype)
 
 
 def _weighted(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -> Value:
+    if places.max() == value.shape[dim]:  # places that are none read a 0
+        zero = build.full([*value.shape[:dim], 1, *value.shape[dim + 1 :]], value.dtype, 0)
+        value = build.concatenate([value, zero], dim)
     taken = build.take(value, build.array(places, torch.int32), dim)
     product = build.multiply(
         taken, build.broadcast_in_dim(build.array(weights, value.dtype), taken.shape, [dim, dim + 1])
