@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -361,9 +362,31 @@ def pow_(ctx: Context, self: Operand, exponent: Operand) -> Value:
         return build.logical_or(
             shaped(self, ctx.shape, torch.bool), logical_not(shaped(exponent, ctx.shape, torch.bool))
         )
-    return computed(
-        lambda left, right: build.binary(stablehlo.power, left, right), ctx.shape, ctx.dtype, self, exponent
-    )
+    integer = not (ctx.dtype.is_floating_point or ctx.dtype.is_complex)
+    small = not isinstance(exponent, Value) and exponent < EXPONENTS  # type: ignore[operator]
+    power = _integer_power if integer and not small else functools.partial(build.binary, stablehlo.power)
+    return computed(power, ctx.shape, ctx.dtype, self, exponent)
+
+
+EXPONENTS = 64
+"""XLA's integer power looks at the six lowest bits of an exponent."""
+
+
+def _integer_power(base: Value, exponent: Value) -> Value:
+    """By repeated squaring, which wraps around as torch's does; 1, -1 or 0 for negative exponents."""
+    zero, one = full_like(base, 0), full_like(base, 1)
+    negative = compare("lt", exponent, zero)
+
+    def unfinished(result: Value, base: Value, left: Value) -> Value:
+        return build.reduce_with(build.logical_or, compare("ne", left, zero), 0, range(left.rank))
+
+    def step(result: Value, base: Value, left: Value) -> list[Value]:
+        odd = compare("ne", build.binary(stablehlo.and_, left, one), zero)
+        halved = build.binary(stablehlo.shift_right_logical, left, one)
+        return [select(odd, multiply(result, base), result), multiply(base, base), halved]
+
+    raised = build.while_([one, base, select(negative, zero, exponent)], unfinished, step)[0]
+    return select(negative, build.binary(stablehlo.power, base, exponent), raised)
 
 
 def _power(base: Value, exponent: int | float | bool | complex) -> Value | None:

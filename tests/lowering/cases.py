@@ -122,6 +122,8 @@ PAIRS |= {
 
 G = torch.Generator().manual_seed(0)
 IMAGE, WAVE, VOLUME = f(2, 3, 6, 7), f(2, 3, 9), f(1, 2, 4, 5, 6)
+INFINITE = IMAGE.masked_fill(torch.arange(7) == 6, float("inf"))
+BYTES = torch.arange(252, dtype=torch.uint8).reshape(2, 3, 6, 7) * 37
 KEYS, TABLE, DUPLICATES = torch.tensor([2, 0, 1]), f(3, 5), torch.tensor([[3, 1, 3, 1], [2, 2, 9, 9], [0, 5, 0, 5]])
 MATRIX, SQUARES = f(4, 3), f(2, 3, 3) + 3 * torch.eye(3)
 LU, PIVOTS, _ = torch.linalg.lu_factor_ex(SQUARES)
@@ -159,9 +161,9 @@ CASES: dict[str, list[tuple]] = {
     **{name: [(X, 2), (X.to(torch.bfloat16), 0.1), (I, 3, 2), (I, 2.5), (torch.tensor(2), 3)] for name in ("aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")},
     "aten.div.Tensor_mode": [(*pair, {"rounding_mode": mode}) for mode in (None, "floor", "trunc") for pair in ((X, Y), (I, J), (I, J.to(torch.int8)), (X.bfloat16(), Y.bfloat16()))],
     "aten.div.Scalar_mode": [(x, other, {"rounding_mode": mode}) for mode in (None, "floor", "trunc") for x, other in ((X, 2), (I, -3), (I, 2.5), (X.bfloat16(), 0.3))],
-    "aten.pow.Scalar": [(2, X), (-2.5, f(4)), (2, i(4, low=0)), (0, i(3, low=0)), (True, b(3))],
-    "aten.pow.Tensor_Scalar": [(X, e) for e in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 2.7, 10, -3)] + [(I, 2), (I, 5), (I, 0), (I, 0.5), (I.to(torch.int8), 3), (X.bfloat16(), 2), (X.bfloat16(), -1), (f(2).to(torch.complex64), 2)],
-    "aten.pow.Tensor_Tensor": [(X, Y), (I, J.abs()), (I, J.abs() + 0.5), (X.bfloat16(), Y.bfloat16()), (b(4), b(4)), (X, torch.tensor(2))],
+    "aten.pow.Scalar": [(2, X), (-2.5, f(4)), (2, i(4, low=0)), (0, i(3, low=0)), (True, b(3)), (2, torch.arange(60, 70)), (-1, I)],
+    "aten.pow.Tensor_Scalar": [(X, e) for e in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 2.7, 10, -3)] + [(I, 2), (I, 5), (I, 0), (I, 64), (I.to(torch.int32), 1001), (I, 0.5), (I.to(torch.int8), 3), (X.bfloat16(), 2), (X.bfloat16(), -1), (f(2).to(torch.complex64), 2)],
+    "aten.pow.Tensor_Tensor": [(X, Y), (I, J.abs()), (I, J.abs() + 0.5), (X.bfloat16(), Y.bfloat16()), (b(4), b(4)), (X, torch.tensor(2)), (i(3, 4), torch.tensor([0, -3, 127, 2**62 + 5])), (i(3, 1, dtype=torch.int8), torch.tensor([-2, 64, 127], dtype=torch.int8)), (i(3, 1, low=0, dtype=torch.uint8), torch.tensor([3, 65, 255], dtype=torch.uint8))],
     "aten.polygamma.default": [(n, torch.tensor([0.5, 1.0, 2.5, 7.0])) for n in (0, 1, 2, 4)] + [(1, i(3, low=1))],
     "aten.round.decimals": [(X, {"decimals": d}) for d in (0, 1, -1, 3)] + [(I, {"decimals": 2}), (X.bfloat16(), {"decimals": 1})],
     "aten.gelu.default": [(x, {"approximate": how}) for x in (f(4), X[::2].bfloat16(), f(0)) for how in ("none", "tanh")],  # of inf, eager gives NaN or inf by the element's place
@@ -283,11 +285,11 @@ CASES: dict[str, list[tuple]] = {
     **{f"aten.{name}2d.default": [(IMAGE, [9, 4]), (IMAGE, [12, 14], 2.0, 2.0)] for name in ("upsample_nearest", "_upsample_nearest_exact")},
     **{f"aten.{name}3d.default": [(VOLUME, [5, 3, 8])] for name in ("upsample_nearest", "_upsample_nearest_exact")},
     **{f"aten.{name}{rank}d.vec": [(x, None, [1.5] * rank), (x, [5] * rank, None)] for name in ("upsample_nearest", "_upsample_nearest_exact") for rank, x in ((1, WAVE), (2, IMAGE), (3, VOLUME))},
-    "aten.upsample_linear1d.default": [(WAVE, [13], corners) for corners in (False, True)], "aten.upsample_linear1d.vec": [(WAVE, None, False, [1.5])],
+    "aten.upsample_linear1d.default": [(WAVE, [13], corners) for corners in (False, True)], "aten.upsample_linear1d.vec": [(WAVE, None, False, [1.5]), (WAVE, None, False, [1.05])],
     **{f"aten.upsample_{name}2d.default": [(IMAGE, [9, 4], corners) for corners in (False, True)] for name in ("bilinear", "bicubic")},
-    **{f"aten.upsample_{name}2d.vec": [(IMAGE, None, False, [1.5, 0.7]), (IMAGE, [4, 4], True, None)] for name in ("bilinear", "bicubic")},
+    **{f"aten.upsample_{name}2d.vec": [(IMAGE, None, False, [1.5, 0.7]), (IMAGE, [4, 4], True, None), (IMAGE, None, False, [1.1, 1.1]), (INFINITE, [6, 7], False, None), (INFINITE, [6, 9], True, None), (BYTES, [12, 5], False, None)] for name in ("bilinear", "bicubic")},
     "aten.upsample_trilinear3d.default": [(VOLUME, [5, 3, 8], corners) for corners in (False, True)], "aten.upsample_trilinear3d.vec": [(VOLUME, None, False, [1.5, 1.5, 0.5])],
-    **{f"aten._upsample_{name}2d_aa.default": [(IMAGE, [9, 4], False), (IMAGE, [3, 3], True)] for name in ("bilinear", "bicubic", "lanczos")},
+    **{f"aten._upsample_{name}2d_aa.default": [(IMAGE, [9, 4], False), (IMAGE, [3, 3], True), (IMAGE, [6, 7], False, 1.1, 1.1), (INFINITE, [9, 10], False), (BYTES, [12, 5], False)] for name in ("bilinear", "bicubic", "lanczos")},
     # creation
     "aten.full.default": [([2, 3], 1.5, SIZES), ([2], True), ([], 3), ([0], 1)], "aten.full_like.default": [(f(2), 3), (i(2), 2.5), (b(2), 1, {"dtype": torch.int8})],
     "aten.new_full.default": [(f(2), [3], 2)], "aten.zeros.default": [([2, 3], SIZES), ([], {"dtype": torch.bool})], "aten.ones.default": [([2, 3], SIZES), ([2], {"dtype": torch.int8})],
