@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from differential import agree, eager, execute
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 import fxhlo
 from fxhlo.lowering.errors import CaptureError
@@ -133,3 +134,77 @@ def test_a_result_that_is_no_array_is_refused() -> None:
 def test_sparse_arguments_are_refused_by_name() -> None:
     with pytest.raises(fxhlo.FxhloError, match=r"x is a sparse_coo tensor.*\n.*next: pass it dense"):
         fxhlo.lower(Anything(lambda x: x.to_dense()), (torch.eye(3).to_sparse(),))
+
+
+class Holder:
+    """A plain object that holds tensors, as transformers' caches do."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        self.tensors = tensors
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_buffer_that_is_reached_through_a_plain_object_is_updated(strict: bool) -> None:
+    """transformers' static cache: non-strict export makes constants of its tensors, although they are registered too."""
+
+    class Static(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held = Holder(torch.zeros(4, 3), torch.zeros(()))
+            self.register_buffer("rows", self.held.tensors[0], persistent=False)
+            self.register_buffer("seen", self.held.tensors[1])
+
+        def forward(self, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+            rows, seen = self.held.tensors
+            seen.add_(1)
+            rows.index_copy_(0, place, x)
+            return rows.cumsum(0) * seen
+
+    model = Static()
+    exported = torch.export.export(model, (torch.ones(1, 3), torch.tensor([0])), strict=strict)
+    hlo = fxhlo.lower(exported)
+    assert {one.name for one in hlo.signature.arguments if one.alias is not None} == {"rows", "seen"}
+    run = hlo.compile()
+    for place in range(3):
+        x, at = torch.randn(1, 3), torch.tensor([place])
+        torch.testing.assert_close(torch.from_dlpack(run(x, at)[-1]), model(x, at))
+
+
+class Pair:
+    """A registered container whose construction computes: run_decompositions does that again while it traces."""
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        self.first, self.second = torch.cat([torch.tensor([]), first]), second
+
+
+register_pytree_node(
+    Pair,
+    lambda pair: ([pair.first, pair.second], None),
+    lambda parts, _: Pair(*parts),
+    flatten_with_keys_fn=lambda pair: (
+        [(GetAttrKey("first"), pair.first), (GetAttrKey("second"), pair.second)],
+        None,
+    ),
+    serialized_type_name="test_exported.Pair",
+)
+
+
+class Paired(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Adding()
+
+    def forward(self, pair: Pair, x: torch.Tensor) -> tuple[torch.Tensor, Pair]:
+        return x * 2, self.inner(pair, x)
+
+
+class Adding(torch.nn.Module):
+    def forward(self, pair: Pair, x: torch.Tensor) -> Pair:
+        return Pair(pair.first + x, torch.cat([torch.tensor([2.0]), pair.second]))
+
+
+def test_registered_containers_are_taken_apart() -> None:
+    first, second, x = torch.randn(3), torch.randn(2), torch.randn(3)
+    hlo = fxhlo.lower(Paired(), (Pair(first, second), x))
+    agree(eager(lambda a, b, x: Paired()(Pair(a, b), x), (first, second, x)), execute(hlo, (first, second, x)))
+    assert "concatenate" in hlo.text and hlo.text.count("stablehlo.concatenate") == 1
