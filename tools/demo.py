@@ -117,7 +117,7 @@ def _engine(folder: str, dtype: str) -> None:
 
 
 @app.command()
-def demo(dtype: str = typer.Option("bfloat16", help="bfloat16 or float32")) -> None:
+def demo(dtype: str = typer.Option("bfloat16", help="bfloat16, float16 or float32")) -> None:
     """Takes SmolLM2-135M-Instruct from its PyPI package through every stage and lets vLLM's engine answer with it."""
     with console.stage("model") as came_out:
         folder = str(prepare(say=console.say))

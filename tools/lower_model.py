@@ -61,6 +61,7 @@ class Dtype(StrEnum):
 
     AUTO = "auto"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..spec import Operands
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..spec import TensorSpec
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
     values, weight = operands
-    if not {values.dtype.name, weight.dtype.name} <= set(DTYPES) or values.dtype.itemsize < weight.dtype.itemsize:
-        return f"operands are {values.dtype.name} and {weight.dtype.name}; the native kernel takes {' or '.join(DTYPES)}, the weight no wider"
+    if weight.dtype.name not in DTYPES or values.dtype.name not in (weight.dtype.name, "float32"):
+        return f"operands are {values.dtype.name} and {weight.dtype.name}; the native kernel takes {' or '.join(DTYPES)}, or values in float32"
     from ...runtime import native
 
     return native.unavailable()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..spec import TensorSpec
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:

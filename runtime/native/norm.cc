@@ -69,8 +69,10 @@ ffi::Error rms_norm(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ff
   const DataType type = x.element_type(), out = w.element_type();
   if (type == DataType::F32 && out == DataType::F32) return run<float, float>(pool, x, w, epsilon, *y);
   if (type == DataType::F32 && out == DataType::BF16) return run<float, BFloat16>(pool, x, w, epsilon, *y);
+  if (type == DataType::F32 && out == DataType::F16) return run<float, Half>(pool, x, w, epsilon, *y);
   if (type == DataType::BF16 && out == DataType::BF16) return run<BFloat16, BFloat16>(pool, x, w, epsilon, *y);
-  return invalid("the operand is float32 or bfloat16, the weight of the same dtype or bfloat16");
+  if (type == DataType::F16 && out == DataType::F16) return run<Half, Half>(pool, x, w, epsilon, *y);
+  return invalid("the weight is float32, bfloat16 or float16, the operand of the same dtype or float32");
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ from .. import native
 from ..errors import UnsupportedError
 from .folder import check_folder
 from .host import without_accelerator
-from .refusals import DTYPES, check_config, check_request
+from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -49,7 +49,7 @@ class FxhloPlatform(Platform):
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
-        return [getattr(torch, name) for name in DTYPES]
+        return [torch.bfloat16, torch.float16, torch.float32]
 
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:

@@ -87,7 +87,7 @@ def capture_model(
 ) -> tuple[Program, tuple[Pass, ...]]:
     """The step of a model folder (its config.json is enough) as vLLM would serve it, and the passes that belong to it.
 
-    dtype: "auto", "bfloat16" or "float32". No weight is read. Raises FxhloError, or what vLLM says of a bad config.
+    dtype: "auto", "bfloat16", "float16" or "float32". No weight is read. Raises FxhloError, or what vLLM says of a bad config.
     """
     from .compat import engine_config
     from .model import build_model

@@ -29,9 +29,6 @@ def _wide(name: str) -> Callable[[Any], bool]:
     return lambda config: getattr(config.parallel_config, name, 1) > 1
 
 
-DTYPES = ("bfloat16", "float32")
-"""Of weights and activations."""
-
 CONFIG = (
     Refusal("tensor parallelism", _wide("tensor_parallel_size"), "leave out --tensor-parallel-size"),
     Refusal("pipeline parallelism", _wide("pipeline_parallel_size"), "leave out --pipeline-parallel-size"),
@@ -54,11 +51,6 @@ CONFIG = (
     Refusal("KV cache offloading", lambda c: c.cache_config.kv_offloading_size, "leave out --kv-offloading-size"),
     Refusal("weight transfer", lambda c: c.weight_transfer_config, "leave out --weight-transfer-config"),
     Refusal("auxiliary outputs", lambda c: c.aux_output_config.enabled, "leave out --enable-return-routed-experts"),
-    Refusal(
-        "weights of other types than bfloat16 and float32",
-        lambda c: str(c.model_config.dtype) not in [f"torch.{name}" for name in DTYPES],
-        f"use --dtype {' or '.join(DTYPES)}",
-    ),
     Refusal("quantized weights", lambda c: c.model_config.quantization, "use the model's unquantized weights"),
     Refusal(
         "a KV cache of another type than the model's",

@@ -30,7 +30,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def bench(
     fast: bool = typer.Option(False, "--fast", help="Shorter answers and fewer rounds."),
-    dtype: str = typer.Option("bfloat16", help="bfloat16 or float32."),
+    dtype: str = typer.Option("bfloat16", help="bfloat16, float16 or float32."),
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
     only: str = typer.Option(
         "",
