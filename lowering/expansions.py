@@ -520,6 +520,21 @@ def segment_reduce(
     return total.to(data.dtype)
 
 
+def linspace(
+    start: Tensor | float, end: Tensor | float, steps: int, *, dtype: torch.dtype | None = None, layout: Any = None,
+    device: Any = None, pin_memory: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """With ends that are tensors. Integers: ATen cuts both ends off before it divides, which torch's decomposition does not."""
+    if dtype is None or dtype.is_floating_point or dtype.is_complex:
+        options = {"dtype": dtype, "layout": layout or torch.strided, "device": device, "pin_memory": bool(pin_memory)}
+        return torch._refs.linspace(start, end, steps, **options)
+    first, last = (torch.as_tensor(edge).to(dtype).to(torch.float64) for edge in (start, end))
+    place = torch.arange(steps)
+    step = (last - first) / max(steps - 1, 1)
+    from_last = torch.rsub(place, steps - 1)
+    return torch.where(place < max(steps // 2, 1), first + step * place, last - step * from_last).to(dtype)
+
+
 EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten.as_strided.default: as_strided,
     aten.as_strided_copy.default: as_strided,
@@ -549,6 +564,9 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten._histogramdd_from_bin_tensors.default: histograms.histogramdd_of_edges,
     aten.hash_tensor.default: hash_tensor,
     aten.segment_reduce.default: segment_reduce,
+    aten.linspace.Tensor_Tensor: linspace,
+    aten.linspace.Tensor_Scalar: linspace,
+    aten.linspace.Scalar_Tensor: linspace,
     aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
 }
 

@@ -22,3 +22,12 @@ def test_upsampling_is_not_taken_apart_by_torchs_python_kernels() -> None:
     image = torch.randint(0, 256, (1, 3, 6, 7), dtype=torch.uint8)
     agree(eager(resized, [x, image]), execute(traced(resized, [x, image]), [x, image]))
     assert kernels and torch.ops.aten.upsample_bilinear2d.vec.py_kernels == kernels
+
+
+def test_linspace_of_integers_cuts_ends_off_that_are_tensors() -> None:
+    def spaced(start: torch.Tensor, end: torch.Tensor) -> list[torch.Tensor]:
+        sizes = [torch.linspace(start, end, steps, dtype=torch.int64) for steps in (0, 1, 7, 50)]
+        return [*sizes, torch.linspace(-3, end, 8, dtype=torch.int8), torch.linspace(start, 2.7, 5)]
+
+    ends = [torch.tensor(4.3), torch.tensor(-3.6)]
+    agree(eager(spaced, ends), execute(traced(spaced, ends), ends))
