@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import is_contiguous_or_false
+from torch.fx.experimental.symbolic_shapes import guard_or_false, guarding_hint_or_throw, has_guarding_hint
+from torch.utils._python_dispatch import _disable_current_modes
 
 LONG = 512
 """Rows and keys from which on `fxhlo.attention` is used: docs/kernels_considered.md."""
@@ -36,10 +39,11 @@ def scaled_dot_product_attention(
         return NotImplemented
     if not _is_grouped(query, key, value, enable_gqa):
         return _broadcast(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    side_by_side = _gives_heads_side_by_side(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     heads, kv_heads = query.shape[-3], key.shape[-3]
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if attn_mask is None and not dropout_p and _is_long(query, key, value, is_causal):
-        return _composite(query, key, value, is_causal, scale)
+        return _in_torch_order(_composite(query, key, value, is_causal, scale), side_by_side)
     group, rows, keys = heads // kv_heads, query.shape[-2], key.shape[-2]
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     batch = query.shape[:-3]
@@ -55,7 +59,7 @@ def scaled_dot_product_attention(
     if dropout_p:
         weights = torch.ops.aten.native_dropout.default(weights, dropout_p, True)[0]
     output = weights.reshape(*batch, kv_heads, group * rows, keys) @ value.to(wide)
-    return output.reshape(*batch, heads, rows, value.shape[-1]).to(query.dtype)
+    return _in_torch_order(output.reshape(*batch, heads, rows, value.shape[-1]).to(query.dtype), side_by_side)
 
 
 def _is_grouped(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
@@ -103,6 +107,44 @@ def _composite(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale
         *rows, None, None, layer="", scale=scale, sliding_window=0, soft_cap=0.0, causal=is_causal
     )
     return attended.transpose(0, 1).reshape(query.shape)
+
+
+def _gives_heads_side_by_side(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> bool:  # fmt: skip
+    """Whether a trace of torch has the heads of a row side by side in the result: its kernel for the CPU is taken, and the query is so.
+
+    Which kernel is asked with real tensors, of a row of memory each: for fake ones torch answers as if it had none.
+    """
+    operands = (query, key, value, *([] if attn_mask is None else [attn_mask]))
+    if query.ndim != 4 or any(not has_guarding_hint(size) for one in operands for size in one.shape):
+        return False
+    if is_contiguous_or_false(query) or not is_contiguous_or_false(query.transpose(1, 2)):
+        return False
+    with _disable_current_modes(), torch.no_grad():
+        choice = torch._fused_sdp_choice(
+            _row(query), _row(key), _row(value), None if attn_mask is None else _row(attn_mask),
+            dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa,
+        )  # fmt: skip
+    return choice == FLASH
+
+
+FLASH = 1
+"""torch.nn.attention.SDPBackend.FLASH_ATTENTION"""
+
+
+def _row(tensor: Tensor) -> Tensor:
+    """A real tensor with the sizes of a fake one, all rows in one place; contiguous where the fake one's rows are."""
+    sizes = [guarding_hint_or_throw(size) for size in tensor.shape]
+    step = 1 if tensor.ndim == 0 or guard_or_false(tensor.stride(-1) == 1) else 2
+    row = torch.empty([step * size for size in sizes[-1:]], dtype=tensor.dtype)
+    return (row[::step] if sizes else row).expand(sizes)
+
+
+def _in_torch_order(attended: Tensor, side_by_side: bool) -> Tensor:
+    """With the strides that the result has in a trace: the model's view of the transposed one counts on them."""
+    return attended.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else attended
 
 
 def _softmax(scores: Tensor, *, masked: bool) -> Tensor:

@@ -70,6 +70,25 @@ def test_leading_dimensions_are_broadcast(
     check(attend, *operands, *[torch.rand(5, 7) > 0.3] * mask)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("width", [8, 6])
+def test_views_of_the_result_count_on_the_strides_of_torch(width: int, mask: bool, dynamic: bool) -> None:
+    """Heads side by side where torch takes its own kernel (Data2VecVision, JetMoe), one after the other where it does not."""
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *mask: torch.Tensor) -> torch.Tensor:
+        attended = attention(query.transpose(1, 2), key, value, *mask)
+        if width == 8:
+            return attended.permute(0, 2, 1, 3).contiguous().view(-1, 5, 4 * 8)
+        return attended.contiguous().view(-1, 4 * 5, 6)
+
+    torch.manual_seed(0)
+    operands = [torch.randn(2, 5, 4, 8), torch.randn(2, 4, 7, 8), torch.randn(2, 4, 7, width)]
+    operands += [torch.randn(1, 4, 5, 7)] * mask
+    sizes = [{0: torch.export.Dim.DYNAMIC}] * 3 + [None] * mask
+    check(attend, *operands, dynamic=sizes if dynamic else None)
+
+
 def test_dropout_leaves_its_share_of_the_weights_scaled() -> None:
     """Every weight is 1 / 64, and the values pick them one by one: a result is 0 or 1 / 64 / (1 - p)."""
     query, value = torch.zeros(1, 2, 64, 8), torch.eye(64).expand(1, 2, 64, 64)
