@@ -63,6 +63,11 @@ def contiguous(ctx: Context, self: Value, *, memory_format: object = None) -> Va
     return self
 
 
+@rule("prims.copy_strided.default")
+def copy_strided(ctx: Context, a: Value, stride: Sequence[int]) -> Value:
+    return a
+
+
 @rule("aten.copy.default")
 def copy(ctx: Context, self: Value, src: Value, non_blocking: bool = False) -> Value:
     return build.broadcast(build.convert(src, ctx.dtype), ctx.shape)

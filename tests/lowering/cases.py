@@ -205,7 +205,7 @@ CASES: dict[str, list[tuple]] = {
     **{f"aten.{name}.dim": [(f(1, 3, 1), 0), (f(1, 3, 1), 1), (f(1, 3), -2), (f(), 0)] for name in ("squeeze", "squeeze_copy")},
     **{f"aten.{name}.dims": [(f(1, 3, 1), [0, -1]), (f(1, 3, 1), [])] for name in ("squeeze", "squeeze_copy")},
     **{f"aten.{name}.default": [(f(2, 3), 0), (f(2, 3), -1), (f(), 0)] for name in ("unsqueeze", "unsqueeze_copy")},
-    "aten.clone.default": [(IMAGE, {"memory_format": torch.channels_last}), (f(2, 3).t(),)], "aten.contiguous.default": [(f(2, 3).t(),)],
+    "aten.clone.default": [(IMAGE, {"memory_format": torch.channels_last}), (f(2, 3).t(),)], "aten.contiguous.default": [(f(2, 3).t(),)], "prims.copy_strided.default": [(f(2, 3), [1, 2])],
     "aten.copy.default": [(f(2, 3), f(3)), (I, f(3, 4)), (b(2, 3), f(2, 3))],
     **{f"aten.{name}.default": [(f(3), [2, 3]), (f(2, 1), [-1, 4]), (f(1), [0]), (f(), [2, 2])] for name in ("expand", "expand_copy")},
     "aten.repeat.default": [(f(2, 3), [2, 1]), (f(3), [2, 2]), (f(3), [0]), (f(), [3]), (b(2), [2])],
