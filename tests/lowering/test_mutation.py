@@ -78,10 +78,13 @@ class Norm(torch.nn.Module):
 class Shared(torch.nn.Module):
     """One buffer under two names, changed through one of them."""
 
-    def __init__(self):
+    def __init__(self, registered):
         super().__init__()
         self.register_buffer("one", torch.ones(3))
-        self.other = self.one
+        if registered:
+            self.register_buffer("other", self.one)
+        else:
+            self.other = self.one
 
     def forward(self, x):
         self.one.add_(x)
@@ -159,5 +162,12 @@ def test_the_updated_argument_is_aliased_in_the_module():
 def test_one_buffer_under_two_names_is_refused():
     """torch's own decomposition does not take it; the error says what to do."""
     with pytest.raises(CaptureError, match="torch could not decompose") as caught:
-        lower(Shared(), (torch.randn(3),))
+        lower(Shared(registered=True), (torch.randn(3),))
     assert "register it once" in caught.value.next_step
+
+
+def test_one_buffer_under_a_name_and_an_attribute_is_one():
+    model, x = Shared(registered=False), torch.randn(3)
+    run = lower(Shared(registered=False), (x,)).compile()
+    for _ in range(3):
+        torch.testing.assert_close(torch.from_dlpack(run(x)[-1]), model(x))
