@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import architectures
 import pytest
 import torch
+from differential import check
 from torch import nn
 
 import fxhlo
@@ -94,3 +96,54 @@ def test_a_model_computes_what_eager_torch_does(name: str) -> None:
         expected = model(*args)
     (actual,) = fxhlo.lower(model, args).compile()(*args)
     torch.testing.assert_close(torch.from_dlpack(actual), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [*architectures.FAST, *(pytest.param(one, marks=pytest.mark.conformance) for one in architectures.LONG)]
+)
+def test_an_architecture_computes_what_eager_torch_does(name: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = architectures.build(name)
+    check(model, *inputs, rtol=1e-4, atol=1e-4)
+
+
+def decoder() -> nn.Module:
+    import transformers
+
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, num_key_value_heads=2, head_dim=8, max_position_embeddings=32)
+    ).eval()
+
+
+def test_a_static_cache_is_kept_between_calls() -> None:
+    """By transformers' own recipe, whose cache is an object beside the module."""
+    from transformers import GenerationConfig
+    from transformers.integrations.executorch import TorchExportableModuleWithStaticCache
+
+    model = decoder()
+    model.generation_config = GenerationConfig(use_cache=True, cache_implementation="static")
+    module = TorchExportableModuleWithStaticCache(model, batch_size=1, max_cache_len=8)
+    run = fxhlo.lower(module, (), {"input_ids": IDS[:1, :1], "cache_position": torch.tensor([0])}).compile()
+    with torch.no_grad():
+        expected = decoder()(IDS[:1], use_cache=False).logits[0]
+    for place, wanted in enumerate(expected):
+        logits = torch.from_dlpack(run(IDS[:1, place : place + 1], torch.tensor([place]))[-1])
+        torch.testing.assert_close(logits[0, 0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dynamic_cache_goes_in_and_out() -> None:
+    from transformers.integrations.executorch import register_dynamic_cache_export_support
+
+    register_dynamic_cache_export_support()
+    model = decoder()
+    with torch.no_grad():
+        past = model(IDS[:, :4], use_cache=True).past_key_values
+        before = [leaf.clone() for leaf in torch.utils._pytree.tree_leaves(past)]
+    hlo = fxhlo.lower(model, (), {"input_ids": IDS[:, 4:], "past_key_values": past})
+    results = [torch.from_dlpack(result) for result in hlo.compile()(IDS[:, 4:], *before)]
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(IDS, use_cache=True))
+    assert len(results) == len(expected) == 5
+    torch.testing.assert_close(results[0], expected[0][:, 4:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(results[1:], expected[1:], rtol=1e-4, atol=1e-4)
