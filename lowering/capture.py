@@ -243,7 +243,7 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
         if "expected compiled_fn to be GraphModule" in str(problem):
-            hint = "a buffer that the model changes in place is registered under two names (or passed twice): register it once"
+            hint = "a tensor that the model changes in place is a part of another one, or passed twice: take the part in forward, pass it once"
         raise CaptureError(
             f"torch could not decompose the exported program: {_first_lines(problem)}", next_step=hint
         ) from problem

@@ -1,12 +1,14 @@
 """Exported programs as torch's decomposition can take them. With capture.py and trace.py, what touches torch's private interfaces.
 
-Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these two things changed.
+Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these three things changed.
 
 - Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` builds them
   while it traces, and what their constructors compute (a new cache joins its first keys to an empty tensor) comes into the graph
   with constants that the new program does not hold.
 - A constant that is the memory of a buffer becomes that buffer. Non-strict export lifts a tensor that is reached through a plain Python
   object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
+- Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
+  decomposes no program that changes an input which is another one too.
 """
 
 from __future__ import annotations
@@ -55,14 +57,24 @@ def _as_lists(spec: pytree.TreeSpec) -> pytree.TreeSpec:
 
 
 def _shared(exported: ExportedProgram) -> dict[str, str]:
-    """Input name of a constant -> input name of the buffer that is the same memory, seen the same way."""
+    """Input name of a constant or a buffer -> input name of the first buffer that is the same memory, seen the same way."""
     specs = exported.graph_signature.input_specs
-    buffers: dict[tuple[Any, ...], str] = {}
+    first: dict[tuple[Any, ...] | None, str] = {}
     for spec in specs:
-        if spec.kind is InputKind.BUFFER and (place := _place(exported, spec.target)) is not None:
-            buffers.setdefault(place, spec.arg.name)
-    places = {spec.arg.name: _place(exported, spec.target) for spec in specs if spec.kind is InputKind.CONSTANT_TENSOR}
-    return {name: buffers[place] for name, place in places.items() if place in buffers}
+        if spec.kind is InputKind.BUFFER:
+            first.setdefault(_place(exported, spec.target), spec.arg.name)
+    kinds = [InputKind.CONSTANT_TENSOR, InputKind.BUFFER] if _writes(exported) else [InputKind.CONSTANT_TENSOR]
+    places = {spec.arg.name: _place(exported, spec.target) for spec in specs if spec.kind in kinds}
+    return {
+        name: first[place] for name, place in places.items() if place is not None and first.get(place, name) != name
+    }
+
+
+def _writes(exported: ExportedProgram) -> bool:
+    """Whether an op of the program, or of a region in it, changes an operand."""
+    graphs = (module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule))
+    ops = (node.target for graph in graphs for node in graph.nodes)
+    return any(isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable for op in ops)
 
 
 def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | None:
@@ -74,16 +86,16 @@ def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | N
 
 
 def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
-    """A copy of the program's graph in which each shared constant's uses are its buffer's."""
+    """A copy of the program's graph in which the uses of each shared input are its buffer's."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(exported.graph, copies))
     graph.output_node().meta = dict(exported.graph.output_node().meta)
     graph._codegen = exported.graph._codegen
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    for constant, buffer in shared.items():
-        placeholders[constant].replace_all_uses_with(placeholders[buffer])
-        graph.erase_node(placeholders[constant])
+    for name, buffer in shared.items():
+        placeholders[name].replace_all_uses_with(placeholders[buffer])
+        graph.erase_node(placeholders[name])
     module = fx.GraphModule(exported.graph_module, graph)
     module.meta = dict(exported.graph_module.meta)
     inputs = [spec for spec in exported.graph_signature.input_specs if spec.arg.name not in shared]

@@ -76,19 +76,21 @@ class Norm(torch.nn.Module):
 
 
 class Shared(torch.nn.Module):
-    """One buffer under two names, changed through one of them."""
+    """One buffer under two names, changed through both of them."""
 
-    def __init__(self, registered):
+    def __init__(self, how):
         super().__init__()
         self.register_buffer("one", torch.ones(3))
-        if registered:
-            self.register_buffer("other", self.one)
-        else:
+        if how == "an attribute":
             self.other = self.one
+        else:
+            self.register_buffer("other", self.one[:] if how == "a view" else self.one)
 
     def forward(self, x):
         self.one.add_(x)
-        return self.other * 2
+        before = self.other * 2
+        self.other.mul_(0.5)
+        return before, self.one + 1
 
 
 class Assigned(torch.nn.Module):
@@ -159,15 +161,45 @@ def test_the_updated_argument_is_aliased_in_the_module():
     assert hlo.signature.results[by_name["total"].alias].alias == hlo.signature.arguments.index(by_name["total"])
 
 
-def test_one_buffer_under_two_names_is_refused():
-    """torch's own decomposition does not take it; the error says what to do."""
-    with pytest.raises(CaptureError, match="torch could not decompose") as caught:
-        lower(Shared(registered=True), (torch.randn(3),))
-    assert "register it once" in caught.value.next_step
-
-
-def test_one_buffer_under_a_name_and_an_attribute_is_one():
-    model, x = Shared(registered=False), torch.randn(3)
-    run = lower(Shared(registered=False), (x,)).compile()
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("how", ["an attribute", "a buffer", "a view"])
+def test_one_buffer_under_two_names_is_one(how, strict):
+    model = Shared(how)
+    hlo = lower(torch.export.export(model, (torch.randn(3),), strict=strict))
+    assert [argument.kind for argument in hlo.signature.arguments] == ["buffer", "input"]
+    run = hlo.compile()
     for _ in range(3):
-        torch.testing.assert_close(torch.from_dlpack(run(x)[-1]), model(x))
+        x = torch.randn(3)
+        torch.testing.assert_close([torch.from_dlpack(result) for result in run(x)[-2:]], list(model(x)))
+
+
+def test_buffers_that_are_one_stay_apart_where_nothing_is_written():
+    class Read(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("one", torch.ones(3))
+            self.register_buffer("other", self.one)
+
+        def forward(self, x):
+            return x + self.one * self.other
+
+    hlo = lower(Read(), (torch.randn(3),))
+    assert [argument.name for argument in hlo.signature.arguments] == ["one", "other", "x"]
+
+
+def test_a_buffer_that_is_a_part_of_another_is_refused_where_it_is_written():
+    """torch's own decomposition does not take it; the error says what to do."""
+
+    class Part(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("one", torch.ones(3))
+            self.register_buffer("part", self.one[1:])
+
+        def forward(self, x):
+            self.one.add_(x)
+            return self.part * 2
+
+    with pytest.raises(CaptureError, match="torch could not decompose") as caught:
+        lower(Part(), (torch.randn(3),))
+    assert "take the part in forward" in caught.value.next_step
