@@ -39,6 +39,7 @@ class Missing:
 
 
 NEXT_STEP = "add a rule as docs/add_an_op.md shows, or replace the op in the model"
+CHANGE_THE_MODEL = "change the model at these lines as the reasons say"
 
 
 class ContractError(FxhloError):
@@ -92,12 +93,20 @@ def by_count(missing: Iterable[Missing]) -> tuple[Missing, ...]:
     return tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
 
 
-def cannot_be_lowered(missing: Iterable[Missing], next_step: str = NEXT_STEP) -> ContractError:
+def next_step_for(missing: Iterable[Missing]) -> str:
+    """What to do: a rule helps where an op has none and nothing speaks against one."""
+    reasons = [one.reason is not None for one in missing]
+    if all(reasons):
+        return CHANGE_THE_MODEL
+    return f"{NEXT_STEP}; where a reason stands, change the model" if any(reasons) else NEXT_STEP
+
+
+def cannot_be_lowered(missing: Iterable[Missing], next_step: str | None = None) -> ContractError:
     """The error that lists all of it, what stands in the graph most often first."""
     missing = by_count(missing)
     return ContractError(
         f"{len(missing)} kinds of ops cannot be lowered:\n" + "\n".join(f"  {entry}" for entry in missing),
         missing=missing,
         where=missing[0].where,
-        next_step=next_step,
+        next_step=next_step or next_step_for(missing),
     )

@@ -21,12 +21,12 @@ def check_model(
 ) -> None:
     """Prints what cannot be lowered: ops without a rule, and what a rule refuses; exit code 1 where there is something."""
     from ..lowering.coverage import everything_missing
-    from ..passes.contract import NEXT_STEP, ContractError, Missing
+    from ..passes.contract import ContractError, Missing, next_step_for
     from ..passes.pipeline import run
 
     ops = 0
     missing: tuple[Missing, ...] = ()
-    next_step: str | None = NEXT_STEP
+    next_step: str | None = None
     with opened(word) as model:
         with console.stage("libraries", quiet=as_json):
             load_libraries(model)
@@ -37,11 +37,12 @@ def check_model(
                 program = run(passes, program)
             ops = sum(node.op == "call_function" for node in program.graph.nodes)
             missing = everything_missing(program)
+            next_step = next_step_for(missing) if missing else None
         except ContractError as problem:
             missing, next_step = problem.missing, problem.next_step
     if as_json:
         facts = [{"op": (fact := asdict(one)).pop("overload"), **fact} for one in missing]
-        answer = {"model": model.name, "ops": ops, "missing": facts, "next": next_step if missing else None}
+        answer = {"model": model.name, "ops": ops, "missing": facts, "next": next_step}
         console.put(json.dumps(answer, indent=2))
     elif missing:
         console.put(f"{model.name}: {len(missing)} kinds of ops cannot be lowered")

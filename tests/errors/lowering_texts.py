@@ -90,7 +90,7 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
   aten._unique2.default (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
   aten.index.Tensor (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
   at: HERE
-  next: add a rule as docs/add_an_op.md shows, or replace the op in the model""",
+  next: change the model at these lines as the reasons say""",
     ),
     "an op of one's own": (
         ContractError,
@@ -100,6 +100,16 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
   fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
   at: HERE
   next: add a rule as docs/add_an_op.md shows, or replace the op in the model""",
+    ),
+    "an op of one's own and one that depends on data": (
+        ContractError,
+        lambda tmp: fxhlo.lower(Module(lambda x: torch.ops.fxhlo_errors.unknown(torch.nonzero(x).float())), (X,)),
+        """\
+2 kinds of ops cannot be lowered:
+  aten.nonzero.default (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
+  fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
+  at: HERE
+  next: add a rule as docs/add_an_op.md shows, or replace the op in the model; where a reason stands, change the model""",
     ),
     "no module": (
         errors.CaptureError,
