@@ -238,8 +238,9 @@ def _take_out_tokens(graph: fx.Graph) -> None:
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:
     if _has_rules_only(exported):
         return exported
+    exported = decomposable(exported)
     try:
-        return decomposable(exported).run_decompositions(decompositions())
+        return exported.run_decompositions(decompositions())
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
         if "expected compiled_fn to be GraphModule" in str(problem):

@@ -9,6 +9,8 @@ Comes in: an ExportedProgram. Goes out: the same program, or another one with th
   object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
 - Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
   decomposes no program that changes an input which is another one too.
+
+Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 from torch.utils import _pytree as pytree
 
+from ..passes.program import where
+from .errors import CaptureError
+
 PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
 """Types of containers that compute nothing when they are built; None is a leaf's."""
 
 
 def decomposable(exported: ExportedProgram) -> ExportedProgram:
     """The program itself where nothing stands in the way; it is never edited."""
+    _refuse_replacements(exported)
     signature = exported.module_call_graph[0].signature
     specs = (signature.in_spec, signature.out_spec) if signature is not None else ()
     shared = _shared(exported)
@@ -42,6 +48,38 @@ def decomposable(exported: ExportedProgram) -> ExportedProgram:
             entry.signature.in_spec = _as_lists(entry.signature.in_spec)
             entry.signature.out_spec = _as_lists(entry.signature.out_spec)
     return changed
+
+
+def _refuse_replacements(exported: ExportedProgram) -> None:
+    """Raises CaptureError where an input, weight or buffer gets other memory or another shape in place: set_, resize_, t_."""
+    for node in exported.graph.nodes:
+        op = node.target
+        if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
+            what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
+        elif not isinstance(op, torch._ops.OpOverload) or torch.Tag.inplace_view not in op.tags:
+            continue
+        else:
+            owner = _changed(node)
+            before, after = owner.meta.get("val"), node.meta.get("val")
+            if owner.op != "placeholder" or ("::set_" not in op.name() and _laid_out(before) == _laid_out(after)):
+                continue
+            what, instead = f"{op} gives {owner.name}, a tensor of the caller, other memory or another shape", "x[1:]"
+        raise CaptureError(
+            f"{what}; a module's arguments keep both",
+            where=where(node),
+            next_step=f"write it out of place, such as {instead}",
+        )
+
+
+def _changed(node: fx.Node) -> fx.Node:
+    """The tensor that an in-place op, or a chain of them, changes."""
+    while isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _laid_out(value: Any) -> tuple[Any, ...]:
+    return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else ()
 
 
 def _is_plain(spec: pytree.TreeSpec) -> bool:

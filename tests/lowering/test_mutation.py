@@ -11,7 +11,7 @@ from fxhlo.lowering.errors import CaptureError
 from fxhlo.lowering.lower import lower
 from fxhlo.lowering.module import as_numpy
 
-from .differential import check, clone, compiled
+from .differential import check, clone, compiled, lowered
 
 
 def stepped(module: torch.nn.Module, calls: list[tuple], state: set[str]) -> None:
@@ -203,3 +203,41 @@ def test_a_buffer_that_is_a_part_of_another_is_refused_where_it_is_written():
     with pytest.raises(CaptureError, match="torch could not decompose") as caught:
         lower(Part(), (torch.randn(3),))
     assert "take the part in forward" in caught.value.next_step
+
+
+def replaces(x):
+    x.set_(x[1:])
+    return x + 1
+
+
+def replaces_what_was_written(x):
+    x.add_(1).set_(x.t())
+    return torch.zeros(2)
+
+
+def transposes_in_place(x):
+    x.t_()
+    return x + 1
+
+
+def assigns_data(x):
+    x.data = x[1:]
+    return x + 1
+
+
+@pytest.mark.parametrize("function", [replaces, replaces_what_was_written, transposes_in_place, assigns_data])
+def test_a_tensor_of_the_caller_that_gets_other_memory_is_refused(function):
+    """torch's decomposition drops a set_ and an assigned .data without a word."""
+    with pytest.raises(CaptureError, match=r"other memory or another shape|\.data is assigned") as caught:
+        lowered(function, (torch.randn(3, 4),))
+    assert "test_mutation.py" in caught.value.where and "out of place" in caught.value.next_step
+
+
+def test_a_tensor_of_the_models_own_may_get_other_memory():
+    def function(x):
+        y, z = x * 2, x * 3
+        y.set_(x[1:])
+        z.t_().unsqueeze_(0)
+        return y + 1, z
+
+    check(function, torch.randn(3, 4))
