@@ -40,20 +40,23 @@ STAGES = {
 }
 WINDOWS = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "patch_size": 4}
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "axk1": {"num_key_value_heads": 4}, "glm4_moe_lite": {"num_key_value_heads": 4}, "youtu": {"num_key_value_heads": 4},
     "audio-spectrogram-transformer": {"max_length": 32, "patch_size": 4, "frequency_stride": 4, "time_stride": 4},
     "big_bird": {"attention_type": "original_full"},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 4},
     "convnextv2": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 4},
     "dac": {"encoder_hidden_size": 8, "n_codebooks": 2, "codebook_size": 16, "codebook_dim": 4, "downsampling_ratios": [2, 4], "upsampling_ratios": [4, 2]},
-    "deepseek_v3": {"num_key_value_heads": 4},
+    "deepseek_v2": {"num_key_value_heads": 4, "num_experts_per_tok": 2}, "deepseek_v3": {"num_key_value_heads": 4},
     "focalnet": {**WINDOWS, "hidden_sizes": [16, 32], "focal_levels": [1, 1], "focal_windows": [3, 3]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
-    "hubert": SPEECH, "sew": SPEECH, "wavlm": SPEECH, "data2vec-audio": SPEECH,
+    "hubert": SPEECH, "sew": SPEECH, "wavlm": SPEECH, "wav2vec2": SPEECH, "data2vec-audio": SPEECH,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "use_mamba_kernels": False},
     "levit": {"hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2], "key_dim": [8, 8, 8], "depths": [1, 1, 1], "image_size": 64, "patch_size": 16},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 4},
     "mobilevit": {"hidden_sizes": [16] * 3, "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32], "image_size": 64, "patch_size": 2},
+    "mpt": {"max_seq_len": 64},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "patchtst": {"context_length": 32, "num_input_channels": 2, "patch_length": 4, "patch_stride": 4},
     "poolformer": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1]},
     "pvt": STAGES, "pvt_v2": STAGES, "segformer": STAGES,
@@ -61,6 +64,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
     "speech_to_text": {"input_feat_per_channel": 16, "input_channels": 1, "conv_channels": 16},
     "swin": WINDOWS, "swinv2": WINDOWS,
+    "zamba": {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2, "attention_head_dim": 16, "attention_hidden_size": 64, "mamba_dt_rank": 4,
+              "n_mamba_heads": 2, "use_mamba_kernels": False},
     "yolos": {"num_detection_tokens": 4, "image_size": [32, 32]},
 }  # fmt: skip
 
@@ -76,14 +81,18 @@ INPUTS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
 FAST = ("falcon", "data2vec-vision", "swinv2", "mamba")
 """One head of keys for all; a view of transposed attention; windows that roll; a scan written as a loop."""
 LONG = (
-    "albert", "arcee", "audio-spectrogram-transformer", "bart", "beit", "big_bird", "biogpt", "blenderbot", "bloom", "canine", "codegen", "cohere",
-    "convbert", "convnext", "convnextv2", "ctrl", "dac", "data2vec-audio", "deberta", "deberta-v2", "deepseek_v3", "deit", "dinov2", "distilbert", "electra",
-    "ernie4_5", "exaone4", "falcon_mamba", "flaubert", "fnet", "focalnet", "gemma", "gemma2", "gemma3_text", "glm4", "glm4_moe", "gpt_bigcode", "gpt_neo",
-    "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "helium", "hubert", "jamba", "layoutlm", "levit", "longt5", "luke", "m2m_100", "mamba2", "marian",
-    "mbart", "megatron-bert", "mobilebert", "mobilevit", "modernbert", "mpnet", "mra", "mt5", "nystromformer", "olmo", "olmo2", "olmoe", "openai-gpt", "opt",
-    "patchtst", "pegasus", "persimmon", "phi", "phi3", "phimoe", "poolformer", "prophetnet", "pvt", "pvt_v2", "qwen2", "qwen2_moe", "qwen3_moe", "regnet",
-    "rembert", "resnet", "roberta", "roformer", "rwkv", "segformer", "sew", "smollm3", "speech_to_text", "splinter", "squeezebert", "stablelm", "starcoder2",
-    "swin", "wavlm", "whisper", "xglm", "xlm", "xlm-roberta", "xlnet", "yolos", "yoso",
+    "albert", "arcee", "aria_text", "audio-spectrogram-transformer", "axk1", "bart", "beit", "bert-generation", "big_bird", "biogpt", "blenderbot",
+    "blenderbot-small", "bloom", "canine", "clip_text_model", "clip_vision_model", "codegen", "cohere", "cohere2", "convbert", "convnext", "convnextv2",
+    "ctrl", "cwm", "dac", "data2vec-audio", "deberta", "deberta-v2", "deepseek_v2", "deepseek_v3", "deit", "diffllama", "dinov2", "distilbert", "dpr",
+    "electra", "ernie4_5", "eurobert", "exaone4", "falcon_mamba", "flaubert", "flex_olmo", "fnet", "focalnet", "gemma", "gemma2", "gemma3_text", "glm",
+    "glm4", "glm4_moe", "glm4_moe_lite", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite", "granite_swa", "granitemoe",
+    "granitemoe_swa", "granitemoeshared", "gte", "helium", "hubert", "hy_v3", "hyperclovax", "ibert", "jais2", "jamba", "jina_embeddings_v3", "layoutlm",
+    "levit", "llama", "longt5", "luke", "m2m_100", "mamba2", "marian", "mbart", "megatron-bert", "minimax", "minimax_m2", "ministral3", "mlcd_vision_model",
+    "mobilebert", "mobilevit", "modernbert", "modernbert-decoder", "mpnet", "mpt", "mra", "mt5", "nanochat", "nemotron", "nystromformer", "olmo", "olmo2",
+    "olmo3", "olmoe", "openai-gpt", "opt", "patchtst", "pegasus", "persimmon", "phi", "phi3", "phimoe", "pixio", "poolformer", "prophetnet", "pvt", "pvt_v2",
+    "qwen2", "qwen2_moe", "qwen3_moe", "qwen3_vl_text", "regnet", "rembert", "resnet", "roberta", "roformer", "rwkv", "segformer", "sew",
+    "siglip_vision_model", "smollm3", "solar_open", "speech_to_text", "splinter", "squeezebert", "stablelm", "starcoder2", "swin", "vaultgemma",
+    "voxtral_encoder", "wav2vec2", "wavlm", "whisper", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "yolos", "yoso", "youtu", "zamba",
 )  # fmt: skip
 
 
