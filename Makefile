@@ -45,16 +45,18 @@ $(READY): requirements.lock setup.py pyproject.toml
 	  echo "  next: install Python 3.11, or name it: make $(or $(MAKECMDGOALS),dev) PYTHON=/path/to/python3.11" >&2; exit 1; \
 	fi; \
 	if ! fits .venv/bin/python; then \
-	  echo "set-up 1/3: .venv with $$("$$python" --version)"; rm -rf .venv; \
+	  echo "set-up 1/4: .venv with $$("$$python" --version)"; rm -rf .venv; \
 	  "$$python" -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3.11-venv" >&2; exit 1; }; \
 	fi; \
 	start=$$SECONDS; \
-	echo "set-up 2/3: $$(grep -c == requirements.lock) pinned packages, about 3 minutes the first time (2 GB on disk)"; \
+	echo "set-up 2/4: $$(grep -c == requirements.lock) pinned packages, about 3 minutes the first time (2 GB on disk)"; \
 	.venv/bin/python -m pip install -qq --disable-pip-version-check --log .venv/set-up.log --no-deps -r requirements.lock || { \
 	  echo "error: pip could not install requirements.lock; its reason stands above, all it did in .venv/set-up.log" >&2; \
 	  echo "  next: check the package index that pip uses: .venv/bin/python -m pip config list" >&2; exit 1; }; \
-	echo "set-up 3/3: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
+	echo "set-up 3/4: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
 	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	echo "set-up 4/4: native kernels for this processor, which the first start would build otherwise"; \
+	$(RUN) fxhlo.runtime.native || echo "  without them, kernels in plain StableHLO are used" >&2; \
 	touch $@
 
 dev: $(READY)  ## the environment, and .dev/ for tools that read no directory map

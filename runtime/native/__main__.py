@@ -1,6 +1,7 @@
 """`python -m fxhlo.runtime.native` builds the library, if nobody has yet, and ends with the reason where it cannot.
 
-What `prepare` starts: it leaves the cores to the process that will need the library, as long as that has other work.
+`make dev` runs it, and the recipe of an image may, so that no start waits for a C++ compiler. `prepare` starts it too: it leaves
+the cores to the process that will need the library, as long as that has other work.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from .engine import Engine
@@ -49,7 +51,7 @@ class Measure:
 
 
 def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -> list[Measure]:
-    """Starts both engines cold, ours warm as well, then measures them in turn. say: gets a line of progress."""
+    """Starts both engines without programs, then with them, then measures them in turn. say: gets a line of progress."""
     arguments = {
         "model": str(model), "dtype": dtype, "max_model_len": 1024, "max_num_seqs": max(sizes.sequences),
         "max_num_batched_tokens": 1024, "enable_prefix_caching": False, "seed": 0, "disable_log_stats": True,
@@ -58,16 +60,17 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
     subprocess.run([sys.executable, "-P", "-c", f"import {LIBRARIES}"], check=True, capture_output=True)
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
         cache = Path(folder)
+        say(f"{OURS}'s native kernels, built once per machine ({PEER}'s are in its wheel): {_build_native(cache):.1f} s")
         cold = _start(arguments, cache, fxhlo=True, say=say, how="with nothing compiled yet")
         with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
             peer_cold = peer.first_token()
             say(f"{PEER} from a start with nothing compiled yet to its first token: {peer_cold:.1f} s")
-        rows.append(_start_row("start to first token, cold", cold, peer_cold))
+        rows.append(_start_row("start to first token, no programs yet", cold, peer_cold))
         warm = _start(arguments, cache, fxhlo=True, say=say, how="with its programs in the cache")
         with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
             peer_warm = peer.first_token()
             say(f"{PEER} from a second start to its first token: {peer_warm:.1f} s")
-            rows.append(_start_row("start to first token, warm", warm, peer_warm))
+            rows.append(_start_row("start to first token, second start", warm, peer_warm))
             with Engine(OURS, arguments, fxhlo=True, cache=cache) as ours:
                 ours.first_token()
                 for count in sizes.sequences:
@@ -75,6 +78,14 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
                 for count in sizes.sequences:
                     rows.append(_in_turn(f"prefill, {count} sequences", _prefill(sizes, count), ours, peer, sizes, say))
     return rows
+
+
+def _build_native(cache: Path) -> float:
+    """Seconds for what `make dev` does: the C++ kernels, in the cache that this run's engines have."""
+    begun = perf_counter()
+    environment = {**os.environ, "FXHLO_CACHE_DIR": str(cache / "fxhlo")}
+    subprocess.run([sys.executable, "-P", "-m", "fxhlo.runtime.native"], check=True, env=environment)
+    return perf_counter() - begun
 
 
 def _start(arguments: dict[str, Any], cache: Path, *, fxhlo: bool, say: Callable[[str], None], how: str) -> float:
