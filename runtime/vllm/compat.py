@@ -69,6 +69,7 @@ __all__ = [
     "initialize_model",
     "ir_implementations",
     "layers_of",
+    "look_at_models_here",
     "no_compile",
     "override_forward_context",
     "process_weights_after_loading",
@@ -101,6 +102,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.forward_context:ForwardContext": ("no_compile_layers", "attn_metadata", "slot_mapping"),
     "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
+    "vllm.model_executor.models.registry:_run_in_subprocess": ("fn",),
     "vllm.v1.kv_cache_interface:FullAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
     "vllm.v1.core.sched.output:SchedulerOutput": (
         "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
@@ -133,6 +135,16 @@ def check() -> None:
             f"this vLLM {version()} is not the one that fxhlo was written for:\n  " + "\n  ".join(wrong),
             next_step="reinstall vLLM; if it is unchanged, report this list",
         )
+
+
+def look_at_models_here() -> None:
+    """Has vLLM import a model's class in this process when it first asks what the class can do.
+
+    It does that in a process of its own, lest the import touches a GPU, and keeps the answer on disk: the first start of each
+    architecture would import all of vLLM twice, where our engine, a fork of this process, needs the class anyway.
+    """
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = lambda fn: fn()  # type: ignore[attr-defined]
 
 
 def _problem(hook: str, names: tuple[str, ...]) -> str | None:

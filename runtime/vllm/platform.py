@@ -58,6 +58,10 @@ class FxhloPlatform(Platform):
             from . import front
 
             front.install()
+        else:  # a config is about to be made
+            from . import compat
+
+            compat.look_at_models_here()
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
