@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import architectures
 import pytest
+import tiny_transformers
 import torch
 from differential import check
 from torch import nn
@@ -99,11 +99,11 @@ def test_a_model_computes_what_eager_torch_does(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*architectures.FAST, *(pytest.param(one, marks=pytest.mark.conformance) for one in architectures.LONG)]
+    "name", [*tiny_transformers.FAST, *(pytest.param(one, marks=pytest.mark.conformance) for one in tiny_transformers.LONG)]
 )
 def test_an_architecture_computes_what_eager_torch_does(name: str) -> None:
     torch.manual_seed(0)
-    model, inputs = architectures.build(name)
+    model, inputs = tiny_transformers.build(name)
     check(model, *inputs, rtol=1e-4, atol=1e-4)
 
 
