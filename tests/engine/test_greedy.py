@@ -8,45 +8,65 @@ GREEDY = {"temperature": 0.0, "max_tokens": 64, "ignore_eos": True}
 
 
 def tokens(answers: list[dict]) -> list[list[int]]:
-    return [answer["tokens"] for answer in answers]
+    found = [answer["tokens"] for answer in answers]
+    assert all(len(answer) == GREEDY["max_tokens"] for answer in found)
+    return found
 
 
-def test_batched_and_one_by_one_without_prefix_caching(engine, prompts, expected) -> None:
+def test_batched_and_one_by_one_without_prefix_caching(engine, prompts, continued) -> None:
     together, alone = engine(
         [{"prompts": prompts, "sampling": GREEDY}, {"prompts": prompts, "sampling": GREEDY, "one_by_one": True}],
         dtype="float32", max_num_seqs=32, enable_prefix_caching=False,
     )  # fmt: skip
-    assert tokens(together) == expected
-    assert tokens(alone) == expected
+    assert tokens(together) == continued(prompts, tokens(together))
+    assert tokens(alone) == tokens(together)
 
 
-def test_prefix_caching_and_prompts_split_into_small_chunks(engine, prompts, expected) -> None:
+def test_prefix_caching_and_prompts_split_into_small_chunks(engine, prompts, continued) -> None:
     first, again = engine(
         [{"prompts": prompts, "sampling": GREEDY}] * 2,
         dtype="float32", max_num_seqs=8, max_num_batched_tokens=64, enable_prefix_caching=True,
     )  # fmt: skip
-    assert tokens(first) == expected
-    assert tokens(again) == expected
+    assert tokens(first) == continued(prompts, tokens(first))
+    assert tokens(again) == tokens(first)
     assert max(answer["cached"] or 0 for answer in again) >= 512, "the second round should find its prefixes cached"
 
 
-def test_few_blocks_preempt_and_resume_requests(engine, prompts, expected) -> None:
+def test_few_blocks_preempt_and_resume_requests(engine, prompts, continued) -> None:
     """1,100 tokens of cache for a dozen requests: vLLM's scheduler has to preempt some and compute them again."""
     (answers,) = engine(
         [{"prompts": prompts[8:20], "sampling": GREEDY}],
         dtype="float32", max_num_seqs=12, num_gpu_blocks_override=70, enable_prefix_caching=False,
     )  # fmt: skip
-    assert tokens(answers) == expected[8:20]
+    assert tokens(answers) == continued(prompts[8:20], tokens(answers))
 
 
-@pytest.mark.parametrize("dtype", ["float32"])
-def test_the_answer(engine, model, dtype) -> None:
+@pytest.mark.conformance
+def test_generate_gives_the_same_answers(engine, model, prompts) -> None:
+    """The same without the shortcut of `continued`: transformers makes its own answers, one token at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (answers,) = engine([{"prompts": prompts, "sampling": GREEDY}], dtype="float32", max_num_seqs=32)
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for prompt, answer in zip(prompts, tokens(answers), strict=True):
+        with torch.inference_mode():
+            output = reference.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=64,
+                min_new_tokens=64, do_sample=False, pad_token_id=0, eos_token_id=None,
+            )  # fmt: skip
+        assert answer == output[0, len(prompt) :].tolist()
+
+
+def test_the_answer(engine, model) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
     ((answer,),) = engine(
-        [{"prompts": [list(prompt)], "sampling": {"temperature": 0.0, "max_tokens": 32}}], dtype=dtype
+        [{"prompts": [list(prompt)], "sampling": {"temperature": 0.0, "max_tokens": 32}}],
+        dtype="float32",
+        max_num_seqs=8,
     )
     assert answer["text"].strip() == "The capital of France is Paris."
