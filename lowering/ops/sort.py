@@ -10,6 +10,7 @@ import torch
 from ...passes.mlir import stablehlo
 from .. import build
 from ..context import Context
+from ..promote import Operand, common_dtype, shaped
 from ..registry import rule
 from ..types import Value
 from .index import gathered
@@ -154,16 +155,36 @@ def mode(ctx: Context, self: Value, dim: int = -1, keepdim: bool = False) -> tup
 # -- where an element belongs --------------------------------------------------------------------------------------
 
 
-def _places(ctx: Context, boundaries: Value, values: Value, right: bool) -> Value:
-    """How many boundaries stand before each value: those below it, with `right` those equal to it too; NaN comes last."""
-    lead = boundaries.rank - 1
-    dtype = torch.promote_types(boundaries.dtype, values.dtype)
-    wide = (*values.shape, boundaries.shape[-1])
-    edge = build.broadcast_in_dim(build.convert(boundaries, dtype), wide, [*range(lead), len(wide) - 1])
-    value = build.broadcast_in_dim(build.convert(values, dtype), wide, range(values.rank))
-    beyond = build.compare("gt" if right else "ge", edge, value)
-    before = build.convert(build.logical_not(beyond), torch.int32)
-    return build.convert(build.reduce_with(build.add, before, 0, [len(wide) - 1]), ctx.dtype)
+def _places(ctx: Context, boundaries: Value, values: Operand, right: bool) -> Value:
+    """How many boundaries stand before each value: those below it, with `right` those equal to it too.
+
+    ATen's binary search step by step, so that NaN and boundaries that are not sorted end where they end in eager torch.
+    """
+    size = boundaries.shape[-1]
+    if not size or 0 in ctx.shape:
+        return build.full(ctx.shape, ctx.dtype, 0)
+    dtype = common_dtype(boundaries, values)
+    boundaries, values = build.convert(boundaries, dtype), shaped(values, ctx.shape, dtype)
+    start, end = build.full(values.shape, torch.int32, 0), build.full(values.shape, torch.int32, size)
+    one, last = build.full_like(start, 1), build.full_like(start, size - 1)
+    for _ in range(size.bit_length()):
+        middle = build.binary(stablehlo.shift_right_arithmetic, build.add(start, end), one)
+        at = build.minimum(middle, last)
+        edge = build.take(boundaries, at, 0) if boundaries.rank == 1 else gathered(boundaries, boundaries.rank - 1, at)
+        beyond = build.compare("gt" if right else "ge", edge, values)
+        start, end = (
+            build.select(build.logical_or(beyond, build.compare("ge", start, end)), start, build.add(middle, one)),
+            build.select(beyond, middle, end),
+        )
+    return build.convert(start, ctx.dtype)
+
+
+def _searchsorted(
+    ctx: Context, sequence: Value, values: Operand, right: bool, side: str | None, sorter: Value | None
+) -> Value:
+    if sorter is not None:
+        sequence = gathered(sequence, sequence.rank - 1, sorter)
+    return _places(ctx, sequence, values, right if side is None else side == "right")
 
 
 @rule("aten.searchsorted.Tensor")
@@ -177,25 +198,21 @@ def searchsorted(
     side: str | None = None,
     sorter: Value | None = None,
 ) -> Value:
-    if sorter is not None:
-        sorted_sequence = gathered(sorted_sequence, sorted_sequence.rank - 1, sorter)
-    return _places(ctx, sorted_sequence, self, right if side is None else side == "right")
+    return _searchsorted(ctx, sorted_sequence, self, right, side, sorter)
 
 
 @rule("aten.searchsorted.Scalar")
 def searchsorted_scalar(
     ctx: Context,
     sorted_sequence: Value,
-    self: object,
+    self: Operand,
     *,
     out_int32: bool = False,
     right: bool = False,
     side: str | None = None,
     sorter: Value | None = None,
 ) -> Value:
-    return searchsorted(
-        ctx, sorted_sequence, build.full((), sorted_sequence.dtype, self), right=right, side=side, sorter=sorter
-    )
+    return _searchsorted(ctx, sorted_sequence, self, right, side, sorter)
 
 
 @rule("aten.bucketize.Tensor")
@@ -205,6 +222,6 @@ def bucketize(ctx: Context, self: Value, boundaries: Value, *, out_int32: bool =
 
 @rule("aten.bucketize.Scalar")
 def bucketize_scalar(
-    ctx: Context, self: object, boundaries: Value, *, out_int32: bool = False, right: bool = False
+    ctx: Context, self: Operand, boundaries: Value, *, out_int32: bool = False, right: bool = False
 ) -> Value:
-    return _places(ctx, boundaries, build.full((), boundaries.dtype, self), right)
+    return _places(ctx, boundaries, self, right)

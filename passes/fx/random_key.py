@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...runtime.errors import UnsupportedError
 from ...runtime.signature import RANDOM_KEY
 from ..base import Pass
 from ..edit import add_placeholder, call, inline
@@ -57,7 +58,9 @@ def _edit(graph: fx.Graph) -> None:
 
             def draw(key: Tensor, like: Tensor, *operands: Any, names: Any = names, static: Any = static,
                      function: Any = function) -> Any:  # fmt: skip
-                bits: Bits = lambda like: torch.ops.fxhlo.random_bits(key, like, stream=next(streams))  # noqa: E731
+                bits: Bits = lambda like: torch.ops.fxhlo.random_bits(  # noqa: E731
+                    key, like.real if like.is_complex() else like, stream=next(streams)
+                )
                 return function(bits, like, **dict(zip(names, operands, strict=True)), **static)
 
             outputs = inline(graph, draw, (key, like, *[given[name] for name in names]), {}, origin=node)
@@ -112,31 +115,45 @@ def _gauss(bits: Bits, like: Tensor) -> Tensor:
     return torch.erfinv(2 * _open(bits, like) - 1) * sqrt(2)
 
 
+def _complex(draw: Callable[[torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
+    """A number whose parts are drawn one after the other."""
+    return torch.complex(draw(dtype.to_real()), draw(dtype.to_real()))
+
+
 def _whole(bits: Bits, like: Tensor) -> Tensor:
     """int64, uniform over 0 .. 2**62 - 1."""
     return ((bits(like).to(torch.int64) & 0x7FFFFFFF) << 31) | (bits(like).to(torch.int64) & 0x7FFFFFFF)
 
 
 def uniform(bits: Bits, like: Tensor, *, dtype: torch.dtype, low: float = 0.0, to: float = 1.0) -> Tensor:
+    if dtype.is_complex:
+        return _complex(lambda part: uniform(bits, like, dtype=part, low=low, to=to), dtype)
     unit = _unit(bits, like, dtype)
     return unit if (low, to) == (0.0, 1.0) else (unit * (to - low) + low).to(dtype)
 
 
 def normal(bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: Any = 0.0, std: Any = 1.0) -> Tensor:
+    """torch gives both parts of a complex number the mean, and half of the variance."""
+    if dtype.is_complex:
+        return _complex(lambda part: normal(bits, like, dtype=part, mean=mean, std=std * sqrt(0.5)), dtype)
     return (_gauss(bits, like) * std + mean).to(dtype)
 
 
 def normal_of_tensors(bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: Any = None, std: Any = 1.0) -> Tensor:
     """like: the mean, or where that is a number, the standard deviation."""
-    if mean is not None:
-        return (_gauss(bits, like) * like + mean).to(dtype)
-    if isinstance(std, Tensor):
-        like_ = torch.empty(torch.broadcast_shapes(like.shape, std.shape), dtype=torch.int32, device=like.device)
-        return (_gauss(bits, like_) * std + like).to(dtype)
-    return (_gauss(bits, like) * std + like).to(dtype)
+    mean, std = (like, std) if mean is None else (mean, like)
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):
+        like = torch.empty(torch.broadcast_shapes(mean.shape, std.shape), dtype=torch.int32, device=like.device)
+    standard = normal(bits, like, dtype=dtype) if dtype.is_complex else _gauss(bits, like)
+    return (standard * std + mean).to(dtype)
 
 
 def integers(bits: Bits, like: Tensor, *, dtype: torch.dtype, high: Any, low: Any = 0) -> Tensor:
+    if isinstance(high, int) and isinstance(low, int) and high - low > 2**62:
+        raise UnsupportedError(
+            f"integers over the range from {low} to {high}, of which 62 bits are drawn",
+            next_step="ask for a range of up to 2**62",
+        )
     return (torch.remainder(_whole(bits, like), high - low) + low).to(dtype)
 
 
