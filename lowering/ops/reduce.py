@@ -12,7 +12,6 @@ from math import prod
 import torch
 
 from ...passes.mlir import stablehlo
-from ...runtime.errors import UnsupportedError
 from .. import build
 from ..build import (
     add,
@@ -35,6 +34,7 @@ from ..context import Context
 from ..promote import wide
 from ..registry import rule
 from ..types import Value
+from .complex_numbers import parts
 
 
 def dims_of(operand: Value, dim: int | Sequence[int] | None, *, empty_is_all: bool = True) -> list[int]:
@@ -236,14 +236,14 @@ def _position(ctx: Context, self: Value, dim: int | None, extreme_of: Callable) 
 
 
 def moments(operand: Value, dims: Sequence[int], correction: float) -> tuple[Value, Value]:
-    """Variance and mean over `dims`, in the operand's dtype, by two passes."""
-    if operand.dtype.is_complex:
-        raise UnsupportedError("the variance of complex tensors is not lowered", next_step="use torch.view_as_real")
+    """Variance and mean over `dims`, by two passes, in the operand's dtype; a complex one's variance is real."""
     count = prod(operand.shape[dim] for dim in dims)
     mean_ = total(operand, dims)
     mean_ = divide(mean_, full_like(mean_, count))
     centered = subtract(operand, along(mean_, operand, dims))
-    squares = total(multiply(centered, centered), dims)
+    squares = total(multiply(centered, build.conjugate(centered) if operand.dtype.is_complex else centered), dims)
+    if operand.dtype.is_complex:
+        squares = parts(squares)[0]
     return divide(squares, full_like(squares, max(0, count - correction))), mean_
 
 
@@ -271,7 +271,7 @@ def var_mean(
     variance, mean_ = moments(
         convert(self, wide(self.dtype)), dims_of(self, dim), 1 if correction is None else correction
     )
-    return reshape(convert(variance, ctx.dtype), ctx.shape), reshape(convert(mean_, ctx.dtype), ctx.shape)
+    return reshape(convert(variance, ctx.dtype), ctx.shape), reshape(convert(mean_, self.dtype), ctx.shape)
 
 
 @rule("aten.std.correction")

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from ...passes.mlir import stablehlo
 from .. import build
 from ..context import Context
 from ..jaxed import emit_jax
-from ..promote import Operand, shaped, wide
+from ..promote import Operand, computed, shaped, wide
 from ..registry import Rule, rule, rules
 from ..types import Value
 
@@ -157,6 +158,41 @@ def _hypot(x: Any, y: Any) -> Any:
 def hypot(ctx: Context, self: Value, other: Value) -> Value:
     operands = [shaped(operand, ctx.shape, wide(ctx.dtype)) for operand in (self, other)]
     return build.convert(emit_jax(ctx, _hypot, *operands)[0], ctx.dtype)
+
+
+def _x_log(log: Callable) -> Rule:
+    """x log(y): 0 where x is 0, unless y is NaN. Numbers count as what they are, not as they are in the other's dtype."""
+
+    def product(x: Value, y: Value) -> Value:
+        zero = build.logical_and(build.compare("eq", x, build.full_like(x, 0)), build.compare("eq", y, y))
+        return build.select(zero, build.full_like(x, 0), build.multiply(x, build.unary(log, y)))
+
+    return lambda ctx, self, other: computed(product, ctx.shape, ctx.dtype, self, other)
+
+
+for _overload in ("Tensor", "Scalar_Other", "Scalar_Self"):
+    rule(f"aten.xlogy.{_overload}")(_x_log(stablehlo.log))
+for _overload in ("default", "other_scalar", "self_scalar"):
+    rule(f"aten.special_xlog1py.{_overload}")(_x_log(stablehlo.log_plus_one))
+
+
+def _ldexp(x: Any, exponent: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.ldexp(x, exponent)
+
+
+@rule("aten.ldexp.Tensor")
+def ldexp(ctx: Context, self: Value, other: Value) -> Value:
+    """x 2^n. ATen counts in exponents where n is an integer, so that 2^n may lie out of range where the result does not."""
+    within = wide(ctx.dtype)
+    if other.dtype.is_floating_point or not self.dtype.is_floating_point:
+        return computed(
+            lambda x, n: build.multiply(x, build.binary(stablehlo.power, build.full_like(n, 2), n)),
+            ctx.shape, ctx.dtype, self, other,
+        )  # fmt: skip
+    exponent = build.convert(shaped(other, ctx.shape, torch.int64), torch.int32)
+    return build.convert(emit_jax(ctx, _ldexp, shaped(self, ctx.shape, within), exponent)[0], ctx.dtype)
 
 
 # -- polynomials: the three-term recurrences, n an operand as well -------------------------------------------------
