@@ -21,8 +21,10 @@ from torch import fx
 from torch._C import DispatchKey
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.export._trace import _export
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils import _pytree as pytree
 
 from ..kernels.catalog import register_torch_ops
 from ..passes.contract import is_symbolic
@@ -34,9 +36,10 @@ from ..runtime.errors import FxhloError
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
-from .exported import decomposable
+from .expansions import EXPANSIONS
+from .exported import decomposable, is_wrapped
 from .registry import find_rule, overload_name, rules
-from .stand_ins import standing_in
+from .stand_ins import forward_through, standing_in
 
 TRIED = ("2.13.0",)
 """Versions of torch that this file was tried with."""
@@ -77,9 +80,7 @@ def capture(
     _count()
     try:
         with _lines_kept() as keep, standing_in(module, keep):
-            exported = torch.export.export(
-                module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
-            )
+            exported = _exported(module, tuple(args), dict(kwargs or {}), dynamic_shapes)
     except Exception as problem:
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
@@ -104,6 +105,31 @@ def _lines_kept() -> Iterator[Callable[[FrameType | None], None]]:
         yield keep
     finally:
         anchors.intersection_update(before)
+
+
+_LOST = ("fake tensor in the exported program constant's list", "object has no attribute 'constant'")
+"""What torch.export says where it lost a tensor that torch.func or torch.autograd made: it records above them."""
+
+
+def _exported(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """torch.export's program; where that lost the inside of torch.func.grad or torch.autograd.grad, the one it records below them."""
+    try:
+        exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as problem:
+        if not any(text in str(problem) for text in _LOST):
+            raise
+    else:
+        if not any(is_wrapped(constant) for constant in exported.constants.values()):
+            return exported
+
+    # Results that want gradients would bring their own backward into the graph.
+    def detached(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, forward(*args, **kwargs))
+
+    with forward_through(module, detached):
+        return _export(module, args, kwargs, dynamic_shapes, strict=False, pre_dispatch=False)
 
 
 def _advice(problem: Exception) -> str:
@@ -240,7 +266,8 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
         return exported
     exported = decomposable(exported)
     try:
-        return exported.run_decompositions(decompositions())
+        with _taken_apart_by_us():
+            return exported.run_decompositions(decompositions())
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
         if "expected compiled_fn to be GraphModule" in str(problem):
@@ -500,14 +527,14 @@ def _trace(
 
     # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), oblivious, _upsampling_whole():
+    with torch.no_grad(), oblivious, _taken_apart_by_us():
         return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=_Watched())
 
 
 @contextmanager
-def _upsampling_whole() -> Iterator[None]:
-    """Python kernels of torch take upsampling apart below any decomposition table, with other rounding than ATen's: they are set aside."""
-    ops = [attrgetter(name)(torch.ops) for name in rules() if "upsample" in name]
+def _taken_apart_by_us() -> Iterator[None]:
+    """Python kernels of torch take some ops apart below any decomposition table, with other results than ATen's: they are set aside."""
+    ops = [*EXPANSIONS, *(attrgetter(name)(torch.ops) for name in rules() if "upsample" in name)]
     kernels = {op: dict(op.py_kernels) for op in ops}
     try:
         for op in ops:

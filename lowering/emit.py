@@ -268,7 +268,9 @@ class Emitter:
         if not isinstance(val, torch.Tensor | tuple | list):
             return UNKNOWN
         try:
-            made = [type_ and full(type_.shape, type_.dtype, 0) for type_ in self._result_types(val)]
+            made = [
+                UNKNOWN if type_ is None else full(type_.shape, type_.dtype, 0) for type_ in self._result_types(val)
+            ]
         except FxhloError:  # sizes that depend on data, dtypes that StableHLO lacks
             return UNKNOWN
         return made[0] if isinstance(val, torch.Tensor) else made

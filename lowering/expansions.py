@@ -268,7 +268,7 @@ def fractional_max_pool(
     rank = len(output_size)
     batched = self if self.ndim == rank + 2 else self.unsqueeze(0)
     lead, sizes = batched.shape[:2], batched.shape[2:]
-    samples = random_samples.reshape(*lead, rank)
+    samples = random_samples[: lead[0]]  # ATen takes more rows than the batch has
     places: Tensor = torch.zeros([1] * (2 + 2 * rank), dtype=torch.int64)
     stride = 1
     for dim in reversed(range(rank)):
@@ -535,6 +535,36 @@ def linspace(
     return torch.where(place < max(steps // 2, 1), first + step * place, last - step * from_last).to(dtype)
 
 
+# -- losses that torch takes apart with other results than ATen's ----------------------------------------------------
+
+
+def multilabel_margin_loss(self: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
+    """(loss, 1 where a class is a target). A row's targets end at its first -1; torch's decomposition counts the places after it."""
+    rows, labels = torch.atleast_2d(self), torch.atleast_2d(target)
+    classes = torch.arange(rows.shape[1])
+    given = (labels >= 0).cumprod(1).bool()
+    picked = torch.gather(rows, 1, torch.where(given, labels, 0))
+    is_target = ((labels.unsqueeze(-1) == classes) & given.unsqueeze(-1)).any(1)
+    margins = (1 - picked.unsqueeze(-1) + rows.unsqueeze(1)).clamp_min(0)  # [rows, place of a target, class]
+    counted = given.unsqueeze(-1) & ~is_target.unsqueeze(1)
+    losses = torch.where(counted, margins, 0).sum((1, 2)) / rows.shape[1]
+    loss = (losses.reshape(self.shape[:-1]), losses.mean(), losses.sum())[reduction]
+    return loss, is_target.to(self.dtype).reshape(target.shape)
+
+
+def multi_margin_loss(
+    self: Tensor,
+    target: Tensor,
+    p: float = 1,
+    margin: float = 1,
+    weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """torch's decomposition, which gives [1] for one sample without a batch."""
+    loss = torch._decomp.decompositions.multi_margin_loss(self, target, p, margin, weight, reduction)
+    return loss.reshape(target.shape) if reduction == 0 else loss
+
+
 EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten.as_strided.default: as_strided,
     aten.as_strided_copy.default: as_strided,
@@ -562,6 +592,8 @@ EXPANSIONS: dict[torch._ops.OpOverload, Callable] = {
     aten._histogramdd_bin_edges.default: histograms.histogramdd_edges,
     aten._histogramdd_from_bin_cts.default: histograms.histogramdd,
     aten._histogramdd_from_bin_tensors.default: histograms.histogramdd_of_edges,
+    aten.multi_margin_loss.default: multi_margin_loss,
+    aten.multilabel_margin_loss_forward.default: multilabel_margin_loss,
     aten.hash_tensor.default: hash_tensor,
     aten.segment_reduce.default: segment_reduce,
     aten.linspace.Tensor_Tensor: linspace,

@@ -10,7 +10,8 @@ Comes in: an ExportedProgram. Goes out: the same program, or another one with th
 - Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
   decomposes no program that changes an input which is another one too.
 
-Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it.
+Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it. Refused is a program in
+which torch.export lost what torch.func computes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
 def decomposable(exported: ExportedProgram) -> ExportedProgram:
     """The program itself where nothing stands in the way; it is never edited."""
     _refuse_replacements(exported)
+    _refuse_lost(exported)
     signature = exported.module_call_graph[0].signature
     specs = (signature.in_spec, signature.out_spec) if signature is not None else ()
     shared = _shared(exported)
@@ -69,6 +71,24 @@ def _refuse_replacements(exported: ExportedProgram) -> None:
             where=where(node),
             next_step=f"write it out of place, such as {instead}",
         )
+
+
+def is_wrapped(value: Any) -> bool:
+    """Whether a tensor is one of torch.func's, which ended with the call that made it."""
+    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def _refuse_lost(exported: ExportedProgram) -> None:
+    """Raises CaptureError for a constant that stands for what torch.func computed from the inputs: torch.export lost how."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    for spec in exported.graph_signature.input_specs:
+        if is_wrapped(exported.constants.get(spec.target or "")):
+            user = next(iter(nodes[spec.arg.name].users), None)
+            raise CaptureError(
+                f"torch.export lost how {spec.target} was computed, inside of torch.func.grad, vjp or jacrev",
+                where=where(user) if user else None,
+                next_step="give fxhlo.lower the module itself, which it captures below torch.func",
+            )
 
 
 def _changed(node: fx.Node) -> fx.Node:

@@ -189,15 +189,26 @@ class StandIns(torch.overrides.TorchFunctionMode):
 @contextmanager
 def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[None]:
     """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`."""
+
+    def watched(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with StandIns(note):
+            return forward(*args, **kwargs)
+
+    with forward_through(module, watched):
+        yield
+
+
+@contextmanager
+def forward_through(module: torch.nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+    """While it is entered, `module(*args)` is `call(forward, *args)`."""
     own = vars(module).get("forward")
     forward = module.forward
 
     @wraps(forward)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with StandIns(note):
-            return forward(*args, **kwargs)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return call(forward, *args, **kwargs)
 
-    vars(module)["forward"] = watched
+    vars(module)["forward"] = wrapped
     try:
         yield
     finally:

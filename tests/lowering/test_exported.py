@@ -208,3 +208,33 @@ def test_registered_containers_are_taken_apart() -> None:
     hlo = fxhlo.lower(Paired(), (Pair(first, second), x))
     agree(eager(lambda a, b, x: Paired()(Pair(a, b), x), (first, second, x)), execute(hlo, (first, second, x)))
     assert "concatenate" in hlo.text and hlo.text.count("stablehlo.concatenate") == 1
+
+
+def test_a_program_in_which_export_lost_a_derivative_is_refused() -> None:
+    class Slope(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.func.grad(lambda y: y.sin().sum())(x)
+
+    with pytest.raises(
+        CaptureError, match=r"lost how lifted_tensor_0 was computed.*\n.*test_exported.py:.*\n.*the module itself"
+    ):
+        fxhlo.lower(torch.export.export(Slope(), (torch.randn(3),)))
+
+
+@torch.library.custom_op("fxhlo_tests::parts", mutates_args=())
+def parts(x: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+    return [x.clone(), x.clone()], 2
+
+
+@parts.register_fake
+def _(x: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+    return [torch.empty_like(x), torch.empty_like(x)], 2
+
+
+def test_an_op_of_somebody_else_that_gives_lists_is_refused() -> None:
+    class Parts(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return parts(x)[0][1] + 1
+
+    with pytest.raises(fxhlo.FxhloError, match=r"fxhlo_tests\.parts\.default"):
+        fxhlo.lower(Parts(), (torch.randn(3),))

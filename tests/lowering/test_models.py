@@ -99,12 +99,60 @@ def test_a_model_computes_what_eager_torch_does(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*tiny_transformers.FAST, *(pytest.param(one, marks=pytest.mark.conformance) for one in tiny_transformers.LONG)]
+    "name",
+    [*tiny_transformers.FAST, *(pytest.param(one, marks=pytest.mark.conformance) for one in tiny_transformers.LONG)],
 )
 def test_an_architecture_computes_what_eager_torch_does(name: str) -> None:
     torch.manual_seed(0)
     model, inputs = tiny_transformers.build(name)
     check(model, *inputs, rtol=1e-4, atol=1e-4)
+
+
+class Energy(nn.Module):
+    """A potential and its forces: the gradient with respect to an input, taken inside of forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.layers(x).sum()
+            (slope,) = torch.autograd.grad(energy, x, create_graph=True)
+        return energy, -slope
+
+
+class PerSample(nn.Module):
+    """The gradients of the weights for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        def loss(weights: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(self.layer, weights, (row,)).square().sum()
+
+        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(dict(self.layer.named_parameters()), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Energy(), PerSample(), torch.func.grad(lambda x: (x.sin() ** 2).sum()), lambda x: torch.func.vjp(torch.tanh, x)[1](x),
+        lambda x: torch.func.jvp(torch.tanh, (x,), (x * 2,)), torch.func.jacrev(lambda x: x.sin() * x.sum()),
+        torch.func.jacfwd(lambda x: x.sin() * x.sum()), torch.func.hessian(lambda x: (x**3).sum()),
+        torch.vmap(lambda row: row * row.sum(), in_dims=1, out_dims=1),
+    ],
+    ids=["forces", "per_sample", "grad", "vjp", "jvp", "jacrev", "jacfwd", "hessian", "vmap"],
+)  # fmt: skip
+def test_derivatives_and_vmap_inside_of_forward(function: Callable[..., Any]) -> None:
+    check(function, torch.randn(4, 3))
+
+
+def test_derivatives_with_a_symbolic_batch() -> None:
+    check(Energy(), torch.randn(4, 3), dynamic=({0: torch.export.Dim("batch", max=16)},))
 
 
 def decoder() -> nn.Module:
