@@ -27,6 +27,7 @@ from ..context import Context
 from ..promote import wide
 from ..registry import rule
 from ..types import Value
+from .complex_numbers import parts
 
 
 def scan(
@@ -70,11 +71,22 @@ def logcumsumexp(ctx: Context, self: Value, dim: int) -> Value:
 
 
 def log_add_exp(left: Value, right: Value) -> Value:
-    """log(exp(left) + exp(right)) that keeps infinities."""
+    """log(exp(left) + exp(right)) that keeps infinities; of complex numbers, the real parts say which one is the larger."""
+    if left.dtype.is_complex:
+        return _complex_log_add_exp(left, right)
     high, low = maximum(left, right), minimum(left, right)
     sum_ = add(high, unary(stablehlo.log_plus_one, unary(stablehlo.exponential, subtract(low, high))))
     infinite = compare("eq", unary(stablehlo.abs, high), full_like(high, float("inf")))
     return select(infinite, high, sum_)
+
+
+def _complex_log_add_exp(left: Value, right: Value) -> Value:
+    size = parts(left)[0], parts(right)[0]
+    larger = logical_or(compare("ge", *size), compare("ne", size[0], size[0]))  # NaN is kept
+    high, low = select(larger, left, right), select(larger, right, left)
+    sum_ = add(high, unary(stablehlo.log_plus_one, unary(stablehlo.exponential, subtract(low, high))))
+    nothing = compare("eq", parts(high)[0], full(high.shape, size[0].dtype, float("-inf")))
+    return select(nothing, high, sum_)
 
 
 @rule("aten.cummax.default")

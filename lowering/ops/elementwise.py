@@ -363,8 +363,8 @@ def pow_(ctx: Context, self: Operand, exponent: Operand) -> Value:
             shaped(self, ctx.shape, torch.bool), logical_not(shaped(exponent, ctx.shape, torch.bool))
         )
     integer = not (ctx.dtype.is_floating_point or ctx.dtype.is_complex)
-    small = not isinstance(exponent, Value) and exponent < EXPONENTS  # type: ignore[operator]
-    power = _integer_power if integer and not small else functools.partial(build.binary, stablehlo.power)
+    large = integer and (isinstance(exponent, Value) or exponent >= EXPONENTS)  # type: ignore[operator]
+    power = _integer_power if large else functools.partial(build.binary, stablehlo.power)
     return computed(power, ctx.shape, ctx.dtype, self, exponent)
 
 

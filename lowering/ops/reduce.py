@@ -291,8 +291,8 @@ def std(
 def logsumexp(ctx: Context, self: Value, dim: Sequence[int], keepdim: bool = False) -> Value:
     operand = convert(convert(self, ctx.dtype), wide(ctx.dtype))
     dims = dims_of(self, dim)
-    best = largest(operand, dims)
+    best = largest(parts(operand)[0] if operand.dtype.is_complex else operand, dims)
     infinite = compare("eq", unary(stablehlo.abs, best), full_like(best, float("inf")))
-    best = select(infinite, full_like(best, 0), best)
+    best = convert(select(infinite, full_like(best, 0), best), operand.dtype)
     exponentials = unary(stablehlo.exponential, subtract(operand, along(best, operand, dims)))
     return reshape(convert(add(unary(stablehlo.log, total(exponentials, dims)), best), ctx.dtype), ctx.shape)

@@ -41,6 +41,7 @@ def positive(size: int, batch: int = 2) -> torch.Tensor:
 SPECIAL = torch.tensor(
     [[0.0, -0.0, 0.5, -0.5, 1.0, -1.0], [1.5, 2.5, -2.5, INF, -INF, NAN], [1e-3, 3.7, -8.2, 30.0, 0.9, 2.0]]
 )
+COMPLEX = torch.tensor([[0.5 - 1j, 2.5j, -3.0, 1 + 1j], [-1 + 4j, 30.0, -8 - 8j, 2 - 30j]])
 UNARY = [
     SPECIAL, SPECIAL.to(torch.bfloat16), SPECIAL.to(torch.float16), SPECIAL.t(), torch.tensor(0.25), torch.empty(0, 3), i(3, 4),
     i(5, dtype=torch.int8), i(4, low=0, dtype=torch.uint8), b(3, 2), torch.complex(f(2, 3), f(2, 3)), f(3, dtype=torch.float64),
@@ -162,7 +163,7 @@ CASES: dict[str, list[tuple]] = {
     "aten.div.Tensor_mode": [(*pair, {"rounding_mode": mode}) for mode in (None, "floor", "trunc") for pair in ((X, Y), (I, J), (I, J.to(torch.int8)), (X.bfloat16(), Y.bfloat16()))],
     "aten.div.Scalar_mode": [(x, other, {"rounding_mode": mode}) for mode in (None, "floor", "trunc") for x, other in ((X, 2), (I, -3), (I, 2.5), (X.bfloat16(), 0.3))],
     "aten.pow.Scalar": [(2, X), (-2.5, f(4)), (2, i(4, low=0)), (0, i(3, low=0)), (True, b(3)), (2, torch.arange(60, 70)), (-1, I)],
-    "aten.pow.Tensor_Scalar": [(X, e) for e in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 2.7, 10, -3)] + [(I, 2), (I, 5), (I, 0), (I, 64), (I.to(torch.int32), 1001), (I, 0.5), (I.to(torch.int8), 3), (X.bfloat16(), 2), (X.bfloat16(), -1), (f(2).to(torch.complex64), 2)],
+    "aten.pow.Tensor_Scalar": [(X, e) for e in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 2.7, 10, -3)] + [(I, 2), (I, 5), (I, 0), (I, 64), (I.to(torch.int32), 1001), (I, 0.5), (I.to(torch.int8), 3), (X.bfloat16(), 2), (X.bfloat16(), -1), (f(2).to(torch.complex64), 2), (COMPLEX[0], 2 - 1j)],
     "aten.pow.Tensor_Tensor": [(X, Y), (I, J.abs()), (I, J.abs() + 0.5), (X.bfloat16(), Y.bfloat16()), (b(4), b(4)), (X, torch.tensor(2)), (i(3, 4), torch.tensor([0, -3, 127, 2**62 + 5])), (i(3, 1, dtype=torch.int8), torch.tensor([-2, 64, 127], dtype=torch.int8)), (i(3, 1, low=0, dtype=torch.uint8), torch.tensor([3, 65, 255], dtype=torch.uint8))],
     "aten.polygamma.default": [(n, torch.tensor([0.5, 1.0, 2.5, 7.0])) for n in (0, 1, 2, 4)] + [(1, i(3, low=1))],
     "aten.round.decimals": [(X, {"decimals": d}) for d in (0, 1, -1, 3)] + [(I, {"decimals": 2}), (X.bfloat16(), {"decimals": 1})],
@@ -185,8 +186,8 @@ CASES: dict[str, list[tuple]] = {
     **{name: [(X, 1), (X, 0, True), (I, -1), (DUPLICATES, 1), (b(3, 4), 0), (f(), 0), (X.bfloat16(), 1), (f(0, 3), 1)] for name in ("aten.max.dim", "aten.min.dim")},
     **{name: [(X, 1), (X,), (X, 0, True), (DUPLICATES, -1), (DUPLICATES,), (f(),), (X.bfloat16(), 1), (X.t(), None, True)] for name in ("aten.argmax.default", "aten.argmin.default")},
     **{name: [(f(3, 4), [1]), (f(3, 4), None, {"correction": 0}), (f(3, 4), [0, 1], {"correction": 1, "keepdim": True}), (f(3, 4).bfloat16(), [1]), (f(3, 1), [1]), (f(3), [0], {"correction": 5}), (f(3, 4).double(), [0], {"correction": 0.5}), (SPECIAL[:2, :5] + 1j, [1])] for name in ("aten.var.correction", "aten.std.correction", "aten.var_mean.correction")},
-    "aten.logsumexp.default": [(f(3, 4), [1]), (X, [0]), (f(3, 4), [0, 1], True), (f(2).bfloat16(), [0]), (torch.full((2, 2), -INF), [1]), (I, [1])],
-    **{name: [(f(3, 4), 0), (f(3, 4), -1), (X, 1), (f(2, 0), 1), (f(), 0), (f(5).bfloat16(), 0)] for name in ("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default")},
+    "aten.logsumexp.default": [(COMPLEX, [0]), (f(3, 4), [1]), (X, [0]), (f(3, 4), [0, 1], True), (f(2).bfloat16(), [0]), (torch.full((2, 2), -INF), [1]), (I, [1])],
+    **{name: [(f(3, 4), 0), (f(3, 4), -1), (X, 1), (f(2, 0), 1), (f(), 0), (f(5).bfloat16(), 0), (COMPLEX, 1)] for name in ("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default")},
     **{name: [(X, 1), (DUPLICATES, 0), (DUPLICATES, -1), (f(), 0), (b(4), 0), (X.bfloat16(), 1)] for name in ("aten.cummax.default", "aten.cummin.default")},
     # orders
     "aten.sort.default": [(X, 1), (X, 0, True), (f(), -1), (f(0, 3), 0), (b(5), 0), (i(4, dtype=torch.int8),)],
