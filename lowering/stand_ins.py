@@ -1,8 +1,8 @@
 """Functions of torch that look at values while they are traced, and what is called in their stead.
 
 `torch.cov` asks whether its divisor is positive, `torch.combinations` picks by a mask that depends on nothing but sizes,
-`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool, `x[t]` with a 0-d tensor reads it: a trace stops
-at each.
+`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool, `x[t]` with a 0-d tensor reads it, nn.Transformer
+asks whether its mask is causal: a trace stops at each.
 Comes in: a module's calls, while it is exported.
 Guaranteed: a stand-in computes what the function does where eager torch raises no error.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import transformer
 
 
 def cov(
@@ -106,6 +107,11 @@ def gaussian_nll_loss(
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()
+
+
+def is_causal_mask(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Without nn.Transformer's look at whether a mask's values are causal, which only lets it leave the mask out: it is added as given."""
+    return is_causal is True
 
 
 def _by_tensor(index: Any) -> bool:
@@ -194,8 +200,13 @@ def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> I
         with StandIns(note):
             return forward(*args, **kwargs)
 
-    with forward_through(module, watched):
-        yield
+    detect = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = is_causal_mask
+    try:
+        with forward_through(module, watched):
+            yield
+    finally:
+        transformer._detect_is_causal_mask = detect
 
 
 @contextmanager

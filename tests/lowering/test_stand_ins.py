@@ -86,3 +86,12 @@ def test_nothing_is_left_after_a_capture_that_fails() -> None:
     assert "forward" not in vars(model)
     assert torch._C._len_torch_function_stack() == 0
     assert not torch.fx.proxy._STACK_TRACE_ANCHORS
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_transformers_with_a_mask_that_is_an_argument(kind: str) -> None:
+    name = kind.title()
+    layer = getattr(torch.nn, f"Transformer{name}Layer")(8, 2, 16, dropout=0.0)
+    module = getattr(torch.nn, f"Transformer{name}")(layer, 1)
+    x, mask = torch.randn(5, 2, 8), torch.nn.Transformer.generate_square_subsequent_mask(5)
+    check(module, *((x, mask) if kind == "encoder" else (x, x + 1, mask)), rtol=1e-4, atol=1e-5)
