@@ -131,8 +131,18 @@ def _weighted(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -
 
 
 def _weighted_bytes(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -> Value:
-    """uint8 by 16-bit fixed-point weights, rounded after each dimension (compute_index_ranges_int16_weights of torch)."""
-    bits = next(bits for bits in range(23) if bits == 22 or 0.5 + weights.max() * (1 << (bits + 1)) >= 1 << 15)
+    """uint8 by 16-bit fixed-point weights, rounded after each dimension (compute_index_ranges_int16_weights of torch).
+
+    Elements that the border repeats have one weight, which is summed before it is rounded; the largest one on the way,
+    sums that are not complete included, decides how many bits there are.
+    """
+    weights, largest = weights.copy(), weights[:, 0].max()
+    for tap in range(1, weights.shape[1]):
+        again = places[:, tap] == places[:, tap - 1]
+        weights[again, tap] += weights[again, tap - 1]
+        weights[again, tap - 1] = 0
+        largest = max(largest, weights[:, tap].max())
+    bits = next(bits for bits in range(23) if bits == 22 or 0.5 + largest * (1 << (bits + 1)) >= 1 << 15)
     fixed = np.trunc(weights.astype(np.float64) * (1 << bits) + np.where(weights < 0, -0.5, 0.5))
     total = _weighted(build.convert(value, torch.int32), dim, places, fixed)
     rounded = build.binary(
