@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules import transformer
 
+from .ctc import ctc_loss
+
 
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
@@ -175,6 +177,8 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.__getitem__: getitem,
     Tensor.__setitem__: setitem,
     torch.nn.functional.gaussian_nll_loss: gaussian_nll_loss,
+    torch.nn.functional.ctc_loss: ctc_loss,
+    torch.ctc_loss: ctc_loss,
 }
 
 

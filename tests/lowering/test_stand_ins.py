@@ -95,3 +95,30 @@ def test_transformers_with_a_mask_that_is_an_argument(kind: str) -> None:
     module = getattr(torch.nn, f"Transformer{name}")(layer, 1)
     x, mask = torch.randn(5, 2, 8), torch.nn.Transformer.generate_square_subsequent_mask(5)
     check(module, *((x, mask) if kind == "encoder" else (x, x + 1, mask)), rtol=1e-4, atol=1e-5)
+
+
+LOG_PROBS, LABELS = torch.randn(7, 3, 5).log_softmax(-1), torch.tensor([[1, 2, 2, 4], [3, 3, 1, 1], [4, 1, 2, 3]])
+FLAT = torch.cat([LABELS[0, :3], LABELS[2, :4]])
+LENGTHS, COUNTS_OF_LABELS = torch.tensor([7, 1, 4]), torch.tensor([3, 0, 4])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "sum"}, {"reduction": "none"}, {"reduction": "none", "zero_infinity": True}]
+)
+@pytest.mark.parametrize("targets", [LABELS, FLAT, LABELS.to(torch.int32)])
+@pytest.mark.parametrize("convert", [torch.as_tensor, torch.Tensor.tolist])
+def test_ctc_loss(targets: torch.Tensor, convert: Callable[[torch.Tensor], object], options: dict[str, object]) -> None:
+    args = LOG_PROBS, targets, convert(LENGTHS), convert(COUNTS_OF_LABELS)
+    torch.testing.assert_close(
+        stand_ins.ctc_loss(*args, **options), torch.nn.functional.ctc_loss(*args, **options), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("targets", [LABELS, FLAT])
+def test_ctc_loss_is_lowered(targets: torch.Tensor) -> None:
+    check(torch.nn.CTCLoss(reduction="none"), LOG_PROBS, targets, LENGTHS, COUNTS_OF_LABELS)
+
+
+def test_ctc_loss_of_one_sequence_with_another_blank() -> None:
+    check(torch.nn.CTCLoss(blank=4), LOG_PROBS[:, 0], torch.tensor([0, 3, 3]), torch.tensor(6), torch.tensor(3))
+    check(torch.nn.CTCLoss(blank=4), LOG_PROBS[:, 0].double(), torch.tensor([0, 3, 3]), (7,), (3,))
