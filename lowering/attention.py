@@ -1,4 +1,4 @@
-"""`aten.scaled_dot_product_attention`, taken apart so that a compiler moves as little memory as it can.
+"""`aten.scaled_dot_product_attention` and flex_attention, taken apart; the first so that a compiler moves as little memory as it can.
 
 torch's own way scales queries and keys, and repeats the keys and values of grouped heads; a compiler then writes both
 copies to memory. Here the rows of one group are rows of one product with its keys, the scores are scaled where they are made, and
@@ -7,6 +7,8 @@ no pass over them is spent on rows that see nothing. Measured with libtpu for v5
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf, log
 from typing import Any
 
 import torch
@@ -170,3 +172,33 @@ def _by_group(mask: Tensor, kv_heads: int, group: int) -> Tensor:
     if mask.shape[-3] == 1:
         return mask.unsqueeze(-3)
     return mask.reshape(*mask.shape[:-3], kv_heads, group, *mask.shape[-2:])
+
+
+def flex_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score_mod: Callable[..., Tensor],
+    block_mask: tuple[Any, ...],
+    scale: float,
+    kernel_options: Any,
+    score_buffers: tuple[Any, ...] = (),
+    mask_buffers: tuple[Any, ...] = (),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(result, log2 of the sums, maxima) as torch's eager form gives them: score_mod and the mask's function (the last of block_mask)
+    see one element each, and run over all of them by vmap. The block mask's tables only say which blocks a kernel may skip."""
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex  # dynamo is slow to import
+    from torch.nn.attention.flex_attention import _vmap_for_bhqkv
+
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1).expand(query.shape[0], query.shape[1], -1, -1) for x in (key, value))
+    scores = (query.to(wide) @ key.to(wide).mT) * scale
+    places = [torch.arange(size) for size in scores.shape]
+    with TransformGetItemToIndex():
+        changed = _vmap_for_bhqkv(score_mod, (0,), (None,) * len(score_buffers))(scores, *places, *score_buffers)
+        seen = _vmap_for_bhqkv(block_mask[-1], (), (None,) * len(mask_buffers))(*places, *mask_buffers)
+    scores = torch.where(seen, changed.to(wide), -inf)
+    sums = torch.where((scores == -inf).all(-1), -inf, scores.logsumexp(-1))
+    weights = torch._safe_softmax(scores, -1).to(query.dtype)
+    return weights @ value.to(query.dtype), sums / log(2), scores.amax(-1) / log(2)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._C import DispatchKey
+from torch._higher_order_ops import flex_attention
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export._trace import _export
@@ -33,6 +34,7 @@ from ..passes.fx.random_key import DISTRIBUTIONS
 from ..passes.program import Argument, Dim, Guard, Program, Result, lazy_module
 from ..runtime import seal
 from ..runtime.errors import FxhloError
+from .attention import flex_attention as expanded_flex_attention
 from .decompositions import decompositions
 from .emit import SILENT
 from .errors import CaptureError
@@ -117,6 +119,11 @@ def _exported(
     """torch.export's program; where that lost the inside of torch.func.grad or torch.autograd.grad, the one it records below them."""
     try:
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except NotImplementedError as problem:
+        if "FlexAttention does not support backward on CPU" not in str(problem):
+            raise
+        with torch.no_grad():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as problem:
         if not any(text in str(problem) for text in _LOST):
             raise
@@ -533,18 +540,21 @@ def _trace(
 
 @contextmanager
 def _taken_apart_by_us() -> Iterator[None]:
-    """Python kernels of torch take some ops apart below any decomposition table, with other results than ATen's: they are set aside."""
+    """Python kernels of torch take some ops apart below any decomposition table, with other results than ATen's: they are set aside.
+    flex_attention, a region around two functions of the model, becomes what eager torch computes."""
     ops = [*EXPANSIONS, *(attrgetter(name)(torch.ops) for name in rules() if "upsample" in name)]
-    kernels = {op: dict(op.py_kernels) for op in ops}
+    kernels: dict[Any, Any] = {op: dict(op.py_kernels) for op in [*ops, flex_attention]}
     try:
         for op in ops:
             for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
                 op.py_kernels.pop(key, None)
             op._dispatch_cache.clear()
+        flex_attention.py_kernels[DispatchKey.Autograd] = expanded_flex_attention
+        flex_attention._dispatch_cache.clear()
         yield
     finally:
-        for op in ops:
-            op.py_kernels.update(kernels[op])
+        for op, before in kernels.items():
+            op.py_kernels.update(before)
             op._dispatch_cache.clear()
 
 

@@ -1,10 +1,14 @@
-"""Scaled dot product attention taken apart: torch's numbers, and grouped heads whose keys are not repeated."""
+"""Scaled dot product attention taken apart: torch's numbers, and grouped heads whose keys are not repeated; flex_attention."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from differential import check, execute, lowered
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from fxhlo.lowering.attention import scaled_dot_product_attention
 from fxhlo.lowering.lower import lower
@@ -167,3 +171,32 @@ def test_others_stay_as_they_are(rows: int, keys: int, dtype: torch.dtype, causa
 
     query, key = torch.randn(1, 2, rows, 16, dtype=dtype), torch.randn(1, 2, keys, 16, dtype=dtype)
     assert "stablehlo.composite" not in lower(Attention(), (query, key, key)).text
+
+
+class Flex(torch.nn.Module):
+    """flex_attention whose score reads a parameter, with a mask by blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = torch.nn.Parameter(torch.randn(2))
+        self.mask = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < 4), 1, 1, 16, 16, device="cpu")
+
+    def forward(self, q: torch.Tensor) -> torch.Tensor:
+        return flex_attention(q, q, q, lambda score, b, h, i, j: score + self.slopes[h] * (i - j), self.mask)
+
+
+HEADS = torch.randn(1, 2, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (Flex(), (HEADS,)),
+        (lambda q: flex_attention(q, q, q, return_lse=True), (HEADS,)),
+        (lambda q, k: flex_attention(q, k, k, enable_gqa=True, scale=0.3), (torch.randn(2, 4, 8, 8), torch.randn(2, 2, 12, 8))),
+        (lambda q: flex_attention(q, q, q, lambda score, b, h, i, j: torch.where(i > j, score, -torch.inf)), (HEADS.to(torch.bfloat16),)),
+    ],
+    ids=["score and mask", "sums", "grouped", "rows that see nothing"],
+)  # fmt: skip
+def test_flex_attention(function: Callable[..., Any], args: tuple[torch.Tensor, ...]) -> None:
+    check(function, *args)
