@@ -128,6 +128,7 @@ def determinant(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
     diagonal = jnp.diagonal(lu_)
     parity = jnp.where(swaps == 1, -1, 1).astype(lu_.dtype)
     unit = diagonal / jnp.abs(diagonal) if jnp.iscomplexobj(lu_) else jnp.sign(diagonal)
+    unit = jnp.where(jnp.isnan(diagonal), 0, unit)  # torch.sgn of NaN
     return parity * jnp.prod(diagonal), parity * jnp.prod(unit), jnp.sum(jnp.log(jnp.abs(diagonal)))
 
 
@@ -162,6 +163,7 @@ def geqrf(a: Array) -> tuple[Array, Array]:
     m, n = a.shape
     count = min(m, n)
     rows, columns = jnp.arange(m), jnp.arange(n)
+    a, scale = _scaled(a)
 
     def step(i: Array, carry: Any) -> Any:
         a, taus = carry
@@ -180,7 +182,8 @@ def geqrf(a: Array) -> tuple[Array, Array]:
         return jnp.where((columns == i)[None, :], stored[:, None], a), taus.at[i].set(tau)
 
     start = (a, jnp.zeros((count,), a.dtype))
-    return lax.fori_loop(0, count, step, start) if count else start
+    packed, taus = lax.fori_loop(0, count, step, start) if count else start
+    return jnp.where(rows[:, None] > columns, packed, packed * scale), taus
 
 
 @over_matrices
@@ -211,6 +214,13 @@ def qr(a: Array, *, mode: str) -> tuple[Array, Array]:
 
 
 # -- eigenvalues and singular values -------------------------------------------------------------------------------
+
+
+def _scaled(a: Array) -> tuple[Array, Array]:
+    """(the matrices with elements of up to 1, so that their squares stay in range; what they were divided by [..., 1, 1])."""
+    scale = jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0)
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    return a / scale, scale
 
 
 def _rounds(n: int) -> Array:
@@ -260,6 +270,7 @@ def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
     a = triangle + triangle.T - jnp.diag(jnp.diagonal(triangle))
     if n == 1:
         return a[0], jnp.ones_like(a)
+    a, scale = _scaled(a)
     even = n + n % 2  # a row of zeros that no rotation touches
     padded = jnp.zeros((even, even), a.dtype).at[:n, :n].set(a)
     eps = jnp.finfo(a.dtype).eps
@@ -277,7 +288,7 @@ def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
         return jnp.sqrt(jnp.sum(jnp.where(jnp.eye(even, dtype=bool), 0, a) ** 2)) / jnp.where(scale == 0, 1, scale)
 
     a, v = _sweeps(turn, rest, (padded, jnp.eye(even, dtype=a.dtype)), even, eps)
-    values = jnp.diagonal(a)[:n]
+    values = jnp.diagonal(a)[:n] * scale[0]
     order = jnp.argsort(values)
     return values[order], v[:n, :n][:, order]
 
@@ -324,13 +335,14 @@ def svd(a: Array, *, full: bool) -> tuple[Array, Array, Array]:
     if m < n:
         u, s, vh = svd(jnp.swapaxes(a, -1, -2), full=full)
         return jnp.swapaxes(vh, -1, -2), s, jnp.swapaxes(u, -1, -2)
+    a, scale = _scaled(a)
     q, r = qr(a, mode="complete" if full else "reduced")
     u, s, v = _svd_square(r[..., :n, :])
     if full and m > n:
         u = jnp.concatenate([dot(q[..., :n], u), q[..., n:]], -1)
     else:
         u = dot(q, u)
-    return u, s, jnp.swapaxes(v, -1, -2)
+    return u, s * scale[..., 0], jnp.swapaxes(v, -1, -2)
 
 
 def lstsq(a: Array, b: Array, *, rcond: float) -> tuple[Array, Array, Array]:
@@ -349,8 +361,12 @@ def matrix_exp(a: Array) -> Array:
     if n == 0:
         return a
     norm = jnp.max(jnp.sum(jnp.abs(a), 0))
-    squarings = jnp.where(norm > 1, jnp.ceil(jnp.log2(jnp.where(norm > 1, norm, 1))), 0).astype(jnp.int32)
-    scaled = a / (2.0 ** squarings.astype(norm.dtype)).astype(a.dtype)
+    finite = jnp.isfinite(norm)  # an infinity would be squared without end
+    squarings = jnp.where(finite & (norm > 1), jnp.ceil(jnp.log2(jnp.where(norm > 1, norm, 1))), 0).astype(jnp.int32)
+    half = squarings // 2  # in two steps: the whole factor may lie out of range
+    scaled = jnp.where(finite, a, jnp.nan)
+    for steps in (half, squarings - half):
+        scaled = scaled / (2.0 ** steps.astype(norm.dtype)).astype(a.dtype)
     eye = jnp.eye(n, dtype=a.dtype)
     total = eye
     for degree in range(18, 0, -1):

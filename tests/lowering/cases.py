@@ -82,7 +82,7 @@ DOMAINS: dict[str, list[torch.Tensor]] = {
     )
 }  # fmt: skip
 DOMAINS |= {
-    "aten.linalg_matrix_exp.default": [f(2, 3, 3), f(1, 1)],
+    "aten.linalg_matrix_exp.default": [f(2, 3, 3), f(1, 1), torch.tensor([[[1.0, INF], [0, 1]], [[3e38, 0], [0, 1]], [[50, 20], [0, -80]]])],
     "aten._neg_view.default": [X, X.to(torch.bfloat16), i(3, 4), torch.complex(f(2), f(2))],
     "aten.view_as_complex.default": [f(3, 2)], "aten.view_as_complex_copy.default": [f(3, 2)],
     "aten.digamma.default": [X[2:], f(4)], "aten.lgamma.default": [X[2:], f(4)],
@@ -308,8 +308,8 @@ CASES: dict[str, list[tuple]] = {
     "aten.eye.default": [(3,), (0,)], "aten.eye.m": [(2, 4,), (3, 2, {"dtype": torch.bool})], **{f"aten.{name}_indices.default": [(3, 4), (4, 3, 1), (3, 3, -1)] for name in ("tril", "triu")},
     # linear algebra, Fourier
     "aten._fft_c2c.default": [(torch.complex(f(3, 4), f(3, 4)), [1], 0, True), (torch.complex(f(3, 4), f(3, 4)), [0, 1], 2, False)], "aten._fft_r2c.default": [(f(3, 5), [1], 0, True), (f(3, 4), [0], 1, False)], "aten._fft_c2r.default": [(torch.complex(f(3, 3), f(3, 3)), [1], 2, 5)],
-    "aten._linalg_det.default": [(SQUARES,)], "aten._linalg_slogdet.default": [(SQUARES,)], "aten._linalg_solve_ex.default": [(SQUARES, f(2, 3, 2)), (SQUARES, f(2, 3, 3), {"left": False})],
-    "aten._linalg_eigh.default": [(positive(3),)], "aten._linalg_svd.default": [(f(2, 4, 3),)], "aten.linalg_qr.default": [(f(2, 4, 3),)], "aten.geqrf.default": [(MATRIX,)],
+    "aten._linalg_det.default": [(SQUARES,)], "aten._linalg_slogdet.default": [(SQUARES,), (torch.tensor([[1.0, NAN], [0, 1]]),)], "aten._linalg_solve_ex.default": [(SQUARES, f(2, 3, 2)), (SQUARES, f(2, 3, 3), {"left": False})],
+    "aten._linalg_eigh.default": [(positive(3),), (positive(3) * 1e25,)], "aten._linalg_svd.default": [(f(2, 4, 3),), (f(4, 3) * 1e25,)], "aten.linalg_qr.default": [(f(2, 4, 3),)], "aten.geqrf.default": [(MATRIX,), (MATRIX * 1e25,)],
     "aten.cholesky.default": [(positive(3),), (positive(2), True)], "aten.linalg_cholesky_ex.default": [(positive(3),), (positive(3), {"upper": True})], "aten.cholesky_inverse.default": [(LOWER,)], "aten.cholesky_solve.default": [(f(2, 3, 2), LOWER)],
     "aten.linalg_householder_product.default": [torch.geqrf(MATRIX)], "aten.ormqr.default": [(*torch.geqrf(MATRIX), f(4, 2)), (*torch.geqrf(MATRIX), f(2, 4), False, True)],
     "aten.linalg_inv_ex.default": [(SQUARES,)], "aten.linalg_lstsq.default": [(f(4, 3), f(4, 2))], "aten.linalg_lu.default": [(SQUARES,)], "aten.linalg_lu_factor_ex.default": [(SQUARES,), (f(2, 4, 3),)],
