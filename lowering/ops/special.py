@@ -205,7 +205,8 @@ def _polynomial(x: Any, n: Any, *, family: str) -> Any:
     shift = {"shifted_chebyshev_polynomial": True}.get(family[:-2], False)
     x = 2 * x - 1 if shift else x
     kind = family.removeprefix("shifted_")
-    n = jnp.trunc(n)
+    n = jnp.where(jnp.isfinite(n), jnp.trunc(n), -1)  # ATen's int64 of the others is negative
+    counted = 2.0 ** (jnp.finfo(n.dtype).nmant + 1)  # beyond it adding 1 changes nothing, and the loop would not end
     first = {
         "chebyshev_polynomial_t": x, "chebyshev_polynomial_u": x + x, "chebyshev_polynomial_v": x + x - 1,
         "chebyshev_polynomial_w": x + x + 1, "hermite_polynomial_h": x + x, "hermite_polynomial_he": x,
@@ -231,8 +232,9 @@ def _polynomial(x: Any, n: Any, *, family: str) -> Any:
 
     one = jnp.ones_like(x)
     start = jnp.where(n < 0, 0, jnp.where(n == 0, one, first))
-    highest = jnp.max(n, initial=0)
-    return jax.lax.while_loop(lambda carry: carry[0] < highest, step, (jnp.ones_like(highest), one, first, start))[3]
+    highest = jnp.max(jnp.minimum(n, counted), initial=0)
+    found = jax.lax.while_loop(lambda carry: carry[0] < highest, step, (jnp.ones_like(highest), one, first, start))[3]
+    return jnp.where(n > counted, jnp.nan, found)
 
 
 def _polynomial_rule(family: str) -> Rule:

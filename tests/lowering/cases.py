@@ -114,7 +114,11 @@ for _name in rules():
         PAIRS[_name] = [(5, I), (True, b(3))]
     elif _name.startswith("aten.special_") and "polynomial" in _name:
         _x, _n = torch.tensor([-1.5, -1.0, 0.3, 1.0, 2.0]), torch.tensor([0.0, 1.0, 2.0, 5.0, 3.0])
-        PAIRS[_name] = {"default": [(_x, _n)], "x_scalar": [(0.3, _n)], "n_scalar": [(_x, 4)]}[_name.split(".")[2]]
+        PAIRS[_name] = {
+            "default": [(_x, _n)],
+            "x_scalar": [(0.3, torch.cat([_n, torch.tensor([INF, -INF, NAN])]))],
+            "n_scalar": [(_x, 4)],
+        }[_name.split(".")[2]]
 PAIRS |= {
     "aten.remainder.Scalar_Tensor": [(7, J), (7.5, Y)], "aten.special_zeta.self_scalar": [(2.5, f(4).abs() + 0.5)],
     "aten.special_zeta.other_scalar": [(f(4).abs() + 1.5, 0.5)], "aten.floor_divide.Scalar": [(X, 2), (I, -3), (I, 2.5)],
