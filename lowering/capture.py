@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter, getitem
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,11 +21,11 @@ import torch
 from torch import fx
 from torch._C import DispatchKey
 from torch._higher_order_ops import flex_attention
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export._trace import _export
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree as pytree
 
 from ..kernels.catalog import register_torch_ops
@@ -40,6 +41,7 @@ from .emit import SILENT
 from .errors import CaptureError
 from .expansions import EXPANSIONS
 from .exported import decomposable, is_wrapped
+from .left_out import SHAPE, reasons
 from .registry import find_rule, overload_name, rules
 from .stand_ins import forward_through, standing_in
 
@@ -86,6 +88,7 @@ def capture(
     except Exception as problem:
         raise CaptureError(
             f"torch.export could not capture {type(module).__name__}: {_first_lines(problem)}",
+            where=_user_frame(problem),
             next_step=_advice(problem),
         ) from problem
     return from_exported(exported, _dim_names(module, args, kwargs, dynamic_shapes))
@@ -145,6 +148,10 @@ def _advice(problem: Exception) -> str:
             "build the model with use_cache=False, or register its cache: "
             "transformers.integrations.executorch.register_dynamic_cache_export_support()"
         )
+    if isinstance(problem, GuardOnDataDependentSymNode):
+        return "a value decides there what the model's Python does: compute both ways and choose by torch.where, or use torch.cond"
+    if isinstance(problem, DynamicOutputShapeException):
+        return f"use another op: {reasons().get(str(problem.func), SHAPE)}"
     return "make the module exportable: torch.export.export(module, args) shows the whole story"
 
 
@@ -654,12 +661,15 @@ def _take_out_mutations(
     return fx.GraphModule(graph_module, graph), tuple(results)
 
 
+_OURS = f"{Path(__file__).parent}/"
+
+
 def _user_frame(problem: BaseException) -> str | None:
     import traceback
 
     frames = [
         frame
         for frame in traceback.extract_tb(problem.__traceback__)
-        if "/torch/" not in frame.filename and "/fxhlo/" not in frame.filename
+        if not any(part in frame.filename for part in ("/torch/", "/fxhlo/", _OURS, "<"))
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

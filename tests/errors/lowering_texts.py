@@ -123,7 +123,8 @@ lower takes an nn.Module or an ExportedProgram, not function
         lambda tmp: fxhlo.lower(Module(lambda x: x if x.sum() > 0 else -x), (X,)),
         """\
 torch.export could not capture Module: GuardOnDataDependentSymNode: .*
-  next: make the module exportable: torch.export.export(module, args) shows the whole story""",
+  at: HERE
+  next: a value decides there what the model's Python does: compute both ways and choose by torch.where, or use torch.cond""",
     ),
     "out of range": (
         errors.GuardError,
