@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from serving import Server, free_port
 
-pytestmark = pytest.mark.xdist_group("serve")  # one process makes what its tests share
-
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 CHAT = {"model": "smol", "messages": QUESTION, "temperature": 0.0, "max_tokens": 32}

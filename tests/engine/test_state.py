@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("state")  # one process makes what its tests share
-
 SIZES = {"tokens": 8, "requests": 8}
 
 
