@@ -73,7 +73,7 @@ demo: $(READY)
 	@$(RUN) fxhlo.tools.demo
 
 test: model
-	@$(RUN) pytest -q -m "not conformance" --durations=10 -n $(WORKERS) --dist loadgroup $(TESTS)
+	@$(RUN) pytest -q -m "not conformance" --durations=10 -n $(WORKERS) --dist loadscope $(TESTS)
 
 conformance: model
 	@FXHLO_CONFORMANCE_EVERY=$(EVERY) $(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)

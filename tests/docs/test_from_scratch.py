@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.xdist_group("from_scratch")  # one process makes what its tests share
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lowering_from_scratch.py"
 
 

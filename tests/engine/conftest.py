@@ -22,14 +22,6 @@ MODEL = ROOT / "build" / "models" / "SmolLM2-135M-Instruct"
 LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 127, 128, 129, 200, 256, 300, 400, 513, 640, 900)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One engine at a time: it takes all cores, and two of them wait for each other's threads."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("engine"))
-
-
 @pytest.fixture(scope="session")
 def model() -> Path:
     if not (MODEL / "model.safetensors").exists():

@@ -22,8 +22,6 @@ from fxhlo.lowering.bundling import save
 from fxhlo.lowering.errors import CaptureError
 from fxhlo.runtime.errors import ShapeError, UnsupportedError
 
-pytestmark = pytest.mark.xdist_group("decoder")  # one process makes what its tests share
-
 PROMPTS = [[(5 * at * at + 3) % 61 for at in range(20)], [9, 2], [(7 * at + 6) % 61 for at in range(15)]]
 """More than a page, a few tokens, and a page that is full after the first decode step."""
 STEPS = 4

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-pytestmark = pytest.mark.xdist_group("wheel")  # one process makes what its tests share
-
 ROOT = Path(__file__).parents[2]
 FLOORS = ("fxhlo", "kernels", "lowering", "passes", "runtime", "tools")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

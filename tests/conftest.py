@@ -1,0 +1,25 @@
+"""How the tests are shared by the processes of `make test`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+ENGINES = "tests/engine/"
+"""One engine at a time: it takes all cores, and two of them wait for each other's threads."""
+WHOLE = ("tests/docs/test_from_scratch.py", "tests/jax/test_decoder.py", "tests/packaging/test_wheel.py")
+"""Files whose tests share what takes long to make."""
+
+
+class _Sharing(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        """What goes to one process together: all engines, a file of WHOLE, or a single test."""
+        file = nodeid.partition("::")[0]
+        return ENGINES if file.startswith(ENGINES) else file if file in WHOLE else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> _Sharing | None:
+    return _Sharing(config, log) if config.getvalue("dist") == "loadscope" else None
