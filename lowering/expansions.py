@@ -528,7 +528,9 @@ def linspace(
     if dtype is None or dtype.is_floating_point or dtype.is_complex:
         options = {"dtype": dtype, "layout": layout or torch.strided, "device": device, "pin_memory": bool(pin_memory)}
         return torch._refs.linspace(start, end, steps, **options)
-    first, last = (torch.as_tensor(edge).to(dtype).to(torch.float64) for edge in (start, end))
+    first, last = (
+        edge.to(dtype).to(torch.float64) if isinstance(edge, Tensor) else float(int(edge)) for edge in (start, end)
+    )
     place = torch.arange(steps)
     step = (last - first) / max(steps - 1, 1)
     from_last = torch.rsub(place, steps - 1)
