@@ -358,7 +358,7 @@ def summary(outcomes: Iterable[Outcome]) -> str:
 
 def record(outcomes: Iterable[Outcome], samples: int = SAMPLES, path: Path = RECORD) -> None:
     """What docs/ops.md is made of: counts per dtype, and what did not pass with its reason."""
-    outcomes = list(outcomes)
+    outcomes = [outcome for outcome in outcomes if outcome.status != workers.EMPTY]
     counts = {dtype: dict(found) for dtype, found in by_dtype(outcomes).items()}
     groups: dict[tuple[str, str, str], list[str]] = {}
     for outcome in sorted(outcomes, key=lambda o: (o.op, DTYPES.index(o.dtype))):
