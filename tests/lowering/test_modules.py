@@ -1,6 +1,6 @@
 """torch's own database of modules beside eager torch: what torch.nn has, in training and in evaluation, with torch's samples.
 
-The cheap half runs everywhere; all of it is in `make conformance`.
+A few (FAST) are in `make test`, the others in `make conformance`.
 """
 
 from __future__ import annotations
