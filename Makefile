@@ -57,7 +57,7 @@ $(READY): requirements.lock setup.py pyproject.toml
 	echo "set-up 3/4: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
 	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	echo "set-up 4/4: native kernels for this processor, which the first start would build otherwise"; \
-	$(RUN) fxhlo.runtime.native || echo "  without them, kernels in plain StableHLO are used" >&2; \
+	$(RUN) fxhlo.runtime.core.native || echo "  without them, kernels in plain StableHLO are used" >&2; \
 	touch $@
 
 dev: $(READY)  ## the environment, and .dev/ for tools that read no directory map

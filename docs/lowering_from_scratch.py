@@ -62,7 +62,7 @@ class Model(nn.Module):
 
 # -- 2. Errors -----------------------------------------------------------------------------------------------------------
 #
-# What is wrong, where (the user's file and line), what to do next. [runtime/errors.py]
+# What is wrong, where (the user's file and line), what to do next. [runtime/core/errors.py]
 
 
 class FxhloError(Exception):
@@ -163,7 +163,7 @@ def where(node: fx.Node) -> str | None:
 #
 # torch.export traces the model with fake tensors and makes it functional: `seen.add_` becomes one more result, and the
 # signature says that it is the new value of `seen`. Decomposition takes big ops apart, but not those that we want whole.
-# fxhlo captures vLLM's models by make_fx instead; both ways end in the same Program. [lowering/capture.py]
+# fxhlo captures vLLM's models by make_fx instead; both ways end in the same Program. [lowering/capture/program.py]
 
 KINDS = {InputKind.PARAMETER: "weight", InputKind.BUFFER: "buffer", InputKind.USER_INPUT: "input"}
 MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
@@ -370,7 +370,7 @@ def embedding(ctx: Context, weight: Value, indices: Value) -> Value:
 # -- 8. The contract -----------------------------------------------------------------------------------------------------
 #
 # Between the graph and emission: everything that has no rule is said at once, with count, place and near misses.
-# [passes/contract.py, lowering/coverage.py]
+# [passes/contract.py, lowering/emit/coverage.py]
 
 
 def is_symbolic(node: fx.Node) -> bool:
@@ -396,7 +396,7 @@ def check(program: Program) -> None:
 #
 # One walk over the graph. Sizes are bound to numbers here, so that one Program gives a module for each size without a second
 # trace. What a rule built is compared with what the graph says: a mistake stops at its own op, with the user's line. An argument
-# that a result updates is aliased to it, so that PJRT can do it in place. [lowering/emit.py, lowering/module.py]
+# that a result updates is aliased to it, so that PJRT can do it in place. [lowering/emit/emit.py, lowering/module.py]
 
 
 @dataclass(frozen=True)
@@ -494,7 +494,7 @@ class Emitter:
 
 
 # A kernel's op has one rule for all of them: a composite, whose decomposition is the reference, traced for these types. Whoever
-# takes StableHLO can run it without knowing the kernel. [lowering/composite.py, lowering/trace.py]
+# takes StableHLO can run it without knowing the kernel. [lowering/emit/composite.py, lowering/emit/trace.py]
 
 
 def composite(kernel: Kernel, ctx: Context, *values: Value) -> Value:
@@ -587,7 +587,7 @@ def _operations(operation: ir.Operation) -> Iterator[ir.Operation]:
 # -- 11. Run -------------------------------------------------------------------------------------------------------------
 #
 # PJRT compiles the module for a device. Weights and buffers are placed once; a call takes inputs alone. A buffer that the
-# module updates is donated: PJRT writes its new value where the old one was, and the next call gets it. [runtime/executable.py]
+# module updates is donated: PJRT writes its new value where the old one was, and the next call gets it. [runtime/core/executable.py]
 
 
 class Executable:

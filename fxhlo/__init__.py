@@ -18,13 +18,13 @@ __all__ = ["FxhloError", "Target", "__version__", "load", "lower"]
 
 if TYPE_CHECKING:
     from .lowering.lower import lower
-    from .runtime.bundle import load
-    from .runtime.errors import FxhloError
-    from .runtime.targets import Target
+    from .runtime.core.bundle import load
+    from .runtime.core.errors import FxhloError
+    from .runtime.core.targets import Target
 
 
 _HOMES = {
-    "FxhloError": ".runtime.errors", "Target": ".runtime.targets", "load": ".runtime.bundle", "lower": ".lowering.lower",
+    "FxhloError": ".runtime.core.errors", "Target": ".runtime.core.targets", "load": ".runtime.core.bundle", "lower": ".lowering.lower",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@
     hlo.save("bundle")                                       # runs where a torch model's does
 
 Each kernel of docs/kernels.md is a function here, under its name, with the parameters of its schema. `lower` is
-lowering/jax_lower.py; docs/jax.md shows a decoder. Everything is imported when it is first used.
+lowering/jax/lower.py; docs/jax.md shows a decoder. Everything is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .lowering.jax_lower import lower_jax as lower  # noqa: F401
+    from .lowering.jax.lower import lower_jax as lower  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
     if name == "lower":
-        from .lowering.jax_lower import lower_jax
+        from .lowering.jax.lower import lower_jax
 
         return lower_jax
     from .kernels.catalog import kernels
 
     if f"fxhlo.{name}" not in kernels():
         raise AttributeError(f"fxhlo.jax has no {name!r}; its kernels: {', '.join(__dir__()[1:])}")
-    from .lowering.jax_composites import composite
+    from .lowering.jax.composites import composite
 
     return composite(name)
 

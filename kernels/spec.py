@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.targets import Target
+from ..runtime.core.targets import Target
 
 if not __name__.startswith("fxhlo."):
     raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..passes import mlir
 from ..passes.hlo.legalize import Legalized, legalize
-from ..runtime import pjrt
-from ..runtime.bundle import Bundle
-from ..runtime.pjrt import Options
+from ..runtime.core import pjrt
+from ..runtime.core.bundle import Bundle
+from ..runtime.core.pjrt import Options
 
 if TYPE_CHECKING:
-    from ..runtime.writer import BundleWriter
+    from ..runtime.core.writer import BundleWriter
     from .module import HloModule
 
 

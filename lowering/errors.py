@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 
 
 class CaptureError(FxhloError):

@@ -12,10 +12,10 @@ from torch.export import ExportedProgram
 from ..passes.default import default_passes
 from ..passes.pipeline import run
 from ..passes.program import Program
-from ..runtime.targets import Target
-from .capture import capture
-from .coverage import check
-from .emit import emit
+from ..runtime.core.targets import Target
+from .capture.program import capture
+from .emit.coverage import check
+from .emit.emit import emit
 from .module import HloModule
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from ..passes import mlir
-from ..runtime.signature import Signature
+from ..runtime.core.signature import Signature
 from .types import numpy_dtype
 
 if TYPE_CHECKING:
-    from ..runtime.bundle import Bundle
-    from ..runtime.executable import Executable
-    from ..runtime.pjrt import Compiled
+    from ..runtime.core.bundle import Bundle
+    from ..runtime.core.executable import Executable
+    from ..runtime.core.pjrt import Compiled
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class HloModule:
 
     def compile(self) -> Executable:
         """Compiles for the target and places the weights; call the result with the user's inputs."""
-        from ..runtime import pjrt
-        from ..runtime.executable import Executable
+        from ..runtime.core import pjrt
+        from ..runtime.core.executable import Executable
 
         legalized = self.legalized()
         loaded = pjrt.compile(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)
@@ -71,7 +71,7 @@ class HloModule:
 
         Raises OutOfMemoryError, CompileError; UnsupportedError where only a machine with the device compiles.
         """
-        from ..runtime import pjrt
+        from ..runtime.core import pjrt
 
         legalized = self.legalized()
         return pjrt.build(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)

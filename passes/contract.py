@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 from .program import Program, where
 
 

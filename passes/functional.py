@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 
 TURNS = 4
 

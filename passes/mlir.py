@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 
 TRIED = ("0.10.2",)
 """Versions of jaxlib that this file was tried with."""

@@ -1,4 +1,4 @@
-"""Runtime core: signatures, bundles and executables on a PJRT device. A leaf: imports neither torch nor vLLM."""
+"""Two floors: `core`, the lowest of the house, and `vllm`, the serving side, just below tools."""
 
 if __name__ != "fxhlo.runtime":
     raise ImportError("import this package as fxhlo.runtime: under its bare name there would be two of each class")

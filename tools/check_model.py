@@ -20,7 +20,7 @@ def check_model(
     as_json: bool = False,
 ) -> None:
     """Prints what cannot be lowered: ops without a rule, and what a rule refuses; exit code 1 where there is something."""
-    from ..lowering.coverage import everything_missing
+    from ..lowering.emit.coverage import everything_missing
     from ..passes.contract import ContractError, Missing, next_step_for
     from ..passes.pipeline import run
 

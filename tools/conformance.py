@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..kernels.catalog import kernels
-from ..runtime.errors import FxhloError
-from ..runtime.targets import Target
+from ..runtime.core.errors import FxhloError
+from ..runtime.core.targets import Target
 from . import console
 from .kernel_matrix import FAST, restarted, run_group
 
@@ -84,8 +84,8 @@ def run_op(name: str, target: Target) -> Line:
     import torch
 
     from ..lowering.lower import lower
-    from ..runtime import pjrt
-    from ..runtime.executable import Executable
+    from ..runtime.core import pjrt
+    from ..runtime.core.executable import Executable
 
     function, arguments = ops()[name]
     line = Line("ops", name)

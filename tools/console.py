@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 
 REPORT = "this is a bug of fxhlo: FXHLO_TRACEBACK=1 shows where it was raised"
 

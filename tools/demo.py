@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 from . import console
 from .prepare_model import prepare
 
@@ -41,9 +41,9 @@ def _compiler(folder: str, dtype: str) -> None:
     Their bundle is kept: a later run finds it, as the engine finds its own, and captures nothing.
     """
     with console.stage("libraries"):
-        from ..runtime import native, pjrt
-        from ..runtime.bundle import Bundle
-        from ..runtime.cache import Cache
+        from ..runtime.core import native, pjrt
+        from ..runtime.core.bundle import Bundle
+        from ..runtime.core.cache import Cache
         from ..runtime.vllm.steps import source_digest
 
         native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
@@ -64,11 +64,11 @@ def _compiler(folder: str, dtype: str) -> None:
 def _compile(folder: str, dtype: str, directory: Path) -> None:
     """Capture, passes, emission, legalization, compilation; writes the bundle into `directory`."""
     with console.stage("vLLM"):
-        from ..lowering.coverage import check
-        from ..lowering.emit import emit
+        from ..lowering.emit.coverage import check
+        from ..lowering.emit.emit import emit
         from ..passes.pipeline import run
-        from ..runtime import pjrt
-        from ..runtime.bundle import Bundle
+        from ..runtime.core import pjrt
+        from ..runtime.core.bundle import Bundle
         from ..runtime.vllm import compat  # noqa: F401 - vLLM's models and layers
         from ..runtime.vllm.program import capture_model
     with console.stage("capture") as came_out:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..kernels.catalog import kernels
-from ..lowering.decompositions import decompositions
+from ..lowering.decompositions.table import decompositions
 from ..lowering.left_out import LEFT_OUT
 from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from ..lowering.registry import near_misses
 from ..passes.contract import Missing, cannot_be_lowered
 from ..passes.program import source_in
-from ..runtime.errors import FxhloError
+from ..runtime.core.errors import FxhloError
 from . import console
 
 CONTAINER = re.compile(r"Deserializing (\S+) in pytree is not registered")

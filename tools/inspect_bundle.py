@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import Bundle
-from ..runtime.errors import FxhloError
-from ..runtime.manifest import Entry
+from ..runtime.core.bundle import Bundle
+from ..runtime.core.errors import FxhloError
+from ..runtime.core.manifest import Entry
 from . import console
 
 

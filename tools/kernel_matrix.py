@@ -23,8 +23,8 @@ import numpy as np
 
 from ..kernels.catalog import kernels, register_torch_ops
 from ..kernels.spec import Case, Implementation, Kernel, Operands
-from ..runtime.errors import FxhloError
-from ..runtime.targets import KNOWN, Target
+from ..runtime.core.errors import FxhloError
+from ..runtime.core.targets import KNOWN, Target
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "kernels.json"
@@ -79,8 +79,8 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
     """The portable module of one call: `torch.ops.fxhlo.<kernel>` over the case's operands, captured and emitted."""
     import torch
 
-    from ..lowering.capture import Input, capture_callable
-    from ..lowering.emit import emit
+    from ..lowering.capture.program import Input, capture_callable
+    from ..lowering.emit.emit import emit
     from ..lowering.types import FROM_NUMPY
     from ..passes import mlir
 
@@ -102,7 +102,7 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
 def compiled(kernel: Kernel, case: Case, target: Target) -> Any:
     """The case's module, legalized and compiled for `target`. Raises FxhloError."""
     from ..passes.hlo.legalize import legalize
-    from ..runtime import pjrt
+    from ..runtime.core import pjrt
 
     legalized = legalize(module_of(kernel, case), target)
     options = FAST if target.family == "tpu" else None
@@ -155,7 +155,7 @@ def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str,
     import jax
     from jax.experimental.pallas import tpu as pltpu
 
-    from ..runtime import pjrt
+    from ..runtime.core import pjrt
 
     pjrt.settle()
     lower = implementation.bound(target)
@@ -166,7 +166,7 @@ def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str,
 
 def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: Any) -> Outcome:
     """The outcome with its numbers checked, where the case makes values and there is something to run them on."""
-    from ..runtime import pjrt
+    from ..runtime.core import pjrt
 
     target = Target.parse(outcome.target)
     implementation, _ = choice(kernel, case, target)

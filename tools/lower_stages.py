@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import FxhloError, OutOfMemoryError
-from ..runtime.targets import Target
+from ..runtime.core.errors import FxhloError, OutOfMemoryError
+from ..runtime.core.targets import Target
 from . import console
 from .models import Model, opened
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..passes.base import Pass
     from ..passes.hlo.legalize import Legalized
     from ..passes.program import Program
-    from ..runtime.pjrt import Compiled
+    from ..runtime.core.pjrt import Compiled
     from .report.report import StepReport
 
 SPLIT = "// -----"  # MLIR's own mark between modules of one file
@@ -132,7 +132,7 @@ def lower_model(request: Request) -> None:
 def load_libraries(model: Model) -> None:
     """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
     if model.kind == "exported":
-        import_module("..lowering.capture", __package__)
+        import_module("..lowering.capture.program", __package__)
         return
     quiet_vllm()
     try:
@@ -163,7 +163,7 @@ def capture(
 
 def capture_exported(path: Path, imports: Sequence[str] = ()) -> tuple[Program, tuple[Pass, ...]]:
     """A Program from a file of torch.export.save. imports: modules that register the ops of the model."""
-    from ..lowering.capture import capture as capture_module
+    from ..lowering.capture.program import capture as capture_module
     from ..passes.default import default_passes
     from .exported import load
 
@@ -181,7 +181,7 @@ def quiet_vllm() -> None:
 
 def run_passes(program: Program, passes: tuple[Pass, ...], request: Request, report: Report) -> Program:
     """The passes, with the observers that were asked for, and the contract at their end."""
-    from ..lowering.coverage import check
+    from ..lowering.emit.coverage import check
     from ..passes.pipeline import Printer, Timer, run, verify
 
     timer = Timer()
@@ -202,7 +202,7 @@ def run_passes(program: Program, passes: tuple[Pass, ...], request: Request, rep
 
 def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report: Report) -> Made:
     """The module of one bucket."""
-    from ..lowering.emit import emit
+    from ..lowering.emit.emit import emit
 
     with console.stage("hlo", report.stages) as came_out:
         module = replace(emit(program, sizes), target=str(target))
@@ -234,7 +234,7 @@ def compile_one(one: Made, target: Target, report: Report, *, needed: bool = Fal
 
     What does not fit is reported as well, unless the executable is `needed`.
     """
-    from ..runtime import pjrt
+    from ..runtime.core import pjrt
     from .report.report import memory, step_report
 
     assert one.legalized is not None
@@ -280,7 +280,7 @@ def write_modules(made: list[Made], request: Request, report: Report) -> None:
 
 def write_bundle(folder: Path, made: list[Made]) -> None:
     """A bundle; with weights where the model came with values, as a .pt2 does."""
-    from ..runtime.bundle import Bundle
+    from ..runtime.core.bundle import Bundle
 
     with Bundle.create(folder) as writer:
         for one in made:

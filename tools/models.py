@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from ..runtime import weights
-from ..runtime.errors import FxhloError
+from ..runtime.core import weights
+from ..runtime.core.errors import FxhloError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TAKEN = "MODEL is a folder with a config.json, a config.json alone, a .pt2 of torch.export.save, or a hub id"

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..runtime import files
-from ..runtime.errors import FxhloError
+from ..runtime.core import files
+from ..runtime.core.errors import FxhloError
 from . import console
 
 NAME = "SmolLM2-135M-Instruct"

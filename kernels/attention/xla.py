@@ -1,7 +1,7 @@
 """`fxhlo.attention` in plain StableHLO, for every target: two products and a softmax, keys not repeated for grouped heads.
 
 The softmax is a maximum and a sum of the scores, and a function of each score where the second product reads it, as in
-lowering/attention.py: what a compiler then writes to memory is the scores, once.
+lowering/decompositions/attention.py: what a compiler then writes to memory is the scores, once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`fxhlo.linear` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.linear` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
     dtypes = {operand.dtype.name for operand in operands}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         return f"operands are {', '.join(sorted(dtypes))}; the native kernel takes {' or '.join(DTYPES)}, all alike"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -23,7 +23,7 @@ def linear(values: Any, weight: Any, bias: Any = None) -> Any:
     """values [M, K], weight [N, K], bias [N] -> [M, N]."""
     import jax
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     result = jax.ShapeDtypeStruct((values.shape[0], weight.shape[0]), values.dtype)

@@ -1,4 +1,4 @@
-"""`fxhlo.logprobs` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.logprobs` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
         return f"logits are {operands[0].dtype}; the native kernel takes {', '.join(DTYPES)}"
     if count > size:
         return f"{count} tokens asked of a vocabulary of {size}"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -25,7 +25,7 @@ def logprobs(logits: Any, tokens: Any, enabled: Any, *, count: int) -> Any:
     """Operands and results as in `reference.logprobs`."""
     import jax
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     rows = logits.shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.targets import LANES, Target
+from ...runtime.core.targets import LANES, Target
 from ..sample.tpu import too_large, vmem_bytes
 from ..spec import Operands
 

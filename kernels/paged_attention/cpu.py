@@ -1,4 +1,4 @@
-"""`fxhlo.ragged_paged_attention` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.ragged_paged_attention` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
         return "the cache has scales, which the native kernel does not know"
     if operands[0].shape[2] > 576:
         return f"head size {operands[0].shape[2]} is over 576"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -33,7 +33,7 @@ def ragged_paged_attention(
     import jax
     import jax.numpy as jnp
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     absent = jnp.zeros((0,), jnp.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...runtime.targets import Target
+from ...runtime.core.targets import Target
 from ..spec import Operands, TensorSpec
 from .tuning import blocks_for, refusal
 from .xla import stored

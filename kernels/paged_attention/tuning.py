@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import lcm, prod
 
-from ...runtime.targets import LANES, SUBLANES, Target
+from ...runtime.core.targets import LANES, SUBLANES, Target
 from ..spec import TensorSpec
 
 FETCH = 2**20

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ...runtime.targets import Target
+from ...runtime.core.targets import Target
 from ..spec import TensorSpec
 
 ROWS_ALONE = 32

@@ -1,4 +1,4 @@
-"""`fxhlo.process_logits` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.process_logits` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
     if operands[0].dtype.name not in DTYPES:
         return f"logits are {operands[0].dtype}; the native kernel takes {', '.join(DTYPES)}"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -27,7 +27,7 @@ def process_logits(logits: Any, **parameters: Any) -> Any:
     """Operands and result as in `reference.process_logits`."""
     import jax
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     result = jax.ShapeDtypeStruct(logits.shape, "float32")

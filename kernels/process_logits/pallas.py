@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ...runtime.targets import LANES, SUBLANES
+from ...runtime.core.targets import LANES, SUBLANES
 from ..sample.arithmetic import bits_of, divided, float_of, unordered
 from .tpu import CHUNK, ENTRIES, padded, vmem_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.targets import LANES, MIB, SUBLANES, Target
+from ...runtime.core.targets import LANES, MIB, SUBLANES, Target
 from ..sample.tpu import too_large
 from ..spec import Operands
 

@@ -1,4 +1,4 @@
-"""`fxhlo.rms_norm` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.rms_norm` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
     values, weight = operands
     if weight.dtype.name not in DTYPES or values.dtype.name not in (weight.dtype.name, "float32"):
         return f"operands are {values.dtype.name} and {weight.dtype.name}; the native kernel takes {' or '.join(DTYPES)}, or values in float32"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -24,7 +24,7 @@ def rms_norm(values: Any, weight: Any, epsilon: float) -> Any:
     import jax
     import numpy as np
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     result = jax.ShapeDtypeStruct(values.shape, weight.dtype)

@@ -1,4 +1,4 @@
-"""`fxhlo.sample` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.sample` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
         return f"logits are {logits.dtype}, not float32"
     if logits.shape[1] < 1:
         return "the vocabulary is empty"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -23,7 +23,7 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, se
     """Operands and result as in `reference.sample`."""
     import jax
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     result = jax.ShapeDtypeStruct(logits.shape[:1], "int32")

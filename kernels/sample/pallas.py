@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ...runtime.targets import LANES, SUBLANES
+from ...runtime.core.targets import LANES, SUBLANES
 from .arithmetic import (
     LARGEST_BITS,
     bits_of,

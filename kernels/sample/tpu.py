@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.targets import MIB, SUBLANES, Target
+from ...runtime.core.targets import MIB, SUBLANES, Target
 from ..spec import Operands
 
 CHUNK = 2048

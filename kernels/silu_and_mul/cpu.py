@@ -1,4 +1,4 @@
-"""`fxhlo.silu_and_mul` on the CPU: the C++ kernel of runtime/native through XLA's FFI."""
+"""`fxhlo.silu_and_mul` on the CPU: the C++ kernel of runtime/core/native through XLA's FFI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) ->
     (values,) = operands
     if values.dtype.name not in DTYPES:
         return f"the operand is {values.dtype.name}; the native kernel takes {' or '.join(DTYPES)}"
-    from ...runtime import native
+    from ...runtime.core import native
 
     return native.unavailable()
 
@@ -23,7 +23,7 @@ def silu_and_mul(values: Any) -> Any:
     """values [M, 2 N] -> [M, N]."""
     import jax
 
-    from ...runtime import native
+    from ...runtime.core import native
 
     native.register()
     result = jax.ShapeDtypeStruct((values.shape[0], values.shape[1] // 2), values.dtype)

@@ -6,7 +6,7 @@ import math
 
 from ...passes.mlir import stablehlo
 from ..build import add, erf, full_like, maximum, multiply, unary
-from ..context import Context
+from ..emit.context import Context
 from ..promote import computed
 from ..registry import rule
 from ..types import Value

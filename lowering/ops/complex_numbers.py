@@ -6,7 +6,7 @@ import torch
 
 from ...passes.mlir import stablehlo
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..promote import shaped
 from ..registry import rule
 from ..types import Value

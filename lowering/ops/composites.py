@@ -1,6 +1,6 @@
 """`fxhlo::` ops: one rule per kernel of the catalog."""
 
-from ..composite import composite_rules
+from ..emit.composite import composite_rules
 from ..registry import rule
 
 for _overload, _rule in composite_rules().items():

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ...runtime.errors import UnsupportedError
+from ...runtime.core.errors import UnsupportedError
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import TensorType, Value
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..build import bitcast, convert
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 from .matmul import accumulator

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 

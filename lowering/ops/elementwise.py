@@ -25,7 +25,7 @@ from ..build import (
     subtract,
     unary,
 )
-from ..context import Context
+from ..emit.context import Context
 from ..promote import Operand, computed, exact, shaped, wide
 from ..registry import Rule, rule
 from ..types import Value

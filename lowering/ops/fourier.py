@@ -7,8 +7,8 @@ from math import prod, sqrt
 from typing import Any
 
 from .. import build
-from ..context import Context
-from ..jaxed import emit_jax
+from ..emit.context import Context
+from ..jax.emit import emit_jax
 from ..registry import rule
 from ..types import Value
 

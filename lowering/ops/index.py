@@ -14,9 +14,9 @@ from math import prod
 import torch
 
 from ...passes.mlir import stablehlo
-from ...runtime.errors import UnsupportedError
+from ...runtime.core.errors import UnsupportedError
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 from .cumulative import scan

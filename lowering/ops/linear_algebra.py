@@ -1,4 +1,4 @@
-"""Linear algebra: the rules of torch.linalg's kernels over lowering/linalg.py. Errors that eager torch raises for singular
+"""Linear algebra: the rules of torch.linalg's kernels over lowering/jax/linalg.py. Errors that eager torch raises for singular
 matrices are not raised: `info` says so, and the results hold infinities or NaN (docs/semantics.md)."""
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..errors import LoweringError
-from ..jaxed import emit_jax
+from ..jax.emit import emit_jax
 from ..registry import rule
 from ..types import Value
 
 
 def _algorithms() -> Any:
-    from .. import linalg  # jax only where it is wanted
+    from ..jax import linalg  # jax only where it is wanted
 
     return linalg
 

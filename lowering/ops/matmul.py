@@ -8,9 +8,9 @@ from math import prod
 
 import torch
 
-from ...runtime.errors import UnsupportedError
+from ...runtime.core.errors import UnsupportedError
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 

@@ -9,7 +9,7 @@ import torch
 from ...passes.mlir import stablehlo
 from .. import build
 from ..build import add, broadcast, convert, divide, full_like, multiply, reshape, subtract, unary
-from ..context import Context
+from ..emit.context import Context
 from ..promote import wide
 from ..registry import rule
 from ..types import Value

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 from .convolution import each

@@ -30,7 +30,7 @@ from ..build import (
     subtract,
     unary,
 )
-from ..context import Context
+from ..emit.context import Context
 from ..promote import wide
 from ..registry import rule
 from ..types import Value

@@ -10,7 +10,7 @@ import torch
 
 from ...passes.mlir import stablehlo
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 

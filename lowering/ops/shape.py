@@ -8,7 +8,7 @@ from math import prod
 import torch
 
 from .. import build
-from ..context import Context
+from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 

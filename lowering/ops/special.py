@@ -9,8 +9,8 @@ import torch
 
 from ...passes.mlir import stablehlo
 from .. import build
-from ..context import Context
-from ..jaxed import emit_jax
+from ..emit.context import Context
+from ..jax.emit import emit_jax
 from ..promote import Operand, computed, shaped, wide
 from ..registry import Rule, rule, rules
 from ..types import Value
@@ -24,7 +24,7 @@ ONE = {
     "aten.special_ndtri.default": "ndtri",
     "aten.special_log_ndtr.default": "log_ndtr",
 }
-# overload -> (the function of lowering/special.py, its static arguments); computed in float64
+# overload -> (the function of lowering/jax/special.py, its static arguments); computed in float64
 PRECISE: dict[str, tuple[str, dict[str, Any]]] = {
     "aten.special_bessel_j0.default": ("bessel_j", {"order": 0}),
     "aten.special_bessel_j1.default": ("bessel_j", {"order": 1}),
@@ -65,7 +65,7 @@ def _binary(name: str) -> Rule:
 
 
 def _algorithms() -> Any:
-    from .. import special  # jax only where it is wanted
+    from ..jax import special  # jax only where it is wanted
 
     return special
 

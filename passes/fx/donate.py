@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...runtime.errors import FxhloError
+from ...runtime.core.errors import FxhloError
 from ..base import Pass
 from ..program import Program
 

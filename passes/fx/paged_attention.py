@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ...runtime.errors import UnsupportedError
+from ...runtime.core.errors import UnsupportedError
 from ..base import Pass
 from ..edit import add_placeholder, call, new_symbol
 from ..program import Argument, Dim, Program, Result

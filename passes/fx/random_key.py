@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ...runtime.errors import UnsupportedError
-from ...runtime.signature import RANDOM_KEY
+from ...runtime.core.errors import UnsupportedError
+from ...runtime.core.signature import RANDOM_KEY
 from ..base import Pass
 from ..edit import add_placeholder, call, inline
 from ..program import Argument, Program

@@ -16,9 +16,9 @@ import numpy as np
 
 from ...kernels.catalog import kernels
 from ...kernels.spec import Implementation, Kernel, Operands, TensorSpec
-from ...runtime.errors import FxhloError
-from ...runtime.signature import dtype_of
-from ...runtime.targets import Target
+from ...runtime.core.errors import FxhloError
+from ...runtime.core.signature import dtype_of
+from ...runtime.core.targets import Target
 from ..mlir import adopt, bytecode, context, func, ir, parse
 from .layouts import pin_row_major
 
@@ -151,7 +151,7 @@ def lower_implementation(
     """The implementation as StableHLO text with a `main` over the operands. Needs no device of the target."""
     import jax
 
-    from ...runtime import pjrt
+    from ...runtime.core import pjrt
 
     pjrt.settle()  # lowering looks at jax's devices
     lower, names = implementation.bound(target), tuple(operands.named)

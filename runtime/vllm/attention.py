@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...kernels.catalog import register_torch_ops
-from ..errors import UnsupportedError
+from ..core.errors import UnsupportedError
 from .compat import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FxhloError
+from ..core.errors import FxhloError
 from .sampling import Sampling
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-from ..errors import FxhloError, UnsupportedError
+from ..core.errors import FxhloError, UnsupportedError
 from .folder import ModelError
 from .front import told
 from .plugin import TRIED, version

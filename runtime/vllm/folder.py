@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import FxhloError
+from ..core.errors import FxhloError
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 """Weight files that vLLM's loader looks for."""

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import FxhloError
+from ..core.errors import FxhloError
 
 REPORT = "FXHLO_STARTUP_REPORT"
 """Environment variable with the file's path: set by the front end, inherited by the engine."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...kernels.catalog import register_torch_ops
-from ..errors import FxhloError
+from ..core.errors import FxhloError
 from . import compat
 from .folder import ModelError
 from .host import without_accelerator

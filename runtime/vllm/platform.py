@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
 
-from .. import native
-from ..errors import UnsupportedError
+from ..core import native
+from ..core.errors import UnsupportedError
 from .folder import check_folder
 from .host import without_accelerator
 from .refusals import check_config, check_request
@@ -182,7 +182,7 @@ class FxhloPlatform(Platform):
 
 def xla_has_started() -> bool:
     """Whether this process has a PJRT client; asked only where jax is imported already, for it takes a second."""
-    from ..pjrt import has_started
+    from ..core.pjrt import has_started
 
     return has_started()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...lowering.capture import Input, capture_callable
+from ...lowering.capture.program import Input, capture_callable
 from ...passes.base import Pass
 from ...passes.fx.canonicalize import Canonicalize
 from ...passes.fx.donate import Donate

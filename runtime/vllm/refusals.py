@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..errors import UnsupportedError
+from ..core.errors import UnsupportedError
 
 MAX_BIAS = 1024
 """Entries of `logit_bias` that a step has room for."""

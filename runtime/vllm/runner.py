@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FxhloError, UnsupportedError
+from ..core.errors import FxhloError, UnsupportedError
 from . import compat
 from .batch import Batch, Request
 from .prompt_logprobs import Part, PromptLogprobs, collect

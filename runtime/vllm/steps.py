@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runtime import files, pjrt, seal
-from ...runtime.bundle import Bundle
-from ...runtime.cache import Cache
-from ...runtime.errors import BundleError, FxhloError
-from ...runtime.executable import Executable
-from ...runtime.targets import Target
+from ..core import files, pjrt, seal
+from ..core.bundle import Bundle
+from ..core.cache import Cache
+from ..core.errors import BundleError, FxhloError
+from ..core.executable import Executable
+from ..core.targets import Target
 from .program import StepOptions, capture_step, step_passes
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Steps:
         import torch
         import vllm
 
-        from ...runtime import native
+        from ..core import native
 
         model_config = self.config.model_config
         return {
@@ -165,10 +165,10 @@ class Steps:
     def _make(self, directory: Path, progress: Progress) -> None:
         """Captures once, emits and compiles every bucket, and writes the bundle."""
         from ...lowering.bundling import save_compiled
-        from ...lowering.coverage import check
-        from ...lowering.emit import emit
+        from ...lowering.emit.coverage import check
+        from ...lowering.emit.emit import emit
         from ...passes.pipeline import run
-        from .. import native
+        from ..core import native
 
         progress("capturing the model")
         program = run(step_passes(self.options), capture_step(self.config, self._build()))

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from .. import seal
-from ..errors import FxhloError, UnsupportedError
+from ..core import seal
+from ..core.errors import FxhloError, UnsupportedError
 from . import compat, front
 from .host import without_accelerator
 from .model import build_model

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 import workers
 from workers import ROOT, Outcome, Pair, short
 
-from fxhlo.runtime import files
+from fxhlo.runtime.core import files
 
 OUT = ROOT / "build" / "conformance"
 RECORD = ROOT / "docs" / "op_db.json"
@@ -149,7 +149,7 @@ def attempt(op: Any, samples: list[Any]) -> tuple[str, str]:
     """(status, reason) of some samples in one module."""
     import differential
 
-    from fxhlo.runtime.errors import FxhloError
+    from fxhlo.runtime.core.errors import FxhloError
 
     function, tensors = call_of(op, samples)
     try:

@@ -28,7 +28,7 @@ import op_db
 import workers
 from workers import Outcome, Pair, short
 
-from fxhlo.runtime import files
+from fxhlo.runtime.core import files
 from fxhlo.tools.bench import peers
 
 WAYS = ("fxhlo", *peers.PEERS)

@@ -22,7 +22,7 @@ def program(model: Path) -> Any:
 @pytest.fixture(scope="module")
 def compiled(program: Any) -> dict[int, Any]:
     """num_blocks -> the executable of one bucket."""
-    from fxhlo.lowering.emit import emit
+    from fxhlo.lowering.emit.emit import emit
 
     return {blocks: emit(program, {**SIZES, "num_blocks": blocks}).compile() for blocks in (64, 1024)}
 
@@ -55,9 +55,9 @@ def test_nothing_is_traced_or_compiled_once_the_engine_is_ready(model: Path, mon
     import torch
     from vllm import LLM, SamplingParams
 
-    from fxhlo.lowering import capture
-    from fxhlo.runtime import pjrt
-    from fxhlo.runtime.seal import SealedError
+    from fxhlo.lowering.capture.program import program as capture
+    from fxhlo.runtime.core import pjrt
+    from fxhlo.runtime.core.seal import SealedError
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     llm = LLM(str(model), dtype="bfloat16", max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, seed=0)

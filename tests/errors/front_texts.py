@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from fxhlo.runtime.errors import FxhloError
+from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.folder import ModelError as FolderError
 from fxhlo.runtime.vllm.folder import check_folder
 from fxhlo.runtime.vllm.worker import CacheSizeError, kv_cache_bytes

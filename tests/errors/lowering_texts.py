@@ -21,9 +21,9 @@ from fxhlo.lowering.registry import rule
 from fxhlo.passes.contract import ContractError
 from fxhlo.passes.hlo import legalize
 from fxhlo.passes.hlo.legalize import LegalizeError
-from fxhlo.runtime import seal
-from fxhlo.runtime.errors import FxhloError, ShapeError, UnsupportedError
-from fxhlo.runtime.seal import SealedError
+from fxhlo.runtime.core import seal
+from fxhlo.runtime.core.errors import FxhloError, ShapeError, UnsupportedError
+from fxhlo.runtime.core.seal import SealedError
 
 X = torch.ones(4, 4)
 

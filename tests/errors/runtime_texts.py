@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 import fxhlo
-from fxhlo.runtime import explain, pjrt
-from fxhlo.runtime.cache import Cache, digest
-from fxhlo.runtime.errors import (
+from fxhlo.runtime.core import explain, pjrt
+from fxhlo.runtime.core.cache import Cache, digest
+from fxhlo.runtime.core.errors import (
     BundleError,
     CacheError,
     CompileError,
@@ -22,8 +22,8 @@ from fxhlo.runtime.errors import (
     ShapeError,
     SignatureError,
 )
-from fxhlo.runtime.executable import Executable
-from fxhlo.runtime.signature import Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core.executable import Executable
+from fxhlo.runtime.core.signature import Argument, Result, Signature, dtype_of
 
 
 class Noisy(torch.nn.Module):

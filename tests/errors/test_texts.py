@@ -17,7 +17,7 @@ import runtime_texts
 
 import fxhlo
 from fxhlo.passes.contract import ContractError
-from fxhlo.runtime.errors import FxhloError
+from fxhlo.runtime.core.errors import FxhloError
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {**lowering_texts.CASES, **runtime_texts.CASES, **front_texts.CASES}

@@ -20,7 +20,7 @@ import fxhlo.jax
 from fxhlo.kernels.catalog import kernels
 from fxhlo.lowering.bundling import save
 from fxhlo.lowering.errors import CaptureError
-from fxhlo.runtime.errors import ShapeError, UnsupportedError
+from fxhlo.runtime.core.errors import ShapeError, UnsupportedError
 
 PROMPTS = [[(5 * at * at + 3) % 61 for at in range(20)], [9, 2], [(7 * at + 6) % 61 for at in range(15)]]
 """More than a page, a few tokens, and a page that is full after the first decode step."""
@@ -187,7 +187,7 @@ def test_legalized_for_a_tpu(params: Any, steps: Any) -> None:
 
 @pytest.mark.conformance
 def test_compiles_for_a_tpu(params: Any, steps: Any) -> None:
-    from fxhlo.runtime import pjrt
+    from fxhlo.runtime.core import pjrt
 
     legalized = lowered_in_jax(params, steps[3], "tpu-v6e").legalized()
     assert pjrt.compile_ahead(legalized.bytecode, "tpu-v6e").serialize()

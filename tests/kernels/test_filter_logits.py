@@ -9,7 +9,7 @@ import torch
 
 from fxhlo.kernels.filter_logits import KERNEL
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 (XLA,) = KERNEL.implementations
 COMPILED = jax.jit(XLA.lower)

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from fxhlo.kernels.logprobs import pallas, reference, tpu
 from fxhlo.kernels.logprobs.cases import values
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 
 @partial(jax.jit, static_argnames="count")

@@ -21,8 +21,8 @@ from fxhlo.kernels.paged_attention.cases import cases, specs, values
 from fxhlo.kernels.paged_attention.reference import ragged_paged_attention as reference
 from fxhlo.kernels.spec import Case, Operands, TensorSpec
 from fxhlo.passes.hlo.legalize import legalize
-from fxhlo.runtime import pjrt
-from fxhlo.runtime.targets import KNOWN, Target
+from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.targets import KNOWN, Target
 
 PALLAS = next(one for one in KERNEL.implementations if one.name == "pallas")
 TPUS = [name for name in KNOWN if name.startswith("tpu-")]

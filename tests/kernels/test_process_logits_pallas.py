@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from fxhlo.kernels.process_logits import pallas, reference, tpu
 from fxhlo.kernels.process_logits.cases import values
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from fxhlo.kernels.quantized_matmul import reference
 from fxhlo.kernels.quantized_matmul.cases import WEIGHTS
 from fxhlo.kernels.quantized_matmul.cases import values as quantized
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 TORCH = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}
 INTEGERS = {"bfloat16": np.int16, "float8_e4m3fn": np.int8}

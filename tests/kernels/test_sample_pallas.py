@@ -14,7 +14,7 @@ from fxhlo.kernels.sample.arithmetic import divided, order_of, reciprocal_of
 from fxhlo.kernels.sample.cases import values
 from fxhlo.kernels.sample.constants import EPSILON
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 KINDS = ("normal", "peaked", "ties", "equal", "masked", "broken", "extreme")
 

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fxhlo.kernels import logprobs, process_logits, sample
 from fxhlo.kernels.sample import reference
 from fxhlo.kernels.spec import Operands, TensorSpec
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 DTYPES = {"temperature": np.float32, "top_k": np.int32, "top_p": np.float32, "min_p": np.float32}
 NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

@@ -24,13 +24,13 @@ import torch
 from jaxlib import xla_client
 from torch.utils import _pytree as pytree
 
-from fxhlo.lowering.capture import Input, capture_callable
+from fxhlo.lowering.capture.program import Input, capture_callable
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
-from fxhlo.runtime.signature import RANDOM_KEY
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.signature import RANDOM_KEY
+from fxhlo.runtime.core.targets import Target
 
 
 def check(

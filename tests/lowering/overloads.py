@@ -17,7 +17,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
-from fxhlo.lowering.emit import emit
+from fxhlo.lowering.emit.emit import emit
 from fxhlo.lowering.module import HloModule
 from fxhlo.passes.program import Argument, Program, Result
 

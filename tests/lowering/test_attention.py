@@ -10,7 +10,7 @@ import torch
 from differential import check, execute, lowered
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from fxhlo.lowering.attention import scaled_dot_product_attention
+from fxhlo.lowering.decompositions.attention import scaled_dot_product_attention
 from fxhlo.lowering.lower import lower
 from fxhlo.passes.hlo.legalize import legalize
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fxhlo.lowering.decompositions import decompositions
-from fxhlo.lowering.emit import SILENT
+from fxhlo.lowering.decompositions.table import decompositions
+from fxhlo.lowering.emit.emit import SILENT
 from fxhlo.lowering.left_out import reasons
 from fxhlo.lowering.registry import overload_name, rules
 from fxhlo.passes.fx.random_key import DISTRIBUTIONS

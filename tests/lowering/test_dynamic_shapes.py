@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.export import Dim, ShapesCollection
 
-from fxhlo.lowering import capture as capturing
-from fxhlo.lowering.capture import capture
+from fxhlo.lowering.capture.program import capture
+from fxhlo.lowering.capture.program import program as capturing
 from fxhlo.lowering.errors import GuardError
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.passes.contract import ContractError
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 
 from .differential import agree, check, eager, execute
 

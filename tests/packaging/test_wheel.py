@@ -78,8 +78,8 @@ def test_the_installed_wheel_works_away_from_the_tree(wheel: Path, tmp_path: Pat
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
         "import fxhlo, numpy, torch\n"
         f"assert fxhlo.__file__.startswith({str(target)!r}), fxhlo.__file__\n"
-        "import fxhlo.lowering.emit, fxhlo.runtime.native\n"
-        f"assert fxhlo.lowering.emit.__file__.startswith({str(target)!r})\n"
+        "import fxhlo.lowering.emit.emit, fxhlo.runtime.core.native\n"
+        f"assert fxhlo.lowering.emit.emit.__file__.startswith({str(target)!r})\n"
         "module, x = torch.nn.Linear(4, 8), torch.randn(3, 4)\n"
         "(got,) = fxhlo.lower(module, (x,)).compile()(x)\n"
         "numpy.testing.assert_allclose(numpy.asarray(got), module(x).detach().numpy(), rtol=1e-5, atol=1e-6)\n"
@@ -92,13 +92,13 @@ def test_the_installed_wheel_works_away_from_the_tree(wheel: Path, tmp_path: Pat
 
 def test_the_editable_install_is_the_tree() -> None:
     import fxhlo.kernels.spec
-    import fxhlo.runtime.pjrt
+    import fxhlo.runtime.core.pjrt
 
     assert Path(fxhlo.kernels.spec.__file__) == ROOT / "kernels" / "spec.py"
-    assert Path(fxhlo.runtime.pjrt.__file__) == ROOT / "runtime" / "pjrt.py"
+    assert Path(fxhlo.runtime.core.pjrt.__file__) == ROOT / "runtime" / "core" / "pjrt.py"
 
 
-@pytest.mark.parametrize("module", ["kernels.spec", "lowering.emit", "passes.program", "runtime.pjrt"])
+@pytest.mark.parametrize("module", ["kernels.spec", "lowering.emit.emit", "passes.program", "runtime.core.pjrt"])
 def test_bare_names_are_refused(module: str) -> None:
     """Even with the root on the path: there would be two of every registry."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxhlo.lowering.capture import capture
-from fxhlo.lowering.coverage import check
+from fxhlo.lowering.capture.program import capture
+from fxhlo.lowering.emit.coverage import check
 from fxhlo.lowering.lower import lower
 from fxhlo.passes.contract import ContractError
 

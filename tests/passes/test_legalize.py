@@ -8,7 +8,7 @@ import torch
 from fxhlo.lowering.lower import lower
 from fxhlo.passes import mlir
 from fxhlo.passes.hlo.legalize import LegalizeError, legalize
-from fxhlo.runtime import native
+from fxhlo.runtime.core import native
 
 
 class Product(torch.nn.Module):
@@ -107,7 +107,7 @@ def test_a_kernel_is_told_the_target_and_may_refuse_it(monkeypatch: pytest.Monke
     from fxhlo.kernels import catalog
     from fxhlo.kernels.spec import Implementation, Operands
     from fxhlo.passes.hlo import legalize as module
-    from fxhlo.runtime.targets import Target
+    from fxhlo.runtime.core.targets import Target
 
     generations = []
 

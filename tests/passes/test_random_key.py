@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fxhlo
-from fxhlo.runtime.errors import UnsupportedError
+from fxhlo.runtime.core.errors import UnsupportedError
 
 SIZE = 20_000
 

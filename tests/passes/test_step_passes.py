@@ -16,7 +16,7 @@ from fxhlo.passes.fx.sample import RAW, Sample
 from fxhlo.passes.fx.select_rows import SelectRows
 from fxhlo.passes.pipeline import run, verify
 from fxhlo.passes.program import Program
-from fxhlo.runtime.errors import FxhloError
+from fxhlo.runtime.core.errors import FxhloError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step_decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager

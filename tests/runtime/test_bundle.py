@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from fxhlo.runtime import files, pjrt, weights
-from fxhlo.runtime.bundle import Bundle, BundleWriter, load
-from fxhlo.runtime.errors import BundleError, ShapeError, UnsupportedError
-from fxhlo.runtime.executable import Executable
-from fxhlo.runtime.manifest import Manifest
-from fxhlo.runtime.signature import Argument, Result, Signature
+from fxhlo.runtime.core import files, pjrt, weights
+from fxhlo.runtime.core.bundle import Bundle, BundleWriter, load
+from fxhlo.runtime.core.errors import BundleError, ShapeError, UnsupportedError
+from fxhlo.runtime.core.executable import Executable
+from fxhlo.runtime.core.manifest import Manifest
+from fxhlo.runtime.core.signature import Argument, Result, Signature
 
 MODULE = """module @scale { func.func public @main(%w: tensor<64xf32>, %x: tensor<64xf32>) -> tensor<64xf32> {
   %0 = stablehlo.multiply %w, %x : tensor<64xf32>
@@ -151,8 +151,8 @@ def test_entries_share_weights_on_the_device(tmp_path):
 
 def test_custom_calls_need_the_native_kernels(tmp_path, monkeypatch):
     native = types.SimpleNamespace(TARGETS=("fxhlo_linear",), unavailable=lambda: "no compiler", register=lambda: None)
-    monkeypatch.setattr("fxhlo.runtime.native", native, raising=False)
-    monkeypatch.setitem(sys.modules, "fxhlo.runtime.native", native)
+    monkeypatch.setattr("fxhlo.runtime.core.native", native, raising=False)
+    monkeypatch.setitem(sys.modules, "fxhlo.runtime.core.native", native)
     with BundleWriter(tmp_path / "b") as writer:
         writer.add_entry("main", portable(), SIGNATURE)
         writer.add_target("main", "cpu", module=MODULE.encode(), custom_calls=["fxhlo_linear"])
@@ -223,7 +223,7 @@ def test_weights_are_mapped_and_not_read(tmp_path):
         writer.add_entry("main", portable(), Signature((), SIGNATURE.results))
         writer.add_weights({"big": np.ones(50_000_000, np.float32)})
     code = (
-        "import resource, fxhlo.runtime.bundle as b\n"
+        "import resource, fxhlo.runtime.core.bundle as b\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"before = peak(); big = b.load({str(tmp_path / 'b')!r}).weights()['big']\n"
         "print(big[-1], peak() - before)"
@@ -444,8 +444,8 @@ def test_without_an_atomic_exchange_the_old_is_moved_away(tmp_path, monkeypatch)
 
 WRITE_FOREVER = """
 import sys, numpy as np
-from fxhlo.runtime.bundle import BundleWriter
-from fxhlo.runtime.signature import Signature, Result
+from fxhlo.runtime.core.bundle import BundleWriter
+from fxhlo.runtime.core.signature import Signature, Result
 with BundleWriter(sys.argv[1]) as writer:
     writer.add_entry("main", b"new", Signature((), (Result("y", (64,), "float32"),)))
     writer.add_weights({"w": np.full(64, 9, np.float32)})
@@ -475,9 +475,9 @@ def test_a_killed_writer_leaves_the_old_bundle(tmp_path, monkeypatch):
 
 FULL_DISK = """
 import resource, sys, numpy as np
-from fxhlo.runtime.bundle import BundleWriter
-from fxhlo.runtime.errors import BundleError
-from fxhlo.runtime.signature import Signature, Result
+from fxhlo.runtime.core.bundle import BundleWriter
+from fxhlo.runtime.core.errors import BundleError
+from fxhlo.runtime.core.signature import Signature, Result
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     with BundleWriter(sys.argv[1]) as writer:
@@ -511,8 +511,8 @@ def test_no_space_says_what_to_do(tmp_path, monkeypatch):
 
 WRITE_MANY = """
 import sys, numpy as np
-from fxhlo.runtime.bundle import BundleWriter
-from fxhlo.runtime.signature import Signature, Result
+from fxhlo.runtime.core.bundle import BundleWriter
+from fxhlo.runtime.core.signature import Signature, Result
 for turn in range(8):
     value = int(sys.argv[2]) * 100 + turn
     with BundleWriter(sys.argv[1], notes={"value": value}) as writer:

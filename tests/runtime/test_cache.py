@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fxhlo.runtime.cache import Cache, default_root, digest
-from fxhlo.runtime.errors import CacheError
+from fxhlo.runtime.core.cache import Cache, default_root, digest
+from fxhlo.runtime.core.errors import CacheError
 
 KEY = {"model": "m", "buckets": [1, 2], "options": {"a": None}}
 
@@ -39,7 +39,7 @@ def warnings():
     said = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())
-    logger = logging.getLogger("fxhlo.runtime.cache")
+    logger = logging.getLogger("fxhlo.runtime.core.cache")
     logger.addHandler(handler)
     yield said
     logger.removeHandler(handler)
@@ -142,7 +142,7 @@ def test_a_root_that_cannot_be_used(tmp_path):
 PUT = """
 import os, sys, time
 from pathlib import Path
-from fxhlo.runtime.cache import Cache
+from fxhlo.runtime.core.cache import Cache
 def build(path):
     with open(Path(sys.argv[1]).parent / "log", "a") as log:
         log.write(f"{os.getpid()}\\n")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fxhlo.runtime import pjrt, seal
-from fxhlo.runtime.errors import CompileError, ExecutionError, ShapeError, UnsupportedError
-from fxhlo.runtime.executable import Executable
-from fxhlo.runtime.signature import Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core import pjrt, seal
+from fxhlo.runtime.core.errors import CompileError, ExecutionError, ShapeError, UnsupportedError
+from fxhlo.runtime.core.executable import Executable
+from fxhlo.runtime.core.signature import Argument, Result, Signature, dtype_of
 
 ADD = """module @add { func.func public @main(%a: tensor<4xf32>, %b: tensor<4xf32>) -> tensor<4xf32> {
   %0 = stablehlo.add %a, %b : tensor<4xf32>

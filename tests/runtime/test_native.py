@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fxhlo.runtime import native
-from fxhlo.runtime.native import build
+from fxhlo.runtime.core import native
+from fxhlo.runtime.core.native import build
 
 REASON = native.unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -534,7 +534,7 @@ def test_the_reason_why_there_is_no_library(tmp_path, environment: dict[str, str
 def test_without_a_library_the_error_carries_the_reason(tmp_path) -> None:
     script = """
 from fxhlo.runtime import native
-from fxhlo.runtime.errors import UnsupportedError
+from fxhlo.runtime.core.errors import UnsupportedError
 try:
     native.register()
 except UnsupportedError as error:
@@ -544,7 +544,7 @@ except UnsupportedError as error:
 
 
 def test_importing_compiles_nothing_and_imports_no_jax(tmp_path) -> None:
-    script = "import sys; import fxhlo.runtime.native; print('jax' in sys.modules)"
+    script = "import sys; import fxhlo.runtime.core.native; print('jax' in sys.modules)"
     assert answer(start(tmp_path, script)) == "False"
     assert not os.listdir(tmp_path)
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxhlo.runtime.errors import BundleError, FxhloError, ShapeError, SignatureError
-from fxhlo.runtime.signature import KINDS, Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core.errors import BundleError, FxhloError, ShapeError, SignatureError
+from fxhlo.runtime.core.signature import KINDS, Argument, Result, Signature, dtype_of
 
 ROOT = Path(__file__).parents[2]
 SIGNATURE = Signature(
@@ -150,7 +150,7 @@ def test_the_bare_name_is_refused():
 
 def test_importing_the_light_modules_imports_neither_jax_nor_torch():
     ran = python(
-        "import sys, fxhlo.runtime.errors, fxhlo.runtime.signature, fxhlo.runtime.targets, fxhlo.runtime.bundle\n"
+        "import sys, fxhlo.runtime.core.errors, fxhlo.runtime.core.signature, fxhlo.runtime.core.targets, fxhlo.runtime.core.bundle\n"
         "print({'jax', 'jaxlib', 'torch', 'vllm'} & set(sys.modules))"
     )
     assert ran.stdout == "set()\n", ran.stderr

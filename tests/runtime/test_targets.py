@@ -2,8 +2,8 @@
 
 import pytest
 
-from fxhlo.runtime.errors import UnsupportedError
-from fxhlo.runtime.targets import KNOWN, Target
+from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.core.targets import KNOWN, Target
 
 
 @pytest.mark.parametrize("name", list(KNOWN))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fxhlo.kernels.catalog import kernels
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 from fxhlo.tools import kernel_matrix, lower_model
 from fxhlo.tools.conformance import Line, run_op
 from fxhlo.tools.kernel_matrix import Outcome, chosen, difference, matrix, read, restarted

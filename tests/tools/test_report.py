@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fxhlo.lowering.lower import lower
-from fxhlo.runtime.targets import Target
+from fxhlo.runtime.core.targets import Target
 from fxhlo.tools import lower_model
 from fxhlo.tools.report.hlo import Cost, Program
 from fxhlo.tools.report.ideal import folded, ideal

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fxhlo.runtime.errors import UnsupportedError
-from fxhlo.runtime.targets import KNOWN, Specification, Target, register
+from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.core.targets import KNOWN, Specification, Target, register
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,11 +14,11 @@ import pytest
 from fxhlo.kernels.spec import Implementation, Operands, TensorSpec
 from fxhlo.passes import mlir
 from fxhlo.passes.hlo.legalize import lower_implementation
-from fxhlo.runtime import pjrt
-from fxhlo.runtime.bundle import Bundle
-from fxhlo.runtime.errors import CompileError, OutOfMemoryError, UnsupportedError
-from fxhlo.runtime.signature import Argument, Result, Signature
-from fxhlo.runtime.targets import KNOWN, Target
+from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.bundle import Bundle
+from fxhlo.runtime.core.errors import CompileError, OutOfMemoryError, UnsupportedError
+from fxhlo.runtime.core.signature import Argument, Result, Signature
+from fxhlo.runtime.core.targets import KNOWN, Target
 
 TPUS = [name for name in KNOWN if name.startswith("tpu-")]
 FAST = {"exec_time_optimization_effort": -1.0}

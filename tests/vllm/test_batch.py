@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vllm import SamplingParams
 
-from fxhlo.runtime.errors import FxhloError
+from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.batch import Batch, Request
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from vllm.engine.arg_utils import EngineArgs
 
-from fxhlo.runtime.errors import UnsupportedError
+from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm import refusals
 
 

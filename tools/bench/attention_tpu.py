@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ...runtime.targets import Target
+from ...runtime.core.targets import Target
 
 TARGET = "tpu-v6e"
 CLOCK = 1.75e9
@@ -230,7 +230,7 @@ def _child(request: dict[str, Any]) -> None:
     from ...kernels.paged_attention.cases import specs
     from ...kernels.spec import Implementation, Operands
     from ...passes.hlo.legalize import lower_implementation
-    from ...runtime import pjrt
+    from ...runtime.core import pjrt
 
     shape, blocks = Shape(**request["shape"]), request["blocks"]
     requests = 32 if shape.rows == 1 else 1

@@ -29,7 +29,7 @@ def measure(
     model: Path, dtype: str, say: Callable[[str], None], blocks: tuple[int, ...] = (64, 512, 4096)
 ) -> list[CacheSize]:
     """Compiles one bucket (8 rows) for each number of blocks and runs it with zeros for weights."""
-    from ...lowering.emit import emit
+    from ...lowering.emit.emit import emit
     from ...passes.pipeline import run
     from ...runtime.vllm.program import capture_model
 

@@ -148,9 +148,9 @@ def _figure(candidate: Candidate, target: str) -> Figure:
 
     from ...kernels.spec import Implementation, Operands, TensorSpec
     from ...passes.hlo.legalize import lower_implementation
-    from ...runtime.errors import FxhloError
-    from ...runtime.pjrt import compile_ahead
-    from ...runtime.targets import Target
+    from ...runtime.core.errors import FxhloError
+    from ...runtime.core.pjrt import compile_ahead
+    from ...runtime.core.targets import Target
 
     def dtype(name: str) -> np.dtype:
         return np.dtype(getattr(ml_dtypes, name, name))

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ...runtime.errors import FxhloError
+from ...runtime.core.errors import FxhloError
 
 HIDDEN = 'import sys\n\nsys.modules["libtpu"] = None\n'
 """`sitecustomize` of the peer's processes: vLLM's built-in platform for TPUs claims every process that can import libtpu."""

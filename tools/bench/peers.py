@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.errors import FxhloError
+from ...runtime.core.errors import FxhloError
 from ..console import say as say_it
 
 if TYPE_CHECKING:

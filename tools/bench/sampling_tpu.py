@@ -99,8 +99,8 @@ def _child(kernel: str, way: str, target: str, folder: str) -> Program:
     from ...kernels.catalog import kernels
     from ...kernels.spec import Implementation, Operands
     from ...passes.hlo.legalize import lower_implementation
-    from ...runtime.pjrt import compile_ahead
-    from ...runtime.targets import Target
+    from ...runtime.core.pjrt import compile_ahead
+    from ...runtime.core.targets import Target
 
     operands = Operands.of(*zip(*_operands(kernel).items(), strict=True))
     attributes = {"count": 20} if kernel == "logprobs" else {}

@@ -84,7 +84,7 @@ def _build_native(cache: Path) -> float:
     """Seconds for what `make dev` does: the C++ kernels, in the cache that this run's engines have; they do without where it fails."""
     begun = perf_counter()
     environment = {**os.environ, "FXHLO_CACHE_DIR": str(cache / "fxhlo")}
-    subprocess.run([sys.executable, "-P", "-m", "fxhlo.runtime.native"], env=environment)
+    subprocess.run([sys.executable, "-P", "-m", "fxhlo.runtime.core.native"], env=environment)
     return perf_counter() - begun
 
 

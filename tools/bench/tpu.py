@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...runtime import pjrt
-from ...runtime.errors import FxhloError, OutOfMemoryError
-from ...runtime.targets import Target
+from ...runtime.core import pjrt
+from ...runtime.core.errors import FxhloError, OutOfMemoryError
+from ...runtime.core.targets import Target
 from .decoder import SHAPES, Shape, exported
 
 CONFIG: dict[str, Any] = {
@@ -93,7 +93,7 @@ def _figures(layers: tuple[int, ...], say: Say) -> Iterator[Figure]:
 
 def _served(config: dict[str, Any]) -> dict[str, Any]:
     """vLLM's model as the engine's step, a module per shape."""
-    from ...lowering.emit import emit
+    from ...lowering.emit.emit import emit
     from ...passes.pipeline import run
     from ..lower_stages import quiet_vllm
 

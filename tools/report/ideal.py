@@ -21,7 +21,7 @@ from ...kernels.catalog import kernels
 from ...kernels.spec import Operands
 from ...passes.hlo.legalize import composite_operands, tensor_spec
 from ...passes.mlir import ir, stablehlo
-from ...runtime.signature import Signature
+from ...runtime.core.signature import Signature
 from .hlo import Cost
 
 LOOKS_AT = {"stablehlo.gather", "stablehlo.dynamic_slice", "stablehlo.slice", "stablehlo.dynamic_gather"}

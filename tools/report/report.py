@@ -16,15 +16,15 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.catalog import kernels
-from ...runtime.targets import Target
+from ...runtime.core.targets import Target
 from .hlo import Cost, Program
 from .ideal import folded, ideal
 
 if TYPE_CHECKING:
     from ...lowering.module import HloModule
     from ...passes.hlo.legalize import Decision, Legalized
-    from ...runtime.errors import OutOfMemoryError
-    from ...runtime.pjrt import Compiled
+    from ...runtime.core.errors import OutOfMemoryError
+    from ...runtime.core.pjrt import Compiled
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import transformer
 
-from .ctc import ctc_loss
+from ..decompositions.ctc import ctc_loss
 
 
 def cov(

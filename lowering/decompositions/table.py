@@ -12,9 +12,9 @@ from functools import cache
 
 import torch
 
-from ..passes.fx.random_key import DISTRIBUTIONS
+from ...passes.fx.random_key import DISTRIBUTIONS
+from ..registry import overload_name, rules
 from .expansions import EXPANSIONS, VIEWS
-from .registry import overload_name, rules
 
 
 @cache

@@ -23,16 +23,16 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir as jax_mlir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..kernels.catalog import kernels
-from ..kernels.spec import Kernel
-from ..passes.mlir import adopt, ir, text
-from ..passes.program import Argument, Program, Result
-from ..runtime.errors import ShapeError
-from .composite import composite_op
-from .emit import emit
-from .errors import LoweringError
-from .trace import trace_reference
-from .types import FROM_NUMPY, TensorType, mlir_type, numpy_dtype
+from ...kernels.catalog import kernels
+from ...kernels.spec import Kernel
+from ...passes.mlir import adopt, ir, text
+from ...passes.program import Argument, Program, Result
+from ...runtime.core.errors import ShapeError
+from ..emit.composite import composite_op
+from ..emit.emit import emit
+from ..emit.trace import trace_reference
+from ..errors import LoweringError
+from ..types import FROM_NUMPY, TensorType, mlir_type, numpy_dtype
 
 Attributes = tuple[tuple[str, Any], ...]
 """A call's attributes by name, in the schema's order."""

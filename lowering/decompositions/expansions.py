@@ -15,9 +15,9 @@ from torch import Tensor
 from torch._prims_common import is_contiguous_or_false
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..errors import LoweringError
 from . import histograms
 from .attention import scaled_dot_product_attention
-from .errors import LoweringError
 
 aten = torch.ops.aten
 

@@ -64,7 +64,7 @@ def prepare() -> None:
         return
     nowhere = subprocess.DEVNULL
     with contextlib.suppress(OSError):  # whoever needs the library says what is wrong
-        command = [sys.executable, "-P", "-m", "fxhlo.runtime.native"]
+        command = [sys.executable, "-P", "-m", "fxhlo.runtime.core.native"]
         _builder = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
 
 

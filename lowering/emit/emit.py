@@ -16,18 +16,18 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from ..passes.contract import Missing, cannot_be_lowered, is_symbolic
-from ..passes.mlir import context, func, ir
-from ..passes.program import Program, module_path, source_of, where
-from ..runtime.errors import FxhloError
-from ..runtime.signature import Argument, Result, Signature
-from .build import array, full
+from ...passes.contract import Missing, cannot_be_lowered, is_symbolic
+from ...passes.mlir import context, func, ir
+from ...passes.program import Program, module_path, source_of, where
+from ...runtime.core.errors import FxhloError
+from ...runtime.core.signature import Argument, Result, Signature
+from ..build import array, full
+from ..errors import LoweringError
+from ..module import HloModule, as_numpy
+from ..registry import find_rule, overload_name
+from ..types import TensorType, Value, mlir_type, numpy_dtype
 from .context import Context
 from .dims import Binding
-from .errors import LoweringError
-from .module import HloModule, as_numpy
-from .registry import find_rule, overload_name
-from .types import TensorType, Value, mlir_type, numpy_dtype
 
 # Ops that only assert or annotate: their checks were made at capture, or are the binding's.
 SILENT = {

@@ -25,8 +25,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 from torch.utils import _pytree as pytree
 
-from ..passes.program import where
-from .errors import CaptureError
+from ...passes.program import where
+from ..errors import CaptureError
 
 PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
 """Types of containers that compute nothing when they are built; None is a leaf's."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..passes.mlir import adopt, func, ir
-from .context import Context
-from .errors import LoweringError
-from .types import FROM_NUMPY, Value, mlir_type, numpy_dtype
+from ...passes.mlir import adopt, func, ir
+from ..emit.context import Context
+from ..errors import LoweringError
+from ..types import FROM_NUMPY, Value, mlir_type, numpy_dtype
 
 PLATFORM = "tpu"
 """JAX lowers linear algebra to LAPACK calls for the CPU; for the TPU it stays StableHLO, which every target takes."""
@@ -22,7 +22,7 @@ def emit_jax(ctx: Context, function: Callable[..., Any], *operands: Value, **sta
     """`function(*operands, **static)` in the module. static: hashable. Returns its results in order."""
     import jax
 
-    from ..runtime import pjrt
+    from ...runtime.core import pjrt
 
     pjrt.settle()  # lowering looks at jax's devices
     emitter = ctx.emitter

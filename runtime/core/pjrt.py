@@ -313,7 +313,7 @@ def compile(
 ) -> Loaded:
     """Compiles StableHLO text, bytecode or a portable artifact. Releases the GIL: call it from several threads.
 
-    custom_calls: the custom-call targets of the module; those of `fxhlo.runtime.native` are registered first.
+    custom_calls: the custom-call targets of the module; those of `fxhlo.runtime.core.native` are registered first.
     Raises CompileError, UnsupportedError.
     """
     require(custom_calls)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..kernels.catalog import kernels
-from ..kernels.spec import Kernel
-from ..passes.mlir import ir, stablehlo
+from ...kernels.catalog import kernels
+from ...kernels.spec import Kernel
+from ...passes.mlir import ir, stablehlo
+from ..registry import Rule
+from ..types import Value, mlir_type
 from .context import Context
-from .registry import Rule
 from .trace import trace_reference
-from .types import Value, mlir_type
 
 
 def composite_rule(kernel: Kernel) -> Rule:

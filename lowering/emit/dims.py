@@ -12,8 +12,8 @@ from typing import Any
 import sympy
 import torch
 
-from ..passes.program import Dim, Program
-from .errors import GuardError, LoweringError
+from ...passes.program import Dim, Program
+from ..errors import GuardError, LoweringError
 
 
 class Binding:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .types import TensorType
+from ..types import TensorType
 
 if TYPE_CHECKING:
     from .emit import Emitter

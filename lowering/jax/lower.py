@@ -17,17 +17,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..passes import mlir
-from ..passes.mlir import ir
-from ..runtime import pjrt
-from ..runtime.errors import FxhloError, UnsupportedError
-from ..runtime.signature import Argument, Kind, Result, Signature
-from ..runtime.targets import Target
-from . import jax_composites  # noqa: F401  # registers how composites are lowered
-from .emit import annotate
-from .errors import CaptureError
-from .jaxed import PLATFORM
-from .module import HloModule
+from ...passes import mlir
+from ...passes.mlir import ir
+from ...runtime.core import pjrt
+from ...runtime.core.errors import FxhloError, UnsupportedError
+from ...runtime.core.signature import Argument, Kind, Result, Signature
+from ...runtime.core.targets import Target
+from ..emit.emit import annotate
+from ..errors import CaptureError
+from ..module import HloModule
+from . import composites as jax_composites  # noqa: F401  # registers how composites are lowered
+from .emit import PLATFORM
 
 
 def lower_jax(

@@ -28,21 +28,21 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree as pytree
 
-from ..kernels.catalog import register_torch_ops
-from ..passes.contract import is_symbolic
-from ..passes.functional import functional_graph
-from ..passes.fx.random_key import DISTRIBUTIONS
-from ..passes.program import Argument, Dim, Guard, Program, Result, lazy_module
-from ..runtime import seal
-from ..runtime.errors import FxhloError
-from .attention import flex_attention as expanded_flex_attention
-from .decompositions import decompositions
-from .emit import SILENT
-from .errors import CaptureError
-from .expansions import EXPANSIONS
+from ...kernels.catalog import register_torch_ops
+from ...passes.contract import is_symbolic
+from ...passes.functional import functional_graph
+from ...passes.fx.random_key import DISTRIBUTIONS
+from ...passes.program import Argument, Dim, Guard, Program, Result, lazy_module
+from ...runtime.core import seal
+from ...runtime.core.errors import FxhloError
+from ..decompositions.attention import flex_attention as expanded_flex_attention
+from ..decompositions.expansions import EXPANSIONS
+from ..decompositions.table import decompositions
+from ..emit.emit import SILENT
+from ..errors import CaptureError
+from ..left_out import SHAPE, reasons
+from ..registry import find_rule, overload_name, rules
 from .exported import decomposable, is_wrapped
-from .left_out import SHAPE, reasons
-from .registry import find_rule, overload_name, rules
 from .stand_ins import forward_through, standing_in
 
 TRIED = ("2.13.0",)
@@ -661,7 +661,7 @@ def _take_out_mutations(
     return fx.GraphModule(graph_module, graph), tuple(results)
 
 
-_OURS = f"{Path(__file__).parent}/"
+_OURS = f"{Path(__file__).parents[1]}/"
 
 
 def _user_frame(problem: BaseException) -> str | None:

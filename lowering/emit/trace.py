@@ -10,8 +10,8 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..passes.functional import functional_graph
-from .types import TensorType
+from ...passes.functional import functional_graph
+from ..types import TensorType
 
 
 def trace_reference(
@@ -28,7 +28,7 @@ def trace_reference(
 def _traced(
     reference: Callable[..., Any], operands: tuple[tuple[str, TensorType], ...], attributes: tuple[tuple[str, Any], ...]
 ) -> fx.GraphModule:
-    from .decompositions import decompositions
+    from ..decompositions.table import decompositions
 
     def flat(*tensors: torch.Tensor) -> Any:
         return reference(**dict(zip((name for name, _ in operands), tensors, strict=True)), **dict(attributes))
