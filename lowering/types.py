@@ -5,43 +5,26 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import torch
 
 from ..passes.mlir import ir
+from ..runtime.core.dtypes import DTYPES, Dtype
 from .errors import LoweringError
 
-# torch dtype -> (MLIR element type, numpy dtype)
-ELEMENTS: dict[torch.dtype, tuple[str, np.dtype]] = {
-    torch.bool: ("i1", np.dtype(np.bool_)),
-    torch.int8: ("i8", np.dtype(np.int8)),
-    torch.int16: ("i16", np.dtype(np.int16)),
-    torch.int32: ("i32", np.dtype(np.int32)),
-    torch.int64: ("i64", np.dtype(np.int64)),
-    torch.uint8: ("ui8", np.dtype(np.uint8)),
-    torch.uint16: ("ui16", np.dtype(np.uint16)),
-    torch.uint32: ("ui32", np.dtype(np.uint32)),
-    torch.uint64: ("ui64", np.dtype(np.uint64)),
-    torch.float16: ("f16", np.dtype(np.float16)),
-    torch.bfloat16: ("bf16", np.dtype(ml_dtypes.bfloat16)),
-    torch.float32: ("f32", np.dtype(np.float32)),
-    torch.float64: ("f64", np.dtype(np.float64)),
-    torch.complex64: ("complex<f32>", np.dtype(np.complex64)),
-    torch.complex128: ("complex<f64>", np.dtype(np.complex128)),
-    torch.float8_e4m3fn: ("f8E4M3FN", np.dtype(ml_dtypes.float8_e4m3fn)),
-    torch.float8_e5m2: ("f8E5M2", np.dtype(ml_dtypes.float8_e5m2)),
-    torch.float8_e4m3fnuz: ("f8E4M3FNUZ", np.dtype(ml_dtypes.float8_e4m3fnuz)),
-    torch.float8_e5m2fnuz: ("f8E5M2FNUZ", np.dtype(ml_dtypes.float8_e5m2fnuz)),
-    torch.float8_e8m0fnu: ("f8E8M0FNU", np.dtype(ml_dtypes.float8_e8m0fnu)),
+ELEMENTS: dict[torch.dtype, Dtype] = {
+    getattr(torch, dtype.name): dtype
+    for dtype in DTYPES.values()
+    if hasattr(torch, dtype.name) and (dtype.bits >= 8 or dtype.name == "bool")
 }
-FROM_NUMPY = {numpy: torch_dtype for torch_dtype, (_, numpy) in ELEMENTS.items()}
+"""The dtypes that a lowered module may have, by torch's. Torch's names are numpy's; its types of less than a byte have no ops."""
+FROM_NUMPY = {dtype.numpy: torch_dtype for torch_dtype, dtype in ELEMENTS.items()}
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:
     """The numpy (ml_dtypes) dtype of a torch dtype; LoweringError where StableHLO has none."""
     try:
-        return ELEMENTS[dtype][1]
+        return ELEMENTS[dtype].numpy
     except KeyError:
         raise LoweringError(
             f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
@@ -67,7 +50,7 @@ def _mlir_type(shape: tuple[int, ...], dtype: torch.dtype, context: ir.Context) 
             f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
         )
     dims = "".join(f"{size}x" for size in shape)
-    return ir.Type.parse(f"tensor<{dims}{ELEMENTS[dtype][0]}>", context)
+    return ir.Type.parse(f"tensor<{dims}{ELEMENTS[dtype].stablehlo}>", context)
 
 
 class Value:

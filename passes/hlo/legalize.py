@@ -12,22 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...kernels.catalog import kernels
 from ...kernels.spec import Implementation, Kernel, Operands, TensorSpec
+from ...runtime.core.dtypes import BY_STABLEHLO
 from ...runtime.core.errors import FxhloError
-from ...runtime.core.signature import dtype_of
 from ...runtime.core.targets import Target
 from ..mlir import adopt, bytecode, context, func, ir, parse
 from .layouts import pin_row_major
-
-ELEMENTS = {
-    "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
-    "ui8": "uint8", "ui16": "uint16", "ui32": "uint32", "ui64": "uint64",
-    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
-    "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2",
-}  # fmt: skip
 
 
 class LegalizeError(FxhloError):
@@ -205,7 +196,7 @@ def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
 def tensor_spec(type_: ir.Type) -> TensorSpec:
     """Shape and dtype of a tensor type."""
     ranked = ir.RankedTensorType(type_)
-    return TensorSpec(tuple(ranked.shape), np.dtype(dtype_of(ELEMENTS[str(ranked.element_type)])))
+    return TensorSpec(tuple(ranked.shape), BY_STABLEHLO[str(ranked.element_type)].numpy)
 
 
 def _operations(operation: ir.Operation) -> Iterator[ir.Operation]:

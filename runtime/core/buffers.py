@@ -13,27 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .dtypes import BY_DLPACK, dtype_of
 from .errors import ShapeError
 from .pjrt import Buffer, Device
-from .signature import Argument, dtype_of
-
-# DLPack's type codes with their widths (dlpack.h, DLDataTypeCode), as dtype names.
-DLPACK_TYPES = {
-    **{(0, bits): f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{(1, bits): f"uint{bits}" for bits in (8, 16, 32, 64)},
-    **{(2, bits): f"float{bits}" for bits in (16, 32, 64)},
-    (5, 64): "complex64",
-    (5, 128): "complex128",
-    (4, 16): "bfloat16",
-    (6, 8): "bool",
-    (8, 8): "float8_e4m3",
-    (9, 8): "float8_e4m3b11fnuz",
-    (10, 8): "float8_e4m3fn",
-    (11, 8): "float8_e4m3fnuz",
-    (12, 8): "float8_e5m2",
-    (13, 8): "float8_e5m2fnuz",
-    (14, 8): "float8_e8m0fnu",
-}
+from .signature import Argument
 
 
 class _DLTensor(ctypes.Structure):
@@ -126,10 +109,10 @@ def from_dlpack(value: Any, argument: Argument) -> np.ndarray:
             f"{what} on another device (DLPack device type {tensor.device_type})",
             next_step="copy it to the host first, or pass a device array of this executable's device",
         )
-    name = DLPACK_TYPES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
-    if name is None:
+    dtype = BY_DLPACK.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
+    if dtype is None:
         raise ShapeError(f"{what} of DLPack type {tensor.code} with {tensor.bits} bits, which has no dtype here")
-    return _view(tensor, capsule, dtype_of(name))
+    return _view(tensor, capsule, dtype.numpy)
 
 
 def _takes(argument: Argument) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from . import seal
+from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
 from .targets import Target
@@ -57,13 +58,6 @@ except (ImportError, AttributeError) as problem:
 
 Options = Mapping[str, bool | int | float | str]
 """XLA's flags by name (`xla_cpu_enable_fast_math`), or fields of its build options (`optimization_level`)."""
-
-ELEMENTS = {
-    "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "uint8": "ui8", "uint16": "ui16", "uint32": "ui32", "uint64": "ui64",
-    "float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64",
-    "float8_e4m3fn": "f8E4M3FN", "float8_e5m2": "f8E5M2",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,11 +168,9 @@ class Device:
     def zeros(self, shape: Sequence[int], dtype: np.dtype | str) -> Buffer:
         """Zeros allocated on the device: nothing is made on the host or moved. For KV caches."""
         key = (tuple(shape), np.dtype(dtype))
-        element = ELEMENTS.get(key[1].name)
-        if element is None:
-            return self.put(np.zeros(*key))
         if key not in self._zeros:
-            zero = "false" if element == "i1" else "0.0" if "f" in element else "0"
+            element = DTYPES[key[1].name].stablehlo
+            zero = f'"0x{bytes(key[1].itemsize).hex()}"'  # bits: not every dtype has a literal for 0
             full = f"tensor<{''.join(f'{size}x' for size in key[0])}{element}>"
             module = (
                 f"module @zeros {{ func.func public @main() -> {full} {{\n"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal, get_args
 
-import numpy as np
-
+from .dtypes import dtype_of
 from .errors import SignatureError
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
@@ -22,25 +21,6 @@ BOUND: tuple[str, ...] = ("weight", "buffer", "constant")
 """Kinds that are placed once by `Executable.bind`; the others come with each call."""
 RANDOM_KEY = "rng_key"
 """The input, int32 [2], of a module that draws random numbers: they are a function of it (docs/semantics.md)."""
-PLAIN = frozenset(
-    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    + ("float16", "float32", "float64", "complex64", "complex128")
-)
-"""The dtypes of numpy itself that StableHLO has too."""
-
-
-@cache
-def dtype_of(name: str) -> np.dtype:
-    """The numpy dtype of a name such as "float32", "bool", or of ml_dtypes: "bfloat16", "float8_e4m3fn"."""
-    import ml_dtypes
-
-    narrow = getattr(ml_dtypes, name, None)
-    if isinstance(narrow, type) and issubclass(narrow, np.generic):
-        return np.dtype(narrow)
-    if name not in PLAIN:
-        next_step = "use a name of numpy or ml_dtypes, such as float32 or bfloat16"
-        raise SignatureError(f"there is no dtype {name!r}", next_step=next_step)
-    return np.dtype(name)
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,10 @@ from typing import Any
 import numpy as np
 
 from . import files
+from .dtypes import BY_SAFETENSORS, DTYPES, dtype_of
 from .errors import BundleError, UnsupportedError
-from .signature import dtype_of
 
 ALIGNMENT = 64
-DTYPES = {
-    "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
-    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-}  # fmt: skip
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -47,10 +40,11 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.Fi
     position = 0
     for name in ordered:
         array = tensors[name]
-        if array.dtype.name not in CODES:
+        code = DTYPES[array.dtype.name].safetensors if array.dtype.name in DTYPES else None
+        if code is None:
             raise UnsupportedError(f"weight {name} is {array.dtype}, which safetensors does not have")
         end = position + array.nbytes
-        header[name] = {"dtype": CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [position, end]}
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -103,15 +97,15 @@ def shards(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dic
 
 
 def _stored(entry: Mapping[str, Any], base: int, size: int) -> Stored:
-    dtype = DTYPES.get(entry["dtype"])
+    dtype = BY_SAFETENSORS.get(entry["dtype"])
     if dtype is None:
         raise ValueError(f"dtype {entry['dtype']} is not known")
     shape = tuple(entry["shape"])
     start, end = entry["data_offsets"]
-    wanted = math.prod(shape) * dtype_of(dtype).itemsize
+    wanted = math.prod(shape) * dtype.itemsize
     if not 0 <= start <= end <= size - base or end - start != wanted:
         raise ValueError(f"a tensor of {wanted} bytes lies at {start} to {end} of {size - base}")
-    return Stored(dtype, shape, base + start, base + end)
+    return Stored(dtype.name, shape, base + start, base + end)
 
 
 def _bytes(array: np.ndarray) -> Iterator[memoryview]:

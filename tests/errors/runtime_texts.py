@@ -12,6 +12,7 @@ import torch
 import fxhlo
 from fxhlo.runtime.core import explain, pjrt
 from fxhlo.runtime.core.cache import Cache, digest
+from fxhlo.runtime.core.dtypes import dtype_of
 from fxhlo.runtime.core.errors import (
     BundleError,
     CacheError,
@@ -23,7 +24,7 @@ from fxhlo.runtime.core.errors import (
     SignatureError,
 )
 from fxhlo.runtime.core.executable import Executable
-from fxhlo.runtime.core.signature import Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core.signature import Argument, Result, Signature
 
 
 class Noisy(torch.nn.Module):

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from fxhlo.runtime.core import pjrt, seal
+from fxhlo.runtime.core.dtypes import DTYPES, dtype_of
 from fxhlo.runtime.core.errors import CompileError, ExecutionError, ShapeError, UnsupportedError
 from fxhlo.runtime.core.executable import Executable
-from fxhlo.runtime.core.signature import Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core.signature import Argument, Result, Signature
 
 ADD = """module @add { func.func public @main(%a: tensor<4xf32>, %b: tensor<4xf32>) -> tensor<4xf32> {
   %0 = stablehlo.add %a, %b : tensor<4xf32>
@@ -84,9 +85,9 @@ def step():
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (0, 5), ()])
-@pytest.mark.parametrize("dtype", sorted(pjrt.ELEMENTS))
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_dtype_passes_through_unchanged(dtype, shape):
-    full = f"tensor<{''.join(f'{size}x' for size in shape)}{pjrt.ELEMENTS[dtype]}>"
+    full = f"tensor<{''.join(f'{size}x' for size in shape)}{DTYPES[dtype].stablehlo}>"
     text = same(full)
     signature = Signature((Argument("a", "input", shape, dtype),), (Result("a", shape, dtype),))
     values = (np.arange(15) % 7).reshape(3, 5).astype(dtype_of(dtype))
@@ -98,7 +99,7 @@ def test_every_dtype_passes_through_unchanged(dtype, shape):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float16", "bool", "int64", "float64", "uint8"])
 def test_torch_tensors_in_and_out(dtype):
-    text = same(f"tensor<2x3x{pjrt.ELEMENTS[dtype]}>")
+    text = same(f"tensor<2x3x{DTYPES[dtype].stablehlo}>")
     signature = Signature((Argument("a", "input", (2, 3), dtype),), (Result("a", (2, 3), dtype),))
     executable = Executable(pjrt.compile(text), signature)
     values = torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
@@ -148,7 +149,7 @@ def test_results_are_not_waited_for():
     [("int32", 7), ("float32", 7), ("float32", 0.5), ("bfloat16", 0.5), ("bool", True), ("uint8", 255)],
 )
 def test_python_numbers(dtype, value):
-    text = same(f"tensor<{pjrt.ELEMENTS[dtype]}>")
+    text = same(f"tensor<{DTYPES[dtype].stablehlo}>")
     executable = Executable(
         pjrt.compile(text), Signature((Argument("a", "input", (), dtype),), (Result("a", (), dtype),))
     )
@@ -368,7 +369,7 @@ def test_nothing_compiles_behind_the_seal(add):
 
 def test_the_cpu_target_starts_no_other_platform():
     code = (
-        "from fxhlo.runtime import pjrt; import jax\n"
+        "from fxhlo.runtime.core import pjrt; import jax\n"
         "pjrt.device('cpu'); print(jax.config.jax_platforms, sorted(jax.extend.backend.backends()))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"}

@@ -430,7 +430,7 @@ def test_the_same_without(without: str, tmp_path: Path) -> None:
 # ---- the build cache -----------------------------------------------------------------------------------------
 
 SCRIPT = """
-from fxhlo.runtime import native
+from fxhlo.runtime.core import native
 reason = native.unavailable()
 print(reason or native.library())
 """
@@ -490,7 +490,7 @@ def test_two_processes_build_at_once_and_later_ones_find_it(tmp_path: Path, comp
 def test_prepare_builds_beside_a_process_that_is_forked_meanwhile(tmp_path: Path, compiler: Compiler) -> None:
     script = """
 import os
-from fxhlo.runtime import native
+from fxhlo.runtime.core import native
 native.prepare()
 if child := os.fork():
     assert os.waitpid(child, 0)[1] == 0
@@ -533,7 +533,7 @@ def test_the_reason_why_there_is_no_library(tmp_path, environment: dict[str, str
 
 def test_without_a_library_the_error_carries_the_reason(tmp_path) -> None:
     script = """
-from fxhlo.runtime import native
+from fxhlo.runtime.core import native
 from fxhlo.runtime.core.errors import UnsupportedError
 try:
     native.register()

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fxhlo.runtime.core.dtypes import dtype_of
 from fxhlo.runtime.core.errors import BundleError, FxhloError, ShapeError, SignatureError
-from fxhlo.runtime.core.signature import KINDS, Argument, Result, Signature, dtype_of
+from fxhlo.runtime.core.signature import KINDS, Argument, Result, Signature
 
 ROOT = Path(__file__).parents[2]
 SIGNATURE = Signature(

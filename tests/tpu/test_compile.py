@@ -130,7 +130,7 @@ def test_cuda_is_not_compiled_ahead() -> None:
 
 def test_several_processes_compile_at_once_and_print_nothing() -> None:
     code = (
-        f"from fxhlo.runtime import pjrt; import sys\nprint(pjrt.build({doubled(8)!r}, sys.argv[1]).memory.arguments)"
+        f"from fxhlo.runtime.core import pjrt; import sys\nprint(pjrt.build({doubled(8)!r}, sys.argv[1]).memory.arguments)"
     )
     started = [
         subprocess.Popen([sys.executable, "-P", "-c", code, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
