@@ -44,7 +44,7 @@ def _compiler(folder: str, dtype: str) -> None:
         from ..runtime.core import native, pjrt
         from ..runtime.core.bundle import Bundle
         from ..runtime.core.cache import Cache
-        from ..runtime.vllm.steps import source_digest
+        from ..runtime.vllm.steps.programs import source_digest
 
         native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
     config = (Path(folder) / "config.json").read_text()
@@ -70,7 +70,7 @@ def _compile(folder: str, dtype: str, directory: Path) -> None:
         from ..runtime.core import pjrt
         from ..runtime.core.bundle import Bundle
         from ..runtime.vllm import compat  # noqa: F401 - vLLM's models and layers
-        from ..runtime.vllm.program import capture_model
+        from ..runtime.vllm.steps.capture import capture_model
     with console.stage("capture") as came_out:
         program, passes = capture_model(folder, dtype=dtype, max_model_len=1024, max_num_seqs=8)
         came_out(f"vLLM's own LlamaForCausalLM, {len(program.graph.nodes)} nodes")

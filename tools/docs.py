@@ -43,7 +43,8 @@ def first_sentence(thing: object) -> str:
 def passes_page() -> str:
     """Every pass in the order in which it runs."""
     from ..passes.default import default_passes
-    from ..runtime.vllm.program import StepOptions, step_passes
+    from ..runtime.vllm.steps.options import StepOptions
+    from ..runtime.vllm.steps.passes import step_passes
 
     example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, logprobs=20)
     return "\n".join(
@@ -53,7 +54,7 @@ def passes_page() -> str:
             "`lower-model MODEL --stop-after passes --print-after NAME` prints the graph after one of them.\n",
             "## Of any model (passes/default.py)\n",
             _passes_table(default_passes()),
-            "## Of vLLM's step (`step_passes` in runtime/vllm/program.py)\n",
+            "## Of vLLM's step (`step_passes` in runtime/vllm/steps/passes.py)\n",
             _passes_table(step_passes(example)),
         ]
     )

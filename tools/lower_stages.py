@@ -136,7 +136,7 @@ def load_libraries(model: Model) -> None:
         return
     quiet_vllm()
     try:
-        import_module("..runtime.vllm.program", __package__)
+        import_module("..runtime.vllm.steps.capture", __package__)
     except ModuleNotFoundError as problem:
         if (problem.name or "").split(".")[0] != "vllm":
             raise
@@ -156,7 +156,7 @@ def capture(
     """The captured Program and the passes that belong to it: those of vLLM's step, or the default ones for a .pt2."""
     if model.kind == "exported":
         return capture_exported(model.path, imports)
-    from ..runtime.vllm.program import capture_model
+    from ..runtime.vllm.steps.capture import capture_model
 
     return capture_model(str(model.path), dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
 

@@ -118,7 +118,7 @@ class FxhloPlatform(Platform):
                 raise UnsupportedError(
                     f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
                 )
-        return "fxhlo.runtime.vllm.attention.FxhloAttentionBackend"
+        return "fxhlo.runtime.vllm.layers.attention.FxhloAttentionBackend"
 
     @classmethod
     def validate_request(cls, processed_inputs: Any, params: Any) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 
 from ..core.errors import FxhloError, UnsupportedError
 from . import compat
-from .batch import Batch, Request
-from .prompt_logprobs import Part, PromptLogprobs, collect
+from .batch.prompt_logprobs import Part, collect
+from .batch.request import PromptLogprobs, Request
+from .batch.rows import Batch
 
 if TYPE_CHECKING:
-    from .steps import StepResult, Steps
+    from .steps.kinds import StepResult
+    from .steps.programs import Steps
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Runner:
             seed=self._seed(new.sampling_params) if known is None else known.seed,
         )
         if new.sampling_params.prompt_logprobs is not None and known is None:
-            request.prompt_logprobs = PromptLogprobs.of(request, self.batch.sampling.vocab_size)
+            request.prompt_logprobs = PromptLogprobs.of(
+                len(prompt), self.batch.sampling.count(new.sampling_params.prompt_logprobs)
+            )
         elif known is not None:
             request.prompt_logprobs = known.prompt_logprobs
         self.requests[request.id] = request

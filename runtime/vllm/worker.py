@@ -21,7 +21,7 @@ from . import compat, front
 from .host import without_accelerator
 from .model import build_model
 from .runner import Runner
-from .steps import Steps
+from .steps.programs import Steps
 
 logger = compat.init_logger("vllm.fxhlo.worker")
 

@@ -13,7 +13,7 @@ SIZES = {"tokens": 8, "requests": 8}
 @pytest.fixture(scope="module")
 def program(model: Path) -> Any:
     from fxhlo.passes.pipeline import run
-    from fxhlo.runtime.vllm.program import capture_model
+    from fxhlo.runtime.vllm.steps.capture import capture_model
 
     captured, passes = capture_model(str(model), dtype="bfloat16", max_model_len=1024, max_num_seqs=8)
     return run(passes, captured)

@@ -7,7 +7,8 @@ import pytest
 from vllm import SamplingParams
 
 from fxhlo.runtime.core.errors import FxhloError
-from fxhlo.runtime.vllm.batch import Batch, Request
+from fxhlo.runtime.vllm.batch.request import Request
+from fxhlo.runtime.vllm.batch.rows import Batch
 
 
 def request(name: str, prompt: list[int], blocks: list[int], **others) -> Request:

@@ -9,7 +9,7 @@ import torch
 from fxhlo.lowering.capture.program import Input, capture_callable
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.model import build_model
-from fxhlo.runtime.vllm.program import capture_step
+from fxhlo.runtime.vllm.steps.capture import capture_step
 
 
 def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:

@@ -16,7 +16,7 @@ import torch
 from vllm import LLM, SamplingParams
 
 from fxhlo.runtime.vllm import runner, worker
-from fxhlo.runtime.vllm.steps import Bucket, StepResult, buckets
+from fxhlo.runtime.vllm.steps.kinds import Bucket, StepResult, buckets
 
 VOCABULARY = 100
 LENGTHS = (1, 2, 15, 16, 17, 40, 5, 100, 63, 64, 65, 30)

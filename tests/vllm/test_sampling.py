@@ -7,8 +7,8 @@ import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
-from fxhlo.runtime.vllm.batch import Request
-from fxhlo.runtime.vllm.sampling import Sampling, bits
+from fxhlo.runtime.vllm.batch.request import Request
+from fxhlo.runtime.vllm.batch.sampling import Sampling, bits
 
 VOCABULARY = 70
 

@@ -31,7 +31,7 @@ def measure(
     """Compiles one bucket (8 rows) for each number of blocks and runs it with zeros for weights."""
     from ...lowering.emit.emit import emit
     from ...passes.pipeline import run
-    from ...runtime.vllm.program import capture_model
+    from ...runtime.vllm.steps.capture import capture_model
 
     program, passes = capture_model(str(model), dtype=dtype, max_model_len=512, max_num_seqs=ROWS)
     program = run(passes, program)

@@ -98,7 +98,7 @@ def _served(config: dict[str, Any]) -> dict[str, Any]:
     from ..lower_stages import quiet_vllm
 
     quiet_vllm()
-    from ...runtime.vllm.program import capture_model
+    from ...runtime.vllm.steps.capture import capture_model
 
     most = max(shape.requests for shape in SHAPES.values())
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:

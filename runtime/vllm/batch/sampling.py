@@ -1,6 +1,6 @@
 """From requests' SamplingParams and what they have produced so far to the sampling inputs of a step.
 
-Rows are those of batch.py. Numbers are arrays that change when a request gets its row; the wide inputs (masks, biases,
+Rows are those of rows.py. Numbers are arrays that change when a request gets its row; the wide inputs (masks, biases,
 tokens seen) are made only where a request in the step asks for them: their `flags` entry says so.
 """
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .refusals import MAX_BIAS
+from ..refusals import MAX_BIAS
 
 if TYPE_CHECKING:
-    from .batch import Request
+    from .request import Request
 
 NEUTRAL: dict[str, tuple[Any, float]] = {
     "temperature": (np.float32, 0.0),
@@ -57,14 +57,14 @@ class Sampling:
         self.penalized[row] = (
             params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         )
-        self.logprobs[row] = -1 if params.logprobs is None else self._count(params.logprobs)
+        self.logprobs[row] = -1 if params.logprobs is None else self.count(params.logprobs)
         if self.penalized[row]:
             request.seen = dict.fromkeys(request.prompt, 0)
             for token in request.output:
                 request.seen[token] = request.seen.get(token, 0) + 1
 
-    def _count(self, asked: int) -> int:
-        """vLLM's -1 stands for all of the vocabulary."""
+    def count(self, asked: int) -> int:
+        """How many tokens a request asks for: vLLM's -1 stands for all of the vocabulary."""
         return self.vocab_size if asked == -1 else asked
 
     def append(self, row: int, request: Request, token: int) -> None:

@@ -13,34 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...passes.fx.sample import RAW
-from . import compat
-from .batch import Request
+from ....passes.fx.sample import RAW
+from .. import compat
+from ..steps.kinds import Bucket, StepResult
+from .request import PromptLogprobs, Request
 from .sampling import bits
-from .steps import Bucket, StepResult
 
 Run = Callable[[Mapping[str, np.ndarray]], StepResult]
 """Runs a step with these inputs, log-probabilities on."""
-
-
-@dataclass
-class PromptLogprobs:
-    """What is known so far of one prompt: ids [N, n + 1], values and ranks of N = len(prompt) - 1 tokens."""
-
-    ids: np.ndarray
-    values: np.ndarray
-    ranks: np.ndarray
-
-    @classmethod
-    def of(cls, request: Request, vocab_size: int) -> PromptLogprobs:
-        """vocab_size: what -1, all of the vocabulary, stands for."""
-        asked = request.params.prompt_logprobs
-        shape = (len(request.prompt) - 1, (vocab_size if asked == -1 else asked) + 1)
-        return cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
-
-    def tensors(self) -> compat.LogprobsTensors:
-        ids, values, ranks = map(torch.from_numpy, (self.ids, self.values, self.ranks))
-        return compat.LogprobsTensors(ids, values, ranks)
 
 
 @dataclass(frozen=True)
@@ -79,9 +59,14 @@ def collect(
         found = part.request.prompt_logprobs
         if found is not None and part.first + part.count >= len(part.request.prompt):
             if len(found.ids):  # a prompt of one token has none, and vLLM cannot send tensors without elements
-                complete[part.request.id] = found.tensors()
+                complete[part.request.id] = _tensors(found)
             part.request.prompt_logprobs = None
     return complete
+
+
+def _tensors(found: PromptLogprobs) -> compat.LogprobsTensors:
+    ids, values, ranks = map(torch.from_numpy, (found.ids, found.values, found.ranks))
+    return compat.LogprobsTensors(ids, values, ranks)
 
 
 def _inputs(

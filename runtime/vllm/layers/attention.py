@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...kernels.catalog import register_torch_ops
-from ..core.errors import UnsupportedError
-from .compat import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+from ....kernels.catalog import register_torch_ops
+from ...core.errors import UnsupportedError
+from ..compat import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
 
 
 class FxhloAttentionBackend(AttentionBackend):

@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import files, pjrt, seal
-from ..core.bundle import Bundle
-from ..core.cache import Cache
-from ..core.errors import BundleError, FxhloError
-from ..core.executable import Executable
-from ..core.targets import Target
-from .program import StepOptions, capture_step, step_passes
+from ...core import files, pjrt, seal
+from ...core.bundle import Bundle
+from ...core.cache import Cache
+from ...core.errors import BundleError, FxhloError
+from ...core.executable import Executable
+from ...core.targets import Target
+from .capture import capture_step
+from .kinds import Bucket, StepResult, buckets
+from .options import StepOptions
+from .passes import step_passes
 
 if TYPE_CHECKING:
     import torch
@@ -34,52 +37,10 @@ NEUTRAL = {"allowed_mask": -1, "bias_ids": -1, "bias_values": 0, "seen_ids": -1,
 """Inputs that only some sampling parameters use, and what fills them where none does: that one stays on the device."""
 RESULTS = 4
 """tokens and the three parts of the log-probabilities; the states follow."""
-SMALLEST = 4
-"""Rows of the smallest program; the native products take up to six rows in one go over a weight."""
 COMPILE_THREADS = 2
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Of XLA: its library for fused sums takes them from a certain number of rows on, in another order. A request must get the
 same bits in every program."""
-
-
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """Sizes of one program: rows of tokens, and requests."""
-
-    tokens: int
-    requests: int
-
-    def __str__(self) -> str:
-        return f"tokens={self.tokens},requests={self.requests}"
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """tokens int32 [R]; logprobs (ids int32 [R, n + 1], values float32 [R, n + 1], ranks int32 [R]) where asked for."""
-
-    tokens: np.ndarray
-    logprobs: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-
-
-def buckets(max_tokens: int, max_requests: int) -> tuple[Bucket, ...]:
-    """The closed set: decode steps with as many rows as requests, and larger steps of prompts among all requests.
-
-    Sizes double, so less than half of a step is padding; a request that is not there costs a step next to nothing but its
-    row of logits.
-    """
-    decode = {Bucket(size, size) for size in _doubled(SMALLEST, max_requests)}
-    mixed = {Bucket(size, max_requests) for size in _doubled(SMALLEST, max_tokens) if size > max_requests}
-    return tuple(sorted(decode | mixed))
-
-
-def _doubled(smallest: int, largest: int) -> list[int]:
-    """smallest, twice as many, ... up to and with `largest`."""
-    sizes = []
-    size = smallest
-    while size < largest:
-        sizes.append(size)
-        size *= 2
-    return [*sizes, largest]
 
 
 class Steps:
@@ -139,7 +100,7 @@ class Steps:
         import torch
         import vllm
 
-        from ..core import native
+        from ...core import native
 
         model_config = self.config.model_config
         return {
@@ -164,11 +125,11 @@ class Steps:
 
     def _make(self, directory: Path, progress: Progress) -> None:
         """Captures once, emits and compiles every bucket, and writes the bundle."""
-        from ...lowering.bundling import save_compiled
-        from ...lowering.emit.coverage import check
-        from ...lowering.emit.emit import emit
-        from ...passes.pipeline import run
-        from ..core import native
+        from ....lowering.bundling import save_compiled
+        from ....lowering.emit.coverage import check
+        from ....lowering.emit.emit import emit
+        from ....passes.pipeline import run
+        from ...core import native
 
         progress("capturing the model")
         program = run(step_passes(self.options), capture_step(self.config, self._build()))
@@ -187,7 +148,7 @@ class Steps:
 
     def _place(self) -> None:
         """Weights once, without a copy where the device shares memory with the host; caches allocated as zeros."""
-        from ...lowering.module import as_numpy
+        from ....lowering.module import as_numpy
 
         device = pjrt.device(self.target)
         tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
@@ -238,5 +199,5 @@ class Steps:
 @cache
 def source_digest() -> str:
     """A digest over fxhlo's own sources: a changed compiler makes other programs."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return files.sources_digest((root / folder for folder in ("kernels", "lowering", "passes", "runtime")), root)

@@ -1,4 +1,4 @@
-"""What the runner knows of each request, and the persistent batch: one row of numpy arrays per running request.
+"""The persistent batch: one row of numpy arrays per running request.
 
 A `Request` holds everything; a row is its copy in arrays, so that a step's inputs are gathered without a loop over
 requests. Rows are never moved: a step picks the rows it needs. When rows run out, a request that is not in this step
@@ -8,37 +8,12 @@ gives up its own (it was preempted, or has to wait) and gets another one when it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import FxhloError
+from ...core.errors import FxhloError
+from .request import Request
 from .sampling import Sampling
-
-if TYPE_CHECKING:
-    from .prompt_logprobs import PromptLogprobs
-
-
-@dataclass
-class Request:
-    """prompt: token ids; output: those sampled so far; blocks: its KV blocks in order; computed: tokens in the cache."""
-
-    id: str
-    params: Any
-    prompt: list[int]
-    output: list[int]
-    blocks: list[int]
-    computed: int
-    seed: int
-    seen: dict[int, int] = field(default_factory=dict)
-    """Token id -> occurrences in the output, of prompt and output; kept for requests with penalties only."""
-    prompt_logprobs: PromptLogprobs | None = None
-    """What was asked for and not yet handed over."""
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.output)
 
 
 class Batch:

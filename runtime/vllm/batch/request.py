@@ -1,0 +1,47 @@
+"""What the runner knows of each request: its parameters, its tokens, its KV blocks, and what it still has to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+
+@dataclass
+class PromptLogprobs:
+    """What is known so far of one prompt: ids [N, n + 1], values and ranks of N = len(prompt) - 1 tokens."""
+
+    ids: np.ndarray
+    values: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def of(cls, prompt_length: int, count: int) -> PromptLogprobs:
+        """count: how many of the most probable tokens are wanted besides the prompt's own."""
+        shape = (prompt_length - 1, count + 1)
+        return cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
+
+
+@dataclass
+class Request:
+    """prompt: token ids; output: those sampled so far; blocks: its KV blocks in order; computed: tokens in the cache."""
+
+    id: str
+    params: SamplingParams
+    prompt: list[int]
+    output: list[int]
+    blocks: list[int]
+    computed: int
+    seed: int
+    seen: dict[int, int] = field(default_factory=dict)
+    """Token id -> occurrences in the output, of prompt and output; kept for requests with penalties only."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """What was asked for and not yet handed over."""
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.output)

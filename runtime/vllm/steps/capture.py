@@ -1,0 +1,53 @@
+"""From a vLLM model to the Program of one engine step.
+
+The step: token ids and positions of all requests' tokens in, one sampled token per request out, the KV caches updated
+in place. Captured once; every bucket is emitted from the same Program.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ....lowering.capture.program import Input, capture_callable
+from ....passes.base import Pass
+from ....passes.program import Program
+from .options import StepOptions
+from .passes import step_passes
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
+    """Captures vLLM's model and its logits; attention is still without a cache and nothing is sampled."""
+    from ..model import step_function
+
+    options = StepOptions.of(config)
+    inputs = (
+        Input("input_ids", ("tokens",), torch.int32),
+        Input("positions", ("tokens",), torch.int32),
+        Input("logit_rows", ("requests",), torch.int32),
+    )
+    ranges = {
+        "tokens": (1, max(options.max_tokens, options.max_model_len)),
+        "requests": (1, max(options.max_requests, 2)),
+    }
+    name = type(model).__name__
+    return capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
+
+
+def capture_model(
+    model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+) -> tuple[Program, tuple[Pass, ...]]:
+    """The step of a model folder (its config.json is enough) as vLLM would serve it, and the passes that belong to it.
+
+    dtype: "auto", "bfloat16", "float16" or "float32". No weight is read. Raises FxhloError, or what vLLM says of a bad config.
+    """
+    from ..compat import engine_config
+    from ..model import build_model
+
+    config = engine_config(model, dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
+    program = capture_step(config, build_model(config, weights=False))
+    return program, step_passes(StepOptions.of(config))
