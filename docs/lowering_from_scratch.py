@@ -163,7 +163,7 @@ def where(node: fx.Node) -> str | None:
 #
 # torch.export traces the model with fake tensors and makes it functional: `seen.add_` becomes one more result, and the
 # signature says that it is the new value of `seen`. Decomposition takes big ops apart, but not those that we want whole.
-# fxhlo captures vLLM's models by make_fx instead; both ways end in the same Program. [lowering/capture/program.py]
+# fxhlo captures vLLM's models by make_fx instead; both ways end in the same Program. [lowering/capture/]
 
 KINDS = {InputKind.PARAMETER: "weight", InputKind.BUFFER: "buffer", InputKind.USER_INPUT: "input"}
 MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)

@@ -13,7 +13,7 @@ from ..passes.default import default_passes
 from ..passes.pipeline import run
 from ..passes.program import Program
 from ..runtime.core.targets import Target
-from .capture.program import capture
+from .capture.exporting import capture
 from .emit.coverage import check
 from .emit.emit import emit
 from .module import HloModule

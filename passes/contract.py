@@ -15,6 +15,18 @@ from torch import fx
 from ..runtime.core.errors import FxhloError
 from .program import Program, where
 
+SILENT = frozenset(
+    {
+        "aten._assert_scalar.default",
+        "aten._assert_async.msg",
+        "aten._assert_tensor_metadata.default",
+        "aten.sym_constrain_range.default",
+        "aten.sym_constrain_range_for_size.default",
+        "aten._linalg_check_errors.default",
+    }
+)
+"""Ops that only assert: capture or the binding of sizes has made their checks, and nothing is emitted for them."""
+
 
 @dataclass(frozen=True)
 class Missing:

@@ -79,7 +79,7 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
     """The portable module of one call: `torch.ops.fxhlo.<kernel>` over the case's operands, captured and emitted."""
     import torch
 
-    from ..lowering.capture.program import Input, capture_callable
+    from ..lowering.capture.callable import Input, capture_callable
     from ..lowering.emit.emit import emit
     from ..lowering.types import FROM_NUMPY
     from ..passes import mlir

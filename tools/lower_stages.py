@@ -132,7 +132,7 @@ def lower_model(request: Request) -> None:
 def load_libraries(model: Model) -> None:
     """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
     if model.kind == "exported":
-        import_module("..lowering.capture.program", __package__)
+        import_module("..lowering.capture.exporting", __package__)
         return
     quiet_vllm()
     try:
@@ -163,7 +163,7 @@ def capture(
 
 def capture_exported(path: Path, imports: Sequence[str] = ()) -> tuple[Program, tuple[Pass, ...]]:
     """A Program from a file of torch.export.save. imports: modules that register the ops of the model."""
-    from ..lowering.capture.program import capture as capture_module
+    from ..lowering.capture.exporting import capture as capture_module
     from ..passes.default import default_passes
     from .exported import load
 

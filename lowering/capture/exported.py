@@ -1,160 +1,115 @@
-"""Exported programs as torch's decomposition can take them. With capture.py and trace.py, what touches torch's private interfaces.
-
-Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these three things changed.
-
-- Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` builds them
-  while it traces, and what their constructors compute (a new cache joins its first keys to an empty tensor) comes into the graph
-  with constants that the new program does not hold.
-- A constant that is the memory of a buffer becomes that buffer. Non-strict export lifts a tensor that is reached through a plain Python
-  object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
-- Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
-  decomposes no program that changes an input which is another one too.
-
-Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it. Refused is a program in
-which torch.export lost what torch.func computes.
-"""
+"""An ExportedProgram to a Program: decomposed to the ops that have rules, then given names, dimensions and guards."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Mapping, Sequence
+from operator import getitem
 from typing import Any
 
 import torch
-from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind
-from torch.utils import _pytree as pytree
+from torch.export.graph_signature import InputKind, OutputKind
 
-from ...passes.program import where
+from ...kernels.catalog import register_torch_ops
+from ...passes.contract import SILENT, is_symbolic
+from ...passes.fx.random_key import DISTRIBUTIONS
+from ...passes.program import Argument, Program, Result, lazy_module
+from ..decompositions.table import decompositions
 from ..errors import CaptureError
+from ..registry import find_rule, overload_name
+from .decomposable import decomposable
+from .program import check_layout, dims_of_exported, erase_assertions, erase_tokens, unique_names, without_none
+from .tracing import first_lines, our_decompositions
 
-PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
-"""Types of containers that compute nothing when they are built; None is a leaf's."""
-
-
-def decomposable(exported: ExportedProgram) -> ExportedProgram:
-    """The program itself where nothing stands in the way; it is never edited."""
-    _refuse_replacements(exported)
-    _refuse_lost(exported)
-    signature = exported.module_call_graph[0].signature
-    specs = (signature.in_spec, signature.out_spec) if signature is not None else ()
-    shared = _shared(exported)
-    if not shared and all(_is_plain(spec) for spec in specs):
-        return exported
-    module, graph_signature = exported.graph_module, exported.graph_signature
-    if shared:
-        module, graph_signature = _on_buffers(exported, shared)
-    changed = exported._update(module, graph_signature)
-    for entry in changed.module_call_graph:
-        if entry.signature is not None:
-            entry.signature.in_spec = _as_lists(entry.signature.in_spec)
-            entry.signature.out_spec = _as_lists(entry.signature.out_spec)
-    return changed
+KINDS = {
+    InputKind.PARAMETER: "weight",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "input",
+}
 
 
-def _refuse_replacements(exported: ExportedProgram) -> None:
-    """Raises CaptureError where an input, weight or buffer gets other memory or another shape in place: set_, resize_, t_."""
-    for node in exported.graph.nodes:
-        op = node.target
-        if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
-            what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
-        elif not isinstance(op, torch._ops.OpOverload) or torch.Tag.inplace_view not in op.tags:
-            continue
-        else:
-            owner = _changed(node)
-            before, after = owner.meta.get("val"), node.meta.get("val")
-            if owner.op != "placeholder" or ("::set_" not in op.name() and _laid_out(before) == _laid_out(after)):
-                continue
-            what, instead = f"{op} gives {owner.name}, a tensor of the caller, other memory or another shape", "x[1:]"
-        raise CaptureError(
-            f"{what}; a module's arguments keep both",
-            where=where(node),
-            next_step=f"write it out of place, such as {instead}",
-        )
+def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]] = ()) -> Program:
+    """A Program from an ExportedProgram, decomposed to the ops that have rules.
 
-
-def is_wrapped(value: Any) -> bool:
-    """Whether a tensor is one of torch.func's, which ended with the call that made it."""
-    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
-def _refuse_lost(exported: ExportedProgram) -> None:
-    """Raises CaptureError for a constant that stands for what torch.func computed from the inputs: torch.export lost how."""
-    nodes = {node.name: node for node in exported.graph.nodes}
-    for spec in exported.graph_signature.input_specs:
-        if is_wrapped(exported.constants.get(spec.target or "")):
-            user = next(iter(nodes[spec.arg.name].users), None)
+    dim_names: per user input, what the user called its symbolic dimensions.
+    """
+    register_torch_ops()
+    given, exported = exported, _decomposed(exported)
+    module = exported.graph_module
+    if exported is not given:  # the user's own graph is shared and never edited: dead code goes with the passes' copies
+        erase_tokens(module.graph)
+        erase_assertions(module.graph)
+        module = lazy_module(module, module.graph)
+    inputs = [spec for spec in exported.graph_signature.input_specs if spec.kind is not InputKind.TOKEN]
+    outputs = [spec for spec in exported.graph_signature.output_specs if spec.kind is not OutputKind.TOKEN]
+    placeholders = {node.name: node for node in module.graph.nodes if node.op == "placeholder"}
+    arguments, tensors = [], {}
+    for spec in inputs:
+        if spec.kind not in KINDS:
             raise CaptureError(
-                f"torch.export lost how {spec.target} was computed, inside of torch.func.grad, vjp or jacrev",
-                where=where(user) if user else None,
-                next_step="give fxhlo.lower the module itself, which it captures below torch.func",
+                f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
+                next_step="export without custom objects",
             )
+        name = spec.target if spec.target is not None else spec.arg.name
+        check_layout(name, placeholders[spec.arg.name].meta.get("val"))
+        arguments.append(Argument(name, KINDS[spec.kind]))  # type: ignore[arg-type]
+        if spec.target is not None:
+            tensors[name] = tensor_of(exported, spec)
+    results = []
+    names = {spec.arg.name: argument.name for spec, argument in zip(inputs, arguments, strict=True)}
+    for index, spec in enumerate(outputs):
+        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            results.append(Result(f"{spec.target}.updated", updates=spec.target))
+        elif spec.kind is OutputKind.USER_INPUT_MUTATION:
+            results.append(Result(f"{spec.target}.updated", updates=names[spec.target]))
+        else:
+            results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
+    results = unique_names(results)
+    dims, guards = dims_of_exported(exported, dim_names)
+    program = without_none(Program(module, tuple(arguments), tuple(results), dims, guards, tensors))
+    program.check()
+    return program
 
 
-def _changed(node: fx.Node) -> fx.Node:
-    """The tensor that an in-place op, or a chain of them, changes."""
-    while isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args:
-        node = node.args[0]  # type: ignore[assignment]
-    return node
+def _decomposed(exported: ExportedProgram) -> ExportedProgram:
+    if _has_rules_only(exported):
+        return exported
+    exported = decomposable(exported)
+    try:
+        with our_decompositions():
+            return exported.run_decompositions(decompositions())
+    except Exception as problem:
+        hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
+        if "expected compiled_fn to be GraphModule" in str(problem):
+            hint = "a tensor that the model changes in place is a part of another one, or passed twice: take the part in forward, pass it once"
+        raise CaptureError(
+            f"torch could not decompose the exported program: {first_lines(problem)}", next_step=hint
+        ) from problem
 
 
-def _laid_out(value: Any) -> tuple[Any, ...]:
-    return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else ()
+def _has_rules_only(exported: ExportedProgram) -> bool:
+    """Whether the user has decomposed the program already, and to nothing but ops that have rules.
+
+    torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
+    """
+    tokens = any(spec.kind is InputKind.TOKEN for spec in exported.graph_signature.input_specs)
+    # Fresh from torch.export a program is "TRAINING": views and in-place updates stand in it as the model has them.
+    if tokens or exported.dialect != "ATEN":
+        return False
+    ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))
+    return all(
+        target is getitem or (isinstance(target, torch._ops.OpOverload) and _needs_nothing(target)) for target in ops
+    )
 
 
-def _is_plain(spec: pytree.TreeSpec) -> bool:
-    return spec.type in PLAIN and all(_is_plain(child) for child in spec.children())
+def _needs_nothing(target: torch._ops.OpOverload) -> bool:
+    return not target._schema.is_mutable and (
+        target in DISTRIBUTIONS or overload_name(target) in SILENT or find_rule(target) is not None
+    )
 
 
-def _as_lists(spec: pytree.TreeSpec) -> pytree.TreeSpec:
-    if spec.is_leaf():
-        return spec
-    children = [_as_lists(child) for child in spec.children()]
-    known = spec.type in PLAIN
-    return pytree.TreeSpec(spec.type if known else list, spec.context if known else None, children)
-
-
-def _shared(exported: ExportedProgram) -> dict[str, str]:
-    """Input name of a constant or a buffer -> input name of the first buffer that is the same memory, seen the same way."""
-    specs = exported.graph_signature.input_specs
-    first: dict[tuple[Any, ...] | None, str] = {}
-    for spec in specs:
-        if spec.kind is InputKind.BUFFER:
-            first.setdefault(_place(exported, spec.target), spec.arg.name)
-    kinds = [InputKind.CONSTANT_TENSOR, InputKind.BUFFER] if _writes(exported) else [InputKind.CONSTANT_TENSOR]
-    places = {spec.arg.name: _place(exported, spec.target) for spec in specs if spec.kind in kinds}
-    return {
-        name: first[place] for name, place in places.items() if place is not None and first.get(place, name) != name
-    }
-
-
-def _writes(exported: ExportedProgram) -> bool:
-    """Whether an op of the program, or of a region in it, changes an operand."""
-    graphs = (module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule))
-    ops = (node.target for graph in graphs for node in graph.nodes)
-    return any(isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable for op in ops)
-
-
-def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | None:
-    """Where a tensor's elements are; None of one that has none."""
-    tensor: Any = exported.state_dict.get(target or "", exported.constants.get(target or ""))
-    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or not tensor.numel():
-        return None
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
-    """A copy of the program's graph in which the uses of each shared input are its buffer's."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(exported.graph, copies))
-    graph.output_node().meta = dict(exported.graph.output_node().meta)
-    graph._codegen = exported.graph._codegen
-    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    for name, buffer in shared.items():
-        placeholders[name].replace_all_uses_with(placeholders[buffer])
-        graph.erase_node(placeholders[name])
-    module = fx.GraphModule(exported.graph_module, graph)
-    module.meta = dict(exported.graph_module.meta)
-    inputs = [spec for spec in exported.graph_signature.input_specs if spec.arg.name not in shared]
-    return module, ExportGraphSignature(inputs, list(exported.graph_signature.output_specs))
+def tensor_of(exported: ExportedProgram, spec: Any) -> torch.Tensor:
+    if spec.target in exported.state_dict:
+        return exported.state_dict[spec.target]
+    return exported.constants[spec.target]

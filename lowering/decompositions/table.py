@@ -1,8 +1,10 @@
-"""Which ops are taken apart before lowering, and which are kept because they have a rule of their own.
+"""The table of decompositions: which ops are decomposed before lowering, by which function.
 
-torch's core decompositions are the base, torch's larger table fills what they leave, and our own
-expansions are for ops that torch takes apart in no way that fits. An op with a rule is never decomposed: its rule is shorter, faster to emit,
-and keeps the meaning visible in the module.
+torch's core decompositions are the base, torch's larger table adds ops that they lack, and DECOMPOSITIONS replaces what torch
+decomposes not at all, or in a way that is not functional, not exportable or not ATen's result. An op with a rule is never
+decomposed: its rule is shorter, faster to emit, and keeps the meaning visible in the module.
+
+Each function of ours has the parameters of its op's ATen schema and runs in eager torch, so tests compare it with the op.
 """
 
 from __future__ import annotations
@@ -11,24 +13,68 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+import torch.nn.modules.linear_cross_entropy  # registers its ops
 
 from ...passes.fx.random_key import DISTRIBUTIONS
 from ..registry import overload_name, rules
-from .expansions import EXPANSIONS, VIEWS
+from . import convolution, create, histograms, linear_algebra, losses, norms, pools, reductions, sampling, strides
+from .attention import scaled_dot_product_attention
+
+aten = torch.ops.aten
+
+DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable] = {
+    aten.as_strided.default: strides.as_strided,
+    aten.as_strided_copy.default: strides.as_strided,
+    aten.as_strided_scatter.default: strides.as_strided_scatter,
+    aten.resize.default: strides.resize,
+    aten._cdist_forward.default: linear_algebra.cdist_forward,
+    aten._pdist_forward.default: linear_algebra.pdist_forward,
+    aten._trilinear.default: linear_algebra.trilinear,
+    aten.linalg_pinv.atol_rtol_tensor: linear_algebra.pinv,
+    aten.max_pool2d_with_indices_backward.default: pools.max_pool2d_backward,
+    aten.avg_pool2d_backward.default: pools.avg_pool2d_backward,
+    aten._adaptive_avg_pool2d_backward.default: pools.adaptive_avg_pool2d_backward,
+    aten.fractional_max_pool2d.default: pools.fractional_max_pool,
+    aten.fractional_max_pool3d.default: pools.fractional_max_pool,
+    aten.convolution_backward.default: convolution.convolution_backward,
+    aten._native_batch_norm_legit_functional.default: norms.batch_norm_functional,
+    aten._native_batch_norm_legit.no_stats: norms.batch_norm_no_stats,
+    aten._batch_norm_with_update_functional.default: norms.batch_norm_with_update_functional,
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked.default: losses.linear_cross_entropy,
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default: losses.linear_cross_entropy_no_reduction,
+    aten.multi_margin_loss.default: losses.multi_margin_loss,
+    aten.multilabel_margin_loss_forward.default: losses.multilabel_margin_loss,
+    aten.grid_sampler_3d.default: sampling.grid_sampler_3d,
+    aten.histc.default: histograms.histc,
+    aten.histogram.bin_ct: histograms.histogram,
+    aten.histogram.bins_tensor: histograms.histogram_of_edges,
+    aten._histogramdd_bin_edges.default: histograms.histogramdd_edges,
+    aten._histogramdd_from_bin_cts.default: histograms.histogramdd,
+    aten._histogramdd_from_bin_tensors.default: histograms.histogramdd_of_edges,
+    aten.hash_tensor.default: reductions.hash_tensor,
+    aten.segment_reduce.default: reductions.segment_reduce,
+    aten.linspace.Tensor_Tensor: create.linspace,
+    aten.linspace.Tensor_Scalar: create.linspace,
+    aten.linspace.Scalar_Tensor: create.linspace,
+    aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
+}
+
+VIEWS = {aten.view.default: strides.view}
+"""Functions of ops that have a rule: they return NotImplemented where the op stays as it is."""
 
 
 @cache
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     """Overload -> function, without the ops that have rules."""
-    keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are a pass's
+    keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are lowered by a pass
     larger = {op: function for op, function in torch._decomp.decomposition_table.items() if _functional(op)}
-    table = {**larger, **torch.export.default_decompositions(), **EXPANSIONS}
-    apart = {
+    table = {**larger, **torch.export.default_decompositions(), **DECOMPOSITIONS}
+    decomposed = {
         op: function
         for op, function in table.items()
         if isinstance(op, torch._ops.OpOverload) and overload_name(op) not in keep
     }
-    return {**apart, **VIEWS}
+    return {**decomposed, **VIEWS}
 
 
 def _functional(op: object) -> bool:

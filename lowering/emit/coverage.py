@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from torch import fx
 
 from ...passes import contract
-from ...passes.contract import Missing
+from ...passes.contract import SILENT, Missing
 from ...passes.program import Program
 from ...runtime.core.errors import FxhloError
 from ..left_out import SHAPE, reasons
 from ..registry import find_rule, near_misses, overload_name
-from .emit import SILENT, refused
+from .emit import refused
 
 
 def supported(node: fx.Node) -> bool:

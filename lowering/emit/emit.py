@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from ...passes.contract import Missing, cannot_be_lowered, is_symbolic
+from ...passes.contract import SILENT, Missing, cannot_be_lowered, is_symbolic
 from ...passes.mlir import context, func, ir
 from ...passes.program import Program, module_path, source_of, where
 from ...runtime.core.errors import FxhloError
@@ -28,16 +28,6 @@ from ..registry import find_rule, overload_name
 from ..types import TensorType, Value, mlir_type, numpy_dtype
 from .context import Context
 from .dims import Binding
-
-# Ops that only assert or annotate: their checks were made at capture, or are the binding's.
-SILENT = {
-    "aten._assert_scalar.default",
-    "aten._assert_async.msg",
-    "aten._assert_tensor_metadata.default",
-    "aten.sym_constrain_range.default",
-    "aten.sym_constrain_range_for_size.default",
-    "aten._linalg_check_errors.default",
-}
 
 
 def emit(program: Program, bindings: Mapping[str, int] | None = None) -> HloModule:

@@ -55,14 +55,15 @@ def test_nothing_is_traced_or_compiled_once_the_engine_is_ready(model: Path, mon
     import torch
     from vllm import LLM, SamplingParams
 
-    from fxhlo.lowering.capture.program import program as capture
+    from fxhlo.lowering.capture import tracing
+    from fxhlo.lowering.capture.exporting import capture
     from fxhlo.runtime.core import pjrt
     from fxhlo.runtime.core.seal import SealedError
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     llm = LLM(str(model), dtype="bfloat16", max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, seed=0)
     try:
-        before = capture.captures
+        before = tracing.captures
         made: list[int] = []
         monkeypatch.setattr(pjrt.Device, "_compile", lambda *_, **__: made.append(1))
         params = [
@@ -73,10 +74,10 @@ def test_nothing_is_traced_or_compiled_once_the_engine_is_ready(model: Path, mon
         for length in (1, 7, 9, 33, 200):
             prompts: Any = [{"prompt_token_ids": list(range(2, 2 + length))}] * len(params)
             assert len(llm.generate(prompts, params, use_tqdm=False)) == len(params)
-        assert capture.captures == before
+        assert tracing.captures == before
         assert not made
         with pytest.raises(SealedError, match="after the engine is ready"):
-            capture.capture(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+            capture(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
         with pytest.raises(SealedError, match="after the engine is ready"):
             pjrt.compile(b"", "cpu")
         assert not made

@@ -24,7 +24,7 @@ import torch
 from jaxlib import xla_client
 from torch.utils import _pytree as pytree
 
-from fxhlo.lowering.capture.program import Input, capture_callable
+from fxhlo.lowering.capture.callable import Input, capture_callable
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fxhlo.lowering.decompositions.table import decompositions
-from fxhlo.lowering.emit.emit import SILENT
 from fxhlo.lowering.left_out import reasons
 from fxhlo.lowering.registry import overload_name, rules
+from fxhlo.passes.contract import SILENT
 from fxhlo.passes.fx.random_key import DISTRIBUTIONS
 
 BY_CAPTURE = {

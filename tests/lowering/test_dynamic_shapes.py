@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.export import Dim, ShapesCollection
 
-from fxhlo.lowering.capture.program import capture
-from fxhlo.lowering.capture.program import program as capturing
+from fxhlo.lowering.capture import tracing
+from fxhlo.lowering.capture.exporting import capture
 from fxhlo.lowering.errors import GuardError
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.passes.contract import ContractError
@@ -92,13 +92,13 @@ def test_an_exported_program_names_dims_by_place():
 def test_one_capture_many_bindings():
     module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3), torch.nn.Softmax(-1))
     program = capture(module, (X,), dynamic_shapes=({0: BATCH},))
-    before = capturing.captures
+    before = tracing.captures
     for size in (2, 3, 7, 64):
         x = torch.randn(size, 4)
         hlo = lower_program(program, bindings={"batch": size}, target=CPU)
         assert hlo.bindings == {"batch": size}
         agree(eager(module, (x,)), execute(hlo, (x,)))
-    assert capturing.captures == before
+    assert tracing.captures == before
 
 
 def test_unbound_dimensions_take_the_size_of_the_example():

@@ -71,7 +71,7 @@ def test_the_pass_is_the_first() -> None:
 
 
 def test_programs_mean_the_same_in_eager_torch_before_and_after() -> None:
-    from fxhlo.lowering.capture.program import capture
+    from fxhlo.lowering.capture.exporting import capture
 
     program = capture(torch.export.export(Call(READS["a product"]), (X, T)))
     after = ItemNumbers()(program)

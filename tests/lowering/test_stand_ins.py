@@ -9,7 +9,7 @@ import torch
 from differential import check
 
 import fxhlo
-from fxhlo.lowering.capture.program import stand_ins
+from fxhlo.lowering.capture import stand_ins
 from fxhlo.lowering.errors import CaptureError
 
 X = torch.randn(3, 5)

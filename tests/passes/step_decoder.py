@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxhlo.lowering.capture.program import Input, capture_callable
+from fxhlo.lowering.capture.callable import Input, capture_callable
 from fxhlo.passes.program import Program
 
 HEADS, KV_HEADS, HEAD_SIZE, HIDDEN, VOCABULARY, LAYERS = 4, 2, 8, 32, 67, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxhlo.lowering.capture.program import capture
+from fxhlo.lowering.capture.exporting import capture
 from fxhlo.lowering.emit.coverage import check
 from fxhlo.lowering.lower import lower
 from fxhlo.passes.contract import ContractError

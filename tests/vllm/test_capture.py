@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fxhlo.lowering.capture.program import Input, capture_callable
+from fxhlo.lowering.capture.callable import Input, capture_callable
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.steps.capture import capture_step

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ....lowering.capture.program import Input, capture_callable
+from ....lowering.capture.callable import Input, capture_callable
 from ....passes.base import Pass
 from ....passes.program import Program
 from .options import StepOptions

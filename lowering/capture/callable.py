@@ -1,0 +1,205 @@
+"""make_fx of a callable over a module: how vLLM's models are captured for serving."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from ...kernels.catalog import register_torch_ops
+from ...passes.functional import functional_graph
+from ...passes.program import Argument, Dim, Program, Result
+from ...runtime.core.errors import FxhloError
+from ..decompositions.table import decompositions
+from ..errors import CaptureError
+from .program import guards_of, mutations_as_results
+from .tracing import count_trace, first_lines, our_decompositions, user_frame
+
+FRAMES = 4
+"""How many lines of the user's code, from the call outwards, are kept on a node."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a captured callable: its sizes (a name for a symbolic one), its dtype."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+
+def capture_callable(
+    function: Callable[..., torch.Tensor],
+    module: torch.nn.Module,
+    inputs: Sequence[Input],
+    ranges: Mapping[str, tuple[int, int]],
+    *,
+    results: Sequence[str] = ("output",),
+    name: str = "main",
+) -> Program:
+    """Captures `function(*inputs)`, which may call `module` in any way, with the module's parameters as arguments.
+
+    ranges: for each symbolic size its smallest and greatest number. Sizes of weights stay static. The module's
+    parameters may be on the meta device.
+    """
+    register_torch_ops()
+    count_trace()
+    environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
+    fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, static_shapes=False)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = set(dict(module.named_parameters()))
+    with fake_mode:
+        fakes = [_fake_weight(fake_mode, tensor) for tensor in named.values()]
+    dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
+    try:
+        graph_module = _trace(function, module, list(named), fakes, symbolic, fake_mode)
+    except FxhloError:
+        raise
+    except Exception as problem:
+        raise CaptureError(
+            f"{name} could not be captured: {first_lines(problem)}",
+            where=user_frame(problem),
+            next_step="this model uses Python that depends on tensor values; see the cause above",
+        ) from problem
+    arguments = [Argument(weight, "weight" if weight in parameters else "buffer") for weight in named]
+    arguments += [Argument(entry.name, "input") for entry in inputs]
+    graph_module, outcome = mutations_as_results(graph_module, arguments, [Result(result) for result in results])
+    program = Program(
+        graph_module, tuple(arguments), outcome, dims, guards_of(environment, {dim.symbol for dim in dims}), named, name
+    )
+    program.check()
+    return program
+
+
+def _fake_weight(fake_mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """A fake tensor with static sizes, on the CPU whatever the tensor's device is."""
+    return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+
+def _symbolic_inputs(
+    environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: Sequence[Input], ranges: Mapping[str, tuple[int, int]]
+) -> tuple[tuple[Dim, ...], list[torch.Tensor]]:
+    """Fake inputs; a size with the same name is the same symbol everywhere."""
+    from torch._dynamo.source import ConstantSource
+
+    sizes: dict[str, torch.SymInt] = {}
+    dims = []
+    for number, (name, (low, high)) in enumerate(ranges.items()):
+        hint = min(97 + 14 * number, high - number)  # sizes that coincide with nothing else
+        symbol = environment.create_symbol(
+            hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
+        )
+        size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+        assert isinstance(size, torch.SymInt)
+        sizes[name] = size
+        environment.constrain_symbol_range(symbol, low, high)
+        dims.append(Dim(name, symbol, low, high, hint))
+    with fake_mode:
+        tensors = [
+            torch.empty([sizes[size] if isinstance(size, str) else size for size in entry.shape], dtype=entry.dtype)
+            for entry in inputs
+        ]
+    return tuple(dims), tensors
+
+
+def _trace(
+    function: Callable,
+    module: torch.nn.Module,
+    names: list[str],
+    weights: list[torch.Tensor],
+    inputs: list[torch.Tensor],
+    fake_mode: FakeTensorMode,
+) -> fx.GraphModule:
+    def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parameters = dict(zip(names, values[: len(names)], strict=True))
+        with (
+            torch.nn.utils.stateless._reparametrize_module(module, parameters, tie_weights=True),
+            _module_paths(module),
+        ):
+            results = function(*values[len(names) :])
+        return tuple(results) if isinstance(results, tuple | list) else (results,)
+
+    # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), oblivious, our_decompositions():
+        return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=Watched())
+
+
+class Watched(torch.overrides.TorchFunctionMode):
+    """Sees every call of torch in the model: notes the line that makes it, and takes functional overloads.
+
+    Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional `default`
+    overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (
+            isinstance(func, torch._ops.OpOverload)
+            and func._schema.is_mutable
+            and func.namespace not in ("aten", "prims")
+        ):
+            default = getattr(func.overloadpacket, "default", None)
+            if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
+                func = default
+        fx.traceback.current_meta["stack_trace"] = _stack(sys._getframe(1))
+        if func is torch.nn.functional.linear:
+            return _linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.nn.functional.linear`, which makes numbers of the sizes of [1, tokens, features] where there is a bias."""
+    if bias is None or input.ndim < 3:
+        return torch.nn.functional.linear(input, weight, bias)
+    rows = torch.nn.functional.linear(input.flatten(0, -2), weight, bias)
+    return rows.reshape(*input.shape[:-1], weight.shape[0])
+
+
+def _stack(frame: FrameType | None) -> str:
+    """The innermost frames outside torch, as a traceback prints them. torch's own record of it takes a third of a trace."""
+    lines: list[str] = []
+    while frame is not None and len(lines) < FRAMES and frame.f_code.co_filename != __file__:
+        file = frame.f_code.co_filename
+        if "/torch/" not in file and not file.startswith("<"):
+            lines.append(f'File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}')
+        frame = frame.f_back
+    return "\n".join(reversed(lines))
+
+
+def _parameters(overload: torch._ops.OpOverload) -> list[str]:
+    return [argument.name for argument in overload._schema.arguments]
+
+
+@contextmanager
+def _module_paths(module: torch.nn.Module) -> Any:
+    """Notes on every node which submodule made it, as torch.export does."""
+    paths = {id(child): path for path, child in module.named_modules()}
+    stack: list[tuple[str, Any]] = []
+
+    def note() -> None:
+        fx.traceback.current_meta["nn_module_stack"] = {path: (path, kind) for path, kind in stack}
+
+    def enter(child: torch.nn.Module, args: Any) -> None:
+        stack.append((paths.get(id(child), ""), type(child)))
+        note()
+
+    def leave(child: torch.nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+        note()
+
+    children = list(module.modules())
+    hooks = [child.register_forward_pre_hook(enter) for child in children]
+    hooks += [child.register_forward_hook(leave) for child in children]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,160 @@
+"""Exported programs in a form that torch can decompose.
+
+Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these three things changed.
+
+- Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` builds them
+  while it traces, and what their constructors compute (a new cache joins its first keys to an empty tensor) comes into the graph
+  with constants that the new program does not hold.
+- A constant that is the memory of a buffer becomes that buffer. Non-strict export lifts a tensor that is reached through a plain Python
+  object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
+- Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
+  decomposes no program that changes an input which is another one too.
+
+Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it. Refused is a program in
+which torch.export lost what torch.func computes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind
+from torch.utils import _pytree as pytree
+
+from ...passes.program import where
+from ..errors import CaptureError
+
+PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
+"""Types of containers that compute nothing when they are built; None is a leaf's."""
+
+
+def decomposable(exported: ExportedProgram) -> ExportedProgram:
+    """The program itself where nothing stands in the way; it is never edited."""
+    _refuse_replacements(exported)
+    _refuse_lost(exported)
+    signature = exported.module_call_graph[0].signature
+    specs = (signature.in_spec, signature.out_spec) if signature is not None else ()
+    shared = _shared(exported)
+    if not shared and all(_is_plain(spec) for spec in specs):
+        return exported
+    module, graph_signature = exported.graph_module, exported.graph_signature
+    if shared:
+        module, graph_signature = _on_buffers(exported, shared)
+    changed = exported._update(module, graph_signature)
+    for entry in changed.module_call_graph:
+        if entry.signature is not None:
+            entry.signature.in_spec = _as_lists(entry.signature.in_spec)
+            entry.signature.out_spec = _as_lists(entry.signature.out_spec)
+    return changed
+
+
+def _refuse_replacements(exported: ExportedProgram) -> None:
+    """Raises CaptureError where an input, weight or buffer gets other memory or another shape in place: set_, resize_, t_."""
+    for node in exported.graph.nodes:
+        op = node.target
+        if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
+            what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
+        elif not isinstance(op, torch._ops.OpOverload) or torch.Tag.inplace_view not in op.tags:
+            continue
+        else:
+            owner = _changed(node)
+            before, after = owner.meta.get("val"), node.meta.get("val")
+            if owner.op != "placeholder" or ("::set_" not in op.name() and _laid_out(before) == _laid_out(after)):
+                continue
+            what, instead = f"{op} gives {owner.name}, a tensor of the caller, other memory or another shape", "x[1:]"
+        raise CaptureError(
+            f"{what}; a module's arguments keep both",
+            where=where(node),
+            next_step=f"write it out of place, such as {instead}",
+        )
+
+
+def is_wrapped(value: Any) -> bool:
+    """Whether a tensor is one of torch.func's, which ended with the call that made it."""
+    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def _refuse_lost(exported: ExportedProgram) -> None:
+    """Raises CaptureError for a constant that stands for what torch.func computed from the inputs: torch.export lost how."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    for spec in exported.graph_signature.input_specs:
+        if is_wrapped(exported.constants.get(spec.target or "")):
+            user = next(iter(nodes[spec.arg.name].users), None)
+            raise CaptureError(
+                f"torch.export lost how {spec.target} was computed, inside of torch.func.grad, vjp or jacrev",
+                where=where(user) if user else None,
+                next_step="give fxhlo.lower the module itself, which it captures below torch.func",
+            )
+
+
+def _changed(node: fx.Node) -> fx.Node:
+    """The tensor that an in-place op, or a chain of them, changes."""
+    while isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _laid_out(value: Any) -> tuple[Any, ...]:
+    return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else ()
+
+
+def _is_plain(spec: pytree.TreeSpec) -> bool:
+    return spec.type in PLAIN and all(_is_plain(child) for child in spec.children())
+
+
+def _as_lists(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    if spec.is_leaf():
+        return spec
+    children = [_as_lists(child) for child in spec.children()]
+    known = spec.type in PLAIN
+    return pytree.TreeSpec(spec.type if known else list, spec.context if known else None, children)
+
+
+def _shared(exported: ExportedProgram) -> dict[str, str]:
+    """Input name of a constant or a buffer -> input name of the first buffer that is the same memory, seen the same way."""
+    specs = exported.graph_signature.input_specs
+    first: dict[tuple[Any, ...] | None, str] = {}
+    for spec in specs:
+        if spec.kind is InputKind.BUFFER:
+            first.setdefault(_place(exported, spec.target), spec.arg.name)
+    kinds = [InputKind.CONSTANT_TENSOR, InputKind.BUFFER] if _writes(exported) else [InputKind.CONSTANT_TENSOR]
+    places = {spec.arg.name: _place(exported, spec.target) for spec in specs if spec.kind in kinds}
+    return {
+        name: first[place] for name, place in places.items() if place is not None and first.get(place, name) != name
+    }
+
+
+def _writes(exported: ExportedProgram) -> bool:
+    """Whether an op of the program, or of a region in it, changes an operand."""
+    graphs = (module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule))
+    ops = (node.target for graph in graphs for node in graph.nodes)
+    return any(isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable for op in ops)
+
+
+def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | None:
+    """Where a tensor's elements are; None of one that has none."""
+    tensor: Any = exported.state_dict.get(target or "", exported.constants.get(target or ""))
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or not tensor.numel():
+        return None
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
+    """A copy of the program's graph in which the uses of each shared input are its buffer's."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(exported.graph, copies))
+    graph.output_node().meta = dict(exported.graph.output_node().meta)
+    graph._codegen = exported.graph._codegen
+    placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    for name, buffer in shared.items():
+        placeholders[name].replace_all_uses_with(placeholders[buffer])
+        graph.erase_node(placeholders[name])
+    module = fx.GraphModule(exported.graph_module, graph)
+    module.meta = dict(exported.graph_module.meta)
+    inputs = [spec for spec in exported.graph_signature.input_specs if spec.arg.name not in shared]
+    return module, ExportGraphSignature(inputs, list(exported.graph_signature.output_specs))

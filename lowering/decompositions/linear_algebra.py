@@ -1,0 +1,73 @@
+"""Distances, trilinear products and the pseudoinverse in terms of ATen ops that have rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from torch import Tensor
+
+
+def cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None) -> Tensor:
+    return _distance((x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs(), p)
+
+
+def pdist_forward(self: Tensor, p: float = 2.0) -> Tensor:
+    rows = self.shape[0]
+    first, second = torch.triu_indices(rows, rows, 1, device=self.device).unbind(0)
+    return _distance((self[first] - self[second]).abs(), p)
+
+
+def _distance(difference: Tensor, p: float) -> Tensor:
+    if difference.shape[-1] == 0:
+        return difference.sum(-1)
+    if p == 0:
+        return (difference != 0).to(difference.dtype).sum(-1)
+    if p == 1:
+        return difference.sum(-1)
+    if p == 2:
+        return (difference * difference).sum(-1).sqrt()
+    if p == inf:
+        return difference.amax(-1)
+    return difference.pow(p).sum(-1).pow(1 / p)
+
+
+def trilinear(
+    i1: Tensor, i2: Tensor, i3: Tensor, expand1: Sequence[int], expand2: Sequence[int], expand3: Sequence[int],
+    sumdim: Sequence[int], unroll_dim: int = 1,
+) -> Tensor:  # fmt: skip
+    """The product of three tensors, each with dimensions of size 1 put in, summed over `sumdim`."""
+    for dim in expand1:
+        i1 = i1.unsqueeze(dim)
+    for dim in expand2:
+        i2 = i2.unsqueeze(dim)
+    for dim in expand3:
+        i3 = i3.unsqueeze(dim)
+    wide = torch.float32 if i1.dtype in (torch.bfloat16, torch.float16) else i1.dtype
+    product = i1.to(wide) * i2.to(wide) * i3.to(wide)
+    return (product.sum(list(sumdim)) if len(sumdim) else product).to(i1.dtype)
+
+
+def pinv(self: Tensor, *, atol: Tensor | None = None, rtol: Tensor | None = None, hermitian: bool = False) -> Tensor:
+    """The pseudoinverse; singular values up to max(atol, rtol * largest) count as zero."""
+    if self.numel() == 0:
+        return self.new_zeros([*self.shape[:-2], self.shape[-1], self.shape[-2]])
+    m, n = self.shape[-2:]
+    eps = torch.finfo(self.dtype).eps * max(m, n)
+    if hermitian:
+        values, vectors = torch.linalg.eigh(self)
+        left, sizes, right, signs = vectors, values.abs(), vectors.mT, values.sign()
+    else:
+        left, sizes, right = torch.linalg.svd(self, full_matrices=False)
+        signs = torch.ones_like(sizes)
+    absolute = torch.zeros_like(sizes[..., :1]) if atol is None else atol.unsqueeze(-1).to(sizes.dtype)
+    default = torch.full_like(absolute, eps)
+    relative = default if rtol is None and atol is None else torch.zeros_like(absolute)
+    if rtol is None and atol is not None:
+        relative = torch.where(absolute > 0, 0.0, default)
+    elif rtol is not None:
+        relative = rtol.unsqueeze(-1).to(sizes.dtype)
+    kept = sizes > torch.maximum(absolute, relative * sizes.amax(-1, keepdim=True))
+    inverse = torch.where(kept, signs / torch.where(kept, sizes, 1.0), 0.0)
+    return (right.mT * inverse.unsqueeze(-2)) @ left.mT
