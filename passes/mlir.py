@@ -21,6 +21,7 @@ try:
     from jax.extend.mlir.dialects import chlo, func, stablehlo
     from jaxlib._jax import mlir as _jax_mlir
     from jaxlib.mlir._mlir_libs import _jax_mlir_ext
+    from jaxlib.mlir.passmanager import PassManager
 except ImportError as problem:  # pragma: no cover - needs another jaxlib
     raise FxhloError(
         f"jaxlib's MLIR bindings are not where fxhlo looks for them ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
@@ -82,3 +83,9 @@ def adopt(source: str, into: ir.Module | ir.Block, prefix: str) -> str:
         function.detach_from_parent()
         block.append(function)
     return f"{prefix}__main"
+
+
+def erase_dead_functions(module: ir.Module) -> None:
+    """Erases private functions that nothing refers to (MLIR's `symbol-dce`)."""
+    with module.context:
+        PassManager.parse("builtin.module(symbol-dce)").run(module.operation)

@@ -1,8 +1,8 @@
-"""Layouts at a module's edge: which arguments lie in memory in the order of their dimensions, whatever XLA prefers.
+"""Pins the layout of states to row-major, as arguments and as results of `main`.
 
-Comes in: a legalized module, and the types of operands that some implementation addresses by itself. Goes out: the same
-module, its states of these types pinned to row-major, as arguments and as results. Guaranteed: without this a TPU may keep
-[blocks, 16, 16, 64] with the blocks innermost, and a kernel that copies blocks would get a transposed copy of all of them.
+Comes in: a legalized module, and the types of operands that some implementation addresses itself. Goes out: nothing; the
+module is changed in place. Without it XLA may lay out a TPU's cache [blocks, 16, 16, 64] with the blocks innermost, and a kernel
+that copies blocks would get a transposed copy of the whole cache.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ LAYOUT = "mhlo.layout_mode"
 
 def pin_row_major(module: ir.Module, types: Collection[str]) -> None:
     """Pins every argument of `main` that is updated in place (`tf.aliasing_output`) and has one of `types`."""
-    main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
-    function = main.operation
+    function = ir.SymbolTable(module.operation)["main"].operation
     kinds = ir.TypeAttr(function.attributes["function_type"]).value
     inputs, results = ir.FunctionType(kinds).inputs, ir.FunctionType(kinds).results
     of_inputs = _dicts(function, "arg_attrs", len(inputs))

@@ -1,33 +1,34 @@
-"""Legalization: each `stablehlo.composite` of a portable module becomes what the target runs.
+"""Legalization: replaces each `stablehlo.composite` of a portable module by what the target runs.
 
-Comes in: a portable module and a target. Goes out: a module without composites, and a decision per composite:
-which implementation was taken, or why the reference was inlined.
-Guaranteed: an implementation is taken only where its `supports` says so; nothing compiles here.
+Comes in: a portable module and a target. Goes out: a module without composites, and a decision per kind of composite:
+which implementation was taken, or why its reference was.
+Guaranteed: an implementation is taken only where its `supports` has no objection; nothing compiles here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ...kernels.catalog import kernels
-from ...kernels.spec import Implementation, Kernel, Operands, TensorSpec
-from ...runtime.core.dtypes import BY_STABLEHLO
+from ...kernels.spec import Implementation, Kernel
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
-from ..mlir import adopt, bytecode, context, func, ir, parse
+from ..mlir import adopt, bytecode, context, erase_dead_functions, func, ir, parse
+from .composite import Composite, composites, operations
+from .implementation import lower_implementation
 from .layouts import pin_row_major
 
 
 class LegalizeError(FxhloError):
-    """A composite that no kernel of this installation knows, or whose implementation failed to lower."""
+    """An implementation that said it supports its operands and failed to lower."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one kind of composite. `implementation` is None where the reference was inlined."""
+    """What became of `count` equal composites. implementation: None where the reference was taken.
+
+    reasons: why the implementations before it (all, for the reference) were not taken. operands: the operands' types.
+    """
 
     kernel: str
     implementation: str | None
@@ -46,23 +47,21 @@ class Legalized:
 
 
 def legalize(module: bytes, target: str | Target) -> Legalized:
-    """Replaces every composite of `module` (MLIR bytecode, text or a portable artifact) for `target`."""
-    target = target if isinstance(target, Target) else Target.parse(target)
-    into = context()
-    parsed = parse(module, into)
-    with into, ir.Location.unknown():
-        work = _Legalizer(parsed, target)
-        for operation in list(_composites(parsed.operation)):
+    """Replaces every composite of `module` (MLIR bytecode, text or a portable artifact). Raises LegalizeError."""
+    parsed = parse(module, context())
+    with parsed.context, ir.Location.unknown():
+        work = _Legalizer(parsed, Target.parse(target))
+        for operation in composites(parsed.operation):
             work.replace(operation)
-        _erase_unused(parsed)
+        erase_dead_functions(parsed)  # references that were replaced
         if work.row_major:
             pin_row_major(parsed, work.row_major)
-        return Legalized(
-            bytecode(parsed), tuple(work.decisions.values()), tuple(sorted(_custom_calls(parsed.operation)))
-        )
+        return Legalized(bytecode(parsed), tuple(work.decisions.values()), _custom_calls(parsed))
 
 
 class _Legalizer:
+    """One legalization. symbols: the function that serves each kind of composite. row_major: operand types to pin."""
+
     def __init__(self, module: ir.Module, target: Target) -> None:
         self.module = module
         self.target = target
@@ -71,182 +70,59 @@ class _Legalizer:
         self.row_major: set[str] = set()
 
     def replace(self, operation: ir.Operation) -> None:
-        attributes = operation.attributes
-        name = ir.StringAttr(attributes["name"]).value
-        version = ir.IntegerAttr(attributes["version"]).value if "version" in attributes else 0
-        key = (
-            name,
-            str(attributes["composite_attributes"]),
-            tuple(str(operand.type) for operand in operation.operands),
-        )
-        symbol = self.symbols.get(key)
-        if symbol is None:
-            symbol = self.symbols[key] = self._choose(key, name, version, operation)
+        """Puts a call of the chosen function in the composite's place."""
+        composite = Composite.of(operation)
+        # A composite of another front end may have the same name and another meaning each time.
+        key = composite.key if composite.name in kernels() else (*composite.key, composite.decomposition)
+        if key in self.symbols:
+            self.decisions[key] = replace(self.decisions[key], count=self.decisions[key].count + 1)
         else:
-            old = self.decisions[key]
-            self.decisions[key] = Decision(old.kernel, old.implementation, old.reasons, old.count + 1, old.operands)
+            self.symbols[key], self.decisions[key] = self._choose(composite)
         with ir.InsertionPoint(operation), operation.location:
-            call = func.CallOp(
-                [result.type for result in operation.results],
-                ir.FlatSymbolRefAttr.get(symbol),
-                list(operation.operands),
-            )
-        for old_result, new_result in zip(operation.results, call.results, strict=True):
-            old_result.replace_all_uses_with(new_result)
+            callee = ir.FlatSymbolRefAttr.get(self.symbols[key])
+            call = func.CallOp([result.type for result in operation.results], callee, list(operation.operands))
+        for old, new in zip(operation.results, call.results, strict=True):
+            old.replace_all_uses_with(new)
         operation.erase()
 
-    def _choose(self, key: tuple, name: str, version: int, operation: ir.Operation) -> str:
-        kernel = kernels().get(name)
-        operands = ", ".join(key[2])
-        reference = ir.FlatSymbolRefAttr(operation.attributes["decomposition"]).value
-        if kernel is None or kernel.version != version:
-            reason = f"there is no kernel {name} version {version} in this installation"
-            self.decisions[key] = Decision(name, None, (reason,), 1, operands)
-            return reference
-        present, attributes = _attributes(operation)
-        specs = Operands.of(present, (tensor_spec(operand.type) for operand in operation.operands))
+    def _choose(self, composite: Composite) -> tuple[str, Decision]:
+        """The symbol of the first implementation without an objection, or of the reference; and the decision."""
+        types = ", ".join(composite.types)
+        kernel = kernels().get(composite.name)
+        if kernel is None or kernel.version != composite.version:
+            reason = f"this installation has no kernel {composite.name} version {composite.version}"
+            return composite.decomposition, Decision(composite.name, None, (reason,), 1, types)
         reasons: list[str] = []
         for implementation in kernel.implementations:
             if implementation.target not in (self.target.family, "any"):
                 continue
-            refusal = implementation.refusal(specs, attributes, self.target)
+            refusal = implementation.refusal(composite.operands, composite.attributes, self.target)
             if refusal is None:
-                self.decisions[key] = Decision(name, implementation.name, tuple(reasons), 1, operands)
                 self.row_major |= {
-                    type_ for type_, name in zip(key[2], present, strict=True) if name in implementation.row_major
+                    type_
+                    for name, type_ in zip(composite.operands.named, composite.types, strict=True)
+                    if name in implementation.row_major
                 }
-                return self._lower(kernel, implementation, specs, attributes)
+                symbol = self._lower(kernel, implementation, composite)
+                return symbol, Decision(composite.name, implementation.name, tuple(reasons), 1, types)
             reasons.append(f"{implementation.name}: {refusal}")
-        reasons = reasons or [f"no implementation for {self.target.family}"]
-        self.decisions[key] = Decision(name, None, tuple(reasons), 1, operands)
-        return reference
+        if not reasons:
+            reasons = [f"{self.target.family} needs no kernel of its own for it: its compiler fuses the reference"]
+        return composite.decomposition, Decision(composite.name, None, tuple(reasons), 1, types)
 
-    def _lower(
-        self, kernel: Kernel, implementation: Implementation, specs: Operands, attributes: Mapping[str, Any]
-    ) -> str:
+    def _lower(self, kernel: Kernel, implementation: Implementation, composite: Composite) -> str:
         prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"
         try:
-            text = lower_implementation(implementation, specs, attributes, self.target)
+            text = lower_implementation(implementation, composite.operands, composite.attributes, self.target)
         except Exception as problem:
+            shapes = ", ".join(f"{spec.dtype.name}{list(spec.shape)}" for spec in composite.operands)
             raise LegalizeError(
-                f"{implementation.name} of fxhlo.{kernel.name} says it supports {[(s.shape, s.dtype.name) for s in specs]} "
-                f"on {self.target} and failed: {problem}",
+                f"{implementation.name} of fxhlo.{kernel.name} says it supports {shapes} on {self.target} and failed: {problem}",
                 next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
             ) from problem
         return adopt(text, self.module, prefix)
 
 
-def lower_implementation(
-    implementation: Implementation, operands: Operands, attributes: Mapping[str, Any], target: Target
-) -> str:
-    """The implementation as StableHLO text with a `main` over the operands. Needs no device of the target."""
-    import jax
-
-    from ...runtime.core import pjrt
-
-    pjrt.settle()  # lowering looks at jax's devices
-    lower, names = implementation.bound(target), tuple(operands.named)
-
-    def call(*arrays: Any) -> Any:
-        return lower(**dict(zip(names, arrays, strict=True)), **attributes)
-
-    shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in operands]
-    wide = any(spec.dtype.itemsize == 8 and spec.dtype.kind in "iuf" for spec in operands)
-    with jax.enable_x64(wide), _device_of(target):
-        traced = jax.jit(call, keep_unused=True).trace(*shapes)
-        return traced.lower(lowering_platforms=(target.family,)).as_text()
-
-
-def _device_of(target: Target) -> AbstractContextManager[Any]:
-    """What Pallas asks which TPU it lowers for: a mesh without axes, whose device is of the target's kind."""
-    if target.family != "tpu":
-        return nullcontext()
-    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
-
-    device = AbstractDevice(device_kind=target.device_kind, num_cores=target.cores, platform="tpu")
-    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
-
-
-def composite_operands(operation: ir.Operation) -> tuple[Operands, dict[str, Any]]:
-    """The operands of a `stablehlo.composite` of ours by name, and its attributes as Python values."""
-    present, attributes = _attributes(operation)
-    return Operands.of(present, (tensor_spec(operand.type) for operand in operation.operands)), attributes
-
-
-def _attributes(operation: ir.Operation) -> tuple[list[str], dict[str, Any]]:
-    """The names of the operands that are there, and the attributes as Python values."""
-    encoded = ir.DictAttr(operation.attributes["composite_attributes"])
-    decoded: dict[str, Any] = {}
-    present: list[str] = []
-    for entry in encoded:  # type: ignore[attr-defined]  # the stubs leave __iter__ out
-        attribute = entry.attr
-        if entry.name == "operands":
-            present = [ir.StringAttr(name).value for name in ir.ArrayAttr(attribute)]
-        elif isinstance(attribute, ir.BoolAttr):
-            decoded[entry.name] = ir.BoolAttr(attribute).value
-        elif isinstance(attribute, ir.IntegerAttr):
-            decoded[entry.name] = ir.IntegerAttr(attribute).value
-        elif isinstance(attribute, ir.FloatAttr):
-            decoded[entry.name] = ir.FloatAttr(attribute).value
-        else:
-            decoded[entry.name] = ir.StringAttr(attribute).value
-    return present, decoded
-
-
-def tensor_spec(type_: ir.Type) -> TensorSpec:
-    """Shape and dtype of a tensor type."""
-    ranked = ir.RankedTensorType(type_)
-    return TensorSpec(tuple(ranked.shape), BY_STABLEHLO[str(ranked.element_type)].numpy)
-
-
-def _operations(operation: ir.Operation) -> Iterator[ir.Operation]:
-    for region in operation.regions:
-        for block in region.blocks:
-            for child in block.operations:
-                yield child.operation
-                if child.operation.regions:
-                    yield from _operations(child.operation)
-
-
-def _composites(operation: ir.Operation) -> Iterator[ir.Operation]:
-    return (child for child in _operations(operation) if child.name == "stablehlo.composite")
-
-
-def _custom_calls(operation: ir.Operation) -> set[str]:
-    return {
-        ir.StringAttr(child.attributes["call_target_name"]).value
-        for child in _operations(operation)
-        if child.name == "stablehlo.custom_call"
-    }
-
-
-def _erase_unused(module: ir.Module) -> None:
-    """Drops private functions that nothing calls any more (references that were replaced)."""
-    functions = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
-    callees = {name: _callees(op.operation) for name, op in functions.items()}
-    alive, todo = (
-        set(),
-        [name for name, op in functions.items() if ir.StringAttr(op.attributes["sym_visibility"]).value != "private"],
-    )
-    while todo:
-        name = todo.pop()
-        if name not in alive:
-            alive.add(name)
-            todo.extend(callees[name])
-    for name, op in functions.items():
-        if name not in alive:
-            op.operation.erase()
-
-
-def _callees(operation: ir.Operation) -> set[str]:
-    found = set()
-    for child in _operations(operation):
-        if child.name == "func.call":
-            found.add(ir.FlatSymbolRefAttr(child.attributes["callee"]).value)
-        elif child.name == "stablehlo.composite":
-            found.add(ir.FlatSymbolRefAttr(child.attributes["decomposition"]).value)
-        elif "called_computations" in child.attributes:
-            found.update(
-                ir.FlatSymbolRefAttr(name).value for name in ir.ArrayAttr(child.attributes["called_computations"])
-            )
-    return found
+def _custom_calls(module: ir.Module) -> tuple[str, ...]:
+    calls = [inner for inner in operations(module.operation) if inner.name == "stablehlo.custom_call"]
+    return tuple(sorted({ir.StringAttr(call.attributes["call_target_name"]).value for call in calls}))

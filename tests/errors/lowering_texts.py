@@ -198,7 +198,7 @@ a model was about to be traced after the engine is serving: all programs are mad
         LegalizeError,
         lambda tmp: broken_kernel(),
         """\
-broken of fxhlo.linear says it supports [((4, 4), 'float32'), ((4, 4), 'float32')] on cpu and failed: tile of 7 rows
+broken of fxhlo.linear says it supports float32[4, 4], float32[4, 4] on cpu and failed: tile of 7 rows
   next: its supports() must give a reason for these operands; report this as a bug of fxhlo""",
     ),
     "a symbolic shape in JAX": (

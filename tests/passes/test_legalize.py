@@ -61,18 +61,17 @@ def test_another_family_has_no_cpu_kernel() -> None:
     _, _, hlo = lowered()
     (decision,) = legalize(mlir.bytecode(hlo.module), "cuda").decisions
     assert decision.implementation is None
-    assert decision.reasons == ("no implementation for cuda",)
+    assert decision.reasons == ("cuda needs no kernel of its own for it: its compiler fuses the reference",)
     (decision,) = legalize(mlir.bytecode(hlo.module), "tpu-v6e").decisions
-    assert (decision.implementation, decision.reasons) == (None, ("no implementation for tpu",))
+    assert (decision.implementation, decision.reasons) == (
+        None,
+        ("tpu needs no kernel of its own for it: its compiler fuses the reference",),
+    )
 
 
 def test_an_unknown_version_falls_back_to_the_reference_it_carries() -> None:
     _, _, hlo = lowered()
-    text = (
-        mlir.text(hlo.module)
-        .replace("version = 1", "version = 99")
-        .replace("composite_attributes", "composite_attributes")
-    )
+    text = mlir.text(hlo.module).replace("version = 1", "version = 99")
     if "version = 99" not in text:
         text = text.replace("decomposition = @", "version = 99 : i32, decomposition = @")
     (decision,) = legalize(text.encode() if isinstance(text, str) else text, "cpu").decisions
@@ -139,3 +138,37 @@ def test_a_tpu_is_told_to_multiply_float32_in_full(dtype: torch.dtype) -> None:
     text = str(mlir.parse(legalize(hlo.bytecode, "tpu-v6e").bytecode, mlir.context()))
     assert "dot_general" in text
     assert ("HIGHEST" in text) == (dtype is torch.float32)
+
+
+FOREIGN = """
+module @m {
+  func.func public @main(%a: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = stablehlo.composite "odml.twice" %a {composite_attributes = {how = [1, 2]}, decomposition = @one} : (tensor<2xf32>) -> tensor<2xf32>
+    %1 = stablehlo.composite "odml.twice" %0 {composite_attributes = {how = [1, 2]}, decomposition = @two} : (tensor<2xf32>) -> tensor<2xf32>
+    return %1 : tensor<2xf32>
+  }
+  func.func private @one(%a: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = stablehlo.add %a, %a : tensor<2xf32>
+    return %0 : tensor<2xf32>
+  }
+  func.func private @two(%a: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = stablehlo.multiply %a, %a : tensor<2xf32>
+    return %0 : tensor<2xf32>
+  }
+  func.func private @never(%a: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = call @one(%a) : (tensor<2xf32>) -> tensor<2xf32>
+    return %0 : tensor<2xf32>
+  }
+}
+"""
+
+
+def test_composites_of_another_front_end_keep_each_its_own_decomposition() -> None:
+    legalized = legalize(FOREIGN.encode(), "cpu")
+    made = str(mlir.parse(legalized.bytecode, mlir.context()))
+    assert made.index("call @one") < made.index("call @two")
+    assert "composite" not in made
+    assert "@never" not in made, "a private function that nobody calls is erased"
+    assert [decision.reasons for decision in legalized.decisions] == [
+        ("this installation has no kernel odml.twice version 0",)
+    ] * 2

@@ -13,7 +13,7 @@ import pytest
 
 from fxhlo.kernels.spec import Implementation, Operands, TensorSpec
 from fxhlo.passes import mlir
-from fxhlo.passes.hlo.legalize import lower_implementation
+from fxhlo.passes.hlo.implementation import lower_implementation
 from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.bundle import Bundle
 from fxhlo.runtime.core.errors import CompileError, OutOfMemoryError, UnsupportedError

@@ -229,7 +229,7 @@ def _child(request: dict[str, Any]) -> None:
     """Compiles one kernel for v6e; libtpu writes its profile."""
     from ...kernels.paged_attention.cases import specs
     from ...kernels.spec import Implementation, Operands
-    from ...passes.hlo.legalize import lower_implementation
+    from ...passes.hlo.implementation import lower_implementation
     from ...runtime.core import pjrt
 
     shape, blocks = Shape(**request["shape"]), request["blocks"]

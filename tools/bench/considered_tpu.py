@@ -147,7 +147,7 @@ def _figure(candidate: Candidate, target: str) -> Figure:
     import ml_dtypes
 
     from ...kernels.spec import Implementation, Operands, TensorSpec
-    from ...passes.hlo.legalize import lower_implementation
+    from ...passes.hlo.implementation import lower_implementation
     from ...runtime.core.errors import FxhloError
     from ...runtime.core.pjrt import compile_ahead
     from ...runtime.core.targets import Target

@@ -98,7 +98,7 @@ def _in_a_process(kernel: str, way: str, target: str) -> Program:
 def _child(kernel: str, way: str, target: str, folder: str) -> Program:
     from ...kernels.catalog import kernels
     from ...kernels.spec import Implementation, Operands
-    from ...passes.hlo.legalize import lower_implementation
+    from ...passes.hlo.implementation import lower_implementation
     from ...runtime.core.pjrt import compile_ahead
     from ...runtime.core.targets import Target
 

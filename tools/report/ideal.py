@@ -10,16 +10,14 @@ What a kernel must do its own `work` says; else the products of its reference an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from ...kernels.catalog import kernels
-from ...kernels.spec import Operands
-from ...passes.hlo.legalize import composite_operands, tensor_spec
+from ...passes.hlo.composite import Composite, operations, tensor_spec
 from ...passes.mlir import ir, stablehlo
 from ...runtime.core.signature import Signature
 from .hlo import Cost
@@ -31,18 +29,17 @@ MOVES = {"stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert",
 
 def ideal(module: ir.Module, signature: Signature) -> list[Cost]:
     """A cost per op of `main` that has one."""
-    functions = {ir.StringAttr(op.attributes["sym_name"]).value: op for op in module.body.operations}
-    main = functions["main"]
-    return list(_of_function(main, functions, _arguments(main, signature)))
+    functions = ir.SymbolTable(module.operation)
+    return list(_of_function(functions["main"], functions, _arguments(functions["main"], signature)))
 
 
-def _arguments(main: Any, signature: Signature) -> dict[Any, int]:
+def _arguments(main: ir.OpView, signature: Signature) -> dict[ir.Value, int]:
     """Bytes of each argument, by its value."""
     values = main.regions[0].blocks[0].arguments
     return {value: one.nbytes for value, one in zip(values, signature.arguments, strict=True)}
 
 
-def _of_function(function: Any, functions: Mapping[str, Any], arguments: dict[Any, int]) -> Iterator[Cost]:
+def _of_function(function: ir.OpView, functions: ir.SymbolTable, arguments: dict[ir.Value, int]) -> Iterator[Cost]:
     unread = dict(arguments)
     for operation in function.regions[0].blocks[0].operations:
         op = operation.operation
@@ -65,32 +62,26 @@ def _of_function(function: Any, functions: Mapping[str, Any], arguments: dict[An
             yield cost
 
 
-def _composite(op: ir.Operation, functions: Mapping[str, Any], read: int) -> Cost:
-    name = ir.StringAttr(op.attributes["name"]).value
-    operands, attributes = composite_operands(op)
-    flops, size, dtype = _work(name, operands, attributes, op, functions)
-    types = ", ".join(str(operand.type) for operand in op.operands)
-    return Cost(path_of(op), name, flops, read if size is None else size, dtype=dtype, operands=types)
+def _composite(op: ir.Operation, functions: ir.SymbolTable, read: int) -> Cost:
+    composite = Composite.of(op)
+    flops, size, dtype = _work(composite, functions)
+    types = ", ".join(composite.types)
+    return Cost(path_of(op), composite.name, flops, read if size is None else size, dtype=dtype, operands=types)
 
 
-def _work(
-    name: str, operands: Operands, attributes: Mapping[str, Any], op: ir.Operation, functions: Mapping[str, Any]
-) -> tuple[float, float | None, str]:
-    dtype = max(operands, key=lambda spec: prod(spec.shape)).dtype.name if operands else "bfloat16"
-    kernel = kernels().get(name)
+def _work(composite: Composite, functions: ir.SymbolTable) -> tuple[float, float | None, str]:
+    """(flops, bytes or None where only the operands in memory say it, dtype of the flops)."""
+    kernel = kernels().get(composite.name)
     if kernel is not None and kernel.work is not None:
-        flops, size = kernel.work(operands, attributes)
-        return flops, size, dtype
-    reference = functions[ir.FlatSymbolRefAttr(op.attributes["decomposition"]).value]
-    return sum(_flops(inner) for inner in _inside(reference)), None, dtype
+        flops, size = kernel.work(composite.operands, composite.attributes)
+        return flops, size, _dtype_of_largest(composite.operation)
+    reference = functions[composite.decomposition].operation
+    return sum(map(_flops, operations(reference))), None, _dtype_of_largest(composite.operation)
 
 
-def _inside(operation: Any) -> Iterator[ir.Operation]:
-    for region in operation.regions:
-        for block in region.blocks:
-            for child in block.operations:
-                yield child.operation
-                yield from _inside(child.operation)
+def _dtype_of_largest(op: ir.Operation) -> str:
+    specs = [tensor_spec(operand.type) for operand in op.operands]
+    return max(specs, key=lambda spec: prod(spec.shape)).dtype.name if specs else "bfloat16"
 
 
 def _flops(op: ir.Operation) -> float:
