@@ -11,7 +11,6 @@ from ..passes import mlir
 from ..passes.hlo.legalize import Legalized, legalize
 from ..runtime.core import pjrt
 from ..runtime.core.bundle import Bundle
-from ..runtime.core.pjrt import Options
 
 if TYPE_CHECKING:
     from ..runtime.core.writer import BundleWriter
@@ -34,9 +33,8 @@ def save_compiled(
     modules: Iterable[tuple[str, HloModule]],
     pool: Executor,
     done: Callable[[str, Legalized], None],
-    options: Options | None = None,
 ) -> None:
-    """Writes a bundle without weights whose entries are compiled for their target. options: of the compiler.
+    """Writes a bundle without weights whose entries are compiled for their target.
 
     modules: may be a generator: one module is emitted while others compile in `pool`. done: called after each.
     """
@@ -53,7 +51,6 @@ def save_compiled(
                         pjrt.compile,
                         legalized.bytecode,
                         module.target,
-                        options=options,
                         custom_calls=legalized.custom_calls,
                     ),
                 )
@@ -66,7 +63,6 @@ def save_compiled(
                 module=legalized.bytecode,
                 executable=loaded,
                 custom_calls=legalized.custom_calls,
-                options=options,
             )
             done(name, legalized)
 

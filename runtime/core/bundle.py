@@ -17,12 +17,12 @@ import numpy as np
 from . import files, weights
 from .errors import BundleError, CompileError, UnsupportedError
 from .manifest import FILE, Build, Entry, Manifest
-from .targets import Target
+from .targets import Options, Target
 from .writer import BundleWriter, check_weights, near, with_build
 
 if TYPE_CHECKING:
     from .executable import Executable
-    from .pjrt import Buffer, Compiled, Options
+    from .pjrt import Buffer, Compiled
 
 __all__ = ["Bundle", "BundleWriter", "Weights", "load"]
 

@@ -32,7 +32,7 @@ from . import seal
 from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
-from .targets import Target
+from .targets import Options, Target
 
 TRIED = ("0.10.2",)
 """Versions of jax and jaxlib that this file was tried with."""
@@ -55,9 +55,6 @@ except (ImportError, AttributeError) as problem:
         f"jaxlib's PJRT client is not as fxhlo knows it ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
         next_step=f"pip install jax=={TRIED[-1]} jaxlib=={TRIED[-1]}",
     ) from problem
-
-Options = Mapping[str, bool | int | float | str]
-"""XLA's flags by name (`xla_cpu_enable_fast_math`), or fields of its build options (`optimization_level`)."""
 
 
 @dataclass(frozen=True)
@@ -188,13 +185,15 @@ class Device:
 
     def _compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
         with explained("XLA refused the module", CompileError, module):
-            raw = self.client.compile_and_load(module, DeviceList((self.raw,)), _compile_options(options))
+            raw = self.client.compile_and_load(module, DeviceList((self.raw,)), _compile_options(self.target, options))
         return Loaded(raw, self)
 
     def deserialize(self, data: bytes, options: Options | None = None) -> Loaded:
         """Raises CompileError where `data` does not fit this process. Only for bytes that one trusts."""
         with explained("the serialized executable does not load here", CompileError):
-            raw = self.client.deserialize_executable(data, DeviceList((self.raw,)), _compile_options(options))
+            raw = self.client.deserialize_executable(
+                data, DeviceList((self.raw,)), _compile_options(self.target, options)
+            )
         return Loaded(raw, self)
 
     def _place(self, array: np.ndarray, semantics: Any) -> Buffer:
@@ -337,7 +336,7 @@ def compile_ahead(module: bytes | str, target: Target | str, *, options: Options
     raw = _topology(target)[0]
     with make_ir_context(), explained(f"the compiler refused the module for {target}", CompileError, module):
         parsed = _parsed(module)
-        return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(options)), target)
+        return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(target, options)), target)
 
 
 def _parsed(module: bytes | str) -> Any:
@@ -398,12 +397,13 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
-    """What must be equal for a serialized executable to be loaded: versions, and the kind of machine."""
+    """What must be equal for a serialized executable to be loaded: versions, compile options, and the kind of machine."""
     target = Target.parse(target)
     ahead = target.family == "tpu" and not is_here(target)
     raw = _topology(target)[0] if ahead else device(target).raw
     platform_version = f"{raw.client.platform} {raw.client.platform_version}"
-    found = {"jaxlib": jaxlib.__version__, "platform": platform_version}
+    options = " ".join(f"{name}={value}" for name, value in sorted(target.compile_options.items()))
+    found = {"jaxlib": jaxlib.__version__, "platform": platform_version, "options": options}
     if target.family == "cpu":
         return found | {"machine": platform.machine(), "features": _cpu_features()}
     return found | {"device": raw.device_kind}
@@ -492,11 +492,12 @@ HOST = (2, 2, 1)
 """Chips of one host, along the axes of a topology."""
 
 
-def _compile_options(options: Options | None) -> Any:
+def _compile_options(target: Target, options: Options | None) -> Any:
+    """jaxlib's form of the target's options with the caller's own on top."""
     made = CompileOptions()
     build = made.executable_build_options
     overrides = []
-    for name, value in (options or {}).items():
+    for name, value in {**target.compile_options, **(options or {})}.items():
         if not name.startswith("xla_") and hasattr(build, name):
             setattr(build, name, value)
         else:

@@ -19,6 +19,21 @@ Family = str
 MIB, GIB = 2**20, 2**30
 
 
+Options = Mapping[str, bool | int | float | str]
+"""XLA's flags by name (`xla_cpu_enable_fast_math`), or fields of its build options (`optimization_level`)."""
+
+FAMILY_OPTIONS: Mapping[Family, Options] = {
+    "cpu": {
+        "xla_cpu_experimental_ynn_fusion_type": "",
+        "xla_cpu_enable_fast_math": False,
+        "xla_cpu_enable_fast_min_max": False,
+    }
+}
+"""XLA's options for every module compiled for a family, whatever XLA_FLAGS says. XLA's YNN fusion (tried with jaxlib 0.10.2) loses NaN
+in max and min from 4,096 elements on, gives wrong columns for products of more than 32,768 rows, crashes on some sums, and
+reassociates sums above a row threshold, so that a request's bits would depend on its batch. Fast math assumes that there are no NaN
+and infinities; fast min and max drop NaN."""
+
 LANES = 128
 """Columns of a TPU's vector registers: the last dimension of a tile."""
 SUBLANES = 8
@@ -33,7 +48,8 @@ class Specification:
     flops: operations a second by dtype name. compiler_name: libtpu's name of it, with which topologies are asked for.
     dimensions: of a topology; `topology`: the one compiled for where none is named. generation: 5 for v5e and v5p.
     device_kind, cores: as PJRT reports a device and its TensorCores. vmem, smem: bytes per core. mxu: rows and
-    columns of a matrix unit.
+    columns of a matrix unit. compile_options: XLA's options for everything compiled for it, beside those
+    of its family.
     """
 
     family: Family
@@ -49,6 +65,7 @@ class Specification:
     vmem: int = 0
     smem: int = 0
     mxu: int = 0
+    compile_options: Options = field(default_factory=dict)
 
 
 def _tpu(
@@ -174,6 +191,11 @@ class Target:
     def mxu(self) -> int:
         """Rows and columns of a matrix unit; 0 for other families."""
         return KNOWN[self.name].mxu
+
+    @property
+    def compile_options(self) -> Options:
+        """XLA's options for every module compiled for it; a caller's own are added to them and win."""
+        return {**FAMILY_OPTIONS.get(self.family, {}), **KNOWN[self.name].compile_options}
 
     @staticmethod
     def tile(bits: int) -> tuple[int, int]:

@@ -20,11 +20,11 @@ from . import files, weights
 from .errors import BundleError
 from .manifest import FILE, Build, Entry, Manifest, WeightRef
 from .signature import Argument, Signature
-from .targets import Target
+from .targets import Options, Target
 
 if TYPE_CHECKING:
     from .executable import Executable
-    from .pjrt import Compiled, Options
+    from .pjrt import Compiled
 
 SHARD_BYTES = 5_000_000_000
 

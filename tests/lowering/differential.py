@@ -13,15 +13,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
 import numpy as np
 import torch
-from jaxlib import xla_client
 from torch.utils import _pytree as pytree
 
 from fxhlo.lowering.capture.callable import Input, capture_callable
@@ -29,6 +26,7 @@ from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.lowering.module import HloModule, as_numpy
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
+from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.signature import RANDOM_KEY
 from fxhlo.runtime.core.targets import Target
 
@@ -168,29 +166,11 @@ def execute(hlo: HloModule, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
 
 
 def compiled(hlo: HloModule) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """The module compiled by jaxlib's CPU client, as a function from numpy to numpy."""
-    client, devices, options = _client()
-    text = str(hlo.module)
-    module = mlir.bytecode(hlo.module) if "stablehlo.composite" not in text else hlo.legalized().bytecode
-    executable = client.compile_and_load(module, devices, options)
-
-    def call(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with jax.enable_x64(True):
-            buffers = [
-                jax.device_put(np.array(array), devices[0]) for array in arrays
-            ]  # a copy: donation may overwrite it
-            return [
-                np.asarray(shards[0])
-                for shards in executable.execute_sharded(buffers).disassemble_into_single_device_arrays()
-            ]
-
-    return call
-
-
-@cache
-def _client() -> tuple[Any, Any, Any]:
-    device = jax.devices("cpu")[0]
-    return device.client, xla_client.DeviceList((device,)), xla_client.CompileOptions()
+    """The module compiled with the target's own options, as a function from numpy to numpy."""
+    legalized = hlo.legalized() if "stablehlo.composite" in str(hlo.module) else None
+    module = legalized.bytecode if legalized else mlir.bytecode(hlo.module)
+    loaded = pjrt.compile(module, hlo.target, custom_calls=legalized.custom_calls if legalized else ())
+    return lambda arrays: [pjrt.get(result) for result in loaded.execute([pjrt.put(array) for array in arrays])]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

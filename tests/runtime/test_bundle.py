@@ -112,6 +112,16 @@ def test_an_executable_of_another_machine_is_compiled_anew(tmp_path, compiled):
     assert (again["main"].origin, first(again)) == ("stored executable", 1)
 
 
+def test_an_executable_of_other_compile_options_is_compiled_anew(tmp_path):
+    """Of a target's own options: an executable that was compiled with what has been switched off since is not run."""
+    with BundleWriter(tmp_path / "b") as writer:
+        writer.add_entry("main", portable(), SIGNATURE)
+        elsewhere = {name: value for name, value in pjrt.fingerprint().items() if name != "options"}
+        writer.add_target("main", "cpu", module=MODULE.encode(), executable=b"not for here", fingerprint=elsewhere)
+        writer.add_weights({"w": X})
+    assert "legalized module: the stored executable is for options None (here" in load(tmp_path / "b")["main"].origin
+
+
 def test_an_executable_that_does_not_load_is_compiled_anew(tmp_path):
     with BundleWriter(tmp_path / "b") as writer:
         writer.add_entry("main", portable(), SIGNATURE)

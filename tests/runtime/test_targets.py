@@ -2,8 +2,9 @@
 
 import pytest
 
+from fxhlo.runtime.core import targets
 from fxhlo.runtime.core.errors import UnsupportedError
-from fxhlo.runtime.core.targets import KNOWN, Target
+from fxhlo.runtime.core.targets import KNOWN, Specification, Target
 
 
 @pytest.mark.parametrize("name", list(KNOWN))
@@ -69,3 +70,10 @@ def test_what_a_kernel_asks_of_a_tpu():
     assert [Target.tile(bits) for bits in (32, 16, 8)] == [(8, 128), (16, 128), (32, 128)]
     cpu = Target.parse("cpu")
     assert (cpu.generation, cpu.cores, cpu.vmem, cpu.smem) == (0, 0, 0, 0)
+
+
+def test_a_target_of_a_family_has_its_compile_options(monkeypatch):
+    """What XLA's CPU backend gets wrong it gets wrong for a target of somebody else's that runs on it, too."""
+    monkeypatch.setitem(targets._known, "lab", Specification("cpu", compile_options={"optimization_level": 1}))
+    assert Target("lab").compile_options == {**Target("cpu").compile_options, "optimization_level": 1}
+    assert Target("tpu-v6e").compile_options == {}

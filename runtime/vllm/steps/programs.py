@@ -38,9 +38,6 @@ NEUTRAL = {"allowed_mask": -1, "bias_ids": -1, "bias_values": 0, "seen_ids": -1,
 RESULTS = 4
 """tokens and the three parts of the log-probabilities; the states follow."""
 COMPILE_THREADS = 2
-OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Of XLA: its library for fused sums takes them from a certain number of rows on, in another order. A request must get the
-same bits in every program."""
 
 
 class Steps:
@@ -113,7 +110,7 @@ class Steps:
             "buckets": [str(bucket) for bucket in self.buckets],
             "num_blocks": self.num_blocks,
             "target": str(self.target),
-            "compiler": OPTIONS,
+            "compiler": dict(self.target.compile_options),
             "native": native.identity(),
             "versions": {
                 "torch": torch.__version__,
@@ -144,7 +141,7 @@ class Steps:
         if not native.ready():
             modules = list(modules)  # legalization asks for the native kernels: what can be done before comes first
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
-            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"), OPTIONS)
+            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"))
 
     def _place(self) -> None:
         """Weights once, without a copy where the device shares memory with the host; caches allocated as zeros."""
