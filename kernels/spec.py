@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,29 @@ class Implementation:
     supports: Callable[..., str | None] = _anything
     row_major: tuple[str, ...] = ()
 
+    @classmethod
+    def in_folder(cls, package: str, target: str, name: str, *, row_major: tuple[str, ...] = ()) -> Implementation:
+        """The implementation in a kernel's folder: `lower` and `supports` of `<target>.py`, or of `xla.py` for "any".
+
+        The file is imported when either is first called: jax and Pallas take two seconds, and a process that lowers
+        nothing needs neither.
+        """
+        module = f"{package}.{'xla' if target == 'any' else target}"
+
+        def lower(*operands: Any, target: Target | None = None, **named: Any) -> Any:
+            function = import_module(module).lower
+            return function(*operands, **named, **({"target": target} if target and _takes_target(function) else {}))
+
+        def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
+            return _ask(import_module(module).supports, operands, attributes, target)
+
+        return cls(target, name, lower, supports, row_major)
+
     def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
-        """None, or why this implementation does not take these operands on `target`."""
+        """None, or why this implementation does not take these operands on `target`: one clause, lower case."""
         if self.target not in (target.family, "any"):
             return f"it is for {self.target}"
-        if _parameters(self.supports) == 2:
-            return self.supports(operands, attributes)
-        return self.supports(operands, attributes, target)
+        return _ask(self.supports, operands, attributes, target)
 
     def bound(self, target: Target) -> Callable[..., Any]:
         """`lower` for one target, called with operands and attributes by name."""
@@ -92,6 +109,14 @@ class Implementation:
             return self.lower(**named, target=target)
 
         return lower
+
+
+def _ask(
+    supports: Callable[..., str | None], operands: Operands, attributes: Mapping[str, Any], target: Target
+) -> str | None:
+    if _parameters(supports) == 2:
+        return supports(operands, attributes)
+    return supports(operands, attributes, target)
 
 
 @cache

@@ -5,7 +5,6 @@ it is an encoder's, or one sequence looking at another. Heads of several sequenc
 """
 
 from ..spec import FLOATING, Implementation, Kernel
-from . import tpu, xla
 from .cases import cases
 from .reference import attention, fake
 
@@ -18,8 +17,8 @@ KERNEL = Kernel(
     fake=fake,
     dtypes=dict.fromkeys(("query", "key", "value", "sinks", "alibi_slopes"), FLOATING),
     implementations=(
-        Implementation("tpu", "flash", tpu.attention, tpu.supports),
-        Implementation("any", "xla", xla.attention, xla.supports),
+        Implementation.in_folder(__name__, "tpu", "flash"),
+        Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,
     source="vllm/v1/attention/backend.py AttentionImpl.forward; Vaswani et al. 2017, section 3.2",

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..spec import Operands
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-LEAST, MOST = 128, 1024
-"""Tokens of a block: a multiple of the least, at most so many, as few blocks as that takes. 16 heads of 64 over 2,048 tokens: 221k cycles with
-blocks of 1,024 on v6e, 281k with 512."""
-PADDED = 512
-"""Tokens from which on a sequence that is no multiple of LEAST is worth its padded copies (docs/kernels_considered.md)."""
-HEAD_SIZES = (64, 128, 256)
+from ..spec import Operands
+from .tuning import HEAD_SIZES, LEAST, PADDED, blocks_of
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
@@ -41,20 +39,17 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     return None
 
 
-def attention(
-    query: Any, key: Any, value: Any, sinks: Any = None, alibi_slopes: Any = None, *,
+def lower(
+    query: Array, key: Array, value: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *,
     layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True,
-) -> Any:  # fmt: skip
+) -> Array:  # fmt: skip
     """Operands and result as in `reference.attention`."""
-    import jax.numpy as jnp
-    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
-
     (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
     wide = next(one for one in HEAD_SIZES if one >= size)
-    (rows, row_blocks), (columns, column_blocks) = _blocks(tokens), _blocks(keys)
+    (rows, row_blocks), (columns, column_blocks) = blocks_of(tokens), blocks_of(keys)
     padded_tokens, padded_keys = rows * row_blocks, columns * column_blocks
 
-    def by_head(array: Any, count: int) -> Any:
+    def by_head(array: Array, count: int) -> Array:
         array = jnp.swapaxes(array, 0, 1)[None]
         return jnp.pad(array, ((0, 0), (0, 0), (0, count - array.shape[2]), (0, wide - size)))
 
@@ -67,9 +62,3 @@ def attention(
     blocks = BlockSizes(block_q=rows, block_k_major=columns, block_k=columns, block_b=1)
     result = flash_attention(*operands, segment_ids=segments, causal=causal, sm_scale=scale, block_sizes=blocks)
     return jnp.swapaxes(result[0, :, :tokens, :size], 0, 1)
-
-
-def _blocks(count: int) -> tuple[int, int]:
-    """(tokens of a block, blocks): together at least `count` tokens."""
-    blocks = -(-count // MOST)
-    return -(-count // (blocks * LEAST)) * LEAST, blocks

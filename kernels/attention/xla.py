@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import Precision
+
 from ..spec import Operands
 
 
@@ -17,14 +21,11 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     return f"{heads} query heads are no multiple of {kv_heads} KV heads" if heads % kv_heads else None
 
 
-def attention(
-    query: Any, key: Any, value: Any, sinks: Any = None, alibi_slopes: Any = None, *,
+def lower(
+    query: Array, key: Array, value: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *,
     layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True,
-) -> Any:  # fmt: skip
+) -> Array:  # fmt: skip
     """Operands and result as in `reference.attention`."""
-    import jax.numpy as jnp
-    from jax.lax import Precision
-
     (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.astype(wide).reshape(tokens, kv_heads, heads // kv_heads, size)

@@ -1,15 +1,7 @@
 """`fxhlo.filter_logits`: the logits that a draw sees, after temperature, min-p, top-k and top-p."""
 
-from ..sample import supports
 from ..spec import FLOATING, Implementation, Kernel
 from .reference import fake, filter_logits
-
-
-def _lower(*operands, **named):
-    from .xla import filter_logits as lower  # jax only where it is wanted
-
-    return lower(*operands, **named)
-
 
 KERNEL = Kernel(
     name="filter_logits",
@@ -23,6 +15,6 @@ KERNEL = Kernel(
         **dict.fromkeys(("temperature", "top_p", "min_p"), ("float32",)),
         **dict.fromkeys(("top_k", "enabled"), ("int32",)),
     },
-    implementations=(Implementation("any", "xla", _lower, supports),),
+    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
     source="vllm/v1/sample/sampler.py and ops/topk_topp_sampler.py of vLLM 0.32.0, logprobs_mode processed_logits",
 )

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..sample.constants import EPSILON
-from ..sample.reference import cleaned, distance, kept, scaled
+from ..sample.reference import EPSILON, cleaned, distance, kept, scaled
 
 
 def filter_logits(

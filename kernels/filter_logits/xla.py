@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..sample.constants import EPSILON
-from ..sample.xla import cleaned, distance, finite, kept
+from ..sample.reference import EPSILON
+from ..sample.xla import cleaned, distance, finite, kept, supports
+
+__all__ = ["lower", "supports"]
 
 
-def filter_logits(logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, enabled: Array) -> Array:
+def lower(logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, enabled: Array) -> Array:
     """Operands and result as in `reference.filter_logits`."""
     temperature, top_k, top_p, min_p = (x[:, None] for x in (temperature, top_k, top_p, min_p))
 

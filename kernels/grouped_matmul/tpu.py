@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+from jax import Array, lax
+
 from ..spec import Operands
 
 
@@ -20,11 +23,8 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     return None
 
 
-def grouped_matmul(values: Any, weights: Any, sizes: Any) -> Any:
+def lower(values: Array, weights: Array, sizes: Array) -> Array:
     """Operands and result as in `reference.grouped_matmul`."""
-    import jax.numpy as jnp
-    from jax import lax
-
     dimensions = lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((1,), (2,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[0]
     )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ..spec import Operands
 
-def grouped_matmul(values: Array, weights: Array, sizes: Array) -> Array:
+
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> None:
+    """Takes all that the schema does."""
+
+
+def lower(values: Array, weights: Array, sizes: Array) -> Array:
     """Operands and result as in `reference.grouped_matmul`."""
     rows = lax.broadcasted_iota(sizes.dtype, (values.shape[0], 1), 0)
     ends = jnp.cumsum(sizes)

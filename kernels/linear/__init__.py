@@ -4,26 +4,8 @@ On the CPU a kernel of ours reads the weight as it lies, once, and gives every r
 the reference's product, whose float32 asks for full precision (lowering/build.py).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ..spec import FLOATING, Implementation, Kernel
-from . import cpu
-
-if TYPE_CHECKING:
-    import torch
-
-
-def linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """values [M, K], weight [N, K], bias [N] or None, all of one dtype -> [M, N]."""
-    product = values @ weight.T
-    return product if bias is None else product + bias
-
-
-def fake(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return values.new_empty((values.shape[0], weight.shape[0]))
-
+from .reference import fake, linear
 
 KERNEL = Kernel(
     name="linear",
@@ -32,6 +14,6 @@ KERNEL = Kernel(
     reference=linear,
     fake=fake,
     dtypes=dict.fromkeys(("values", "weight", "bias"), FLOATING),
-    implementations=(Implementation("cpu", "native", cpu.linear, cpu.supports),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
     source="aten::linear",
 )

@@ -5,13 +5,22 @@ ids and rank equal those of `reference.py`; the values differ by rounding (exp, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
-SMALLEST_NORMAL = float(jnp.finfo(jnp.float32).tiny)
+from ..sample.reference import SMALLEST_NORMAL
+from ..spec import Operands
 
 
-def logprobs(logits: Array, tokens: Array, enabled: Array, *, count: int) -> tuple[Array, Array, Array]:
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
+    size = operands[0].shape[1]
+    return None if attributes["count"] <= size else f"{attributes['count']} tokens asked of a vocabulary of {size}"
+
+
+def lower(logits: Array, tokens: Array, enabled: Array, *, count: int) -> tuple[Array, Array, Array]:
     """Operands and results as in `reference.logprobs`."""
     rows = logits.shape[0]
 

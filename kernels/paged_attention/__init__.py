@@ -2,10 +2,8 @@
 update included. Prefill, chunked prefill and decode are rows of one call."""
 
 from ..spec import FLOAT8, FLOATING, Implementation, Kernel
-from . import cpu, tpu, xla
 from .cases import cases
-from .reference import fake, ragged_paged_attention
-from .work import work
+from .reference import fake, ragged_paged_attention, work
 
 KERNEL = Kernel(
     name="ragged_paged_attention",
@@ -22,9 +20,9 @@ KERNEL = Kernel(
         "kv_cache": (*FLOATING, *FLOAT8, "int8"),
     },
     implementations=(
-        Implementation("cpu", "native", cpu.ragged_paged_attention, cpu.supports),
-        Implementation("tpu", "pallas", tpu.ragged_paged_attention, tpu.supports, row_major=("kv_cache",)),
-        Implementation("any", "xla", xla.ragged_paged_attention, xla.supports),
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "tpu", "pallas", row_major=("kv_cache",)),
+        Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 3},
     cases=cases,

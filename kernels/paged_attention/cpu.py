@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from ...runtime.core import native
 from ..spec import Operands
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -20,21 +24,14 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
         return "the cache has scales, which the native kernel does not know"
     if operands[0].shape[2] > 576:
         return f"head size {operands[0].shape[2]} is over 576"
-    from ...runtime.core import native
-
     return native.unavailable()
 
 
-def ragged_paged_attention(
-    query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
-    sinks: Any = None, alibi_slopes: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
-) -> tuple[Any, Any]:  # fmt: skip
+def lower(
+    query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
+    query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float,
+) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
-    import jax
-    import jax.numpy as jnp
-
-    from ...runtime.core import native
-
     native.register()
     absent = jnp.zeros((0,), jnp.float32)
     sinks = absent if sinks is None else sinks.astype(jnp.float32)

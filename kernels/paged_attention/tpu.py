@@ -7,28 +7,54 @@ moves. `attend` (tpu_attend.py) reads it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from ...runtime.core.targets import Target
 from ..spec import Operands, TensorSpec
-from .tuning import blocks_for, refusal
+from .tpu_attend import attend
+from .tpu_batch import Meaning
+from .tuning import BLOCK_SIZES, CACHES, HEAD_SIZES, QUERIES, SMEM_SLACK, blocks_for
 from .xla import stored
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
-    return refusal(operands.named, target)
+    query, kv_cache, tables = (operands.named[name] for name in ("query", "kv_cache", "block_tables"))
+    tokens, heads, head_size = query.shape
+    _, block_size, pairs, _ = kv_cache.shape
+    if pairs % 2 or heads % (pairs // 2):
+        return f"{heads} query heads are no multiple of {pairs / 2:g} KV heads"
+    if query.dtype.name not in QUERIES or {operands.named["key"].dtype, operands.named["value"].dtype} != {query.dtype}:
+        return f"query, key and value are not all {' or all '.join(QUERIES)}"
+    if kv_cache.dtype.name not in CACHES:
+        return f"the cache is {kv_cache.dtype.name}, not one of {', '.join(CACHES)}"
+    if head_size not in HEAD_SIZES:
+        return f"head size {head_size} is no multiple of {HEAD_SIZES.step} up to {HEAD_SIZES[-1]}"
+    if block_size not in BLOCK_SIZES:
+        return f"pages of {block_size} tokens are not one of {', '.join(map(str, BLOCK_SIZES))}"
+    for name in ("slot_mapping", "block_tables", "seq_lens", "query_start_loc"):
+        if operands.named[name].dtype.name != "int32":
+            return f"{name} is {operands.named[name].dtype.name}, not int32"
+    scalars = 4 * (max(prod(tables.shape) + 2 * tables.shape[0] + 4 * heads, tokens))
+    if scalars > target.smem - SMEM_SLACK:
+        return f"block tables of {scalars:,} bytes exceed scalar memory: longer pages make them shorter"
+    if blocks_for(query, kv_cache, tables.shape[1], target) is None:
+        return f"{heads} heads of {head_size} with pages of {block_size} tokens do not fit the vector memory of {target.name}"
+    return None
 
 
-def ragged_paged_attention(
-    query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
-    sinks: Any = None, alibi_slopes: Any = None, k_scale: Any = None, v_scale: Any = None, *, scale: float, sliding_window: int, soft_cap: float,
-    target: Target,
-) -> tuple[Any, Any]:  # fmt: skip
+def lower(
+    query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
+    query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, k_scale: Array | None = None,
+    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, target: Target,
+) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
-    import jax.numpy as jnp
-
-    from .tpu_attend import Meaning, attend
-
     heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
     rows = [stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)]
     new = jnp.stack(rows, axis=2).reshape(-1, *kv_cache.shape[2:])
@@ -56,12 +82,8 @@ def ragged_paged_attention(
     return output, kv_cache
 
 
-def write(new: Any, kv_cache: Any, slot_mapping: Any) -> Any:
+def write(new: Array, kv_cache: Array, slot_mapping: Array) -> Array:
     """The cache with row t of `new` [T, 2 * Hkv, D] at slot_mapping[t]; slots outside it are dropped."""
-    import jax
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import tpu as pltpu
-
     tokens = new.shape[0]
     blocks, block_size = kv_cache.shape[:2]
 

@@ -1,4 +1,4 @@
-"""Block sizes of the TPU kernel, and what it refuses: arithmetic on shapes, before any compiler runs.
+"""Block sizes of the TPU kernel: arithmetic on shapes, before any compiler runs.
 
 The sizes follow from three numbers: a fetch should be long enough to hide its latency, the products tall enough to fill
 the matrix unit, and everything must fit the generation's vector memory, the two buffers of each copy included.
@@ -6,7 +6,6 @@ the matrix unit, and everything must fit the generation's vector memory, the two
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import lcm, prod
@@ -96,29 +95,3 @@ def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
     *outer, second, last = shape
     rows = SUBLANES if second >= SUBLANES else max(4 // itemsize, 1 << (second - 1).bit_length())
     return prod(outer) * -(-second // rows) * rows * -(-last // LANES) * LANES * itemsize
-
-
-def refusal(operands: Mapping[str, TensorSpec], target: Target) -> str | None:
-    """None, or why the kernel does not take these operands on `target`."""
-    query, kv_cache, tables = (operands[name] for name in ("query", "kv_cache", "block_tables"))
-    tokens, heads, head_size = query.shape
-    _, block_size, pairs, _ = kv_cache.shape
-    if pairs % 2 or heads % (pairs // 2):
-        return f"{heads} query heads are no multiple of {pairs / 2:g} KV heads"
-    if query.dtype.name not in QUERIES or {operands["key"].dtype, operands["value"].dtype} != {query.dtype}:
-        return f"query, key and value are not all {' or all '.join(QUERIES)}"
-    if kv_cache.dtype.name not in CACHES:
-        return f"the cache is {kv_cache.dtype.name}, not one of {', '.join(CACHES)}"
-    if head_size not in HEAD_SIZES:
-        return f"head size {head_size} is no multiple of {HEAD_SIZES.step} up to {HEAD_SIZES[-1]}"
-    if block_size not in BLOCK_SIZES:
-        return f"pages of {block_size} tokens are not one of {', '.join(map(str, BLOCK_SIZES))}"
-    for name in ("slot_mapping", "block_tables", "seq_lens", "query_start_loc"):
-        if operands[name].dtype.name != "int32":
-            return f"{name} is {operands[name].dtype.name}, not int32"
-    scalars = 4 * (max(prod(tables.shape) + 2 * tables.shape[0] + 4 * heads, tokens))
-    if scalars > target.smem - SMEM_SLACK:
-        return f"block tables of {scalars:,} bytes exceed scalar memory: longer pages make them shorter"
-    if blocks_for(query, kv_cache, tables.shape[1], target) is None:
-        return f"{heads} heads of {head_size} with pages of {block_size} tokens do not fit the vector memory of {target.name}"
-    return None

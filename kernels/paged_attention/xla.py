@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from jax import Array
+
 from ...runtime.core.targets import Target
-from ..spec import TensorSpec
+from ..spec import Operands
 
 ROWS_ALONE = 32
 """Up to so many rows, each gathers its own keys: a decode step, where no two rows share a request."""
@@ -22,21 +26,19 @@ BITS = {"bfloat16": "uint16", "float16": "uint16", "float8_e4m3fn": "uint8", "fl
 For the TPU it is the other way round: there the bitcast copies the cache."""
 
 
-def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     heads, pairs = operands[0].shape[1], operands[3].shape[2]
     if pairs % 2 or heads % (pairs // 2):
         return f"{heads} query heads are no multiple of {pairs / 2:g} KV heads"
     return None
 
 
-def ragged_paged_attention(
-    query: Any, key: Any, value: Any, kv_cache: Any, slot_mapping: Any, block_tables: Any, seq_lens: Any, query_start_loc: Any,
-    sinks: Any = None, alibi_slopes: Any = None, k_scale: Any = None, v_scale: Any = None, *,
-    scale: float, sliding_window: int, soft_cap: float, target: Target | None = None,
-) -> tuple[Any, Any]:  # fmt: skip
+def lower(
+    query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
+    query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, k_scale: Array | None = None,
+    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, target: Target | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py."""
-    import jax.numpy as jnp
-
     key, value = stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)
     kv_cache = write(key, value, kv_cache, slot_mapping, as_bits=target is None or target.family == "cpu")
     dtype, kv_heads = query.dtype, kv_cache.shape[2] // 2
@@ -64,15 +66,11 @@ def ragged_paged_attention(
 
 def per_query_head(numbers: Any, heads: int, kv_heads: int) -> Any:
     """Numbers [1] or [Hkv] as a column [Hq, 1]."""
-    import jax.numpy as jnp
-
     return jnp.repeat(jnp.broadcast_to(numbers, (kv_heads,)), heads // kv_heads)[:, None]
 
 
 def stored(new: Any, scale: Any, dtype: Any) -> Any:
     """Keys or values [T, Hkv, D] as the cache keeps them."""
-    import jax.numpy as jnp
-
     if scale is not None:
         new = new.astype(jnp.float32) / scale.reshape(-1, 1)
     if jnp.dtype(dtype).itemsize == 1:
@@ -85,9 +83,6 @@ def stored(new: Any, scale: Any, dtype: Any) -> Any:
 
 def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bool = True) -> Any:
     """The cache with this step's keys and values; slots outside it are dropped. as_bits: see BITS."""
-    import jax
-    import jax.numpy as jnp
-
     blocks, block_size, pairs, head_size = kv_cache.shape
     new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size)
     dtype = kv_cache.dtype
@@ -104,9 +99,6 @@ def _by_request(
     query: Any, kv_cache: Any, block_tables: Any, seq_lens: Any, starts: Any, ends: Any, score: Any, sinks: Any
 ) -> Any:
     """Requests one after the other, their rows in tiles of QUERY_TILE that share the keys they read."""
-    import jax
-    import jax.numpy as jnp
-
     tokens, heads, head_size = query.shape
     tile = min(QUERY_TILE, tokens)
     rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
@@ -138,9 +130,6 @@ def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any
     queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative where a row is none; tables [G, P],
     the pages of each group -> [G, N, Hq, D], zero in rows that are none.
     """
-    import jax
-    import jax.numpy as jnp
-
     groups, rows, heads, head_size = queries.shape
     block_size, pairs = kv_cache.shape[1:3]
     kv_heads = pairs // 2
@@ -180,8 +169,6 @@ def _scores(
     products: Any, positions: Any, at_key: Any, *, scale: float, sliding_window: int, soft_cap: float, alibi_slopes: Any
 ) -> Any:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
-    import jax.numpy as jnp
-
     scores = products * scale
     if soft_cap > 0:
         scores = soft_cap * jnp.tanh(scores / soft_cap)

@@ -1,16 +1,8 @@
 """`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
 
 from ..spec import FLOATING, Implementation, Kernel
-from . import cpu, tpu
 from .cases import cases
 from .reference import fake, process_logits
-
-
-def _lower(*operands, **named):
-    from .xla import process_logits as lower  # jax only where it is wanted
-
-    return lower(*operands, **named)
-
 
 KERNEL = Kernel(
     name="process_logits",
@@ -26,9 +18,9 @@ KERNEL = Kernel(
         **dict.fromkeys(("bias_values", "repetition_penalty", "frequency_penalty", "presence_penalty"), ("float32",)),
     },
     implementations=(
-        Implementation("cpu", "native", cpu.process_logits, cpu.supports),
-        Implementation("tpu", "pallas", tpu.process_logits, tpu.supports),
-        Implementation("any", "xla", _lower),
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "tpu", "pallas"),
+        Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,
     source="vllm/v1/sample/sampler.py, ops/penalties.py and logits_processor/builtin.py of vLLM 0.32.0",

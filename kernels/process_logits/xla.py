@@ -5,8 +5,13 @@ Equal to `reference.py` bit for bit where division and multiplication are IEEE (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
+
+from ..spec import Operands
 
 
 def _masked(logits: Array, allowed_mask: Array) -> Array:
@@ -30,7 +35,11 @@ def _inside(ids: Array, size: int) -> Array:
     return jnp.where(ids < 0, size, ids)
 
 
-def process_logits(
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> None:
+    """Takes all that the schema does."""
+
+
+def lower(
     logits: Array,
     flags: Array,
     allowed_mask: Array,

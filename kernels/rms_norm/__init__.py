@@ -3,29 +3,8 @@
 What vLLM's IR op of this name is made of, without the residual's sum. One kernel sums a row in one order in every program.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ..spec import FLOATING, Implementation, Kernel
-from . import cpu
-
-if TYPE_CHECKING:
-    import torch
-
-
-def rms_norm(values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """values [..., K], weight [K] -> [..., K] of the weight's dtype, to which the norm is rounded before the product."""
-    import torch
-
-    exact = values.to(torch.float32)
-    norm = exact * torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
-    return norm.to(weight.dtype) * weight
-
-
-def fake(values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return values.new_empty(values.shape, dtype=weight.dtype)
-
+from .reference import fake, rms_norm
 
 KERNEL = Kernel(
     name="rms_norm",
@@ -34,6 +13,6 @@ KERNEL = Kernel(
     reference=rms_norm,
     fake=fake,
     dtypes={"values": FLOATING, "weight": FLOATING},
-    implementations=(Implementation("cpu", "native", cpu.rms_norm, cpu.supports),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
     source="vllm/ir/ops/layernorm.py rms_norm",
 )

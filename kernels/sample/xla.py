@@ -8,12 +8,16 @@ for top-k the values are the order image of the logits and each weighs 1; for to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .arithmetic import (
+from ..spec import Operands
+from .reference import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
+from .xla_arithmetic import (
     halfway,
     least_weight,
     log2_exponential,
@@ -24,8 +28,7 @@ from .arithmetic import (
     threefry,
     weights_of,
 )
-from .constants import EPSILON, FILTERED, HORIZON, LARGEST, LOG2_E, SMALLEST_NORMAL, SUM_BITS, WEIGHT_BITS
-from .threshold import Passes, find_threshold
+from .xla_threshold import Passes, find_threshold
 
 SLICES, LANES = 16, 128
 BLOCK = 8  # rows
@@ -151,7 +154,17 @@ def _block(logits: Array, parameters: tuple[Array, ...]) -> Array:
     return lax.cond(jnp.any(parameters[0] >= EPSILON), lambda: _draw(x, best, greedy, parameters), lambda: greedy)
 
 
-def sample(
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
+    logits = operands[0]
+    size = logits.shape[1]
+    if logits.dtype.name not in ("float32", "bfloat16"):
+        return f"logits are {logits.dtype}, not float32 or bfloat16"
+    if not 0 < size <= 2**19:
+        return f"a vocabulary of {size} tokens could overflow the 32-bit sums of 2**19"
+    return None
+
+
+def lower(
     logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, seeds: Array, steps: Array
 ) -> Array:
     """Operands and result as in `reference.sample`.

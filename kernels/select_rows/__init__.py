@@ -1,24 +1,8 @@
 """`fxhlo.select_rows`: the rows of the hidden states that need logits. `passes/fx/select_rows.py` moves it
 up the graph, so that the last layer computes those rows only."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ..spec import Kernel
-
-if TYPE_CHECKING:
-    import torch
-
-
-def select_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """values [T, ...], rows int32 [R] in [0, T) -> [R, ...]."""
-    return values.index_select(0, rows)
-
-
-def fake(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return values.new_empty((rows.shape[0], *values.shape[1:]))
-
+from .reference import fake, select_rows
 
 KERNEL = Kernel(
     name="select_rows",

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..spec import TensorSpec
+import jax
+from jax import Array
+
+from ...runtime.core import native
+from ..spec import Operands
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def supports(operands: tuple[TensorSpec, ...], attributes: Mapping[str, Any]) -> str | None:
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     (values,) = operands
     if values.dtype.name not in DTYPES:
         return f"the operand is {values.dtype.name}; the native kernel takes {' or '.join(DTYPES)}"
-    from ...runtime.core import native
-
     return native.unavailable()
 
 
-def silu_and_mul(values: Any) -> Any:
+def lower(values: Array) -> Array:
     """values [M, 2 N] -> [M, N]."""
-    import jax
-
-    from ...runtime.core import native
-
     native.register()
     result = jax.ShapeDtypeStruct((values.shape[0], values.shape[1] // 2), values.dtype)
     return jax.ffi.ffi_call("fxhlo_silu_and_mul", result)(values)

@@ -28,7 +28,7 @@ def test_the_kernel_gives_the_reference(shape, causal):
     operands, named = dict(values(*shape)(np.random.default_rng(0))), attributes(shape[3], causal=causal)
     assert tpu.supports(Operands.of(operands, specs(*shape).values()), named) is None
     with pltpu.force_tpu_interpret_mode(True):
-        result = jax.jit(lambda operands: tpu.attention(**operands, **named))(operands)
+        result = jax.jit(lambda operands: tpu.lower(**operands, **named))(operands)
     assert result.dtype == ml_dtypes.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float32), expected(operands, **named), rtol=2e-2, atol=2e-2)
 
@@ -46,7 +46,7 @@ def test_one_sequence_looks_at_another(tokens, keys, size, kv_heads, group, loud
         operands["key"] = (operands["key"] * 40 - 20).astype(ml_dtypes.bfloat16)
     assert tpu.supports(Operands.of(operands, specs(*shape).values()), named) is None
     with pltpu.force_tpu_interpret_mode(True):
-        result = jax.jit(lambda operands: tpu.attention(**operands, **named))(operands)
+        result = jax.jit(lambda operands: tpu.lower(**operands, **named))(operands)
     np.testing.assert_allclose(np.asarray(result, np.float32), expected(operands, **named), rtol=2e-2, atol=3e-2)
 
 
@@ -61,7 +61,7 @@ def test_the_plain_form_gives_the_reference(tokens, keys, kv_heads, group, causa
     optional = {"sinks": sinks, "alibi_slopes": slopes}
     operands |= {name: rng.random(heads).astype(np.float32) for name, there in optional.items() if there}
     named = attributes(8, causal=causal) | {"sliding_window": window, "soft_cap": soft_cap}
-    result = np.asarray(jax.jit(lambda operands: xla.attention(**operands, **named))(operands), np.float32)
+    result = np.asarray(jax.jit(lambda operands: xla.lower(**operands, **named))(operands), np.float32)
     np.testing.assert_allclose(result, expected(operands, **named), rtol=1e-2, atol=1e-2)
 
 
@@ -69,7 +69,7 @@ def test_rows_that_see_nothing_are_zero():
     """Five rows and a window of two on one key: rows 2 to 4 are too far from it."""
     operands = dict(values(5, 2, 1, 8, 1)(np.random.default_rng(0)))
     named = attributes(8, causal=False) | {"sliding_window": 2}
-    result = np.asarray(xla.attention(**operands, **named), np.float32)
+    result = np.asarray(xla.lower(**operands, **named), np.float32)
     np.testing.assert_allclose(result, expected(operands, **named), rtol=1e-2)
     assert result[:2].any()
     assert not result[2:].any()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from fxhlo.kernels.logprobs import pallas, reference, tpu
+from fxhlo.kernels.logprobs import reference, tpu
 from fxhlo.kernels.logprobs.cases import values
 from fxhlo.kernels.spec import Operands, TensorSpec
 from fxhlo.runtime.core.targets import Target
@@ -20,7 +20,7 @@ from fxhlo.runtime.core.targets import Target
 @partial(jax.jit, static_argnames="count")
 def run(logits, tokens, enabled, count):
     with pltpu.force_tpu_interpret_mode(True):
-        return pallas.logprobs(logits, tokens, enabled, count=count)
+        return tpu.lower(logits, tokens, enabled, count=count)
 
 
 def check(logits, tokens, count, enabled=1, bfloat16=False):

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from fxhlo.kernels.paged_attention import KERNEL
 from fxhlo.kernels.paged_attention.reference import ragged_paged_attention as reference
 from fxhlo.kernels.spec import Operands, TensorSpec
+from fxhlo.runtime.core.targets import Target
+
+CPU = Target("cpu")
 
 GARBAGE = float("nan")
 HERE = [one for one in KERNEL.implementations if one.target in ("cpu", "any")]
@@ -66,7 +69,7 @@ def batch(
 def run(implementation: object, inputs: dict[str, torch.Tensor], **attributes: object) -> tuple[np.ndarray, np.ndarray]:
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     specs = Operands.of(arrays, (TensorSpec(array.shape, array.dtype) for array in arrays.values()))
-    reason = implementation.supports(specs, attributes)
+    reason = implementation.refusal(specs, attributes, CPU)
     if reason is not None:
         pytest.skip(reason)
     output, cache = jax.jit(lambda operands: implementation.lower(**operands, **attributes))(arrays)
@@ -121,7 +124,7 @@ def test_bfloat16_and_a_decode_step(implementation: object) -> None:
         for name, tensor in low.items()
     }
     specs = Operands.of(arrays, (TensorSpec(array.shape, array.dtype) for array in arrays.values()))
-    if implementation.supports(specs, {}) is not None:
+    if implementation.refusal(specs, {}, CPU) is not None:
         pytest.skip("not supported here")
     output, _ = jax.jit(lambda operands: implementation.lower(**operands, scale=0.125, sliding_window=0, soft_cap=0.0))(
         arrays
@@ -140,7 +143,7 @@ def test_the_reference_is_attention_where_there_is_no_cache() -> None:
 def test_what_no_implementation_takes_is_said_with_a_reason() -> None:
     specs = (TensorSpec((4, 5, 8), np.dtype(np.float32)),) * 3 + (TensorSpec((2, 4, 4, 8), np.dtype(np.float32)),)
     reasons = [
-        implementation.supports(specs, {})
+        implementation.refusal(specs, {}, CPU)
         for implementation in KERNEL.implementations
         if implementation.target == "any"
     ]

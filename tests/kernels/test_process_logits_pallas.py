@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from fxhlo.kernels.process_logits import pallas, reference, tpu
+from fxhlo.kernels.process_logits import reference, tpu
 from fxhlo.kernels.process_logits.cases import values
 from fxhlo.kernels.spec import Operands, TensorSpec
 from fxhlo.runtime.core.targets import Target
@@ -18,7 +18,7 @@ from fxhlo.runtime.core.targets import Target
 @jax.jit
 def run(operands):
     with pltpu.force_tpu_interpret_mode(True):
-        return pallas.process_logits(**operands)
+        return tpu.lower(**operands)
 
 
 def check(operands, bfloat16=False):
@@ -51,7 +51,7 @@ def test_strict_interpreter():
     """Pallas' TPU interpreter checks bounds and copies."""
     operands = values(8, 4200, 6, 40)(np.random.default_rng(0))
     with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(out_of_bounds_reads="uninitialized")):
-        result = jax.jit(lambda operands: pallas.process_logits(**operands))(dict(operands))
+        result = jax.jit(lambda operands: tpu.lower(**operands))(dict(operands))
     expected = reference.process_logits(**{name: torch.from_numpy(array) for name, array in operands.items()})
     np.testing.assert_array_equal(np.asarray(result), expected.numpy())
 

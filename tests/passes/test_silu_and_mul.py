@@ -7,8 +7,8 @@ import torch
 from torch import fx
 
 import fxhlo
-from fxhlo.kernels.rms_norm import rms_norm
-from fxhlo.kernels.silu_and_mul import silu_and_mul
+from fxhlo.kernels.rms_norm.reference import rms_norm
+from fxhlo.kernels.silu_and_mul.reference import silu_and_mul
 from fxhlo.lowering.capture.exporting import capture
 from fxhlo.passes.fx.silu_and_mul import SiluAndMul
 

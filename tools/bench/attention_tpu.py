@@ -155,7 +155,7 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
     import jax
     from jax.experimental import pallas as pl
 
-    from ...kernels.paged_attention import tpu, tpu_attend
+    from ...kernels.paged_attention import tpu, tpu_attend, tpu_copies, tpu_softmax
     from ...kernels.paged_attention.tuning import blocks_for
     from ...kernels.spec import TensorSpec
 
@@ -167,35 +167,33 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
     keys, chunk = sizes.keys, sizes.chunk
     tile = sizes.tile if shape.rows > 1 else 1
 
-    class Straight(tpu_attend.Kernel):
+    class Straight(tpu_attend.Loop):
         def run(self) -> None:
             place = tpu_attend.Place(*[self.refs.lengths[0] * 0] * 5)
-            span = self.span(place.request, place.tile)
-            self.fetch_tile(place)
-            self.fetch_pages(place)
-            self.begin(place, tile)
+            span = self.batch.span(place.request, place.tile)
+            self.copies.fetch_tile(place)
+            self.copies.fetch_pages(place)
+            self.softmax.begin(place, tile)
 
             def block(number: Any, place: Any) -> Any:
                 following = place._replace(block=place.block + 1, pages_at=1 - place.pages_at)
-                self.fetch_pages(following)
-                self.each_page(place, lambda copy: copy.wait())
+                self.copies.fetch_pages(following)
+                self.copies.each_page(place, lambda copy: copy.wait())
                 for at in range(0, keys, chunk):
-                    self.chunk(place.pages_at, at, number * keys + at - span.position, tile)
+                    self.softmax.chunk(place.pages_at, at, number * keys + at - span.position, tile)
                 return following
 
-            self.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)
+            self.softmax.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)
 
-        def each_part(self, count: Any, act: Any) -> None:
-            """No rows are copied: libtpu's model of copies does not know all of their directions."""
-
-    tpu_attend.pl = _Straight(pl, keys // shape.page)  # type: ignore[assignment]
-    tpu_attend.Kernel = Straight  # type: ignore[misc]
+    for module in (tpu_attend, tpu_copies, tpu_softmax):
+        module.pl = _Straight(pl, keys // shape.page)  # type: ignore[attr-defined]
+    tpu_attend.Loop = Straight  # type: ignore[misc]
+    # No rows are copied: libtpu's model of copies does not know all of their directions.
+    tpu_copies.Copies.each_part = lambda *_: None  # type: ignore[method-assign]
     tpu.write = lambda new, kv_cache, slot_mapping: kv_cache  # the wheel's kernel writes nothing
 
     def call(**operands: Any) -> Any:
-        return tpu.ragged_paged_attention(
-            **operands, scale=shape.head_size**-0.5, sliding_window=0, soft_cap=0.0, target=target
-        )
+        return tpu.lower(**operands, scale=shape.head_size**-0.5, sliding_window=0, soft_cap=0.0, target=target)
 
     return call, keys, tile
 

@@ -94,10 +94,10 @@ def _attentions() -> Iterator[Candidate]:
     named: dict[str, Any] = {"layer": "", "scale": 0.125, "sliding_window": 0, "soft_cap": 0.0, "causal": False}
 
     def plain(query: Any, key: Any, value: Any) -> Any:
-        return xla.attention(query, key, value, **named)
+        return xla.lower(query, key, value, **named)
 
     def flash(query: Any, key: Any, value: Any) -> Any:
-        return tpu.attention(query, key, value, **named)
+        return tpu.lower(query, key, value, **named)
 
     for tokens in (256, 512, 577, 1024, 1500, 2048, 8192):
         operands = tuple(((tokens, 16, 64), "bfloat16") for _ in range(3))

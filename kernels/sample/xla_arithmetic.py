@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .constants import EXP_SERIES, LOG_SERIES, PARITY, ROTATIONS, TOP_P_BITS, WEIGHT_BITS
+from .reference import EXP_SERIES, LOG_SERIES, PARITY, ROTATIONS, TOP_P_BITS, WEIGHT_BITS
 
 LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000  # of the largest float32 and the least normal one
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .arithmetic import middle_bits
+from .xla_arithmetic import middle_bits
 
 FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values that occur
 

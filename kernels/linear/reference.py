@@ -1,0 +1,15 @@
+"""The meaning of `fxhlo.linear`, in eager torch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """values [M, K], weight [N, K], bias [N] or None, all of one dtype -> [M, N]."""
+    product = values @ weight.T
+    return product if bias is None else product + bias
+
+
+def fake(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return values.new_empty((values.shape[0], weight.shape[0]))

@@ -1,0 +1,123 @@
+"""The nouns of the attention kernel on TPU: what it computes, the memory that it has, and which rows and keys come next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from .tuning import Blocks
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What is computed: the composite's attributes, and the optional operands that are there, each with its size:
+    "sinks", "slopes", "k", "v". Their numbers lie in one array, in this order."""
+
+    scale: float
+    sliding_window: int
+    soft_cap: float
+    numbers: tuple[tuple[str, int], ...]
+
+    def first(self, name: str) -> int | None:
+        """Where the numbers of an optional operand begin; None where it is absent."""
+        names = [each for each, _ in self.numbers]
+        return sum(size for _, size in self.numbers[: names.index(name)]) if name in names else None
+
+
+@dataclass(frozen=True)
+class Refs:
+    """The kernel's memory. SMEM: tables [R * P], lengths [R], starts [R + 1], numbers per head. HBM: query, cache
+    and output. The rest is scratch in VMEM, with two of what is copied while another is computed."""
+
+    tables: Any
+    lengths: Any
+    starts: Any
+    per_head: Any
+    query: Any
+    cache: Any
+    output: Any
+    pages: Any  # [2, keys, 2 * Hkv, D], as they lie in the cache
+    by_head: Any  # [2 * Hkv, chunk, D], the chunk of them that is computed
+    tiles_in: Any  # [2, tile, Hq, D]
+    queries: Any  # [Hkv, rows, D]; row: head in its group, then token
+    tiles_out: Any  # [2, tile, Hq, D]
+    highest: Any  # [Hkv, rows, 128], all lanes alike
+    total: Any  # [Hkv, rows, 128], all lanes alike
+    sums: Any  # [Hkv, rows, D]
+    pages_here: Any  # semaphores [2]
+    tile_here: Any
+    tile_gone: Any
+    leaving: Any  # SMEM [2]: rows of the output tile that is being copied out
+
+
+class Place(NamedTuple):
+    """Where the loop stands: a request, a tile of its rows, a block of the keys that the tile sees; which of the two
+    buffers has the block, and which the tile."""
+
+    request: Any
+    tile: Any
+    block: Any
+    pages_at: Any
+    tile_at: Any
+
+
+class Span(NamedTuple):
+    """A tile's rows, `first` in the batch and `count` of them, the context position of its first, and its keys."""
+
+    first: Any
+    count: Any
+    position: Any
+    first_page: Any
+    end_key: Any
+    blocks: Any
+
+
+class Batch:
+    """The requests of a step, the rows of each and the keys that they see, read from SMEM as the kernel runs."""
+
+    def __init__(self, refs: Refs, meaning: Meaning, blocks: Blocks, cores: int) -> None:
+        self.refs, self.meaning, self.blocks, self.cores = refs, meaning, blocks, cores
+        self.tokens, self.heads, self.head_size = refs.query.shape
+        self.page_count, self.block_size, pairs, _ = refs.cache.shape
+        self.kv_heads = pairs // 2
+        self.groups = self.heads // self.kv_heads
+        self.requests = refs.lengths.shape[0]
+        self.table = refs.tables.shape[0] // self.requests
+        self.pages = blocks.keys // self.block_size
+
+    def with_rows(self, request: Any) -> Any:
+        """The first request of this core, from `request` on, that has rows."""
+
+        def empty(request: Any) -> Any:
+            inside = jnp.minimum(request, self.requests - 1)
+            return (request < self.requests) & (self.rows_of(inside) <= 0)
+
+        return jax.lax.while_loop(empty, lambda request: request + self.cores, request)
+
+    def rows_of(self, request: Any) -> Any:
+        return self.refs.starts[request + 1] - self.refs.starts[request]
+
+    def span(self, request: Any, tile: Any) -> Span:
+        refs, rows = self.refs, self.rows_of(request)
+        before = tile * self.blocks.tile
+        count = jnp.minimum(rows - before, self.blocks.tile)
+        position = refs.lengths[request] - rows + before
+        end_key = jnp.clip(position + count, 0, self.table * self.block_size)
+        first_key = jnp.maximum(position - self.meaning.sliding_window + 1, 0) if self.meaning.sliding_window > 0 else 0
+        first_page = jnp.minimum(first_key, end_key) // self.block_size
+        blocks = jnp.maximum(pl.cdiv(end_key - first_page * self.block_size, self.blocks.keys), 1)
+        return Span(refs.starts[request] + before, count, position, first_page, end_key, blocks)
+
+    def next(self, place: Place, span: Span, last: Any) -> Place:
+        done = last & ((place.tile + 1) * self.blocks.tile >= self.rows_of(place.request))
+        return Place(
+            jax.lax.cond(done, lambda: self.with_rows(place.request + self.cores), lambda: place.request),
+            jnp.where(done, 0, jnp.where(last, place.tile + 1, place.tile)),
+            jnp.where(last, 0, place.block + 1),
+            1 - place.pages_at,
+            jnp.where(last, 1 - place.tile_at, place.tile_at),
+        )

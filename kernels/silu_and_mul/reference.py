@@ -1,0 +1,15 @@
+"""The meaning of `fxhlo.silu_and_mul`, in eager torch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def silu_and_mul(values: torch.Tensor) -> torch.Tensor:
+    """values [M, 2 N] -> [M, N]; silu is rounded to the dtype before it is multiplied, as torch's two ops do."""
+    size = values.shape[1] // 2
+    return torch.nn.functional.silu(values[:, :size]) * values[:, size:]
+
+
+def fake(values: torch.Tensor) -> torch.Tensor:
+    return values.new_empty((values.shape[0], values.shape[1] // 2))
