@@ -62,7 +62,11 @@ def test_each_implementation_stands_in_the_file_of_its_target(module: str) -> No
 def test_no_file_of_a_folder_imports_in_a_circle(module: str) -> None:
     folder, graph = FOLDER / module, {}
     for file in sorted(files(folder)):
-        nodes = [node for node in ast.walk(ast.parse((folder / f"{file}.py").read_text())) if isinstance(node, ast.ImportFrom)]
+        nodes = [
+            node
+            for node in ast.walk(ast.parse((folder / f"{file}.py").read_text()))
+            if isinstance(node, ast.ImportFrom)
+        ]
         graph[file] = {node.module for node in nodes if node.level == 1 and node.module} | {
             alias.name for node in nodes if node.level == 1 and not node.module for alias in node.names
         }

@@ -195,7 +195,8 @@ def test_what_the_kernel_does_not_take_is_said_before_anything_compiles() -> Non
 def module(operands: dict[str, TensorSpec], attributes: dict[str, Any]) -> str:
     """A portable module with the composite alone, its cache updated in place; the decomposition is not used."""
     types = [
-        "tensor<" + "x".join([*map(str, spec.shape), DTYPES[spec.dtype.name].stablehlo]) + ">" for spec in operands.values()
+        "tensor<" + "x".join([*map(str, spec.shape), DTYPES[spec.dtype.name].stablehlo]) + ">"
+        for spec in operands.values()
     ]
     donated = [" {tf.aliasing_output = 1 : i32}" if name == "kv_cache" else "" for name in operands]
     arguments = [f"%a{at}: {type_}" for at, type_ in enumerate(types)]
