@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, wraps
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 from .spec import Implementation, Kernel
@@ -46,12 +47,21 @@ def implement(name: str, implementation: Implementation) -> None:
     kernels()[name] = replace(kernel, implementations=(implementation, *kernel.implementations))
 
 
-@cache
+_DEFINING = Lock()
+"""torch takes each definition once: threads that ask for the ops at the same time wait for the first."""
+
+
 def register_torch_ops() -> object:
     """Defines `torch.ops.fxhlo.*` once in this process: eager reference and fake implementation.
 
     Returns the torch.library.Library, which must live as long as the ops are used.
     """
+    with _DEFINING:
+        return _library()
+
+
+@cache
+def _library() -> object:
     import torch
 
     library = torch.library.Library("fxhlo", "DEF")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..passes import mlir
+from ..passes.torch_private import FakeTensor
 from ..runtime.core.signature import Signature
 from .types import numpy_dtype
 
@@ -93,9 +94,7 @@ class HloModule:
 
 def is_real(tensor: torch.Tensor | np.ndarray) -> bool:
     """Whether the tensor has values: neither fake nor on the meta device."""
-    return isinstance(tensor, np.ndarray) or (
-        not isinstance(tensor, torch._subclasses.FakeTensor) and tensor.device.type != "meta"
-    )
+    return isinstance(tensor, np.ndarray) or (not isinstance(tensor, FakeTensor) and tensor.device.type != "meta")
 
 
 def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TypeVar
 
-import torch
-
+from ..passes.torch_private import HigherOrderOperator, OpOverload
 from .errors import LoweringError
 
 Rule = Callable[..., object]
@@ -57,10 +56,9 @@ def rules() -> dict[str, Rule]:
 
 def overload_name(target: object) -> str:
     """The key of an FX node's target: "aten.add.Tensor" for torch.ops.aten.add.Tensor, else its qualified name."""
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        return f"{namespace}.{name}.{target._overloadname}"
-    if isinstance(target, torch._ops.HigherOrderOperator):
+    if isinstance(target, OpOverload):
+        return str(target)
+    if isinstance(target, HigherOrderOperator):
         return f"higher_order.{target.name()}"
     return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', target)}"
 

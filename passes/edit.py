@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from .functional import functional_graph
+from .torch_private import FakeTensor, FakeTensorMode, ShapeEnv, new_size
 
 ORIGIN = ("stack_trace", "nn_module_stack")
 
@@ -23,7 +22,7 @@ def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
     """The fake mode of the graph's values."""
     for node in graph.nodes:
         val = node.meta.get("val")
-        if isinstance(val, torch._subclasses.FakeTensor):
+        if isinstance(val, FakeTensor):
             return val.fake_mode
     raise AssertionError("the graph holds no fake tensor")
 
@@ -89,13 +88,6 @@ def add_placeholder(graph: fx.Graph, name: str, shape: Sequence[Any], dtype: tor
 
 def new_symbol(graph: fx.Graph, name: str, hint: int, minimum: int, maximum: int | None) -> torch.SymInt:
     """A new symbolic size in the shape environment of the graph's values."""
-    from torch._dynamo.source import ConstantSource
-
     environment = fake_mode_of(graph).shape_env
     assert isinstance(environment, ShapeEnv), "the program was captured without symbolic sizes"
-    symbol = environment.create_symbol(
-        hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
-    )
-    size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
-    assert isinstance(size, torch.SymInt)
-    return size
+    return new_size(environment, name, hint)

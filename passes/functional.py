@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..runtime.core.errors import FxhloError
+from .torch_private import is_mutable, make_fx
 
 TURNS = 4
 
@@ -57,8 +57,7 @@ def _mutations(graph: fx.Graph) -> list[fx.Node]:
     return [
         node
         for node in graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-        and node.target._schema.is_mutable
+        if is_mutable(node.target)
         and not (
             node.target is torch.ops.aten.copy_.default
             and isinstance(node.args[0], fx.Node)

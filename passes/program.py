@@ -17,7 +17,8 @@ from typing import Any, Literal
 import sympy
 import torch
 from torch import fx
-from torch.fx._lazy_graph_module import _LazyGraphModule
+
+from .torch_private import LazyGraphModule, copied_codegen
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
 
@@ -84,7 +85,7 @@ class Program:
     def edited(self, edit: Callable[[fx.Graph], None], **changes: Any) -> Program:
         """A copy whose graph was changed by `edit`, with dead nodes removed; `changes` replaces other fields."""
         graph = fx.Graph()
-        graph.set_codegen(copy.copy(self.graph._codegen))
+        graph.set_codegen(copied_codegen(self.graph))
         copied: Any = graph.graph_copy(self.graph, val_map={}, return_output_node=True)
         values, old_output = copied
         new_output = graph.output(values)
@@ -111,7 +112,7 @@ class Program:
 def lazy_module(owner: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """`graph` with the attributes of `owner` that it names. Its Python is generated when it is first run: emission reads
     the graph and never runs it, and to generate and compile the code takes as long as emission does."""
-    return _LazyGraphModule(owner, graph)
+    return LazyGraphModule(owner, graph)
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..kernels.catalog import kernels, register_torch_ops
 from ..kernels.spec import Case, Implementation, Kernel, Operands
+from ..passes.torch_private import parse_schema
 from ..runtime.core.errors import FxhloError
 from ..runtime.core.targets import KNOWN, Target
 
@@ -86,7 +87,7 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
 
     register_torch_ops()
     op = getattr(torch.ops.fxhlo, kernel.name)
-    schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
+    schema = parse_schema(f"fxhlo::{kernel.schema}")
     absent = {argument.name: None for argument in schema.arguments if argument.name not in case.operands}
     names = tuple(case.operands)
 
@@ -122,9 +123,8 @@ def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays
 
 
 def _schema_names(kernel: Kernel) -> list[str]:
-    import torch
 
-    arguments = torch._C.parse_schema(f"fxhlo::{kernel.schema}").arguments
+    arguments = parse_schema(f"fxhlo::{kernel.schema}").arguments
     return [argument.name for argument in arguments if "Tensor" in str(argument.type)]
 
 

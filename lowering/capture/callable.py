@@ -11,12 +11,20 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from ...kernels.catalog import register_torch_ops
 from ...passes.functional import functional_graph
 from ...passes.program import Argument, Dim, Program, Result
+from ...passes.torch_private import (
+    FakeTensorMode,
+    OpOverload,
+    ShapeEnv,
+    is_mutable,
+    new_size,
+    reparametrized,
+    schema_of,
+    zero_and_one_not_specialized,
+)
 from ...runtime.core.errors import FxhloError
 from ..decompositions.table import decompositions
 from ..errors import CaptureError
@@ -88,18 +96,12 @@ def _symbolic_inputs(
     environment: ShapeEnv, fake_mode: FakeTensorMode, inputs: Sequence[Input], ranges: Mapping[str, tuple[int, int]]
 ) -> tuple[tuple[Dim, ...], list[torch.Tensor]]:
     """Fake inputs; a size with the same name is the same symbol everywhere."""
-    from torch._dynamo.source import ConstantSource
-
     sizes: dict[str, torch.SymInt] = {}
     dims = []
     for number, (name, (low, high)) in enumerate(ranges.items()):
         hint = min(97 + 14 * number, high - number)  # sizes that coincide with nothing else
-        symbol = environment.create_symbol(
-            hint, ConstantSource(name), DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True
-        )
-        size = environment.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
-        assert isinstance(size, torch.SymInt)
-        sizes[name] = size
+        size = sizes[name] = new_size(environment, name, hint)
+        symbol = size.node.expr
         environment.constrain_symbol_range(symbol, low, high)
         dims.append(Dim(name, symbol, low, high, hint))
     with fake_mode:
@@ -121,15 +123,13 @@ def _trace(
     def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         parameters = dict(zip(names, values[: len(names)], strict=True))
         with (
-            torch.nn.utils.stateless._reparametrize_module(module, parameters, tie_weights=True),
+            reparametrized(module, parameters, tie_weights=True),
             _module_paths(module),
         ):
             results = function(*values[len(names) :])
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
-    # Sizes 0 and 1 are to be like any other: without this, checks for broadcasting guard every symbol to be 2 or more.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), oblivious, our_decompositions():
+    with torch.no_grad(), zero_and_one_not_specialized(), our_decompositions():
         return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=Watched())
 
 
@@ -141,13 +141,9 @@ class Watched(torch.overrides.TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            isinstance(func, torch._ops.OpOverload)
-            and func._schema.is_mutable
-            and func.namespace not in ("aten", "prims")
-        ):
+        if isinstance(func, OpOverload) and is_mutable(func) and func.namespace not in ("aten", "prims"):
             default = getattr(func.overloadpacket, "default", None)
-            if default is not None and not default._schema.is_mutable and _parameters(default) == _parameters(func):
+            if default is not None and not is_mutable(default) and _parameters(default) == _parameters(func):
                 func = default
         fx.traceback.current_meta["stack_trace"] = _stack(sys._getframe(1))
         if func is torch.nn.functional.linear:
@@ -174,8 +170,8 @@ def _stack(frame: FrameType | None) -> str:
     return "\n".join(reversed(lines))
 
 
-def _parameters(overload: torch._ops.OpOverload) -> list[str]:
-    return [argument.name for argument in overload._schema.arguments]
+def _parameters(overload: OpOverload) -> list[str]:
+    return [argument.name for argument in schema_of(overload).arguments]
 
 
 @contextmanager

@@ -23,9 +23,17 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind
-from torch.utils import _pytree as pytree
 
 from ...passes.program import where
+from ...passes.torch_private import (
+    OpOverload,
+    copied_codegen,
+    is_functorch_wrapped_tensor,
+    is_mutable,
+    pytree,
+    storage_id,
+    with_graph,
+)
 from ..errors import CaptureError
 
 PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
@@ -44,7 +52,7 @@ def decomposable(exported: ExportedProgram) -> ExportedProgram:
     module, graph_signature = exported.graph_module, exported.graph_signature
     if shared:
         module, graph_signature = _on_buffers(exported, shared)
-    changed = exported._update(module, graph_signature)
+    changed = with_graph(exported, module, graph_signature)
     for entry in changed.module_call_graph:
         if entry.signature is not None:
             entry.signature.in_spec = _as_lists(entry.signature.in_spec)
@@ -58,7 +66,7 @@ def _refuse_replacements(exported: ExportedProgram) -> None:
         op = node.target
         if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
             what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
-        elif not isinstance(op, torch._ops.OpOverload) or torch.Tag.inplace_view not in op.tags:
+        elif not isinstance(op, OpOverload) or torch.Tag.inplace_view not in op.tags:
             continue
         else:
             owner = _changed(node)
@@ -75,7 +83,7 @@ def _refuse_replacements(exported: ExportedProgram) -> None:
 
 def is_wrapped(value: Any) -> bool:
     """Whether a tensor is one of torch.func's, which ended with the call that made it."""
-    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return isinstance(value, torch.Tensor) and is_functorch_wrapped_tensor(value)
 
 
 def _refuse_lost(exported: ExportedProgram) -> None:
@@ -93,7 +101,7 @@ def _refuse_lost(exported: ExportedProgram) -> None:
 
 def _changed(node: fx.Node) -> fx.Node:
     """The tensor that an in-place op, or a chain of them, changes."""
-    while isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args:
+    while is_mutable(node.target) and node.args:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
@@ -132,7 +140,7 @@ def _writes(exported: ExportedProgram) -> bool:
     """Whether an op of the program, or of a region in it, changes an operand."""
     graphs = (module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule))
     ops = (node.target for graph in graphs for node in graph.nodes)
-    return any(isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable for op in ops)
+    return any(is_mutable(op) for op in ops)
 
 
 def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | None:
@@ -140,7 +148,7 @@ def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | N
     tensor: Any = exported.state_dict.get(target or "", exported.constants.get(target or ""))
     if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or not tensor.numel():
         return None
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    return storage_id(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
@@ -149,7 +157,7 @@ def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.G
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(exported.graph, copies))
     graph.output_node().meta = dict(exported.graph.output_node().meta)
-    graph._codegen = exported.graph._codegen
+    graph.set_codegen(copied_codegen(exported.graph))
     placeholders = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     for name, buffer in shared.items():
         placeholders[name].replace_all_uses_with(placeholders[buffer])

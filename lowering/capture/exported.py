@@ -14,6 +14,7 @@ from ...kernels.catalog import register_torch_ops
 from ...passes.contract import SILENT, is_symbolic
 from ...passes.fx.random_key import DISTRIBUTIONS
 from ...passes.program import Argument, Program, Result, lazy_module
+from ...passes.torch_private import ALIASED_MUTATION, OpOverload, is_mutable
 from ..decompositions.table import decompositions
 from ..errors import CaptureError
 from ..registry import find_rule, overload_name
@@ -81,7 +82,7 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
             return exported.run_decompositions(decompositions())
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
-        if "expected compiled_fn to be GraphModule" in str(problem):
+        if ALIASED_MUTATION.is_in(problem):
             hint = "a tensor that the model changes in place is a part of another one, or passed twice: take the part in forward, pass it once"
         raise CaptureError(
             f"torch could not decompose the exported program: {first_lines(problem)}", next_step=hint
@@ -98,13 +99,11 @@ def _has_rules_only(exported: ExportedProgram) -> bool:
     if tokens or exported.dialect != "ATEN":
         return False
     ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))
-    return all(
-        target is getitem or (isinstance(target, torch._ops.OpOverload) and _needs_nothing(target)) for target in ops
-    )
+    return all(target is getitem or (isinstance(target, OpOverload) and _needs_nothing(target)) for target in ops)
 
 
-def _needs_nothing(target: torch._ops.OpOverload) -> bool:
-    return not target._schema.is_mutable and (
+def _needs_nothing(target: OpOverload) -> bool:
+    return not is_mutable(target) and (
         target in DISTRIBUTIONS or overload_name(target) in SILENT or find_rule(target) is not None
     )
 

@@ -14,10 +14,10 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ...passes.contract import SILENT
 from ...passes.program import Argument, Dim, Guard, Program, Result
+from ...passes.torch_private import ShapeEnv
 from ..errors import CaptureError
 from ..registry import overload_name
 

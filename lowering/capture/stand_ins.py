@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules import transformer
 
+from ...passes.torch_private import causal_mask_detection
 from ..decompositions.ctc import ctc_loss
 
 
@@ -204,13 +204,8 @@ def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> I
         with StandIns(note):
             return forward(*args, **kwargs)
 
-    detect = transformer._detect_is_causal_mask
-    transformer._detect_is_causal_mask = is_causal_mask
-    try:
-        with forward_through(module, watched):
-            yield
-    finally:
-        transformer._detect_is_causal_mask = detect
+    with causal_mask_detection(is_causal_mask), forward_through(module, watched):
+        yield
 
 
 @contextmanager

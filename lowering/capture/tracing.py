@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch._C import DispatchKey
-from torch._higher_order_ops import flex_attention
 
+from ...passes.torch_private import flex_attention, python_kernels_replaced
 from ...runtime.core import seal
-from ..decompositions.attention import flex_attention as expanded_flex_attention
+from ..decompositions.attention import flex_attention as decomposed_flex_attention
 from ..decompositions.table import DECOMPOSITIONS
 from ..registry import rules
 
@@ -34,22 +32,11 @@ def count_trace() -> None:
 
 @contextmanager
 def our_decompositions() -> Iterator[None]:
-    """Python kernels of torch take some ops apart below any decomposition table, with other results than ATen's: they are set aside.
-    flex_attention, a region around two functions of the model, becomes what eager torch computes."""
-    ops = [*DECOMPOSITIONS, *(attrgetter(name)(torch.ops) for name in rules() if "upsample" in name)]
-    kernels: dict[Any, Any] = {op: dict(op.py_kernels) for op in [*ops, flex_attention]}
-    try:
-        for op in ops:
-            for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
-                op.py_kernels.pop(key, None)
-            op._dispatch_cache.clear()
-        flex_attention.py_kernels[DispatchKey.Autograd] = expanded_flex_attention
-        flex_attention._dispatch_cache.clear()
+    """Without torch's Python kernels of ops that are decomposed by us or not at all: they lie above any table, and their results
+    differ from ATen's. flex_attention, a region around two functions of the model, becomes what eager torch computes."""
+    resizes = [attrgetter(name)(torch.ops) for name in rules() if "upsample" in name]
+    with python_kernels_replaced([*DECOMPOSITIONS, *resizes], {flex_attention: decomposed_flex_attention}):
         yield
-    finally:
-        for op, before in kernels.items():
-            op.py_kernels.update(before)
-            op._dispatch_cache.clear()
 
 
 _OURS = f"{Path(__file__).parents[1]}/"

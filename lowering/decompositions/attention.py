@@ -13,9 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import is_contiguous_or_false
-from torch.fx.experimental.symbolic_shapes import guard_or_false, guarding_hint_or_throw, has_guarding_hint
-from torch.utils._python_dispatch import _disable_current_modes
+
+from ...passes.torch_private import (
+    fused_sdp_choice,
+    guard_or_false,
+    guarding_hint_or_throw,
+    has_guarding_hint,
+    indices_by_tensor,
+    is_contiguous_or_false,
+    vmap_over_scores,
+    without_modes,
+)
 
 LONG = 512
 """Rows and keys from which on `fxhlo.attention` is used: docs/kernels_considered.md."""
@@ -124,8 +132,8 @@ def _gives_heads_side_by_side(
         return False
     if is_contiguous_or_false(query) or not is_contiguous_or_false(query.transpose(1, 2)):
         return False
-    with _disable_current_modes(), torch.no_grad():
-        choice = torch._fused_sdp_choice(
+    with without_modes(), torch.no_grad():
+        choice = fused_sdp_choice(
             _row(query), _row(key), _row(value), None if attn_mask is None else _row(attn_mask),
             dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa,
         )  # fmt: skip
@@ -187,18 +195,15 @@ def flex_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(result, log2 of the sums, maxima) as torch's eager form gives them: score_mod and the mask's function (the last of block_mask)
     see one element each, and run over all of them by vmap. The block mask's tables only say which blocks a kernel may skip."""
-    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex  # dynamo is slow to import
-    from torch.nn.attention.flex_attention import _vmap_for_bhqkv
-
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1).expand(query.shape[0], query.shape[1], -1, -1) for x in (key, value))
     scores = (query.to(wide) @ key.to(wide).mT) * scale
     places = [torch.arange(size) for size in scores.shape]
-    with TransformGetItemToIndex():
-        changed = _vmap_for_bhqkv(score_mod, (0,), (None,) * len(score_buffers))(scores, *places, *score_buffers)
-        seen = _vmap_for_bhqkv(block_mask[-1], (), (None,) * len(mask_buffers))(*places, *mask_buffers)
+    with indices_by_tensor():
+        changed = vmap_over_scores(score_mod, (0,), len(score_buffers))(scores, *places, *score_buffers)
+        seen = vmap_over_scores(block_mask[-1], (), len(mask_buffers))(*places, *mask_buffers)
     scores = torch.where(seen, changed.to(wide), -inf)
     sums = torch.where((scores == -inf).all(-1), -inf, scores.logsumexp(-1))
-    weights = torch._safe_softmax(scores, -1).to(query.dtype)
+    weights = torch.ops.aten._safe_softmax.default(scores, -1).to(query.dtype)
     return weights @ value.to(query.dtype), sums / log(2), scores.amax(-1) / log(2)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...passes import torch_private
+
 
 def linspace(
     start: Tensor | float, end: Tensor | float, steps: int, *, dtype: torch.dtype | None = None, layout: Any = None,
@@ -15,7 +17,7 @@ def linspace(
     """With ends that are tensors. Integers: ATen cuts both ends off before it divides, which torch's decomposition does not."""
     if dtype is None or dtype.is_floating_point or dtype.is_complex:
         options = {"dtype": dtype, "layout": layout or torch.strided, "device": device, "pin_memory": bool(pin_memory)}
-        return torch._refs.linspace(start, end, steps, **options)
+        return torch_private.linspace(start, end, steps, **options)
     first, last = (
         edge.to(dtype).to(torch.float64) if isinstance(edge, Tensor) else float(int(edge)) for edge in (start, end)
     )

@@ -11,7 +11,8 @@ from math import inf
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops import scan
+
+from ...passes.torch_private import scan
 
 
 def ctc_loss(

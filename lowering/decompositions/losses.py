@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...passes import torch_private
+
 
 def linear_cross_entropy(
     input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, weight: Tensor | None, reduction: str,
@@ -75,5 +77,5 @@ def multi_margin_loss(
     reduction: int = 1,
 ) -> Tensor:
     """torch's decomposition, which gives [1] for one sample without a batch."""
-    loss = torch._decomp.decompositions.multi_margin_loss(self, target, p, margin, weight, reduction)
+    loss = torch_private.multi_margin_loss(self, target, p, margin, weight, reduction)
     return loss.reshape(target.shape) if reduction == 0 else loss

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import is_contiguous_or_false
-from torch.utils._python_dispatch import _disable_current_modes
 
+from ...passes.torch_private import is_contiguous_or_false, without_modes
 from ..errors import LoweringError
 
 
@@ -72,7 +71,7 @@ def view(self: Tensor, size: Sequence[int]) -> Any:
 
 
 def _viewable(self: Tensor, size: Sequence[int]) -> bool:
-    with _disable_current_modes():
+    with without_modes():
         try:
             torch.empty_strided(self.shape, self.stride(), dtype=self.dtype, device="meta").view(size)
         except (RuntimeError, ValueError):

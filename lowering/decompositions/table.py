@@ -16,13 +16,14 @@ import torch
 import torch.nn.modules.linear_cross_entropy  # registers its ops
 
 from ...passes.fx.random_key import DISTRIBUTIONS
+from ...passes.torch_private import OpOverload, decomposition_table, is_mutable
 from ..registry import overload_name, rules
 from . import convolution, create, histograms, linear_algebra, losses, norms, pools, reductions, sampling, strides
 from .attention import scaled_dot_product_attention
 
 aten = torch.ops.aten
 
-DECOMPOSITIONS: dict[torch._ops.OpOverload, Callable] = {
+DECOMPOSITIONS: dict[OpOverload, Callable] = {
     aten.as_strided.default: strides.as_strided,
     aten.as_strided_copy.default: strides.as_strided,
     aten.as_strided_scatter.default: strides.as_strided_scatter,
@@ -64,18 +65,16 @@ VIEWS = {aten.view.default: strides.view}
 
 
 @cache
-def decompositions() -> dict[torch._ops.OpOverload, Callable]:
+def decompositions() -> dict[OpOverload, Callable]:
     """Overload -> function, without the ops that have rules."""
     keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are lowered by a pass
-    larger = {op: function for op, function in torch._decomp.decomposition_table.items() if _functional(op)}
+    larger = {op: function for op, function in decomposition_table.items() if _functional(op)}
     table = {**larger, **torch.export.default_decompositions(), **DECOMPOSITIONS}
     decomposed = {
-        op: function
-        for op, function in table.items()
-        if isinstance(op, torch._ops.OpOverload) and overload_name(op) not in keep
+        op: function for op, function in table.items() if isinstance(op, OpOverload) and overload_name(op) not in keep
     }
     return {**decomposed, **VIEWS}
 
 
 def _functional(op: object) -> bool:
-    return isinstance(op, torch._ops.OpOverload) and op.namespace == "aten" and not op._schema.is_mutable
+    return isinstance(op, OpOverload) and op.namespace == "aten" and not is_mutable(op)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from ...kernels.catalog import kernels
 from ...kernels.spec import Kernel
 from ...passes.mlir import ir, stablehlo
+from ...passes.torch_private import parse_schema
 from ..registry import Rule
 from ..types import Value, mlir_type
 from .context import Context
@@ -21,7 +20,7 @@ from .trace import trace_reference
 
 def composite_rule(kernel: Kernel) -> Rule:
     """The rule of `torch.ops.fxhlo.<kernel>`."""
-    schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
+    schema = parse_schema(f"fxhlo::{kernel.schema}")
     names = [argument.name for argument in schema.arguments]
     defaults = {one.name: one.default_value for one in schema.arguments if one.default_value is not None}
 

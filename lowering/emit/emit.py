@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from ...passes.contract import SILENT, Missing, cannot_be_lowered, is_symbolic
 from ...passes.mlir import context, func, ir
 from ...passes.program import Program, module_path, source_of, where
+from ...passes.torch_private import FakeTensor, pytree
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.signature import Argument, Result, Signature
 from ..build import array, full
@@ -311,7 +311,7 @@ class Emitter:
 
 def constant(tensor: torch.Tensor, at: str | None = None) -> Value:
     """A tensor that the graph holds, as a constant of the module."""
-    if isinstance(tensor, torch._subclasses.FakeTensor):
+    if isinstance(tensor, FakeTensor):
         raise LoweringError("a constant of the graph has no values (it was captured as a fake tensor)", where=at)
     return array(as_numpy(tensor), tensor.dtype)
 

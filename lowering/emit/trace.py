@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...passes.functional import functional_graph
+from ...passes.torch_private import FakeTensorMode
 from ..types import TensorType
 
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jax.extend.core import Primitive
 from jax.interpreters import mlir as jax_mlir
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...kernels.catalog import kernels
 from ...kernels.spec import Kernel
 from ...passes.mlir import adopt, ir, text
 from ...passes.program import Argument, Program, Result
+from ...passes.torch_private import FakeTensorMode, parse_schema
 from ...runtime.core.errors import ShapeError
 from ..emit.composite import composite_op
 from ..emit.emit import emit
@@ -45,7 +45,7 @@ def composite(name: str) -> Callable[..., Any]:
     """The kernel `name` as a function of JAX arrays, with the parameters of its schema: tensors by place or name, an
     optional one may be None or left out; attributes by name. Returns an array, or a tuple of them."""
     kernel = kernels()[f"fxhlo.{name}"]
-    schema = torch._C.parse_schema(f"fxhlo::{kernel.schema}")
+    schema = parse_schema(f"fxhlo::{kernel.schema}")
 
     def call(*operands: Any, **named: Any) -> Any:
         given = _bound(kernel, schema.arguments, operands, named)
@@ -121,7 +121,7 @@ def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tupl
 def _fake(kernel: str, types: tuple[tuple[str, TensorType], ...], attributes: Attributes) -> tuple[TensorType, ...]:
     """What the kernel gives for operands of these types."""
     spec = kernels()[f"fxhlo.{kernel}"]
-    schema = torch._C.parse_schema(f"fxhlo::{spec.schema}")
+    schema = parse_schema(f"fxhlo::{spec.schema}")
     with FakeTensorMode():
         tensors = {name: torch.empty(type_.shape, dtype=type_.dtype) for name, type_ in types}
         given = {**tensors, **dict(attributes)}
@@ -182,7 +182,7 @@ def _tupled(kernel: str) -> Callable[..., Any]:
 
 def _completed(kernel: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """With None for each optional operand that is absent."""
-    schema = torch._C.parse_schema(f"fxhlo::{kernels()[f'fxhlo.{kernel}'].schema}")
+    schema = parse_schema(f"fxhlo::{kernels()[f'fxhlo.{kernel}'].schema}")
     return {one.name: given.get(one.name) for one in schema.arguments}
 
 

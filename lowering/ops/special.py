@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...passes.mlir import stablehlo
+from ...passes.torch_private import schema_of
 from .. import build
 from ..emit.context import Context
 from ..jax.emit import emit_jax
@@ -81,7 +82,7 @@ def _precise(overload: str, name: str, static: dict[str, Any]) -> Rule:
     def of_x(ctx: Context, x: Value) -> Value:
         return computed(ctx, x)
 
-    schema = getattr(torch.ops.aten, overload.split(".")[1]).default._schema
+    schema = schema_of(getattr(torch.ops.aten, overload.split(".")[1]).default)
     return of_x if schema.arguments[0].name == "x" else of_self
 
 

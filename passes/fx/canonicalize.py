@@ -12,6 +12,7 @@ from torch import fx
 
 from ..base import Pass
 from ..program import Program
+from ..torch_private import OpOverload, is_mutable
 
 aten = torch.ops.aten
 
@@ -127,9 +128,9 @@ def _same_size(one: object, other: object) -> bool:
 
 def _key(node: fx.Node) -> tuple | None:
     """What makes two calls the same computation; None for ops with effects, randomness or unhashable arguments."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, OpOverload):
         return None
-    if torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable:
+    if torch.Tag.nondeterministic_seeded in node.target.tags or is_mutable(node.target):
         return None
     try:
         key = (node.target, _frozen(node.args), _frozen(node.kwargs))

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from ..base import Pass
 from ..edit import inline
 from ..program import Program
+from ..torch_private import pytree
 
 aten = torch.ops.aten
 

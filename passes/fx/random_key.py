@@ -20,6 +20,7 @@ from ...runtime.core.signature import RANDOM_KEY
 from ..base import Pass
 from ..edit import add_placeholder, call, inline
 from ..program import Argument, Program
+from ..torch_private import OpOverload, schema_of
 
 aten = torch.ops.aten
 
@@ -69,7 +70,8 @@ def _edit(graph: fx.Graph) -> None:
 
 def _by_name(node: fx.Node) -> dict[str, Any]:
     """The call's arguments by the schema's names, defaults included."""
-    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    assert isinstance(node.target, OpOverload)
+    arguments = schema_of(node.target).arguments
     given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | dict(node.kwargs)
     for argument in arguments:
         if argument.name not in given and argument.has_default_value():

@@ -18,6 +18,7 @@ from fxhlo.kernels import catalog
 from fxhlo.kernels.spec import Implementation
 from fxhlo.lowering import errors
 from fxhlo.lowering.registry import rule
+from fxhlo.passes import torch_private
 from fxhlo.passes.contract import ContractError
 from fxhlo.passes.hlo import legalize
 from fxhlo.passes.hlo.legalize import LegalizeError
@@ -80,6 +81,11 @@ def broken_kernel() -> None:
         hlo.legalized()
 
 
+def another_torch() -> None:
+    with torch_private._known_interfaces():
+        from torch._subclasses import moved_away  # noqa: F401
+
+
 CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
     "everything at once": (
         ContractError,
@@ -110,6 +116,14 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
   fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
   at: HERE
   next: add a rule as docs/add_an_op.md shows, or replace the op in the model; where a reason stands, change the model""",
+    ),
+    "a torch that is not as we know it": (
+        torch_private.TorchVersionError,
+        lambda tmp: another_torch(),
+        """\
+torch .* lacks a private interface that fxhlo's capture needs (cannot import name 'moved_away' from 'torch._subclasses' .*); \
+it was tried with torch 2.13.0
+  next: pip install torch==2.13.0""",
     ),
     "no module": (
         errors.CaptureError,

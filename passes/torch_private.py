@@ -1,0 +1,301 @@
+"""torch's private interfaces: the one file of the compiler that touches them.
+
+Comes in: nothing. Goes out: the private names that tracing and decomposing need, functions that read private attributes, context
+managers that patch torch's global tables, and what torch says in the text of an error alone. It lies on the passes' floor, the
+lowest one that traces.
+Guaranteed: on a torch that lacks one of the names, one error says so and which versions work; a patch holds LOCK for as long as it
+is in place and leaves the tables as it found them. What imports dynamo, which takes seconds, is imported when it is first called.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import RLock
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature
+
+from ..runtime.core.errors import FxhloError
+
+if TYPE_CHECKING:
+    from torch._guards import Source
+
+TRIED = ("2.13.0",)
+"""Versions of torch that this file was tried with."""
+
+LOCK = RLock()
+"""Held while a global table of torch is patched: captures in several threads run one after the other."""
+
+
+class TorchVersionError(FxhloError):
+    """This version of torch lacks a private interface that capture needs."""
+
+
+@contextmanager
+def _known_interfaces() -> Iterator[None]:
+    """Raises TorchVersionError where torch lacks what is imported or looked up inside."""
+    try:
+        yield
+    except (ImportError, AttributeError) as problem:
+        raise TorchVersionError(
+            f"torch {torch.__version__} lacks a private interface that fxhlo's capture needs ({problem}); "
+            f"it was tried with torch {', '.join(TRIED)}",
+            next_step=f"pip install torch=={TRIED[-1]}",
+        ) from problem
+
+
+with _known_interfaces():
+    from torch._C import DispatchKey, FunctionSchema, parse_schema
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch._decomp import decomposition_table
+    from torch._decomp.decompositions import multi_margin_loss
+    from torch._higher_order_ops import flex_attention, scan
+    from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+    from torch._prims_common import is_contiguous_or_false
+    from torch._refs import linspace
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
+    from torch.export.dynamic_shapes import _combine_args, _tree_map_with_path
+    from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
+    from torch.fx.experimental import _config as tracing_config
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        GuardOnDataDependentSymNode,
+        ShapeEnv,
+        guard_or_false,
+        guarding_hint_or_throw,
+        has_guarding_hint,
+    )
+    from torch.nn.modules import transformer
+    from torch.nn.utils.stateless import _reparametrize_module as reparametrized
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import _disable_current_modes as without_modes
+
+    _STACK_TRACE_ANCHORS = fx.proxy._STACK_TRACE_ANCHORS
+    transformer._detect_is_causal_mask  # noqa: B018  # patched below
+    fused_sdp_choice = torch._fused_sdp_choice
+
+__all__ = [
+    "LOCK",
+    "TRIED",
+    "DimDynamic",
+    "DynamicOutputShapeException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "FunctionSchema",
+    "GuardOnDataDependentSymNode",
+    "HigherOrderOperator",
+    "LazyGraphModule",
+    "OpOverload",
+    "OpOverloadPacket",
+    "ShapeEnv",
+    "decomposition_table",
+    "flex_attention",
+    "fused_sdp_choice",
+    "guard_or_false",
+    "guarding_hint_or_throw",
+    "has_guarding_hint",
+    "is_contiguous_or_false",
+    "is_functorch_wrapped_tensor",
+    "linspace",
+    "make_fx",
+    "multi_margin_loss",
+    "parse_schema",
+    "pytree",
+    "reparametrized",
+    "scan",
+    "without_modes",
+]
+
+
+# -- private attributes ------------------------------------------------------------------------------------------------
+
+
+def schema_of(op: OpOverload) -> FunctionSchema:
+    """The op's schema: names, types and defaults of its parameters, its returns, whether it is mutable."""
+    return op._schema
+
+
+def is_mutable(op: object) -> bool:
+    """Whether `op` is an overload that writes to an operand."""
+    return isinstance(op, OpOverload) and op._schema.is_mutable
+
+
+def copied_codegen(graph: fx.Graph) -> fx.graph.CodeGen:
+    """A copy of what says how the graph's Python takes its arguments and returns its results (pytrees)."""
+    return copy.copy(graph._codegen)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """The identity of the memory behind a tensor, also of one on the meta device."""
+    return tensor.untyped_storage()._cdata
+
+
+def with_graph(exported: ExportedProgram, module: fx.GraphModule, signature: ExportGraphSignature) -> ExportedProgram:
+    """A copy of the program with another graph and the signature that belongs to it."""
+    return exported._update(module, signature)
+
+
+def new_size(environment: ShapeEnv, name: str, hint: int) -> torch.SymInt:
+    """A new symbolic size, which 0 and 1 do not specialize. hint: the size with which Python branches are decided."""
+    with _known_interfaces():
+        from torch._dynamo.source import ConstantSource
+
+    source: Source = ConstantSource(name)
+    symbol = environment.create_symbol(hint, source, DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True)
+    size = environment.create_symintnode(symbol, hint=hint, source=source)
+    assert isinstance(size, torch.SymInt)
+    return size
+
+
+def leaves_with_shapes(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> list[Any]:
+    """What `dynamic_shapes`, as torch.export takes it, says of each leaf of the inputs, in the order of the graph's inputs."""
+    if hasattr(dynamic_shapes, "dynamic_shapes"):  # ShapesCollection, AdditionalInputs
+        dynamic_shapes = dynamic_shapes.dynamic_shapes(module, args, kwargs)
+    inputs = _combine_args(module, args, kwargs)
+    if isinstance(dynamic_shapes, tuple | list):
+        dynamic_shapes = dict(zip(inputs, dynamic_shapes, strict=True))
+    order = [name for name in inputs if name not in kwargs] + [name for name in kwargs if name in inputs]
+    found: list[Any] = []
+    _tree_map_with_path(
+        lambda path, leaf, shape=None: found.append(shape),
+        {name: inputs[name] for name in order},
+        {name: dynamic_shapes[name] for name in order},
+    )
+    return found
+
+
+def export_below_autograd(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """torch.export that records below autograd and torch.func, where their tensors are plain ones."""
+    with _known_interfaces():
+        from torch.export._trace import _export
+
+    return _export(module, args, kwargs, dynamic_shapes, strict=False, pre_dispatch=False)
+
+
+def vmap_over_scores(
+    function: Callable[..., Tensor], lead: tuple[int | None, ...], buffers: int
+) -> Callable[..., Tensor]:
+    """flex_attention's `function` of one element (lead: the batched leading operands; batch, head, row, key; buffers) over all."""
+    with _known_interfaces():
+        from torch.nn.attention.flex_attention import _vmap_for_bhqkv
+
+    return _vmap_for_bhqkv(function, lead, (None,) * buffers)
+
+
+@contextmanager
+def indices_by_tensor() -> Iterator[None]:
+    """Within, `x[t]` of a batched 0-d tensor indexes instead of reading its value, as flex_attention's functions need it."""
+    with _known_interfaces():
+        from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    with TransformGetItemToIndex():
+        yield
+
+
+# -- patches of torch's global tables ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def user_frames_kept() -> Iterator[Callable[[FrameType | None], None]]:
+    """torch.export notes the lines of functions called `forward` alone; the functions of frames given to `keep` count too."""
+    with LOCK:
+        before = set(_STACK_TRACE_ANCHORS)
+
+        def keep(frame: FrameType | None) -> None:
+            while frame is not None and frame.f_code.co_name != "forward":
+                if "/torch/" not in frame.f_code.co_filename:
+                    _STACK_TRACE_ANCHORS.add((frame.f_code.co_filename, frame.f_code.co_name))
+                frame = frame.f_back
+
+        try:
+            yield keep
+        finally:
+            _STACK_TRACE_ANCHORS.intersection_update(before)
+
+
+@contextmanager
+def python_kernels_replaced(
+    removed: Iterable[OpOverload], replaced: Mapping[HigherOrderOperator, Callable[..., Any]]
+) -> Iterator[None]:
+    """Without torch's Python kernels of `removed`, which decompose an op above any table; with other ones of `replaced`."""
+    overloads = list(removed)
+    ops: list[OpOverload | HigherOrderOperator] = [*overloads, *replaced]
+    with LOCK:
+        before = [dict(op.py_kernels) for op in ops]
+        try:
+            for overload in overloads:
+                for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
+                    overload.py_kernels.pop(key, None)
+            for region, function in replaced.items():
+                region.py_kernels[DispatchKey.Autograd] = function
+            _clear_dispatch(ops)
+            yield
+        finally:
+            for op, kernels in zip(ops, before, strict=True):
+                op.py_kernels.clear()
+                op.py_kernels.update(kernels)
+            _clear_dispatch(ops)
+
+
+def _clear_dispatch(ops: Sequence[OpOverload | HigherOrderOperator]) -> None:
+    for op in ops:
+        op._dispatch_cache.clear()
+
+
+@contextmanager
+def causal_mask_detection(replacement: Callable[..., bool]) -> Iterator[None]:
+    """With `replacement` for nn.Transformer's look at whether a mask is causal, which reads the mask's values."""
+    with LOCK:
+        before = transformer._detect_is_causal_mask
+        transformer._detect_is_causal_mask = replacement
+        try:
+            yield
+        finally:
+            transformer._detect_is_causal_mask = before
+
+
+@contextmanager
+def zero_and_one_not_specialized() -> Iterator[None]:
+    """Sizes 0 and 1 are like any other: checks for broadcasting would otherwise guard every symbol to be 2 or more."""
+    with LOCK, tracing_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        yield
+
+
+# -- errors that only their text tells apart ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Message:
+    """An error of torch that has no type of its own. texts: parts of its text, any of which identifies it."""
+
+    texts: tuple[str, ...]
+
+    def is_in(self, problem: BaseException) -> bool:
+        return any(text in str(problem) for text in self.texts)
+
+
+LOST_TENSOR = Message(
+    ("fake tensor in the exported program constant's list", "object has no attribute 'constant'"),
+)
+"""torch.export lost a tensor that torch.func or torch.autograd made, because it records above them."""
+
+NO_FLEX_BACKWARD = Message(("FlexAttention does not support backward on CPU",))
+"""flex_attention got operands that require gradients."""
+
+UNREGISTERED_CACHE = Message(("Cache'>",))
+"""An input or a result is a cache of transformers, a class that torch.export has no pytree for."""
+
+ALIASED_MUTATION = Message(("expected compiled_fn to be GraphModule",))
+"""run_decompositions met a program that changes an input which is a part of another one, or is passed twice."""
