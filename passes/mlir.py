@@ -8,12 +8,13 @@ bindings from here.
 from __future__ import annotations
 
 import io
-import re
 
 from ..runtime.core.errors import FxhloError
 
-TRIED = ("0.10.2",)
-"""Versions of jaxlib that this file was tried with."""
+TRIED = ("0.10.2", "0.11.2", "0.12.0")
+"""Versions of jaxlib that this file was tried with (docs/versions.md)."""
+READABLE_SINCE = "1.17.0"
+"""The StableHLO version that artifacts are written in: that of the oldest jaxlib in `TRIED`."""
 
 try:
     import jaxlib
@@ -61,9 +62,16 @@ def bytecode(module: ir.Module) -> bytes:
 
 
 def portable(module: ir.Module) -> bytes:
-    """The versioned StableHLO artifact, readable by every later StableHLO release."""
-    # jaxlib's own form: StableHLO's leaves CHLO's ops (erf) as they are, and those have no versioned form.
-    return _jax_mlir.serialize_portable_artifact(bytecode(module), stablehlo.get_current_version())
+    """The versioned StableHLO artifact of `module`: what is stored, since MLIR bytecode changes between versions of jaxlib.
+
+    Readable by every jaxlib that fxhlo takes and by later ones; in what `READABLE_SINCE` has. Locations stay.
+    """
+    data = bytecode(module)
+    # StableHLO's serializer has no form for CHLO's ops (erf). jaxlib's, which takes four times as long, makes composites of those
+    # that XLA implements, which XLA then recognizes, and decomposes the others.
+    if b"chlo" in data:
+        return _jax_mlir.serialize_portable_artifact(data, READABLE_SINCE)
+    return stablehlo.serialize_portable_artifact_str(data, READABLE_SINCE)
 
 
 def text(module: ir.Module, *, locations: bool = False) -> str:
@@ -71,15 +79,20 @@ def text(module: ir.Module, *, locations: bool = False) -> str:
     return str(module.operation.get_asm(enable_debug_info=locations, large_elements_limit=None))
 
 
-def adopt(source: str, into: ir.Module | ir.Block, prefix: str) -> str:
-    """Moves the functions of a module's text behind those of `into`, as private ones; returns the name that `main` has there."""
-    names = re.findall(r"func\.func (?:public |private )?@([\w$.-]+)", source)
-    for name in names:
-        source = re.sub(rf"@{re.escape(name)}(?![\w$.-])", f"@{prefix}__{name}", source)
+def adopt(source: str | bytes, into: ir.Module | ir.Block, prefix: str) -> str:
+    """Moves the functions of the module `source` to the end of `into`, as private ones named `<prefix>__<name>`.
+
+    Returns the name that `main` has there.
+    """
     block = into.body if isinstance(into, ir.Module) else into
     made = parse(source, block.owner.context)
-    for function in list(made.body.operations):
-        function.attributes["sym_visibility"] = ir.StringAttr.get("private", made.context)
+    functions = {ir.SymbolTable.get_symbol_name(function.operation).value: function for function in made.body.operations}
+    for name in sorted(functions, key=len, reverse=True):  # `p__f` before `f`, which becomes `p__f`
+        function = functions[name].operation
+        ir.SymbolTable.replace_all_symbol_uses(name, f"{prefix}__{name}", made.operation)
+        ir.SymbolTable.set_symbol_name(function, f"{prefix}__{name}")
+        ir.SymbolTable.set_visibility(function, "private")
+    for function in functions.values():
         function.detach_from_parent()
         block.append(function)
     return f"{prefix}__main"

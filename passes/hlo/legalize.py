@@ -13,7 +13,7 @@ from ...kernels.catalog import kernels
 from ...kernels.spec import Implementation, Kernel
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
-from ..mlir import adopt, bytecode, context, erase_dead_functions, func, ir, parse
+from ..mlir import adopt, context, erase_dead_functions, func, ir, parse, portable
 from .composite import Composite, composites, operations
 from .implementation import lower_implementation
 from .layouts import pin_row_major
@@ -39,7 +39,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Legalized:
-    """The module for one target, what was decided, and the custom calls it needs at run time."""
+    """The module for one target, what was decided, and the custom calls it needs at run time.
+
+    bytecode: a portable StableHLO artifact, which other versions of jaxlib read.
+    """
 
     bytecode: bytes
     decisions: tuple[Decision, ...]
@@ -56,7 +59,7 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
         erase_dead_functions(parsed)  # references that were replaced
         if work.row_major:
             pin_row_major(parsed, work.row_major)
-        return Legalized(bytecode(parsed), tuple(work.decisions.values()), _custom_calls(parsed))
+        return Legalized(portable(parsed), tuple(work.decisions.values()), _custom_calls(parsed))
 
 
 class _Legalizer:

@@ -34,8 +34,8 @@ from .errors import CompileError, ExecutionError, FxhloError, ShapeError, Unsupp
 from .explain import explained, first_lines
 from .targets import Options, Target
 
-TRIED = ("0.10.2",)
-"""Versions of jax and jaxlib that this file was tried with."""
+TRIED = ("0.10.2", "0.11.2", "0.12.0")
+"""Versions of jax and jaxlib that this file was tried with (docs/versions.md)."""
 
 try:
     import jax
@@ -50,6 +50,7 @@ try:
     _device_put, _result_handler = _jax.batched_device_put, _jax.array_result_handler
     ShapedArray, SingleDeviceSharding = jax.core.ShapedArray, jax.sharding.SingleDeviceSharding
     Buffer = jax.Array
+    UNCHECKED = {"_skip_checks": True} if "_skip_checks" in (_result_handler.__doc__ or "") else {}  # not after jaxlib 0.10
 except (ImportError, AttributeError) as problem:
     raise FxhloError(
         f"jaxlib's PJRT client is not as fxhlo knows it ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
@@ -135,9 +136,7 @@ class Loaded(Compiled):
         """The first call takes PJRT's own, slower way, and learns from it what the results are."""
         arrays = [one for (one,) in results.disassemble_into_single_device_arrays()]
         avals = [_abstract(array.shape, array.dtype) for array in arrays]
-        self._handlers = [
-            _result_handler(aval, self.device.sharding, committed=True, _skip_checks=True) for aval in avals
-        ]
+        self._handlers = [_result_handler(aval, self.device.sharding, committed=True, **UNCHECKED) for aval in avals]
         return arrays
 
 
