@@ -5,9 +5,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
-from fxhlo.lowering.types import ELEMENTS, FROM_NUMPY
 from fxhlo.passes.mlir import context, ir
 from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.buffers import from_dlpack
@@ -55,7 +53,7 @@ def test_safetensors_names_are_its_librarys(tmp_path):
     assert b'"I8"' in save({"a": np.zeros(3, np.int8)})
 
 
-def test_dlpack_codes_are_torchs():
+def test_dlpack_codes_are_torchs(torch):
     for (code, bits), dtype in BY_DLPACK.items():
         if not hasattr(torch, dtype.name):
             continue
@@ -64,7 +62,9 @@ def test_dlpack_codes_are_torchs():
         assert from_dlpack(tensor, Argument("a", "input", (3,), dtype.name)).dtype == dtype.numpy, (code, bits)
 
 
-def test_torchs_dtypes_have_torchs_sizes():
+def test_torchs_dtypes_have_torchs_sizes(torch):
+    from fxhlo.lowering.types import ELEMENTS, FROM_NUMPY
+
     for torch_dtype, dtype in ELEMENTS.items():
         assert FROM_NUMPY[dtype.numpy] is torch_dtype
         assert torch_dtype.itemsize == dtype.itemsize == math.ceil(dtype.bits / 8)
