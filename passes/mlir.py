@@ -92,9 +92,9 @@ def adopt(source: str | bytes, into: ir.Module | ir.Block, prefix: str) -> str:
         ir.SymbolTable.replace_all_symbol_uses(name, f"{prefix}__{name}", made.operation)
         ir.SymbolTable.set_symbol_name(function, f"{prefix}__{name}")
         ir.SymbolTable.set_visibility(function, "private")
-    for function in functions.values():
-        function.detach_from_parent()
-        block.append(function)
+    for view in functions.values():
+        view.detach_from_parent()
+        block.append(view)
     return f"{prefix}__main"
 
 
