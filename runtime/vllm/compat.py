@@ -27,7 +27,20 @@ from vllm.ir.op import IrOp
 from vllm.logger import init_logger
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
-from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.rotary_embedding import (
+    Gemma4RotaryEmbedding,
+    LinearScalingRotaryEmbedding,
+    Llama3RotaryEmbedding,
+    NTKScalingRotaryEmbedding,
+    RotaryEmbedding,
+    YaRNScalingRotaryEmbedding,
+)
+from vllm.model_executor.layers.rotary_embedding import (
+    Phi3LongRoPEScaledRotaryEmbedding as LongRotaryEmbedding,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
@@ -43,6 +56,7 @@ from .plugin import TRIED, version
 
 __all__ = [
     "EMPTY_MODEL_RUNNER_OUTPUT",
+    "STATIC_ROTARY",
     "AttentionBackend",
     "AttentionImpl",
     "AttentionLayerBase",
@@ -53,23 +67,30 @@ __all__ = [
     "GrammarOutput",
     "KVCacheConfig",
     "KVCacheSpec",
+    "LinearScalingRotaryEmbedding",
+    "LogitsProcessor",
     "LogprobsLists",
     "LogprobsTensors",
+    "LongRotaryEmbedding",
     "ModelRunnerOutput",
     "MultipleOf",
+    "ParallelLMHead",
     "SchedulerOutput",
     "VllmConfig",
+    "VocabParallelEmbedding",
     "WorkerBase",
+    "YaRNScalingRotaryEmbedding",
     "check",
     "default_sizes",
     "engine_config",
     "forget_layers",
-    "get_model",
+    "get_model_loader",
     "init_logger",
     "initialize_model",
     "ir_implementations",
     "layers_of",
     "look_at_models_here",
+    "no_comparison_of_heads",
     "no_compile",
     "override_forward_context",
     "process_weights_after_loading",
@@ -78,6 +99,12 @@ __all__ = [
     "set_random_seed",
     "start_one_process",
 ]
+
+STATIC_ROTARY = (
+    RotaryEmbedding, Gemma4RotaryEmbedding, LinearScalingRotaryEmbedding, Llama3RotaryEmbedding, NTKScalingRotaryEmbedding,
+    YaRNScalingRotaryEmbedding,
+)  # fmt: skip
+"""vLLM's rotary embeddings whose angle is position times a frequency that does not depend on the request's length."""
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.platforms.interface:Platform.apply_config_platform_defaults": ("vllm_config",),
@@ -229,6 +256,17 @@ def no_compile() -> Iterator[None]:
 
     with torch.compiler.set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
         yield
+
+
+@contextmanager
+def no_comparison_of_heads(model_config: Any) -> Iterator[None]:
+    """vLLM does not compare a head with the embedding meanwhile, which parameters on the meta device cannot be."""
+    untied = model_config.word_embeddings_untied_by_checkpoint
+    model_config.word_embeddings_untied_by_checkpoint = False
+    try:
+        yield
+    finally:
+        model_config.word_embeddings_untied_by_checkpoint = untied
 
 
 def engine_config(

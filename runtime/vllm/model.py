@@ -18,6 +18,8 @@ from ..core.errors import FxhloError
 from . import compat
 from .folder import ModelError
 from .host import without_accelerator
+from .loading import add_head, load_model, tie_as
+from .positions import extend_rotary_tables
 
 BUILT = "fxhlo_built"
 """Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
@@ -32,9 +34,10 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
     with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
-        model = compat.get_model(vllm_config=vllm_config) if weights else _shapes_only(vllm_config)
+        model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
     if like is not None:
         _add_parameters(model, like)
+    extend_rotary_tables(model, vllm_config.model_config.max_model_len)
     layers = compat.layers_of(vllm_config)
     for layer in layers.values():
         if hasattr(layer, "impl"):
@@ -62,13 +65,21 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
     return step
 
 
-def _shapes_only(vllm_config: compat.VllmConfig) -> nn.Module:
-    """The model as vLLM's loader leaves it, with parameters on the meta device."""
+def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.Module:
+    """The model as vLLM's loader leaves it, with parameters on the meta device.
+
+    Whether a head that the checkpoint stores beside tied embeddings is another one, only its values tell: `like` has them.
+    """
     model_config = vllm_config.model_config
     assert isinstance(model_config.dtype, torch.dtype)
     with compat.set_default_torch_dtype(model_config.dtype), _meta_parameters():
         model = compat.initialize_model(vllm_config=vllm_config, model_config=model_config)
-        compat.process_weights_after_loading(model, model_config, torch.device("cpu"))
+        if like is not None:
+            add_head(model, like)
+        with compat.no_comparison_of_heads(model_config):
+            compat.process_weights_after_loading(model, model_config, torch.device("cpu"))
+    if like is not None:
+        tie_as(model, like)
     return model
 
 

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 
 def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
-    """Captures vLLM's model and its logits; attention is still without a cache and nothing is sampled."""
+    """Captures vLLM's model and its logits; attention is still without a cache and nothing is sampled.
+
+    Raises UnsupportedError where a table of positions is shorter than max_model_len.
+    """
     from ..model import step_function
+    from ..positions import check_tables
 
     options = StepOptions.of(config)
     inputs = (
@@ -35,7 +39,9 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
         "requests": (1, max(options.max_requests, 2)),
     }
     name = type(model).__name__
-    return capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
+    program = capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
+    check_tables(program, options.max_model_len)
+    return program
 
 
 def capture_model(

@@ -1,0 +1,411 @@
+"""A checkpoint into vLLM's model, with every element counted.
+
+Comes in: vLLM's config of a model with weights. Goes out: the model that vLLM's own loader makes. Guaranteed: each element of
+each parameter was written from the checkpoint, each tensor of the checkpoint that was used was used whole, and a head that
+the checkpoint stores beside tied embeddings is the one that makes the logits. What is otherwise ends in a ModelError with
+the tensors' names. vLLM checks neither: it counts parameters by name, and not those of linear layers.
+
+Reads and writes are seen by a TorchDispatchMode, so any `load_weights` of any model is counted. Costs nothing that grows
+with the weights' size but for views that are not dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import compat
+from .folder import ModelError
+
+HEAD = "lm_head"
+"""What a checkpoint calls the projection from hidden states to logits; the attribute of a model that keeps its own."""
+LISTED = 8
+"""Names that an error lists before it only counts the rest."""
+
+
+def load_model(vllm_config: compat.VllmConfig) -> nn.Module:
+    """The model with its weights, in eval mode. Raises ModelError, or what vLLM raises.
+
+    With load_format=dummy, vLLM's random weights are not counted.
+    """
+    loader = compat.get_model_loader(vllm_config.load_config)
+    if vllm_config.load_config.load_format != "dummy":
+        _count(loader, vllm_config)
+    return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
+
+
+def add_head(model: nn.Module, like: nn.Module) -> None:
+    """Gives `model` a head of its own, without weights, where `like` got one from its checkpoint."""
+    embedding = _only_embedding(model)
+    if getattr(like, HEAD, None) is None or getattr(model, HEAD, None) is not None or embedding is None:
+        return
+    _use_head(model, _own_head(embedding), embedding)
+
+
+def tie_as(model: nn.Module, like: nn.Module) -> None:
+    """Ties the parameters of `model` that are one parameter in `like`, such as a head that equals the embedding."""
+    first: dict[int, str] = {}
+    for name, parameter in like.named_parameters(remove_duplicate=False):
+        shared = first.setdefault(id(parameter), name)
+        if shared != name:
+            path, _, last = name.rpartition(".")
+            setattr(model.get_submodule(path), last, model.get_parameter(shared))
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
+
+
+def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
+    """Has this one loader count what it loads: its `load_weights` and its stream of tensors are wrapped."""
+    load_weights, folder = loader.load_weights, vllm_config.model_config.model
+    loader.enable_weights_track = False  # of vLLM's: by name alone, and with another error
+
+    def counted(model: nn.Module, model_config: Any) -> None:
+        seen = Checkpoint(model, folder)
+        if hasattr(loader, "get_all_weights"):
+            loader.get_all_weights = seen.stream(loader.get_all_weights)
+        with seen:
+            load_weights(model, model_config)
+        seen.check()
+
+    loader.load_weights = counted
+
+
+@dataclass
+class Touched:
+    """Bytes of one storage that were read or written: dense runs (start, end), and views that are not dense."""
+
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    views: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, view: torch.Tensor) -> None:
+        if not view.numel():
+            return
+        start = int(view.storage_offset()) * view.itemsize
+        if _is_dense(view):
+            self.runs.append((start, start + int(view.nbytes)))
+        else:
+            self.views.append(_outline(view))
+
+    def missing(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """bool of the tensor's shape, True where it was not touched; None where all of it was."""
+        first = tensor.storage_offset() * tensor.itemsize
+        last = first + tensor.nbytes
+        covered = first
+        for start, end in sorted(self.runs):
+            if start > covered:
+                break
+            covered = max(covered, end)
+        if covered >= last:
+            return None
+        left = torch.ones(last - first, dtype=torch.bool)
+        for start, end in self.runs:
+            left[max(start - first, 0) : max(end - first, 0)] = False
+        for view in self.views:
+            offset = view.storage_offset() * view.itemsize - first
+            if 0 <= offset < len(left):
+                byte_strides = [stride * view.itemsize for stride in view.stride()]
+                left.as_strided([*view.shape, view.itemsize], [*byte_strides, 1], offset).fill_(False)
+        per_element = left.view(-1, tensor.itemsize).any(1)
+        missing = per_element.as_strided(tensor.shape, tensor.stride()) if _is_dense(tensor) else per_element
+        return missing if bool(missing.any()) else None
+
+
+def _outline(view: torch.Tensor) -> torch.Tensor:
+    """The view's dtype, shape, strides and offset without its memory."""
+    size = max(view.storage_offset() + sum((n - 1) * s for n, s in zip(view.shape, view.stride(), strict=True)) + 1, 0)
+    base = torch.empty(size, dtype=view.dtype, device="meta")
+    return base.as_strided(view.shape, view.stride(), view.storage_offset())
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its elements fill one run of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class Checkpoint(TorchDispatchMode):
+    """The tensors of a checkpoint on their way into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
+
+    def __init__(self, model: nn.Module, folder: str) -> None:
+        super().__init__()
+        self.model, self.folder = model, folder
+        self.names: dict[str, torch.Tensor] = {}
+        """Every tensor of the checkpoint by name, without its memory."""
+        self._written = {_storage(parameter): Touched() for parameter in model.parameters()}
+        self._read: dict[int, Touched] = {}
+        self._sources: list[tuple[str, int, torch.Tensor]] = []
+        self._kept: dict[str, torch.Tensor] = {}
+        self._alive: list[StorageWeakRef] = []  # a storage's number is not given again while one refers to it
+        self._head: tuple[str, torch.Tensor] | None = None
+        every = dict(model.named_parameters(remove_duplicate=False))
+        self._tied = {name: every[name] for name in every.keys() - dict(model.named_parameters()).keys()}
+        self._last: str | None = None
+
+    # -- while it is loaded --------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            self._touch(argument.alias_info, value)
+        for argument in func._schema.arguments:
+            if argument.name in kwargs:
+                self._touch(argument.alias_info, kwargs[argument.name])
+        return result
+
+    def _touch(self, alias: Any, value: Any) -> None:
+        if isinstance(value, (list, tuple)):
+            for one in value:
+                self._touch(alias, one)
+            return
+        if not isinstance(value, torch.Tensor) or (alias is not None and not alias.is_write):
+            return  # an op that only makes a view of it
+        table = self._read if alias is None else self._written
+        touched = table.get(_storage(value)) if table else None
+        if touched is not None:
+            touched.add(value)
+
+    def stream(
+        self, original: Callable[..., Iterable[tuple[str, torch.Tensor]]]
+    ) -> Callable[..., Iterator[tuple[str, torch.Tensor]]]:
+        """The loader's stream of (name, tensor), each remembered; a head that this model's class has no place for is kept back."""
+
+        def tensors(*args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in original(*args, **kwargs):
+                self._last = name
+                self.names[name] = _outline(tensor)
+                if name == f"{HEAD}.weight" and self._has_no_head():
+                    self._head = (name, tensor)
+                    continue
+                if name in self._tied or name.endswith(".bias"):
+                    self._kept[name] = tensor  # compared, or looked at, if nobody reads it
+                key = _storage(tensor)
+                if key not in self._read:
+                    self._read[key] = Touched()
+                    self._alive.append(StorageWeakRef(tensor.untyped_storage()))
+                self._sources.append((name, key, self.names[name]))
+                yield name, tensor
+            self._last = None
+
+        return tensors
+
+    def _has_no_head(self) -> bool:
+        return _only_embedding(self.model) is not None and getattr(self.model, HEAD, None) is None
+
+    def __exit__(self, kind: Any, problem: Any, traceback: Any) -> None:
+        super().__exit__(kind, problem, traceback)
+        if isinstance(problem, (AssertionError, ValueError, RuntimeError)) and self._last is not None:
+            mismatch = self._mismatch(self._last)
+            if mismatch is None and isinstance(problem, AssertionError):
+                mismatch = self._unfit(self._last, "does not fit into this model")
+            if mismatch is not None:
+                raise mismatch from problem
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Settles which head is used. Raises ModelError with everything that is missing, or was used in part, or contradicts."""
+        if self._head is not None:
+            self._settle_head(*self._head)
+        missing = [name for name, parameter in self.model.named_parameters() for name in self._lacking(name, parameter)]
+        left = [name for name in missing if self._has(name)]
+        if left:
+            raise ModelError(
+                f"vLLM's {type(self.model).__name__} does not load {_count_of(left, 'tensor')} that the weight files have: {_listed(left)}",
+                where=self.folder,
+                next_step="choose another implementation of the model with --model-impl",
+            )
+        if missing:
+            raise ModelError(
+                f"the weight files lack {_count_of(missing, 'tensor')} of this model: {_listed(missing)}",
+                where=self.folder,
+                next_step="check that all weight files of the model are there, and that config.json belongs to them",
+            )
+        self._check_sources()
+
+    def _lacking(self, name: str, parameter: nn.Parameter) -> list[str]:
+        """Names of the checkpoint's tensors that would have filled what is missing of this parameter."""
+        touched = self._written.get(_storage(parameter))
+        if touched is None:
+            return []  # the model's loader gave it memory of another tensor
+        missing = touched.missing(parameter)
+        if missing is None:
+            return []
+        parts = [part for part in _parts(self.model, name) if not self._has(part)]
+        if parts:
+            return parts
+        rows = missing.flatten(1).any(1) if missing.ndim > 1 else missing
+        if rows.all():
+            return [name]
+        places = rows.nonzero().flatten().tolist()
+        return [f"{name} (rows {places[0]} to {places[-1]} of {len(rows)})"]
+
+    def _has(self, name: str) -> bool:
+        """Whether the checkpoint has this tensor, be it that it leaves out, or adds, a prefix."""
+        return any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in self.names)
+
+    def _check_sources(self) -> None:
+        read = set()
+        for name, key, outline in self._sources:
+            touched = self._read[key]
+            missing = touched.missing(outline)
+            if missing is None:
+                read.add(name)
+            elif not bool(missing.all()):
+                used = outline.numel() - int(missing.sum())
+                raise self._mismatch(name) or self._unfit(
+                    name, f"fits into this model in part: {used:,} elements of it"
+                )
+        for name, tensor in self._kept.items():
+            if name not in read:
+                self._check_unread(name, tensor, read)
+
+    def _check_unread(self, name: str, tensor: torch.Tensor, read: set[str]) -> None:
+        """A tied weight must be what it is tied to; a bias beside a weight that is used must not be dropped unless it is zero."""
+        if name in self._tied:
+            mine = self._tied[name][: len(tensor)]
+            if mine.shape != tensor.shape or not torch.equal(mine, tensor.to(mine.dtype)):
+                raise ModelError(
+                    f"config.json ties {name} to the embedding, and the weight files have another {name}",
+                    where=self.folder,
+                    next_step='set "tie_word_embeddings": false in config.json to use it, or remove it from the files',
+                )
+        elif f"{name.removesuffix('.bias')}.weight" in read and bool(tensor.any()):
+            raise ModelError(
+                f"the weight files have {name}, which this model has no place for",
+                where=self.folder,
+                next_step="check `architectures` and the options for biases (such as attention_bias, mlp_bias) in config.json",
+            )
+
+    def _settle_head(self, name: str, tensor: torch.Tensor) -> None:
+        """A class whose logits always come from the embedding gets a head of its own where the checkpoint has another one."""
+        embedding = _only_embedding(self.model)
+        assert embedding is not None
+        expected = (embedding.org_vocab_size, embedding.embedding_dim)
+        if tuple(tensor.shape) != expected:
+            raise self._wrong_shape(name, expected)
+        weight = embedding.weight
+        if torch.equal(weight[: len(tensor)], tensor.to(weight.dtype)):
+            return
+        head = _own_head(embedding)
+        head.weight_loader(head.weight, tensor)
+        self._written[_storage(head.weight)] = whole = Touched()
+        whole.add(head.weight)
+        _use_head(self.model, head, embedding)
+
+    def _mismatch(self, name: str) -> ModelError | None:
+        """The error for a tensor that has another shape than its parameter; None where they are the same or not known."""
+        expected = _expected_shape(self.model, name)
+        if expected is None or expected == tuple(self.names[name].shape):
+            return None
+        return self._wrong_shape(name, expected)
+
+    def _wrong_shape(self, name: str, expected: tuple[int, ...]) -> ModelError:
+        return self._unfit(name, f"has another shape than config.json asks for, which is {list(expected)}")
+
+    def _unfit(self, name: str, how: str) -> ModelError:
+        return ModelError(
+            f"the tensor {name} of shape {list(self.names[name].shape)} {how}",
+            where=self.folder,
+            next_step="check that config.json belongs to these weights: vocab_size, hidden_size, the numbers of heads and the like",
+        )
+
+
+# -- what is known of vLLM's layers --------------------------------------------------------------------------------------
+
+
+def _only_embedding(model: nn.Module) -> Any:
+    """The model's token embedding where it has one and no head beside it."""
+    found = [module for module in model.modules() if isinstance(module, compat.VocabParallelEmbedding)]
+    return found[0] if len(found) == 1 and not isinstance(found[0], compat.ParallelLMHead) else None
+
+
+def _own_head(embedding: Any) -> Any:
+    """A head of the embedding's size and dtype, its weight not filled."""
+    sizes = embedding.org_vocab_size, embedding.embedding_dim
+    return compat.ParallelLMHead(*sizes, params_dtype=embedding.weight.dtype, prefix=HEAD)
+
+
+def _use_head(model: nn.Module, head: nn.Module, embedding: nn.Module) -> None:
+    """Makes logits of `head` wherever the model asks its LogitsProcessor for those of `embedding`."""
+
+    def instead(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (head, *args[1:]) if args and args[0] is embedding else args
+
+    setattr(model, HEAD, head)
+    for module in model.modules():
+        if isinstance(module, compat.LogitsProcessor):
+            module.register_forward_pre_hook(instead)
+
+
+def _stacked(model: nn.Module) -> dict[str, list[str]]:
+    """Fused layer -> the layers of a checkpoint that it is made of, as the model's classes say."""
+    table: dict[str, list[str]] = {}
+    for module in model.modules():
+        for fused, parts in (getattr(module, "packed_modules_mapping", None) or {}).items():
+            table.setdefault(fused, parts)
+    packed = set(table)
+    for module in model.modules():
+        mapper = getattr(module, "hf_to_vllm_mapper", None)
+        for part, (fused, _) in getattr(mapper, "orig_to_new_stacked", {}).items():
+            parts = table.setdefault(fused.strip("."), [])
+            if fused.strip(".") not in packed and part.strip(".") not in parts:
+                parts.append(part.strip("."))
+    return table
+
+
+def _parts(model: nn.Module, name: str) -> list[str]:
+    """The checkpoint's tensors that make up a fused parameter; nothing for one that is not fused."""
+    pieces = name.split(".")
+    for fused, parts in _stacked(model).items():
+        if fused in pieces and parts != [fused]:
+            return [".".join(part if piece == fused else piece for piece in pieces) for part in parts]
+    return []
+
+
+def _expected_shape(model: nn.Module, name: str) -> tuple[int, ...] | None:
+    """The shape that a checkpoint's tensor of this name must have; None where its parameter is not found by name."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    known = next((one for one in parameters if one == name or one.endswith(f".{name}")), None)
+    if known is not None:
+        module = model.get_submodule(known.rpartition(".")[0])
+        shape = tuple(parameters[known].shape)
+        if isinstance(module, compat.VocabParallelEmbedding):
+            return (module.org_vocab_size, *shape[1:])
+        return shape
+    for fused, parts in _stacked(model).items():
+        for index, part in enumerate(parts):
+            path = name.replace(f".{part}.", f".{fused}.")
+            if path != name and path in parameters:
+                module = model.get_submodule(path.rpartition(".")[0])
+                sizes = getattr(module, "output_partition_sizes", None)
+                if sizes is not None and len(sizes) == len(parts):
+                    return (sizes[index], *parameters[path].shape[1:])
+    return None
+
+
+def _count_of(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''}"
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")

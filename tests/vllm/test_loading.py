@@ -1,0 +1,178 @@
+"""A checkpoint is loaded whole or not at all: tensors removed one by one, of other shapes, that nobody reads, in every format."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from vllm.engine.arg_utils import EngineArgs
+
+from fxhlo.runtime.vllm.folder import ModelError
+from fxhlo.runtime.vllm.model import build_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # for `architectures`
+
+Weights = dict[str, torch.Tensor]
+FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {}, "gpt2": {}, "gemma2": {}, "falcon": {}, "phi3": {}}
+"""Separate and fused projections, biases, transposed weights, tied embeddings."""
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one layer that transformers wrote."""
+    return checkpoint(tmp_path_factory.mktemp("families") / request.param, request.param)
+
+
+def checkpoint(folder: Path, name: str, **sizes: Any) -> Path:
+    import transformers
+    from architectures import CONFIGS
+
+    kind, defaults = CONFIGS[name]
+    layers = {size: 1 for size in ("n_layer", "num_hidden_layers") if size in defaults}
+    config = getattr(transformers, kind)(**{**defaults, **layers, **sizes})
+    config.torch_dtype = "float32"
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def read(folder: Path) -> Weights:
+    return load_file(folder / "model.safetensors")
+
+
+def load(folder: Path, **options: Any) -> nn.Module:
+    config = EngineArgs(
+        model=str(folder), skip_tokenizer_init=True, max_model_len=64, dtype="float32", **options
+    ).create_engine_config()
+    return build_model(config, weights=True)
+
+
+def copied(folder: Path, to: Path, weights: Weights, **config: Any) -> Path:
+    """The same model with these weights, and with other values in its config.json."""
+    to.mkdir()
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (to / "config.json").write_text(json.dumps(settings))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, to / "model.safetensors")
+    return to
+
+
+def test_each_tensor_that_is_missing_is_named(family: Path, tmp_path: Path) -> None:
+    weights = read(family)
+    load(family)
+    for index, missing in enumerate(weights):
+        left = {name: tensor for name, tensor in weights.items() if name != missing}
+        with pytest.raises(ModelError, match=r"lack 1 tensor of this model: .*" + re.escape(missing)):
+            load(copied(family, tmp_path / str(index), left))
+
+
+def in_shards(weights: Weights, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, some in parts.items():
+        save_file({name: weights[name].contiguous() for name in some}, folder / file)
+    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def as_bin(weights: Weights, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("write", [in_shards, as_bin])
+def test_files_of_every_kind_are_counted(write: Callable[[Weights, Path], None], tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path / "whole", "llama")
+    weights = read(whole)
+    write(weights, copied(whole, tmp_path / "all", weights))
+    expected, found = load(whole).state_dict(), load(tmp_path / "all").state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    del weights["model.layers.0.mlp.up_proj.weight"], weights["lm_head.weight"]
+    write(weights, copied(whole, tmp_path / "some", weights))
+    with pytest.raises(ModelError, match="lack 2 tensors") as caught:
+        load(tmp_path / "some")
+    assert "model.layers.0.mlp.up_proj.weight" in str(caught.value)
+    assert "lm_head.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"vocab_size": 300}, r"(embed_tokens|lm_head)\.weight of shape \[320, 64\] .* \[300, 64\]"),
+        ({"vocab_size": 400}, r"(embed_tokens|lm_head)\.weight of shape \[320, 64\] .* \[400, 64\]"),
+        ({"intermediate_size": 96}, r"\[128, 64\]|\[64, 128\]"),
+        ({"num_key_value_heads": 1}, r"k_proj\.weight of shape \[32, 64\]"),  # vLLM takes the first head alone
+        ({"num_key_value_heads": 4}, r"k_proj\.weight of shape \[32, 64\]"),
+        ({"hidden_size": 32}, r"of shape \[320, 64\]"),
+    ],
+    ids=str,
+)
+def test_a_config_that_the_weights_contradict(config: dict[str, Any], named: str, tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path / "whole", "llama")
+    with pytest.raises(ModelError, match=named) as caught:
+        load(copied(whole, tmp_path / "other", read(whole), **config))
+    assert "config.json" in str(caught.value)
+
+
+def test_tensors_that_the_architecture_lacks(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path / "whole", "llama")
+    bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}
+    with pytest.raises(ModelError, match=r"have model\.layers\.0\.self_attn\.q_proj\.bias.*no place") as caught:
+        load(copied(whole, tmp_path / "bias", read(whole) | bias))
+    assert "attention_bias" in str(caught.value)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in bias.items()}
+    load(copied(whole, tmp_path / "zeros", read(whole) | zeros))  # as quantization tools write them
+    more = {"model.layers.0.self_attn.gate.weight": torch.ones(64)}
+    with pytest.raises(ModelError, match=r"parameters that this architecture lacks.*gate"):
+        load(copied(whole, tmp_path / "more", read(whole) | more))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
+def test_a_head_beside_tied_embeddings(name: str, tmp_path: Path) -> None:
+    """It is tied where it is the same, used where it is another, and the program's shapes follow."""
+    tied = checkpoint(tmp_path / "tied", name, tie_word_embeddings=True)
+    weights = read(tied)
+    assert "lm_head.weight" not in weights
+    embedding = weights["model.embed_tokens.weight"]
+    stored = load(copied(tied, tmp_path / "stored", {**weights, "lm_head.weight": embedding.clone()}))
+    assert names(stored) == names(load(tied))
+    assert names(shapes(tmp_path / "stored", stored)) == names(stored)
+    other = load(copied(tied, tmp_path / "other", {**weights, "lm_head.weight": -embedding}))
+    assert torch.equal(other.lm_head.weight[: len(embedding)], -embedding)
+    assert names(shapes(tmp_path / "other", other)) == names(other) == [*names(stored), "lm_head.weight"]
+    hidden = torch.randn(3, 64)
+    torch.testing.assert_close(other.compute_logits(hidden), -stored.compute_logits(hidden))
+
+
+def test_a_head_in_other_formats_is_not_dropped(tmp_path: Path) -> None:
+    """vLLM looks for a head in safetensors alone, and ties the others without a word."""
+    tied = checkpoint(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    weights = read(tied)
+    for factor, folder in ((1, "same"), (-1, "other")):
+        every = {**weights, "lm_head.weight": factor * weights["model.embed_tokens.weight"]}
+        as_bin(every, copied(tied, tmp_path / folder, every))
+    load(tmp_path / "same")
+    with pytest.raises(ModelError, match=r"ties lm_head\.weight.*another") as caught:
+        load(tmp_path / "other")
+    assert '"tie_word_embeddings": false' in str(caught.value)
+
+
+def names(model: nn.Module) -> list[str]:
+    return sorted((name for name, _ in model.named_parameters()), key=lambda name: (name == "lm_head.weight", name))
+
+
+def shapes(folder: Path, like: nn.Module) -> nn.Module:
+    config = EngineArgs(model=str(folder), skip_tokenizer_init=True, max_model_len=64, dtype="float32")
+    return build_model(config.create_engine_config(), weights=False, like=like)
