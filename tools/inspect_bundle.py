@@ -31,7 +31,7 @@ def inspect_bundle(folder: Path, *, entry: str | None = None, as_json: bool = Fa
     weights = weight_facts(bundle)
     made = ", ".join(f"{name} {version}" for name, version in bundle.manifest.made.items())
     stored = f"{weights['weights']} weights ({size(weights['weight_bytes'])})"
-    console.put(f"{bundle.name}: {len(bundle)} entries; {stored}; made {made or 'by nobody knows whom'}")
+    console.put(f"{bundle.name}: {len(bundle)} entries; {stored}; for {bundle.manifest.mesh}; made {made or 'by nobody knows whom'}")
     for name, one in bundle.entries.items():
         if entry in (None, name):
             console.put(describe(name, one))

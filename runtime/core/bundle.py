@@ -107,6 +107,7 @@ class Bundle(Mapping[str, "Executable"]):
 
         entry = self._entry(name)
         where = self._target(entry, target)
+        self._refuse_mesh(entry, where)
         build = entry.builds.get(str(where), Build())
         options = dict(build.options if options is None else options)
         try:
@@ -200,6 +201,27 @@ class Bundle(Mapping[str, "Executable"]):
             raise BundleError(
                 f"there is no entry {name!r}", where=self.path, next_step=near(name, self.entries)
             ) from None
+
+    def _refuse_mesh(self, entry: Entry, target: Target) -> None:
+        """Raises UnsupportedError where the entry's mesh has more devices than this process, or more than one."""
+        from . import pjrt
+
+        mesh = entry.signature.mesh
+        if mesh.devices == 1:
+            return
+        count = pjrt.device_count(target)
+        what = f"the entry {entry.name!r} runs on {mesh.devices} devices ({mesh})"
+        if count < mesh.devices:
+            raise UnsupportedError(
+                f"{what}, and this process has {count} of {target.family}",
+                where=self.path,
+                next_step=f"load it where there are {mesh.devices}, or make the bundle for one device",
+            )
+        raise UnsupportedError(
+            f"{what}, and this fxhlo runs programs of one device",
+            where=self.path,
+            next_step="make the bundle for one device",
+        )
 
     def _target(self, entry: Entry, target: str | Target | None) -> Target:
         if target is not None or self.target is not None:

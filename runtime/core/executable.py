@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .buffers import place
-from .errors import ShapeError
+from .errors import ShapeError, UnsupportedError
 from .pjrt import Buffer, Loaded, Memory
 from .signature import RANDOM_KEY, Argument, Signature
 
@@ -27,6 +27,11 @@ class Executable:
     """
 
     def __init__(self, loaded: Loaded, signature: Signature, *, name: str = "main", origin: str = "compiled") -> None:
+        if signature.mesh.devices != 1:
+            raise UnsupportedError(
+                f"{name} runs on {signature.mesh.devices} devices ({signature.mesh}), and was compiled for one",
+                next_step="lower it for one device",
+            )
         self.loaded = loaded
         self.signature = signature
         self.name = name

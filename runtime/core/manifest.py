@@ -15,11 +15,13 @@ from typing import Any
 
 from .errors import BundleError, SignatureError
 from .files import FileRecord
+from .mesh import ONE_DEVICE, Mesh
 from .signature import Signature
 
 FILE = "manifest.json"
 FORMAT = "fxhlo-bundle"
-VERSION = 1
+VERSION = 2
+"""Of the format. 2 added meshes and shardings, and stores legalized modules as portable artifacts; 1 is refused."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Manifest:
     weight_files: tuple[FileRecord, ...] = ()
     weights: Mapping[str, WeightRef] = field(default_factory=dict)
 
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh of all entries: they share the weights' placement."""
+        return next((entry.signature.mesh for entry in self.entries.values()), ONE_DEVICE)
+
     def text(self) -> bytes:
         """The content of manifest.json."""
         content = {
@@ -138,11 +145,13 @@ class Manifest:
             raise BundleError(f"the manifest cannot be read: {problem.strerror}", where=path) from problem
         except ValueError as problem:
             raise _damaged(path, problem) from problem
-        if data.pop("version", None) != VERSION:
+        version = data.pop("version", None)
+        if version != VERSION:
+            older = type(version) is int and version < VERSION
             raise BundleError(
-                f"the bundle is of another version than {VERSION}, which this fxhlo reads",
+                f"the bundle has format version {version}, and this fxhlo reads version {VERSION}",
                 where=path,
-                next_step="make it again with this version, or load it with the fxhlo that made it",
+                next_step="make the bundle again" if older else "update fxhlo, or make the bundle again",
             )
         if data.pop("sha256", None) != _digest(data):
             raise _damaged(path, "its digest does not fit its content")
@@ -161,6 +170,8 @@ class Manifest:
             tuple(FileRecord.from_json(record, outside=True) for record in data["weight_files"]),
             {name: WeightRef.from_json(ref) for name, ref in data["weights"].items()},
         )
+        if len({entry.signature.mesh for entry in made.entries.values()}) > 1:
+            raise ValueError("its entries are for different meshes")
         for name, ref in made.weights.items():
             if not 0 <= ref.file < len(made.weight_files):
                 raise ValueError(f"weight {name} lies in file {ref.file} of {len(made.weight_files)}")

@@ -274,6 +274,11 @@ def _has_cuda_plugin() -> bool:
     return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13, 14))
 
 
+def device_count(target: Target | str = "cpu") -> int:
+    """Devices of the target that this process may use. Raises UnsupportedError where it has none."""
+    return len(jax.devices(device(target).target.family))
+
+
 def is_here(target: Target | str) -> bool:
     """Whether this process can run programs of `target`."""
     try:
@@ -286,11 +291,6 @@ def is_here(target: Target | str) -> bool:
 def has_started() -> bool:
     """Whether anybody in this process has made a client: its threads run, and a fork would not have them."""
     return _has_started()
-
-
-def client(target: Target | str = "cpu") -> Any:
-    """PJRT's client for a target. The CPU's takes as many threads as this process may use cores (or $NPROC)."""
-    return device(target).client
 
 
 def compile(

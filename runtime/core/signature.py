@@ -1,19 +1,21 @@
-"""What a compiled module takes and gives: names, kinds, shapes, dtypes and which result updates which argument.
+"""What a compiled module takes and gives: names, kinds, shapes, dtypes, shardings, and which result updates which argument.
 
 Comes in: what the emitter knows of `main`, or the JSON of a manifest. Goes out: a frozen `Signature`.
-Guaranteed: argument names are unique, and each alias is mutual and between equal shapes and dtypes.
+Guaranteed: argument names are unique, each alias is mutual and between equal shapes, dtypes and shardings, and each sharding fits the mesh.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from .dtypes import dtype_of
 from .errors import SignatureError
+from .mesh import ONE_DEVICE, Mesh
+from .sharding import REPLICATED, Sharding
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -25,17 +27,21 @@ RANDOM_KEY = "rng_key"
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of `main`. `alias` is the index of the result that is this argument updated (it is then donated)."""
+    """One argument of `main`. shape: of the whole tensor, over all devices.
+
+    alias: the index of the result that is this argument updated (it is then donated). sharding: how it lies on the signature's mesh.
+    """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
     dtype: str
     alias: int | None = None
+    sharding: Sharding = REPLICATED
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory."""
+        """Bytes of the whole tensor, over all devices."""
         return math.prod(self.shape) * dtype_of(self.dtype).itemsize
 
     def __str__(self) -> str:
@@ -44,12 +50,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Result:
-    """One result of `main`. `alias` is the index of the argument of which it is the new value."""
+    """One result of `main`. alias: the index of the argument of which it is the new value. sharding: as of an argument."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     alias: int | None = None
+    sharding: Sharding = REPLICATED
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]"
@@ -57,10 +64,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments and results of `main`, in order. Raises SignatureError where they contradict each other."""
+    """The arguments and results of `main`, in order, and the mesh that they lie on.
+
+    Raises SignatureError where they contradict each other.
+    """
 
     arguments: tuple[Argument, ...]
     results: tuple[Result, ...]
+    mesh: Mesh = ONE_DEVICE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", tuple(self.arguments))
@@ -77,6 +88,11 @@ class Signature:
             _check_alias(f"argument {index} ({argument})", index, argument, self.results)
         for index, result in enumerate(self.results):
             _check_alias(f"result {index} ({result})", index, result, self.arguments)
+        for one in (*self.arguments, *self.results):
+            try:
+                one.sharding.shard(one.shape, self.mesh)
+            except SignatureError as problem:
+                raise SignatureError(f"{one}: {problem.message}", next_step=problem.next_step) from problem
 
     @cached_property
     def weights(self) -> tuple[Argument, ...]:
@@ -113,14 +129,15 @@ class Signature:
     def to_json(self) -> dict[str, Any]:
         """Lists, strings, numbers and None only; `from_json` gives an equal signature."""
         return {
-            "arguments": [{**asdict(argument), "shape": list(argument.shape)} for argument in self.arguments],
-            "results": [{**asdict(result), "shape": list(result.shape)} for result in self.results],
+            "mesh": self.mesh.to_json(),
+            "arguments": [_to_json(argument) for argument in self.arguments],
+            "results": [_to_json(result) for result in self.results],
         }
 
     @staticmethod
     def from_json(data: Any) -> Signature:
         """The inverse of `to_json`. Raises SignatureError that names the field that is wrong."""
-        fields = _fields("signature", data, {"arguments": _is_list, "results": _is_list})
+        fields = _fields("signature", data, {"mesh": _is_list, "arguments": _is_list, "results": _is_list})
         arguments = tuple(
             Argument(**_entry(f"arguments[{index}]", one, {"name": _is_str, "kind": _is_kind}))
             for index, one in enumerate(fields["arguments"])
@@ -128,23 +145,39 @@ class Signature:
         results = tuple(
             Result(**_entry(f"results[{index}]", one, {"name": _is_str})) for index, one in enumerate(fields["results"])
         )
-        return Signature(arguments, results)
+        return Signature(arguments, results, Mesh.from_json(fields["mesh"]))
 
     def __str__(self) -> str:
-        rows = [("", "name", "kind", "dtype", "shape", "updated as / updates")]
+        rows = [("", "name", "kind", "dtype", "shape", "updated as / updates", "sharding")]
         for index, argument in enumerate(self.arguments):
             target = "" if argument.alias is None else f"-> result {argument.alias}"
-            rows.append((f"arg {index}", argument.name, argument.kind, argument.dtype, _shape(argument.shape), target))
+            rows.append(
+                (f"arg {index}", argument.name, argument.kind, *_columns(argument), target, str(argument.sharding))
+            )
         for index, result in enumerate(self.results):
             source = "" if result.alias is None else f"<- arg {result.alias}"
-            rows.append((f"result {index}", result.name, "", result.dtype, _shape(result.shape), source))
+            rows.append((f"result {index}", result.name, "", *_columns(result), source, str(result.sharding)))
+        if not self.mesh.axes:  # one device holds everything
+            rows = [row[:-1] for row in rows]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _columns(one: Argument | Result) -> tuple[str, str]:
+    return one.dtype, f"[{', '.join(map(str, one.shape))}]"
+
+
+def _to_json(one: Argument | Result) -> dict[str, Any]:
+    kind = {"kind": one.kind} if isinstance(one, Argument) else {}
+    return {
+        "name": one.name,
+        **kind,
+        "shape": list(one.shape),
+        "dtype": one.dtype,
+        "alias": one.alias,
+        "sharding": one.sharding.to_json(),
+    }
 
 
 def _check_alias(what: str, index: int, one: Argument | Result, others: tuple[Any, ...]) -> None:
@@ -158,6 +191,8 @@ def _check_alias(what: str, index: int, one: Argument | Result, others: tuple[An
         raise SignatureError(f"{what} has alias {one.alias} ({other}), whose alias is {other.alias}, not {index}")
     if (other.shape, other.dtype) != (one.shape, one.dtype):
         raise SignatureError(f"{what} and its alias {one.alias} ({other}) differ in shape or dtype")
+    if other.sharding != one.sharding:
+        raise SignatureError(f"{what} is {one.sharding} and its alias {one.alias} ({other}) {other.sharding}")
 
 
 def _unknown(what: str, name: str, known: list[str]) -> SignatureError:
@@ -206,6 +241,8 @@ def _fields(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) 
 
 
 def _entry(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
-    fields = _fields(where, data, {**checks, "shape": _is_shape, "dtype": _is_str, "alias": _is_alias})
+    fields = _fields(
+        where, data, {**checks, "shape": _is_shape, "dtype": _is_str, "alias": _is_alias, "sharding": _is_list}
+    )
     dtype_of(fields["dtype"])
-    return {**fields, "shape": tuple(fields["shape"])}
+    return {**fields, "shape": tuple(fields["shape"]), "sharding": Sharding.from_json(fields["sharding"])}

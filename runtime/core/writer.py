@@ -76,6 +76,12 @@ class BundleWriter:
         """A program: its portable StableHLO artifact, signature, and the sizes of its symbolic dimensions."""
         if name in self.manifest.entries:
             raise BundleError(f"there is an entry {name!r} already", where=self.path)
+        if self.manifest.entries and signature.mesh != self.manifest.mesh:
+            raise BundleError(
+                f"the entry {name!r} is for the mesh {signature.mesh}, and the bundle's other entries are for {self.manifest.mesh}",
+                where=self.path,
+                next_step="write one bundle a mesh: entries share their weights' placement",
+            )
         with self._explained():
             stored = files.store(self._root, "modules", ".mlirbc", module)
         entry = Entry(name, stored, signature, dict(bindings or {}))

@@ -1,0 +1,63 @@
+"""Mesh: the devices that one program runs on, as a grid with named axes.
+
+Comes in: axis names and sizes, or the JSON of a manifest. Goes out: a frozen `Mesh`. Guaranteed: names are unique, sizes positive.
+The mesh without axes is one device, which is what every program of today runs on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .errors import SignatureError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Axes with their sizes, outermost first: `Mesh((("data", 2), ("model", 4)))` has eight devices, Shardy's <["data"=2, "model"=4]>.
+
+    Raises SignatureError for names that repeat or are empty, and sizes below 1.
+    """
+
+    axes: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple((name, size) for name, size in self.axes))
+        names = [name for name, _ in self.axes]
+        if len(set(names)) < len(names):
+            raise SignatureError(f"the mesh {self} has an axis twice", next_step="give each axis a name of its own")
+        for name, size in self.axes:
+            if not isinstance(name, str) or not name or type(size) is not int or size < 1:
+                raise SignatureError(
+                    f"the mesh has an axis {name!r} of size {size!r}",
+                    next_step="an axis has a name and a size from 1 on",
+                )
+
+    @property
+    def devices(self) -> int:
+        """How many devices it takes."""
+        return math.prod(size for _, size in self.axes)
+
+    def size(self, axis: str) -> int:
+        """Devices along an axis. Raises SignatureError where there is no axis of that name."""
+        for name, size in self.axes:
+            if name == axis:
+                return size
+        raise SignatureError(f"the mesh {self} has no axis {axis!r}")
+
+    def to_json(self) -> list[list[str | int]]:
+        """[["data", 2], ["model", 4]]; `from_json` gives an equal mesh."""
+        return [[name, size] for name, size in self.axes]
+
+    @staticmethod
+    def from_json(data: object) -> Mesh:
+        """Raises SignatureError where `data` is not what `to_json` gives."""
+        if not isinstance(data, list) or not all(isinstance(axis, list) and len(axis) == 2 for axis in data):
+            raise SignatureError(f"mesh is {data!r}, not a list of axes with their sizes")
+        return Mesh(tuple((name, size) for name, size in data))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={size}" for name, size in self.axes) or "one device"
+
+
+ONE_DEVICE = Mesh()
