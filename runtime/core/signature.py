@@ -88,7 +88,8 @@ class Signature:
             _check_alias(f"argument {index} ({argument})", index, argument, self.results)
         for index, result in enumerate(self.results):
             _check_alias(f"result {index} ({result})", index, result, self.arguments)
-        for one in (*self.arguments, *self.results):
+        everything: list[Argument | Result] = [*self.arguments, *self.results]
+        for one in everything:
             try:
                 one.sharding.shard(one.shape, self.mesh)
             except SignatureError as problem:
@@ -148,7 +149,7 @@ class Signature:
         return Signature(arguments, results, Mesh.from_json(fields["mesh"]))
 
     def __str__(self) -> str:
-        rows = [("", "name", "kind", "dtype", "shape", "updated as / updates", "sharding")]
+        rows: list[tuple[str, ...]] = [("", "name", "kind", "dtype", "shape", "updated as / updates", "sharding")]
         for index, argument in enumerate(self.arguments):
             target = "" if argument.alias is None else f"-> result {argument.alias}"
             rows.append(

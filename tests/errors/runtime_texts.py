@@ -150,9 +150,9 @@ there is no entry 'tokens=8'
         BundleError,
         lambda tmp: fxhlo.load(of_another_version(tmp / "b")),
         """\
-the bundle is of another version than 1, which this fxhlo reads
+the bundle has format version 99, and this fxhlo reads version 2
   at: TMP/b/manifest.json
-  next: make it again with this version, or load it with the fxhlo that made it""",
+  next: update fxhlo, or make the bundle again""",
     ),
     "a folder that holds something else": (
         BundleError,
