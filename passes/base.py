@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .program import Program
+from .step_inputs import StepInput
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Pass:
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    @property
+    def inputs(self) -> tuple[StepInput, ...]:
+        """The inputs of an engine's step that the pass adds to the program."""
+        return ()
 
     def __call__(self, program: Program) -> Program:
         raise NotImplementedError(f"{type(self).__name__} does not say what it does")

@@ -6,13 +6,14 @@ the user's code of the node they stand for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from .functional import functional_graph
+from .step_inputs import StepInput
 from .torch_private import FakeTensor, FakeTensorMode, ShapeEnv, new_size
 
 ORIGIN = ("stack_trace", "nn_module_stack")
@@ -84,6 +85,15 @@ def add_placeholder(graph: fx.Graph, name: str, shape: Sequence[Any], dtype: tor
     with fake_mode_of(graph):
         node.meta["val"] = torch.empty(list(shape), dtype=dtype)
     return node
+
+
+def add_step_inputs(
+    graph: fx.Graph, inputs: Sequence[StepInput], sizes: Mapping[str, int | torch.SymInt]
+) -> dict[str, fx.Node]:
+    """A placeholder for each input of a step, by name. sizes: what the symbols of their shapes stand for."""
+    return {
+        one.name: add_placeholder(graph, one.name, one.shape_in(sizes), getattr(torch, one.dtype)) for one in inputs
+    }
 
 
 def new_symbol(graph: fx.Graph, name: str, hint: int, minimum: int, maximum: int | None) -> torch.SymInt:

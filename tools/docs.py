@@ -46,7 +46,7 @@ def passes_page() -> str:
     from ..runtime.vllm.steps.options import StepOptions
     from ..runtime.vllm.steps.passes import step_passes
 
-    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, logprobs=20)
+    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, vocab_size=128256, logprobs=20)
     return "\n".join(
         [
             NOTICE,

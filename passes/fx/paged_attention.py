@@ -6,7 +6,7 @@ pages a request reads are inputs. Over one request that starts at position 0 the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import fx
 
 from ...runtime.core.errors import UnsupportedError
 from ..base import Pass
-from ..edit import add_placeholder, call, new_symbol
+from ..edit import add_placeholder, add_step_inputs, call, new_symbol
 from ..program import Argument, Dim, Program, Result
+from ..step_inputs import PAGED, StepInput
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class PagedAttention(Pass):
     pages: int = 512
     dtype: torch.dtype | None = None
 
+    @property
+    def inputs(self) -> tuple[StepInput, ...]:
+        return PAGED
+
     def __call__(self, program: Program) -> Program:
         sites = _sites(program.graph)
         if not sites:
@@ -36,17 +41,9 @@ class PagedAttention(Pass):
         def edit(graph: fx.Graph) -> None:
             blocks = new_symbol(graph, "num_blocks", 131, 1, None)
             dims.append(Dim("num_blocks", blocks.node.expr, 1, None, 131))
-            requests = _size(program, "requests")
-            tokens = _size(program, "tokens")
-            metadata = {}
-            for name, shape in {
-                "slot_mapping": (tokens,),
-                "block_tables": (requests, self.pages),
-                "seq_lens": (requests,),
-                "query_start_loc": (requests + 1,),
-            }.items():
-                metadata[name] = add_placeholder(graph, name, shape, torch.int32)
-                arguments.append(Argument(name, "input"))
+            sizes = {name: _size(program, name) for name in ("tokens", "requests")} | {"pages": self.pages}
+            metadata = add_step_inputs(graph, self.inputs, sizes)
+            arguments.extend(Argument(name, "input") for name in metadata)
             output = next(node for node in graph.nodes if node.op == "output")
             outputs = list(output.args[0])
             for node in _sites(graph):
@@ -57,16 +54,7 @@ class PagedAttention(Pass):
             output.args = (tuple(outputs),)
 
         edited = program.edited(edit)
-        return Program(
-            edited.module,
-            tuple(arguments),
-            tuple(results),
-            tuple(dims),
-            program.guards,
-            program.tensors,
-            program.name,
-            program.notes,
-        )
+        return replace(edited, arguments=tuple(arguments), results=tuple(results), dims=tuple(dims))
 
     def _replace(
         self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]

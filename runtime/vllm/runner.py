@@ -19,8 +19,8 @@ from .batch.request import PromptLogprobs, Request
 from .batch.rows import Batch
 
 if TYPE_CHECKING:
-    from .steps.kinds import StepResult
-    from .steps.programs import Steps
+    from .pending import PendingStep
+    from .steps.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Scheduled:
 class Runner:
     """Keeps the batch; `steps` has the programs."""
 
-    def __init__(self, vllm_config: compat.VllmConfig, steps: Steps) -> None:
+    def __init__(self, vllm_config: compat.VllmConfig, kv_cache_config: compat.KVCacheConfig, steps: Steps) -> None:
         model = vllm_config.model_config
         self.steps = steps
         self.batch = Batch(
             capacity=vllm_config.scheduler_config.max_num_seqs,
             max_model_len=model.max_model_len,
-            block_size=vllm_config.cache_config.block_size,
+            block_sizes=[group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups],
             vocab_size=model.get_vocab_size(),
         )
+        steps.inputs.check_filled(self.batch.fills)
         self.requests: dict[str, Request] = {}
         self._seeds = np.random.default_rng(model.seed)
         self._scheduled: Scheduled | None = None
@@ -77,18 +78,15 @@ class Runner:
         if grammar is not None:
             masks = dict(zip(grammar.structured_output_request_ids, grammar.grammar_bitmask, strict=True))
         bucket = self.steps.select(int(step.counts.sum()), len(step.ids))
+        frame = self.steps.inputs.frame(bucket)
         requests = [self.requests[request_id] for request_id in step.ids]
-        inputs = self.batch.inputs(step.rows, step.counts, bucket.tokens, bucket.requests)
-        inputs |= self.batch.sampling.inputs(step.rows, requests, bucket.requests, masks)
-        result = self.steps.step(bucket, inputs, logprobs=bool(inputs["logprobs_enabled"]))
-        parts = self._prompt_parts(step)
-        prompts = {}
+        inputs = self.batch.inputs(step.rows, step.counts, frame)
+        inputs |= self.batch.sampling.inputs(step.rows, requests, frame, masks)
+        pending = self.steps.start(bucket, inputs)
+        parts, prompts = self._prompt_parts(step), {}
         if parts:
-            vocab_size = self.batch.sampling.vocab_size
-            prompts = collect(
-                parts, inputs, bucket, vocab_size, lambda made: self.steps.step(bucket, made, logprobs=True)
-            )
-        return self._finish(step, result, prompts)
+            prompts = collect(parts, inputs, frame, lambda changed: self.steps.start(bucket, changed))
+        return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
 
     def _prompt_parts(self, step: Scheduled) -> list[Part]:
         """The requests of this step whose prompt's log-probabilities are wanted, with the tokens that are computed."""
@@ -103,7 +101,6 @@ class Runner:
 
     def _begin(self, new: Any, scheduled: Mapping[str, int]) -> None:
         """A request that is new; or, as vLLM does with its second model runner, one that comes back after preemption."""
-        (blocks,) = new.block_ids
         prompt = list(new.prompt_token_ids)
         tokens = prompt if new.prefill_token_ids is None else list(new.prefill_token_ids)
         known = self.requests.get(new.req_id)
@@ -112,7 +109,7 @@ class Runner:
             params=new.sampling_params,
             prompt=prompt,
             output=tokens[len(prompt) :],
-            blocks=list(blocks),
+            blocks=[list(blocks) for blocks in new.block_ids],
             computed=new.num_computed_tokens,
             seed=self._seed(new.sampling_params) if known is None else known.seed,
         )
@@ -132,15 +129,15 @@ class Runner:
         )
         for request_id, computed, new_blocks, outputs in news:
             request = self.requests[request_id]
-            blocks = [] if new_blocks is None else new_blocks[0]
             row = self.batch.rows.get(request_id)
             stale = request_id in cached.resumed_req_ids or outputs < len(request.output)
             if row is not None and not stale:
-                self.batch.extend(row, computed, blocks)
+                self.batch.extend(row, computed, new_blocks)
                 continue
             if request_id in cached.resumed_req_ids:
-                request.blocks = []
-            request.blocks.extend(blocks)
+                request.blocks = [[] for _ in request.blocks]
+            for blocks, more in zip(request.blocks, new_blocks or (), strict=False):
+                blocks.extend(more)
             request.computed = computed
             del request.output[outputs:]
             self.batch.place(request, scheduled)
@@ -152,20 +149,21 @@ class Runner:
         return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
 
     def _finish(
-        self, step: Scheduled, result: StepResult, prompts: dict[str, compat.LogprobsTensors]
+        self, step: Scheduled, pending: PendingStep, with_logprobs: bool, prompts: dict[str, compat.LogprobsTensors]
     ) -> compat.ModelRunnerOutput:
-        """Stores the sampled tokens; a request whose prompt is not computed to its end has none yet."""
+        """Waits for the step and stores the sampled tokens; a request whose prompt is not computed to its end has none yet."""
         batch, real = self.batch, len(step.ids)
         batch.computed[step.rows] += step.counts
         done = batch.computed[step.rows] >= batch.lengths[step.rows]
         sampled: list[list[int]] = [[] for _ in step.ids]
+        tokens = pending.tokens()
         for index in np.flatnonzero(done):
-            token = int(result.tokens[index])
+            token = int(tokens[index])
             batch.append(int(step.rows[index]), token)
             sampled[index] = [token]
         logprobs = None
-        if result.logprobs is not None:
-            token_ids, values, ranks = (part[:real] for part in result.logprobs)
+        if with_logprobs:
+            token_ids, values, ranks = (part[:real] for part in pending.logprobs())
             width = batch.sampling.logprobs[step.rows].max() + 1  # the front makes text of each that it gets
             logprobs = compat.LogprobsLists(token_ids[:, :width], values[:, :width], ranks)
         return compat.ModelRunnerOutput(

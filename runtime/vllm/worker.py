@@ -19,9 +19,11 @@ from ..core import seal
 from ..core.errors import FxhloError, UnsupportedError
 from . import compat, front
 from .host import without_accelerator
+from .layers import catalog
 from .model import build_model
 from .runner import Runner
-from .steps.programs import Steps
+from .states.spec import StateSpec, check_groups
+from .steps.steps import prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
 
@@ -50,7 +52,7 @@ class FxhloWorker(compat.WorkerBase):
         compat.check()
         super().__init__(vllm_config, local_rank, rank, distributed_init_method, is_driver_worker)
         self.model: torch.nn.Module | None = None
-        self.steps: Steps | None = None
+        self.kv_cache_config: compat.KVCacheConfig | None = None
         self.runner: Runner | None = None  # type: ignore[assignment]
         self._layers: dict[str, Any] = {}
 
@@ -70,11 +72,8 @@ class FxhloWorker(compat.WorkerBase):
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
-            model = self.model = build_model(self.vllm_config, weights=True)
+            self.model = build_model(self.vllm_config, weights=True)
             self._layers = compat.layers_of(self.vllm_config)
-            self.steps = Steps.prepare(
-                self.vllm_config, model, lambda: build_model(self.vllm_config, weights=False, like=model)
-            )
 
     def get_model(self) -> torch.nn.Module:
         assert self.model is not None
@@ -84,22 +83,12 @@ class FxhloWorker(compat.WorkerBase):
         return ("generate",)
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
-        """One kind of block for all layers: sliding windows are the kernel's business, so one block table does for all."""
-        specs: dict[str, compat.KVCacheSpec] = {}
-        for name, layer in self._layers.items():
-            paged = isinstance(layer, compat.AttentionLayerBase) and hasattr(layer, "num_kv_heads")
-            if not paged:
-                raise UnsupportedError(
-                    f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
-                    next_step="serve this model on another platform of vLLM",
-                )
-            specs[name] = compat.FullAttentionSpec(
-                block_size=self.cache_config.block_size,
-                num_kv_heads=layer.num_kv_heads,
-                head_size=layer.head_size,
-                dtype=layer.kv_cache_torch_dtype,
-            )
-        return specs
+        """What each layer keeps, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
+        return {state.layer: state.for_vllm() for state in self.states()}
+
+    def states(self) -> tuple[StateSpec, ...]:
+        """What the model's layers keep between steps."""
+        return catalog.states(self._layers, self.cache_config.block_size)
 
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache; the same on every start of the same engine, so that its programs are found again."""
@@ -115,23 +104,29 @@ class FxhloWorker(compat.WorkerBase):
             return kv_cache_bytes(wanted, block, longest, _free_bytes())
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
-        assert self.steps is not None
-        self.steps.allocate(kv_cache_config.num_blocks)
+        with _logged("lay out the KV cache"):
+            check_groups(kv_cache_config)
+        self.kv_cache_config = kv_cache_config
 
     def compile_or_warm_up_model(self) -> compat.CompilationTimes:
         """Makes or loads every program the scheduler can ask for; afterwards the process makes no more."""
-        assert self.steps is not None
-        began = time.perf_counter()
+        assert self.kv_cache_config is not None
+        model, began = self.get_model(), time.perf_counter()
         with _logged("prepare the programs"):
-            self.steps.compile(lambda message: logger.info("%s", message))
-            self.runner = Runner(self.vllm_config, self.steps)
+            steps = prepare(
+                self.vllm_config,
+                model,
+                lambda: build_model(self.vllm_config, weights=False, like=model),
+                self.states(),
+                self.kv_cache_config.num_blocks,
+                lambda message: logger.info("%s", message),
+            )
+            self.runner = Runner(self.vllm_config, self.kv_cache_config, steps)
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
 
     def update_max_model_len(self, max_model_len: int) -> None:
         """With --max-model-len auto, vLLM has found the length that fits into the cache; programs are made afterwards."""
-        assert self.steps is not None
         self.model_config.max_model_len = max_model_len
-        self.steps.read_options()
 
     # -- serving ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +158,7 @@ class FxhloWorker(compat.WorkerBase):
 
     def shutdown(self) -> None:
         """Lets go of the device's memory and of the promise to compile nothing."""
-        self.runner = self.steps = self.model = None
+        self.runner = self.model = None
         self._layers = {}
         seal.reopen()
 

@@ -12,10 +12,11 @@ from fxhlo.passes.fx.canonicalize import Canonicalize
 from fxhlo.passes.fx.donate import Donate
 from fxhlo.passes.fx.linear import Linear
 from fxhlo.passes.fx.paged_attention import PagedAttention
-from fxhlo.passes.fx.sample import RAW, Sample
+from fxhlo.passes.fx.sample import Sample
 from fxhlo.passes.fx.select_rows import SelectRows
 from fxhlo.passes.pipeline import run, verify
 from fxhlo.passes.program import Program
+from fxhlo.passes.step_inputs import RAW
 from fxhlo.runtime.core.errors import FxhloError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from vllm import SamplingParams
@@ -9,19 +12,26 @@ from vllm import SamplingParams
 from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.batch.request import Request
 from fxhlo.runtime.vllm.batch.rows import Batch
+from fxhlo.runtime.vllm.steps.kinds import Bucket
+
+sys.path.insert(0, str(Path(__file__).parent))
+from step_table import table
 
 
 def request(name: str, prompt: list[int], blocks: list[int], **others) -> Request:
-    return Request(name, SamplingParams(), prompt, others.get("output", []), blocks, others.get("computed", 0), seed=0)
+    return Request(
+        name, SamplingParams(), prompt, others.get("output", []), [blocks], others.get("computed", 0), seed=0
+    )
 
 
 def batch(capacity: int = 2) -> Batch:
-    return Batch(capacity=capacity, max_model_len=16, block_size=4, vocab_size=50)
+    return Batch(capacity=capacity, max_model_len=16, block_sizes=[4], vocab_size=50)
 
 
 def inputs(of: Batch, counts: dict[str, int], tokens: int, requests: int) -> dict[str, list]:
     rows = np.array([of.rows[name] for name in counts])
-    found = of.inputs(rows, np.array(list(counts.values()), np.int32), tokens, requests)
+    frame = table(max_model_len=16, block_size=4).frame(Bucket.of(tokens=tokens, requests=requests))
+    found = of.inputs(rows, np.array(list(counts.values()), np.int32), frame)
     assert all(value.dtype == np.int32 for value in found.values())
     return {name: value.tolist() for name, value in found.items()}
 
@@ -44,11 +54,11 @@ def test_prefill_of_two_requests_is_padded() -> None:
 def test_a_chunk_starts_where_the_cache_ends_and_decode_takes_the_sampled_token() -> None:
     of = batch()
     row = of.place(request("a", [10, 11, 12, 13, 14], [7], computed=3), {})
-    of.extend(row, 3, [2])
+    of.extend(row, 3, [[2]])
     chunk = inputs(of, {"a": 2}, tokens=2, requests=1)
     assert (chunk["input_ids"], chunk["positions"], chunk["slot_mapping"]) == ([13, 14], [3, 4], [31, 8])
     of.append(row, 99)
-    of.extend(row, 5, [])
+    of.extend(row, 5, None)
     step = inputs(of, {"a": 1}, tokens=1, requests=1)
     assert (step["input_ids"], step["positions"], step["slot_mapping"]) == ([99], [5], [9])
     assert step["seq_lens"] == [6]
@@ -62,7 +72,7 @@ def test_a_request_that_waits_gives_up_its_row_and_gets_one_again() -> None:
     of.place(second, {"b": 1})
     assert list(of.rows) == ["b"]
     of.remove("b")
-    first.blocks, first.computed = [8], 0  # as after a preemption
+    first.blocks, first.computed = [[8]], 0  # as after a preemption
     of.place(first, {"a": 3})
     assert inputs(of, {"a": 3}, tokens=3, requests=1)["input_ids"] == [1, 2, 9]
     assert inputs(of, {"a": 3}, tokens=3, requests=1)["slot_mapping"] == [32, 33, 34]
@@ -78,7 +88,7 @@ def test_more_requests_in_a_step_than_rows_is_an_error() -> None:
 def test_a_request_may_fill_the_model_to_its_last_token() -> None:
     of = batch(capacity=1)
     row = of.place(request("a", list(range(15)), [0, 1, 2, 3]), {})
-    of.extend(row, 15, [])
+    of.extend(row, 15, [[]])
     of.append(row, 7)
     of.append(row, 8)  # the token after the last position is stored, and never computed
     assert of.lengths[row] == 17

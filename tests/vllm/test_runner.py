@@ -7,6 +7,7 @@ of it went to the right place in the right order, however vLLM cut, delayed, pre
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ import torch
 from vllm import LLM, SamplingParams
 
 from fxhlo.runtime.vllm import runner, worker
-from fxhlo.runtime.vllm.steps.kinds import Bucket, StepResult, buckets
+from fxhlo.runtime.vllm.steps.inputs import StepInputs
+from fxhlo.runtime.vllm.steps.kinds import Bucket, closed_set, select
+from fxhlo.runtime.vllm.steps.options import StepOptions
+from fxhlo.runtime.vllm.steps.passes import step_passes
 
 VOCABULARY = 100
 LENGTHS = (1, 2, 15, 16, 17, 40, 5, 100, 63, 64, 65, 30)
@@ -38,44 +42,57 @@ def expected(prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+@dataclass
+class Answered:
+    """Stands in for pending.PendingStep: what a step answered, at once."""
+
+    answer: np.ndarray
+
+    def tokens(self) -> np.ndarray:
+        return self.answer
+
+    def logprobs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ids = np.repeat(self.answer[:, None], 21, axis=1)
+        return ids, np.zeros(ids.shape, np.float32), np.ones(len(ids), np.int32)
+
+
 class CheckingSteps:
     """Stands in for steps.Steps."""
 
     last: CheckingSteps
 
-    def __init__(self, config: Any) -> None:
-        self.block_size = config.cache_config.block_size
-        scheduler = config.scheduler_config
-        self.buckets = buckets(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
+    def __init__(self, config: Any, num_blocks: int) -> None:
+        options = StepOptions.of(config)
+        self.block_size = options.block_size
+        self.buckets = closed_set(options.limits)
+        self.inputs = StepInputs.of(options, step_passes(options))
+        self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
         self.used: list[Bucket] = []
-        self.inputs: list[dict[str, np.ndarray]] = []
+        self.given: list[dict[str, np.ndarray]] = []
         CheckingSteps.last = self
 
     @classmethod
-    def prepare(cls, config: Any, *_: Any, **__: Any) -> CheckingSteps:
-        return cls(config)
-
-    def allocate(self, num_blocks: int) -> None:
-        self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
-
-    def compile(self, progress: Any) -> None:
+    def prepare(cls, config: Any, model: Any, build: Any, states: Any, num_blocks: int, progress: Any) -> CheckingSteps:
         progress("nothing to compile")
+        return cls(config, num_blocks)
 
     def select(self, tokens: int, requests: int) -> Bucket:
-        return next(one for one in self.buckets if one.tokens >= tokens and one.requests >= requests)
+        return select(self.buckets, Bucket.of(tokens=tokens, requests=requests))
 
-    def step(self, bucket: Bucket, inputs: dict[str, np.ndarray], *, logprobs: bool) -> StepResult:
+    def start(self, bucket: Bucket, inputs: dict[str, np.ndarray]) -> Answered:
         self.used.append(bucket)
-        self.inputs.append(inputs)
+        self.given.append(inputs)
+        shapes = self.inputs.frame(bucket).shapes
+        assert {name: value.shape for name, value in inputs.items()} == {name: shapes[name] for name in inputs}
+        assert all(value.dtype == self.inputs.table[name].dtype for name, value in inputs.items())
+        assert set(shapes) - set(inputs) <= {name for name, one in self.inputs.table.items() if one.wide}
         starts, lengths = inputs["query_start_loc"], inputs["seq_lens"]
         total = starts[-1]
-        assert len(inputs["input_ids"]) == len(inputs["slot_mapping"]) == bucket.tokens
-        assert len(lengths) == bucket.requests == len(starts) - 1
         assert (inputs["slot_mapping"][total:] == -1).all()
         assert len(set(inputs["slot_mapping"][:total].tolist())) == total, "two tokens in one slot"
         self.cache[inputs["slot_mapping"][:total]] = inputs["input_ids"][:total]
-        tokens = np.zeros(bucket.requests, np.int32)
-        for row in range(bucket.requests):
+        tokens = np.zeros(bucket["requests"], np.int32)
+        for row in range(bucket["requests"]):
             count = starts[row + 1] - starts[row]
             if not count:
                 continue
@@ -89,10 +106,7 @@ class CheckingSteps:
             tokens = np.array(
                 [_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)]
             )
-        if not logprobs:
-            return StepResult(tokens, None)
-        ids = np.repeat(tokens[:, None], 21, axis=1)
-        return StepResult(tokens, (ids, np.zeros(ids.shape, np.float32), np.ones(bucket.requests, np.int32)))
+        return Answered(tokens)
 
 
 def _first_allowed(mask: np.ndarray, token: int) -> int:
@@ -104,7 +118,7 @@ def _first_allowed(mask: np.ndarray, token: int) -> int:
 def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """engine(**arguments) -> LLM whose programs are CheckingSteps; in this process, without a tokenizer or weights."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    monkeypatch.setattr(worker, "Steps", CheckingSteps)
+    monkeypatch.setattr(worker, "prepare", CheckingSteps.prepare)
     started = []
 
     def start(**arguments: Any) -> LLM:
@@ -176,8 +190,8 @@ def test_decode_steps_take_the_smallest_program(engine) -> None:
     llm = engine(max_num_seqs=32)
     answers(llm, [[5, 6, 7]])
     used = CheckingSteps.last.used
-    assert used[0] == Bucket(4, 4)
-    assert set(used) == {Bucket(4, 4)}
+    assert used[0] == Bucket.of(tokens=4, requests=4)
+    assert set(used) == {Bucket.of(tokens=4, requests=4)}
     assert len(used) == 40
 
 
@@ -186,7 +200,7 @@ def test_seeds_steps_and_logprobs_reach_the_step(engine) -> None:
     seeded = SamplingParams(max_tokens=3, temperature=1.0, seed=-2, ignore_eos=True, detokenize=False)
     drawn = SamplingParams(max_tokens=3, temperature=1.0, logprobs=2, ignore_eos=True, detokenize=False)
     first, second = answers(llm, [[5, 6], [7, 8]], [seeded, drawn])
-    inputs = CheckingSteps.last.inputs
+    inputs = CheckingSteps.last.given
     seeds = np.stack([one["seeds"][:2].view(np.uint32) for one in inputs])
     assert (seeds == seeds[0]).all(), "a request keeps its seed"
     assert seeds[0, 0].tolist() == [0xFFFFFFFE, 0xFFFFFFFF]
@@ -220,7 +234,7 @@ def test_no_more_logprobs_leave_the_step_than_somebody_asked_for(engine, monkeyp
 def test_the_engines_seed_decides_the_seeds_that_are_drawn(engine) -> None:
     def draw(seed: int) -> list:
         answers(engine(seed=seed), [[5, 6]], SamplingParams(max_tokens=1, detokenize=False))
-        return CheckingSteps.last.inputs[0]["seeds"][0].tolist()
+        return CheckingSteps.last.given[0]["seeds"][0].tolist()
 
     assert draw(1) == draw(1) != draw(2)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from vllm import SamplingParams
@@ -9,17 +12,22 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from fxhlo.runtime.vllm.batch.request import Request
 from fxhlo.runtime.vllm.batch.sampling import Sampling, bits
+from fxhlo.runtime.vllm.steps.kinds import Bucket
+
+sys.path.insert(0, str(Path(__file__).parent))
+from step_table import table
 
 VOCABULARY = 70
 
 
 def step(*params: SamplingParams, outputs=((), ()), grammar=None, seeds=(5, 6), size: int = 3) -> dict[str, np.ndarray]:
-    sampling = Sampling(capacity=4, vocab_size=VOCABULARY, seen_capacity=8)
+    sampling = Sampling(capacity=4, vocab_size=VOCABULARY)
     requests = []
     for row, one in enumerate(params):
-        requests.append(Request(f"r{row}", one, [3, 4, 3], list(outputs[row]), [], 0, seeds[row]))
+        requests.append(Request(f"r{row}", one, [3, 4, 3], list(outputs[row]), [[]], 0, seeds[row]))
         sampling.place(row, requests[row])
-    return sampling.inputs(np.arange(len(params)), requests, size, grammar or {})
+    frame = table(vocab_size=VOCABULARY, max_model_len=8).frame(Bucket.of(tokens=size, requests=size))
+    return sampling.inputs(np.arange(len(params)), requests, frame, grammar or {})
 
 
 def allowed(mask: np.ndarray) -> set[int]:

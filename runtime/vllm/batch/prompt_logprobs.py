@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ....passes.fx.sample import RAW
+from ....passes.step_inputs import RAW
 from .. import compat
-from ..steps.kinds import Bucket, StepResult
+from ..pending import PendingStep
+from ..steps.inputs import Frame
 from .request import PromptLogprobs, Request
 from .sampling import bits
 
-Run = Callable[[Mapping[str, np.ndarray]], StepResult]
-"""Runs a step with these inputs, log-probabilities on."""
+Run = Callable[[Mapping[str, np.ndarray]], PendingStep]
+"""Starts a step with these inputs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Part:
 
 
 def collect(
-    parts: Sequence[Part], inputs: Mapping[str, np.ndarray], bucket: Bucket, vocab_size: int, run: Run
+    parts: Sequence[Part], inputs: Mapping[str, np.ndarray], frame: Frame, run: Run
 ) -> dict[str, compat.LogprobsTensors]:
     """Adds what this step's rows say to each request's `prompt_logprobs`; gives those of prompts that are complete.
 
@@ -43,11 +44,10 @@ def collect(
     wanted = [
         (part, index) for part in parts for index in range(min(part.count, len(part.request.prompt) - 1 - part.first))
     ]
-    for start in range(0, len(wanted), bucket.requests):
-        some = wanted[start : start + bucket.requests]
-        result = run(_inputs(some, inputs, bucket, vocab_size))
-        assert result.logprobs is not None
-        ids, values, ranks = result.logprobs
+    requests = frame.sizes["requests"]
+    for start in range(0, len(wanted), requests):
+        some = wanted[start : start + requests]
+        ids, values, ranks = run({**inputs, **_changed(some, frame)}).logprobs()
         for row, (part, index) in enumerate(some):
             found = part.request.prompt_logprobs
             assert found is not None
@@ -69,18 +69,16 @@ def _tensors(found: PromptLogprobs) -> compat.LogprobsTensors:
     return compat.LogprobsTensors(ids, values, ranks)
 
 
-def _inputs(
-    some: Sequence[tuple[Part, int]], inputs: Mapping[str, np.ndarray], bucket: Bucket, vocab_size: int
-) -> dict[str, np.ndarray]:
-    """The step's inputs with rows of prompts to choose for, each with one token to choose."""
-    words = -(-vocab_size // 32)
-    rows = np.zeros(bucket.requests, np.int32)
-    mask = np.full((bucket.requests, words), -1, np.int32)
+def _changed(some: Sequence[tuple[Part, int]], frame: Frame) -> dict[str, np.ndarray]:
+    """The inputs in place of the step's own: the rows of prompts to choose for, each with one token to choose."""
+    rows, mask = frame.blank("logit_rows"), frame.blank("allowed_mask")
     for at, (part, index) in enumerate(some):
         rows[at] = part.row + index
-        mask[at] = bits([part.request.prompt[part.first + index + 1]], words)
-    made = {**inputs, "logit_rows": rows, "allowed_mask": mask}
-    made["temperature"] = np.zeros_like(inputs["temperature"])
-    made["flags"] = np.array([1, 0, 0], np.int32)
-    made["logprobs_enabled"] = np.array(RAW, np.int32)
-    return made
+        mask[at] = bits([part.request.prompt[part.first + index + 1]], mask.shape[1])
+    return {
+        "logit_rows": rows,
+        "allowed_mask": mask,
+        "temperature": frame.blank("temperature"),  # greedy
+        "flags": np.array([1, 0, 0], np.int32),
+        "logprobs_enabled": np.array(RAW, np.int32),
+    }

@@ -28,13 +28,14 @@ class PromptLogprobs:
 
 @dataclass
 class Request:
-    """prompt: token ids; output: those sampled so far; blocks: its KV blocks in order; computed: tokens in the cache."""
+    """prompt: token ids; output: those sampled so far; blocks: its KV blocks in order, for each
+    of vLLM's cache groups; computed: tokens in the cache."""
 
     id: str
     params: SamplingParams
     prompt: list[int]
     output: list[int]
-    blocks: list[int]
+    blocks: list[list[int]]
     computed: int
     seed: int
     seen: dict[int, int] = field(default_factory=dict)

@@ -7,30 +7,42 @@ gives up its own (it was preempted, or has to wait) and gets another one when it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...core.errors import FxhloError
+from ..steps.inputs import Frame
+from . import sampling
+from .block_tables import BlockTables
 from .request import Request
 from .sampling import Sampling
 
+FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc")
+"""The step's inputs that the rows fill; block_tables.py and sampling.py fill the others."""
+
 
 class Batch:
-    """Rows for `capacity` requests of up to `max_model_len` tokens in blocks of `block_size`."""
+    """Rows for `capacity` requests of up to `max_model_len` tokens; block_sizes: tokens a block, for each cache group."""
 
-    def __init__(self, capacity: int, max_model_len: int, block_size: int, vocab_size: int) -> None:
-        self.block_size = block_size
-        self.pages = -(-max_model_len // block_size)
-        self.sampling = Sampling(capacity, vocab_size, max_model_len)
+    def __init__(self, capacity: int, max_model_len: int, block_sizes: Sequence[int], vocab_size: int) -> None:
+        self.sampling = Sampling(capacity, vocab_size)
         # one column more: a request's last token is stored here although it is never computed
         self.tokens = np.zeros((capacity, max_model_len + 1), np.int32)
-        self.blocks = np.zeros((capacity, self.pages), np.int32)
+        self.groups = tuple(
+            BlockTables(capacity, -(-max_model_len // size), size, index) for index, size in enumerate(block_sizes)
+        )
         self.computed = np.zeros(capacity, np.int32)
         self.lengths = np.zeros(capacity, np.int32)
         self.requests: list[Request | None] = [None] * capacity
         self.rows: dict[str, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
+
+    @property
+    def fills(self) -> dict[str, tuple[str, ...]]:
+        """The step's inputs that each part of the batch fills."""
+        groups = {f"cache group {group.index}": group.fills for group in self.groups}
+        return {"rows": FILLS, "sampling": sampling.FILLS, **groups}
 
     def remove(self, request_id: str) -> None:
         """Frees the request's row, if it has one."""
@@ -50,7 +62,8 @@ class Batch:
         split = len(request.prompt)
         self.tokens[row, :split] = request.prompt
         self.tokens[row, split : request.length] = request.output
-        self.blocks[row, : len(request.blocks)] = request.blocks
+        for group, blocks in zip(self.groups, request.blocks, strict=True):
+            group.place(row, blocks)
         self.computed[row] = request.computed
         self.lengths[row] = request.length
         self.sampling.place(row, request)
@@ -65,26 +78,31 @@ class Batch:
             next_step="report this with the engine's arguments",
         )
 
-    def extend(self, row: int, computed: int, new_blocks: Iterable[int]) -> None:
-        """The scheduler's news about a request that has a row: tokens in the cache, blocks that were added."""
-        request = self.requests[row]
-        assert request is not None
+    def extend(self, row: int, computed: int, new_blocks: Sequence[Sequence[int]] | None) -> None:
+        """The scheduler's news about a request that has a row: tokens in the cache, blocks that were added to each group."""
+        request = self._request(row)
         request.computed = self.computed[row] = computed
-        first = len(request.blocks)
-        request.blocks.extend(new_blocks)
-        self.blocks[row, first : len(request.blocks)] = request.blocks[first:]
+        if new_blocks is None:
+            return
+        for group, blocks, more in zip(self.groups, request.blocks, new_blocks, strict=True):
+            group.place(row, more, first=len(blocks))
+            blocks.extend(more)
 
     def append(self, row: int, token: int) -> None:
         """Adds a sampled token."""
-        request = self.requests[row]
-        assert request is not None
+        request = self._request(row)
         self.tokens[row, request.length] = token
         request.output.append(token)
         self.lengths[row] += 1
         self.sampling.append(row, request, token)
 
-    def inputs(self, rows: np.ndarray, counts: np.ndarray, tokens: int, requests: int) -> dict[str, np.ndarray]:
-        """Where each token is and goes: the step's inputs besides sampling, padded to `tokens` and `requests`.
+    def _request(self, row: int) -> Request:
+        request = self.requests[row]
+        assert request is not None
+        return request
+
+    def inputs(self, rows: np.ndarray, counts: np.ndarray, frame: Frame) -> dict[str, np.ndarray]:
+        """Where each token is and goes: the step's inputs besides sampling, padded to the program's sizes.
 
         rows int [n]: the requests of this step; counts int [n]: how many tokens of each are computed.
         """
@@ -93,23 +111,15 @@ class Batch:
         which = np.repeat(np.arange(real), counts)
         position = np.arange(total, dtype=np.int32) - (ends - counts)[which] + self.computed[rows][which]
         row = rows[which]
-        slots = self.blocks[row, position // self.block_size] * self.block_size + position % self.block_size
-        starts = np.full(requests + 1, total, np.int32)
-        starts[0], starts[1 : real + 1] = 0, ends
-        block_tables = np.zeros((requests, self.pages), np.int32)
-        block_tables[:real] = self.blocks[rows]
-        return {
-            "input_ids": _padded(self.tokens[row, position], tokens, 0),
-            "positions": _padded(position, tokens, 0),
-            "slot_mapping": _padded(slots, tokens, -1),
-            "block_tables": block_tables,
-            "seq_lens": _padded(self.computed[rows] + counts, requests, 0),
+        starts = frame.blank("query_start_loc")
+        starts[1 : real + 1], starts[real + 1 :] = ends, total
+        inputs = {
+            "input_ids": frame.padded("input_ids", self.tokens[row, position]),
+            "positions": frame.padded("positions", position),
+            "logit_rows": frame.padded("logit_rows", ends - 1),
+            "seq_lens": frame.padded("seq_lens", self.computed[rows] + counts),
             "query_start_loc": starts,
-            "logit_rows": _padded(ends - 1, requests, 0),
         }
-
-
-def _padded(values: np.ndarray, size: int, fill: int) -> np.ndarray:
-    padded = np.full(size, fill, np.int32)
-    padded[: len(values)] = values
-    return padded
+        for group in self.groups:
+            inputs |= group.inputs(rows, row, position, frame)
+        return inputs

@@ -7,35 +7,26 @@ tokens seen) are made only where a request in the step asks for them: their `fla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..refusals import MAX_BIAS
+from ....passes.step_inputs import DRAW, LOGPROBS, OFF, ON, PROCESSING, mask_words
+from ..steps.inputs import Frame
+from .request import Request
 
-if TYPE_CHECKING:
-    from .request import Request
-
-NEUTRAL: dict[str, tuple[Any, float]] = {
-    "temperature": (np.float32, 0.0),
-    "top_k": (np.int32, 0),
-    "top_p": (np.float32, 1.0),
-    "min_p": (np.float32, 0.0),
-    "repetition_penalty": (np.float32, 1.0),
-    "frequency_penalty": (np.float32, 0.0),
-    "presence_penalty": (np.float32, 0.0),
-}
-"""Parameters that are one number: dtype, and the value that does nothing."""
+FILLS = tuple(one.name for one in (*PROCESSING, *DRAW, *LOGPROBS))
+"""The step's inputs that are filled here."""
+NUMBERS = {one.name: one for one in (*PROCESSING, *DRAW) if one.shape == ("requests",) and one.name != "steps"}
+"""Parameters of SamplingParams that are one number, under their names."""
 
 
 class Sampling:
-    """The parameters of each row. seen_capacity: distinct tokens that a row can have."""
+    """The parameters of each row."""
 
-    def __init__(self, capacity: int, vocab_size: int, seen_capacity: int) -> None:
+    def __init__(self, capacity: int, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self.words = -(-vocab_size // 32)
-        self.seen_width = seen_capacity
-        self.numbers = {name: np.full(capacity, value, dtype) for name, (dtype, value) in NEUTRAL.items()}
+        self.words = mask_words(vocab_size)
+        self.numbers = {name: np.full(capacity, one.neutral, one.dtype) for name, one in NUMBERS.items()}
         self.seeds = np.zeros((capacity, 2), np.int32)
         self.steps = np.zeros(capacity, np.int32)
         self.masked = np.zeros(capacity, bool)
@@ -47,7 +38,7 @@ class Sampling:
     def place(self, row: int, request: Request) -> None:
         """Takes over the request's parameters."""
         params = request.params
-        for name in NEUTRAL:
+        for name in NUMBERS:
             self.numbers[name][row] = getattr(params, name)
         self.numbers["top_k"][row] = max(params.top_k, 0)  # vLLM's -1 is off as well
         self.seeds[row] = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32).view(np.int32)
@@ -74,31 +65,31 @@ class Sampling:
             request.seen[token] = request.seen.get(token, 0) + 1
 
     def inputs(
-        self, rows: np.ndarray, requests: Sequence[Request], size: int, grammar: Mapping[str, np.ndarray]
+        self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The step's sampling inputs for these rows, padded to `size` requests.
+        """The step's sampling inputs for these rows, padded to the program's sizes.
 
         grammar: request id -> bitmask int32 [ceil(V / 32)] of the tokens that its structured output allows next.
         """
-        inputs = {name: _padded(values[rows], size, NEUTRAL[name][1]) for name, values in self.numbers.items()}
-        inputs["seeds"] = _padded(self.seeds[rows], size, 0)
-        inputs["steps"] = _padded(self.steps[rows], size, 0)
+        inputs = {name: frame.padded(name, values[rows]) for name, values in self.numbers.items()}
+        inputs["seeds"] = frame.padded("seeds", self.seeds[rows])
+        inputs["steps"] = frame.padded("steps", self.steps[rows])
         masked, biased = self.masked[rows].any() or bool(grammar), self.biased[rows].any()
         penalized = self.penalized[rows].any()
         inputs["flags"] = np.array([masked, biased, penalized], np.int32)
-        inputs["logprobs_enabled"] = np.array((self.logprobs[rows] >= 0).any(), np.int32)
+        inputs["logprobs_enabled"] = np.array(ON if (self.logprobs[rows] >= 0).any() else OFF, np.int32)
         if masked:
-            inputs["allowed_mask"] = self._mask(rows, requests, size, grammar)
+            inputs["allowed_mask"] = self._mask(rows, requests, frame, grammar)
         if biased:
-            inputs["bias_ids"], inputs["bias_values"] = self._bias(rows, requests, size)
+            inputs |= self._bias(rows, requests, frame)
         if penalized:
-            inputs["seen_ids"], inputs["seen_counts"] = self._seen(rows, requests, size)
+            inputs |= self._seen(rows, requests, frame)
         return inputs
 
     def _mask(
-        self, rows: np.ndarray, requests: Sequence[Request], size: int, grammar: Mapping[str, np.ndarray]
+        self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        mask = np.full((size, self.words), -1, np.int32)
+        mask = frame.blank("allowed_mask")
         for index, request in enumerate(requests):
             if request.id in grammar:
                 mask[index] = grammar[request.id][: self.words]
@@ -126,21 +117,21 @@ class Sampling:
         last = int(mask[-1]) & ((1 << tail) - 1 if tail else 0xFFFFFFFF)
         return bool(mask[:-1].any()) or last != 0
 
-    def _bias(self, rows: np.ndarray, requests: Sequence[Request], size: int) -> tuple[np.ndarray, np.ndarray]:
-        ids, values = np.full((size, MAX_BIAS), -1, np.int32), np.zeros((size, MAX_BIAS), np.float32)
+    def _bias(self, rows: np.ndarray, requests: Sequence[Request], frame: Frame) -> dict[str, np.ndarray]:
+        ids, values = frame.blank("bias_ids"), frame.blank("bias_values")
         for index in np.flatnonzero(self.biased[rows]):
-            bias = requests[index].params.logit_bias
+            bias = requests[index].params.logit_bias or {}
             ids[index, : len(bias)] = list(bias)
             values[index, : len(bias)] = list(bias.values())
-        return ids, values
+        return {"bias_ids": ids, "bias_values": values}
 
-    def _seen(self, rows: np.ndarray, requests: Sequence[Request], size: int) -> tuple[np.ndarray, np.ndarray]:
-        ids, counts = np.full((size, self.seen_width), -1, np.int32), np.zeros((size, self.seen_width), np.int32)
+    def _seen(self, rows: np.ndarray, requests: Sequence[Request], frame: Frame) -> dict[str, np.ndarray]:
+        ids, counts = frame.blank("seen_ids"), frame.blank("seen_counts")
         for index in np.flatnonzero(self.penalized[rows]):
             seen = requests[index].seen
             ids[index, : len(seen)] = list(seen)
             counts[index, : len(seen)] = list(seen.values())
-        return ids, counts
+        return {"seen_ids": ids, "seen_counts": counts}
 
 
 def bits(tokens: Sequence[int], words: int) -> np.ndarray:
@@ -155,9 +146,3 @@ def _would_complete(words: Sequence[int], output: Sequence[int]) -> bool:
     """Whether the output ends in all but the last token of a bad word."""
     prefix = len(words) - 1
     return prefix <= len(output) and list(output[len(output) - prefix :]) == list(words[:-1])
-
-
-def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
-    padded = np.full((size, *values.shape[1:]), fill, values.dtype)
-    padded[: len(values)] = values
-    return padded

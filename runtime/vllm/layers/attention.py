@@ -12,7 +12,9 @@ import torch
 
 from ....kernels.catalog import register_torch_ops
 from ...core.errors import UnsupportedError
-from ..compat import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+from ..compat import AttentionBackend, AttentionImpl, AttentionLayerBase, AttentionType, MultipleOf
+from ..states.paged_kv import PagedKV
+from .kind import LayerKind
 
 
 class FxhloAttentionBackend(AttentionBackend):
@@ -127,3 +129,22 @@ class FxhloAttention(AttentionImpl):
             soft_cap=self.soft_cap,
         )
         return output.copy_(attended)
+
+
+def is_attention(layer: Any) -> bool:
+    """Whether the layer keeps keys and values per head."""
+    return isinstance(layer, AttentionLayerBase) and hasattr(layer, "num_kv_heads")
+
+
+def cache_of(name: str, layer: Any, block_size: int) -> PagedKV:
+    """The layer's KV cache."""
+    return PagedKV.of(
+        name,
+        block_size=block_size,
+        kv_heads=layer.num_kv_heads,
+        head_size=layer.head_size,
+        dtype=layer.kv_cache_torch_dtype,
+    )
+
+
+KIND = LayerKind("attention", is_attention, cache_of)

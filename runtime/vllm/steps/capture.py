@@ -13,6 +13,7 @@ import torch
 from ....lowering.capture.callable import Input, capture_callable
 from ....passes.base import Pass
 from ....passes.program import Program
+from ....passes.step_inputs import MODEL
 from .options import StepOptions
 from .passes import step_passes
 
@@ -29,11 +30,7 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     from ..positions import check_tables
 
     options = StepOptions.of(config)
-    inputs = (
-        Input("input_ids", ("tokens",), torch.int32),
-        Input("positions", ("tokens",), torch.int32),
-        Input("logit_rows", ("requests",), torch.int32),
-    )
+    inputs = [Input(one.name, one.shape, getattr(torch, one.dtype)) for one in MODEL]
     ranges = {
         "tokens": (1, max(options.max_tokens, options.max_model_len)),
         "requests": (1, max(options.max_requests, 2)),

@@ -1,43 +1,104 @@
-"""The closed set of programs that the scheduler can ask for: which sizes there are, and what one of them answers."""
+"""The closed set of programs: kinds of steps, each with the sizes that its programs have, and a proof that nothing is missing.
+
+A step that the scheduler asks for runs in the smallest program that holds it. A new kind (an encoder's step, a pooling
+one, the verification of drafts) is another row of `KINDS`, with symbols of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from ...core.errors import FxhloError
 
 SMALLEST = 4
-"""Rows of the smallest program; the native products take up to six rows in one go over a weight."""
+"""Rows of the smallest program; the native kernels of linear layers take up to six rows in one pass over a weight."""
 
 
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """Sizes of one program: rows of tokens, and requests."""
+@dataclass(frozen=True)
+class Limits:
+    """The most that vLLM's scheduler puts into one step: rows of tokens, and requests."""
 
     tokens: int
     requests: int
 
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """The sizes of one program, by symbol; the order of buckets is that of their sizes."""
+
+    sizes: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, **sizes: int) -> Bucket:
+        return cls(tuple(sizes.items()))
+
+    def __getitem__(self, symbol: str) -> int:
+        return dict(self.sizes)[symbol]
+
+    def holds(self, step: Bucket) -> bool:
+        """Whether a step of these sizes fits into the program."""
+        return all(
+            name == asked and size >= least for (name, size), (asked, least) in zip(self.sizes, step.sizes, strict=True)
+        )
+
     def __str__(self) -> str:
-        return f"tokens={self.tokens},requests={self.requests}"
+        return ",".join(f"{name}={size}" for name, size in self.sizes)
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """tokens int32 [R]; logprobs (ids int32 [R, n + 1], values float32 [R, n + 1], ranks int32 [R]) where asked for."""
+class StepKind:
+    """A kind of step. buckets: sizes of its programs. largest: the sizes of the largest step that the scheduler may ask for."""
 
-    tokens: np.ndarray
-    logprobs: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    name: str
+    buckets: Callable[[Limits], Iterable[Bucket]]
+    largest: Callable[[Limits], Bucket]
 
 
-def buckets(max_tokens: int, max_requests: int) -> tuple[Bucket, ...]:
-    """The closed set: decode steps with as many rows as requests, and larger steps of prompts among all requests.
+def _decode(limits: Limits) -> Iterable[Bucket]:
+    return (Bucket.of(tokens=size, requests=size) for size in _doubled(SMALLEST, limits.requests))
 
-    Sizes double, so less than half of a step is padding; a request that is not there costs a step next to nothing but its
-    row of logits.
+
+def _mixed(limits: Limits) -> Iterable[Bucket]:
+    sizes = _doubled(SMALLEST, limits.tokens)
+    return (Bucket.of(tokens=size, requests=limits.requests) for size in sizes if size > limits.requests)
+
+
+KINDS = (
+    StepKind("decode", _decode, lambda limits: Bucket.of(tokens=limits.requests, requests=limits.requests)),
+    StepKind("mixed", _mixed, lambda limits: Bucket.of(tokens=limits.tokens, requests=limits.requests)),
+)
+"""decode: one token of each request. mixed: prompts, in whole or in part, among requests that decode.
+
+Sizes double, so that less than half of a step is padding. A mixed step has room for all requests: one that is not there
+costs next to nothing but its row of logits.
+"""
+
+
+def closed_set(limits: Limits, kinds: Sequence[StepKind] = KINDS) -> tuple[Bucket, ...]:
+    """Every program that the scheduler can ask for, the smallest first. Raises FxhloError where a step would have none.
+
+    A bucket that holds a step holds every smaller one, so it is enough that each kind's largest step has a program.
     """
-    decode = {Bucket(size, size) for size in _doubled(SMALLEST, max_requests)}
-    mixed = {Bucket(size, max_requests) for size in _doubled(SMALLEST, max_tokens) if size > max_requests}
-    return tuple(sorted(decode | mixed))
+    buckets = tuple(sorted({bucket for kind in kinds for bucket in kind.buckets(limits)}))
+    for kind in kinds:
+        if not any(bucket.holds(kind.largest(limits)) for bucket in buckets):
+            raise FxhloError(
+                f"no program holds the largest {kind.name} step, {kind.largest(limits)}",
+                next_step="report this as a bug of fxhlo, with the engine's arguments",
+            )
+    return buckets
+
+
+def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
+    """The smallest program that holds the step. buckets: in order."""
+    for bucket in buckets:
+        if bucket.holds(step):
+            return bucket
+    raise FxhloError(
+        f"no program for a step of {step}; the largest is {buckets[-1]}",
+        next_step="raise max_num_batched_tokens or max_num_seqs, and start again",
+    )
 
 
 def _doubled(smallest: int, largest: int) -> list[int]:

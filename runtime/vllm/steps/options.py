@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..refusals import MAX_BIAS
+from .kinds import Limits
+
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What the step's shapes depend on besides the buckets. block_size in tokens; lengths in tokens."""
+    """block_size, max_model_len and max_tokens in tokens; logprobs: columns besides the chosen token's; bias: entries."""
 
     block_size: int
     max_model_len: int
     max_tokens: int
     max_requests: int
+    vocab_size: int
     logprobs: int
-    bias: int = 1024
+    bias: int = MAX_BIAS
     logprobs_mode: str = "raw_logprobs"
 
     @property
@@ -26,13 +30,19 @@ class StepOptions:
         """Length of a request's block table."""
         return -(-self.max_model_len // self.block_size)
 
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_tokens, self.max_requests)
+
     @classmethod
     def of(cls, config: VllmConfig) -> StepOptions:
+        """The options of an engine, once vLLM has settled its config."""
         return cls(
             block_size=config.cache_config.block_size,
             max_model_len=config.model_config.max_model_len,
             max_tokens=config.scheduler_config.max_num_batched_tokens,
             max_requests=config.scheduler_config.max_num_seqs,
+            vocab_size=config.model_config.get_vocab_size(),
             logprobs=_logprobs(config.model_config),
             logprobs_mode=config.model_config.logprobs_mode,
         )

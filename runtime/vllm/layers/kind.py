@@ -1,0 +1,19 @@
+"""LayerKind: what the engine has to know of a kind of vLLM layer that is not plain ATen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..states.spec import StateSpec
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """is_one: whether a layer of vLLM's static forward context is of this kind. state: (its name, the layer, tokens a
+    block) -> what it keeps between steps."""
+
+    name: str
+    is_one: Callable[[Any], bool]
+    state: Callable[[str, Any, int], StateSpec]

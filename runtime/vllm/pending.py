@@ -1,0 +1,29 @@
+"""A step that was started and not waited for: its results are on the device until somebody reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import pjrt
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """results: device arrays by name; those of passes/step_inputs.py's RESULTS are there."""
+
+    results: Mapping[str, pjrt.Buffer]
+
+    def tokens(self) -> np.ndarray:
+        """Waits for the step; int32 [requests]."""
+        return pjrt.get(self.results["tokens"])
+
+    def logprobs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Waits for the step; ids int32 [requests, n + 1], values float32 [requests, n + 1], ranks int32 [requests].
+
+        Zeros where the step's `logprobs_enabled` was 0.
+        """
+        ids, values, ranks = (pjrt.get(self.results[f"logprob_{part}"]) for part in ("ids", "values", "ranks"))
+        return ids, values, ranks

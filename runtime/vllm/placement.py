@@ -1,0 +1,54 @@
+"""Placement: weights, states and neutral inputs onto the device, one array at a time.
+
+A weight of the host is shared with the CPU's device, not copied; every program of an engine takes the same buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from ...lowering.module import as_numpy
+from ..core import pjrt
+from ..core.errors import FxhloError
+from ..core.signature import Argument
+from ..core.targets import Target
+from .states.spec import StateSpec
+
+
+class Placement:
+    """Where the arrays of an engine go: the device of a target."""
+
+    def __init__(self, target: Target) -> None:
+        self.device = pjrt.device(target)
+        self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
+
+    def weights(self, arguments: Iterable[Argument], model: torch.nn.Module) -> dict[str, pjrt.Buffer]:
+        """A buffer for each argument, by name, of the model's parameters and buffers. Their memory must not change."""
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return {argument.name: self.weight(argument, tensors) for argument in arguments}
+
+    def weight(self, argument: Argument, tensors: Mapping[str, torch.Tensor]) -> pjrt.Buffer:
+        """One weight. Raises FxhloError where the model has none of that name, shape and dtype."""
+        tensor = tensors.get(argument.name)
+        found = None if tensor is None else as_numpy(tensor)
+        if found is None or (found.shape, found.dtype.name) != (argument.shape, argument.dtype):
+            have = "the model has none" if found is None else f"the model's is {found.dtype}{list(found.shape)}"
+            raise FxhloError(
+                f"the programs take the weight {argument}, and {have}",
+                next_step="report this as a bug of fxhlo, with the model's config.json",
+            )
+        return self.device.put_shared(found)
+
+    def states(self, specs: Iterable[StateSpec], sizes: Mapping[str, int]) -> list[pjrt.Buffer]:
+        """Zeros for each state, in order, allocated on the device. sizes: of the symbols in their shapes."""
+        return [self.device.zeros(spec.shape_in(sizes), spec.dtype) for spec in specs]
+
+    def kept(self, values: np.ndarray) -> pjrt.Buffer:
+        """An input of one value throughout that stays on the device; programs with inputs of that shape share it."""
+        key = (values.flat[0].tobytes(), values.shape, values.dtype.name)
+        if key not in self._kept:
+            self._kept[key] = self.device.put(values)
+        return self._kept[key]

@@ -1,0 +1,1 @@
+"""What outlives a step, one file per kind: a paged KV cache today."""

@@ -1,0 +1,61 @@
+"""StateSpec: what outlives a step, as the programs, the placement, the batch and vLLM's cache manager have to agree on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ....passes.step_inputs import shape_in
+from ...core.errors import FxhloError, UnsupportedError
+from ...core.signature import Signature
+
+if TYPE_CHECKING:
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpec(ABC):
+    """One state of one layer. name: the program's argument, whose new value is the result `<name>.updated`.
+
+    shape: sizes or symbols. dtype: numpy's name. rows: who assigns the rows of dimension 0 to requests: "blocks" is vLLM's
+    block pool, through the block table of the state's group. reset: when a row is zeroed; "never" where what an earlier
+    request left is not read.
+    """
+
+    layer: str
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    rows: Literal["blocks"] = "blocks"
+    reset: Literal["never"] = "never"
+
+    def shape_in(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with `sizes` in place of symbols."""
+        return shape_in(self.shape, sizes)
+
+    @abstractmethod
+    def for_vllm(self) -> KVCacheSpec:
+        """What vLLM's cache manager has to know to assign the rows."""
+
+
+def check_groups(config: KVCacheConfig) -> None:
+    """Raises UnsupportedError where vLLM assigns the blocks of some layers apart from others': one block table is an input."""
+    if len(config.kv_cache_groups) != 1:
+        raise UnsupportedError(
+            f"fxhlo does not support KV caches in {len(config.kv_cache_groups)} groups yet",
+            next_step="serve this model on another platform of vLLM",
+        )
+
+
+def check_states(specs: Sequence[StateSpec], sizes: Mapping[str, int], signature: Signature) -> None:
+    """Raises FxhloError where a program's states are not those of the layers. sizes: of the symbols in their shapes."""
+    wanted = [(state.name, state.shape, state.dtype) for state in signature.states]
+    have = [(spec.name, spec.shape_in(sizes), spec.dtype) for spec in specs]
+    if sorted(wanted) != sorted(have):
+        differing = sorted({name for name, *_ in {*wanted} ^ {*have}})
+        raise FxhloError(
+            f"the program's states differ from those of the model's layers: {', '.join(differing)}",
+            next_step="report this as a bug of fxhlo, with the model's config.json",
+        )

@@ -1,0 +1,111 @@
+"""Running steps: the programs of an engine with its weights and states, and starting one of them.
+
+Guaranteed: after `prepare` nothing is traced or compiled in this process; states stay on the device, and each step writes
+into their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....passes.step_inputs import RESULTS
+from ...core import seal
+from ...core.executable import Executable
+from ...core.targets import Target
+from ..pending import PendingStep
+from ..placement import Placement
+from ..states.spec import StateSpec, check_states
+from .inputs import StepInputs
+from .kinds import Bucket, closed_set, select
+from .options import StepOptions
+from .passes import step_passes
+from .programs import Programs, Progress
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.config import VllmConfig
+
+    from ...core.pjrt import Buffer
+
+
+def prepare(
+    config: VllmConfig,
+    model: torch.nn.Module,
+    build: Callable[[], torch.nn.Module],
+    states: Sequence[StateSpec],
+    num_blocks: int,
+    progress: Progress,
+) -> Steps:
+    """Loads or makes every program, checks what they take, places weights and states, and seals the process.
+
+    model: with its weights; build: makes it again without them. num_blocks: of each KV cache.
+    """
+    options, target = StepOptions.of(config), Target.parse("cpu")
+    buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks}
+    executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
+    inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
+    for bucket, executable in executables.items():
+        inputs.check(bucket, executable.signature)
+        check_states(states, sizes, executable.signature)
+    first = executables[buckets[0]].signature
+    weights = placement.weights(first.weights, model)
+    programs = {
+        bucket: StepProgram(executable.bind(weights), inputs, bucket, placement)
+        for bucket, executable in executables.items()
+    }
+    by_name = {spec.name: spec for spec in states}
+    steps = Steps(programs, inputs, placement.states([by_name[state.name] for state in first.states], sizes))
+    seal.close("the engine is ready")
+    return steps
+
+
+class StepProgram:
+    """One compiled program with its weights, and the neutral inputs that it keeps on the device."""
+
+    def __init__(self, executable: Executable, inputs: StepInputs, bucket: Bucket, placement: Placement) -> None:
+        self._execute = executable.execute
+        self._device = placement.device
+        self._kept = {name: placement.kept(values) for name, values in inputs.frame(bucket).wide().items()}
+        self._order = tuple(None if one.kind == "state" else one.name for one in executable.arguments)
+        """For each argument of a call, the input's name; None is the next state."""
+        signature = executable.signature
+        names = [result.name for result in signature.results]
+        self._results = tuple((name, names.index(name)) for name in RESULTS)
+        self._updates = tuple(names.index(f"{state.name}.updated") for state in signature.states)
+
+    def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
+        """Starts a step, which consumes the states. Gives its results and the states' new values."""
+        put, kept, remaining = self._device.put, self._kept, iter(states)
+        buffers = [
+            next(remaining) if name is None else put(inputs[name]) if name in inputs else kept[name]
+            for name in self._order
+        ]
+        results = self._execute(buffers)
+        pending = PendingStep({name: results[index] for name, index in self._results})
+        return pending, [results[index] for index in self._updates]
+
+
+class Steps:
+    """All programs of one engine and its states. inputs: what a step takes."""
+
+    def __init__(self, programs: Mapping[Bucket, StepProgram], inputs: StepInputs, states: list[Buffer]) -> None:
+        self.inputs = inputs
+        self._programs = programs
+        self._states = states
+        self._selected: dict[tuple[int, int], Bucket] = {}
+
+    def select(self, tokens: int, requests: int) -> Bucket:
+        """The smallest program that holds so many tokens and requests."""
+        found = self._selected.get((tokens, requests))
+        if found is None:
+            found = select(tuple(self._programs), Bucket.of(tokens=tokens, requests=requests))
+            self._selected[tokens, requests] = found
+        return found
+
+    def start(self, bucket: Bucket, inputs: Mapping[str, np.ndarray]) -> PendingStep:
+        """Starts a step. inputs: of the bucket's shapes; a wide one that is left out is neutral."""
+        pending, self._states = self._programs[bucket].start(inputs, self._states)
+        return pending
