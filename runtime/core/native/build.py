@@ -26,7 +26,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..errors import UnsupportedError
+from ..cache import default_root
+from ..errors import CacheError, UnsupportedError
 
 TARGETS: tuple[str, ...] = (
     "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_ragged_paged_attention",
@@ -73,7 +74,7 @@ def ready() -> bool:
     compiler = find_compiler()
     try:
         return _switched_off() is not None or compiler is None or _path(compiler).exists()
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, CacheError):
         return True  # with what is wrong
 
 
@@ -138,7 +139,7 @@ def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
                     loaded = _open(path) if reason is None else None
         if loaded is not None:
             return path, None, loaded
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, CacheError) as error:
         reason = f"building the native kernels failed ({error})"
     return None, reason or f"{path} was just built and cannot be loaded", None
 
@@ -184,11 +185,8 @@ def _no_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """$FXHLO_CACHE_DIR, else fxhlo/native below the user's cache folder. Created if need be."""
-    if chosen := os.environ.get("FXHLO_CACHE_DIR"):
-        folder = Path(chosen)
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxhlo" / "native"
+    """`native` in the cache's root. Created if need be. Raises CacheError, OSError."""
+    folder = default_root() / "native"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
