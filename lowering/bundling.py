@@ -1,23 +1,22 @@
-"""From HloModules to a bundle: the compiler's end of the seam between compiler and runtime."""
+"""From lowered modules to a bundle: the compiler's end of the seam between compiler and runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from ..passes import mlir
-from ..passes.hlo.legalize import Legalized, legalize
+from ..passes.hlo.legalize import Legalized
 from ..runtime.core import pjrt
 from ..runtime.core.bundle import Bundle
+from ..runtime.core.pjrt import Loaded
+from ..runtime.core.writer import BundleWriter
+from .compiling import legalized
+from .lowered import LoweredModule
 
-if TYPE_CHECKING:
-    from ..runtime.core.writer import BundleWriter
-    from .module import HloModule
 
-
-def save(directory: str | Path, modules: Mapping[str, HloModule]) -> Bundle:
+def save(directory: str | Path, modules: Mapping[str, LoweredModule]) -> Bundle:
     """Writes a bundle with an entry per module, their legalized forms, and the weights where they have values."""
     with Bundle.create(directory) as writer:
         for name, module in modules.items():
@@ -28,9 +27,18 @@ def save(directory: str | Path, modules: Mapping[str, HloModule]) -> Bundle:
     return Bundle.open(directory)
 
 
+class _Compiling(NamedTuple):
+    """An entry whose executable is not there yet."""
+
+    name: str
+    target: str
+    legalized: Legalized
+    loaded: Future[Loaded]
+
+
 def save_compiled(
     directory: str | Path,
-    modules: Iterable[tuple[str, HloModule]],
+    modules: Iterable[tuple[str, LoweredModule]],
     pool: Executor,
     done: Callable[[str, Legalized], None],
 ) -> None:
@@ -38,39 +46,27 @@ def save_compiled(
 
     modules: may be a generator: one module is emitted while others compile in `pool`. done: called after each.
     """
-    compiling: list[tuple[str, HloModule, Legalized, Future]] = []
+    compiling: list[_Compiling] = []
     with Bundle.create(directory) as writer:
         for name, module in modules:
-            legalized = add(writer, name, module)
-            compiling.append(
-                (
-                    name,
-                    module,
-                    legalized,
-                    pool.submit(
-                        pjrt.compile,
-                        legalized.bytecode,
-                        module.target,
-                        custom_calls=legalized.custom_calls,
-                    ),
-                )
-            )
-        for name, module, legalized, future in compiling:
-            loaded = future.result()
+            legal = add(writer, name, module)
+            loaded = pool.submit(pjrt.compile, legal.bytecode, module.target, custom_calls=legal.custom_calls)
+            compiling.append(_Compiling(name, module.target, legal, loaded))
+        for entry in compiling:
             writer.add_target(
-                name,
-                module.target,
-                module=legalized.bytecode,
-                executable=loaded,
-                custom_calls=legalized.custom_calls,
+                entry.name,
+                entry.target,
+                module=entry.legalized.bytecode,
+                executable=entry.loaded.result(),
+                custom_calls=entry.legalized.custom_calls,
             )
-            done(name, legalized)
+            done(entry.name, entry.legalized)
 
 
-def add(writer: BundleWriter, name: str, module: HloModule) -> Legalized:
-    """An entry with its portable module and, where it differs, the one for the module's target."""
+def add(writer: BundleWriter, name: str, module: LoweredModule) -> Legalized:
+    """Adds an entry with its portable module and, where it differs, the one for the module's target."""
     writer.add_entry(name, module.bytecode, module.signature, bindings=module.bindings)
-    legalized = legalize(mlir.bytecode(module.module), module.target)
-    if legalized.decisions:
-        writer.add_target(name, module.target, module=legalized.bytecode, custom_calls=legalized.custom_calls)
-    return legalized
+    legal = legalized(module)
+    if legal.decisions:
+        writer.add_target(name, module.target, module=legal.bytecode, custom_calls=legal.custom_calls)
+    return legal

@@ -1,108 +1,38 @@
-"""HloModule: verified StableHLO, its signature, and the weights that go with it."""
+"""HloModule: what `fxhlo.lower` returns. Its methods are calls of the functions that compile and save a module."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from ..passes import mlir
-from ..passes.torch_private import FakeTensor
-from ..runtime.core.signature import Signature
-from .types import numpy_dtype
-
-if TYPE_CHECKING:
-    from ..runtime.core.bundle import Bundle
-    from ..runtime.core.executable import Executable
-    from ..runtime.core.pjrt import Compiled
+from ..passes.hlo.legalize import Legalized
+from ..runtime.core.bundle import Bundle
+from ..runtime.core.executable import Executable
+from ..runtime.core.pjrt import Compiled
+from . import bundling, compiling
+from .lowered import LoweredModule
 
 
-@dataclass(frozen=True)
-class HloModule:
-    """A portable StableHLO module: `fxhlo::` ops are composites that carry their reference as decomposition.
+class HloModule(LoweredModule):
+    """A LoweredModule that compiles and saves itself: `.text .bytecode .signature .compile() .save(directory)`."""
 
-    signature: the arguments of `main`, in order: weights, buffers and constants, then inputs and states.
-    bindings: the sizes to which symbolic dimensions were bound.
-    tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
-        without weights.
-    target: the target it will be compiled for (legalization happens at `compile`, the module stays portable).
-    """
-
-    module: mlir.ir.Module
-    signature: Signature
-    bindings: Mapping[str, int] = field(default_factory=dict)
-    tensors: Mapping[str, torch.Tensor | np.ndarray] = field(default_factory=dict)
-    name: str = "main"
-    target: str = "cpu"
-
-    @cached_property
-    def text(self) -> str:
-        """StableHLO as text, with source locations."""
-        return mlir.text(self.module, locations=True)
-
-    @cached_property
-    def bytecode(self) -> bytes:
-        """The portable, versioned StableHLO artifact."""
-        return mlir.portable(self.module)
-
-    def legalized(self) -> Any:
-        """The module with its composites replaced for the target: passes.hlo.legalize.Legalized."""
-        from ..passes.hlo.legalize import legalize
-
-        return legalize(mlir.bytecode(self.module), self.target)
+    def legalized(self) -> Legalized:
+        """The module with its composites replaced for the target, and what was decided for each. Raises LegalizeError."""
+        return compiling.legalized(self)
 
     def compile(self) -> Executable:
-        """Compiles for the target and places the weights; call the result with the user's inputs."""
-        from ..runtime.core import pjrt
-        from ..runtime.core.executable import Executable
+        """Compiles for the target and places the weights; call the result with the user's inputs.
 
-        legalized = self.legalized()
-        loaded = pjrt.compile(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)
-        executable = Executable(loaded, self.signature, name=self.name)
-        arrays = self.arrays()
-        return executable.bind(arrays) if arrays else executable
+        Raises CompileError, OutOfMemoryError, UnsupportedError where the target's device is not here.
+        """
+        return compiling.compiled(self)
 
     def compile_ahead(self) -> Compiled:
         """What the target's compiler makes of it, also without a device: its memory, costs, text and bytes.
 
         Raises OutOfMemoryError, CompileError; UnsupportedError where only a machine with the device compiles.
         """
-        from ..runtime.core import pjrt
-
-        legalized = self.legalized()
-        return pjrt.build(legalized.bytecode, self.target, custom_calls=legalized.custom_calls)
+        return compiling.compiled_ahead(self)
 
     def save(self, directory: str | Path) -> Bundle:
         """Writes a bundle with this module as its only entry, and returns it opened."""
-        from .bundling import save
-
-        return save(directory, {self.name: self})
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Weights, buffers and constants as numpy arrays that share the tensors' memory; none where they are fake."""
-        wanted = {
-            argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")
-        }
-        real = {name: tensor for name, tensor in self.tensors.items() if name in wanted and is_real(tensor)}
-        return {name: as_numpy(tensor) for name, tensor in real.items()} if len(real) == len(wanted) else {}
-
-
-def is_real(tensor: torch.Tensor | np.ndarray) -> bool:
-    """Whether the tensor has values: neither fake nor on the meta device."""
-    return isinstance(tensor, np.ndarray) or (not isinstance(tensor, FakeTensor) and tensor.device.type != "meta")
-
-
-def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
-    """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    flat = tensor.as_strided((tensor.numel(),), (1,))  # one element may have any stride and still count as contiguous
-    if not flat.numel():
-        return np.zeros(tuple(tensor.shape), numpy_dtype(tensor.dtype))
-    return flat.view(torch.uint8).numpy().view(numpy_dtype(tensor.dtype)).reshape(tuple(tensor.shape))
+        return bundling.save(directory, {self.name: self})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +22,12 @@ FROM_NUMPY = {dtype.numpy: torch_dtype for torch_dtype, dtype in ELEMENTS.items(
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:
     """The numpy (ml_dtypes) dtype of a torch dtype; LoweringError where StableHLO has none."""
+    return _element(dtype).numpy
+
+
+def _element(dtype: torch.dtype) -> Dtype:
     try:
-        return ELEMENTS[dtype].numpy
+        return ELEMENTS[dtype]
     except KeyError:
         raise LoweringError(
             f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
@@ -39,18 +42,11 @@ class TensorType(NamedTuple):
 
 
 def mlir_type(shape: tuple[int, ...], dtype: torch.dtype) -> ir.Type:
-    """`tensor<...>` in the current context."""
-    return _mlir_type(tuple(shape), dtype, ir.Context.current)
+    """`tensor<...>` in the current context; LoweringError where StableHLO has no such element type.
 
-
-@lru_cache(maxsize=4096)
-def _mlir_type(shape: tuple[int, ...], dtype: torch.dtype, context: ir.Context) -> ir.Type:
-    if dtype not in ELEMENTS:
-        raise LoweringError(
-            f"{dtype} has no StableHLO element type", next_step="convert the tensor to a supported dtype"
-        )
-    dims = "".join(f"{size}x" for size in shape)
-    return ir.Type.parse(f"tensor<{dims}{ELEMENTS[dtype].stablehlo}>", context)
+    Not cached: a cache would keep contexts alive, with the modules in them, and MLIR finds an existing type in under a microsecond.
+    """
+    return ir.RankedTensorType.get(shape, ir.Type.parse(_element(dtype).stablehlo))
 
 
 class Value:

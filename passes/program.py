@@ -82,6 +82,11 @@ class Program:
     def placeholders(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """What the graph returns: a node or a number for each result."""
+        return self.graph.output_node().args[0]  # type: ignore[return-value]
+
     def edited(self, edit: Callable[[fx.Graph], None], **changes: Any) -> Program:
         """A copy whose graph was changed by `edit`, with dead nodes removed; `changes` replaces other fields."""
         graph = fx.Graph()

@@ -112,7 +112,7 @@ def compiled(kernel: Kernel, case: Case, target: Target) -> Any:
 
 def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> float:
     """Of the results from the reference's: the largest, as a part of its largest magnitude; infinite where integers differ."""
-    from ..lowering.module import as_numpy
+    from ..lowering.lowered import as_numpy
 
     given: dict[str, Any] = dict.fromkeys(_schema_names(kernel)) | {
         name: _tensor(array) for name, array in arrays.items()

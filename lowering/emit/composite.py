@@ -40,20 +40,21 @@ def emit_composite(
 ) -> Any:
     types = tuple((name, tensors[name].type) for name in names if name in tensors)
     key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
-    emitter = ctx.emitter
-    assert emitter is not None
-    symbol = emitter.functions.get(key)
-    if symbol is None:
-        traced = trace_reference(kernel.reference, dict(types), attributes)
-        symbol = emitter.function(key, f"fxhlo.{kernel.name}", traced, [type_ for _, type_ in types])
     result_types = [type_ for type_ in ctx.results if type_ is not None]
+
+    def body(operands: list[Value]) -> list[Value]:
+        return ctx.inline(trace_reference(kernel.reference, dict(types), attributes), operands)
+
+    decomposition = ctx.functions.emitted(
+        key, f"fxhlo.{kernel.name}", [type_ for _, type_ in types], result_types, body
+    )
     op = composite_op(
         kernel,
         [name for name, _ in types],
         [tensors[name].ir for name, _ in types],
         attributes,
         [mlir_type(*type_) for type_ in result_types],
-        symbol,
+        decomposition.symbol,
     )
     results = [Value(result, *type_) for result, type_ in zip(op.results, result_types, strict=True)]
     return results if len(results) > 1 else results[0]

@@ -1,31 +1,32 @@
-"""What a rule sees besides its operands: the result types that the graph states, and the target."""
+"""What a rule gets besides its operands: the result types that the graph states, and the module under construction."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import fx
 
-from ..types import TensorType
-
-if TYPE_CHECKING:
-    from .emit import Emitter
+from ..types import TensorType, Value
+from .functions import Functions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Context:
     """The context of one op.
 
     results: the type of each result as the fake tensors on the node say; None for a result that is no tensor.
     target_op: the overload's name, for errors.
-    subgraphs: for control flow, the branch graphs by the name of their attribute.
+    functions: the module's private functions.
+    inline: emits a graph, such as a region of control flow, at the insertion point; it takes the graph's operands (Values and
+        numbers) and returns its results.
     """
 
     results: tuple[TensorType | None, ...]
-    target_op: str = ""
-    emitter: Emitter | None = None
-    subgraphs: dict[str, Any] = field(default_factory=dict)
+    target_op: str
+    functions: Functions
+    inline: Callable[[fx.GraphModule, Sequence[object]], list[Value]]
 
     @property
     def result(self) -> TensorType:
@@ -36,8 +37,10 @@ class Context:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The first result's shape."""
         return self.result.shape
 
     @property
     def dtype(self) -> torch.dtype:
+        """The first result's dtype."""
         return self.result.dtype

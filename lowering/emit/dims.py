@@ -14,6 +14,7 @@ import torch
 
 from ...passes.program import Dim, Program
 from ..errors import GuardError, LoweringError
+from ..types import TensorType
 
 
 class Binding:
@@ -37,8 +38,9 @@ class Binding:
             self._numbers[expression] = self._evaluate(expression)
         return self._numbers[expression]
 
-    def shape(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        return tuple(self.number(size) for size in tensor.shape)
+    def type_of(self, tensor: torch.Tensor) -> TensorType:
+        """The static type of a fake tensor."""
+        return TensorType(tuple(self.number(size) for size in tensor.shape), tensor.dtype)
 
     def _evaluate(self, expression: sympy.Basic) -> int | float | bool:
         result = expression.xreplace(self._symbols)

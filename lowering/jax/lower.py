@@ -23,7 +23,7 @@ from ...runtime.core import pjrt
 from ...runtime.core.errors import FxhloError, UnsupportedError
 from ...runtime.core.signature import Argument, Kind, Result, Signature
 from ...runtime.core.targets import Target
-from ..emit.emit import annotate
+from ..emit.signature import annotate
 from ..errors import CaptureError
 from ..module import HloModule
 from . import composites as jax_composites  # noqa: F401  # registers how composites are lowered

@@ -18,9 +18,7 @@ from ..types import TensorType, Value
 
 def inlined(ctx: Context, region: fx.GraphModule, operands: Sequence[Any]) -> list[Value]:
     """The results of `region` for `operands`, emitted at the insertion point."""
-    assert ctx.emitter is not None
-    placeholders = [node for node in region.graph.nodes if node.op == "placeholder"]
-    return ctx.emitter.graph(region.graph, region, dict(zip(placeholders, operands, strict=True)))
+    return ctx.inline(region, operands)
 
 
 def _types(ctx: Context) -> list[TensorType]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from ...lowering.module import as_numpy
+from ...lowering.lowered import as_numpy
 from ..core import pjrt
 from ..core.errors import FxhloError
 from ..core.signature import Argument

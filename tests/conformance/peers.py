@@ -101,7 +101,7 @@ def by_torchax(exported: Any) -> Any:
     import jax
     import numpy as np
 
-    from fxhlo.lowering.module import as_numpy
+    from fxhlo.lowering.lowered import as_numpy
 
     torchax = peers.import_torchax()
     torchax.enable_accuracy_mode()
@@ -120,7 +120,7 @@ def by_torch_mlir(exported: Any) -> Any:
     import jax
     import numpy as np
 
-    from fxhlo.lowering.module import as_numpy
+    from fxhlo.lowering.lowered import as_numpy
 
     text = peers.lower_by_torch_mlir(exported)
 

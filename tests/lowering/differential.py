@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from fxhlo.lowering.capture.callable import Input, capture_callable
 from fxhlo.lowering.lower import lower, lower_program
-from fxhlo.lowering.module import HloModule, as_numpy
+from fxhlo.lowering.lowered import as_numpy
+from fxhlo.lowering.module import HloModule
 from fxhlo.lowering.types import FROM_NUMPY
 from fxhlo.passes import mlir
 from fxhlo.runtime.core import pjrt

@@ -9,7 +9,7 @@ import torch
 
 from fxhlo.lowering.errors import CaptureError
 from fxhlo.lowering.lower import lower
-from fxhlo.lowering.module import as_numpy
+from fxhlo.lowering.lowered import as_numpy
 
 from .differential import check, clone, compiled, lowered
 

@@ -1,0 +1,29 @@
+"""From a lowered module to an executable: legalization for its target, the target's compiler, weights on the device."""
+
+from __future__ import annotations
+
+from ..passes import mlir
+from ..passes.hlo.legalize import Legalized, legalize
+from ..runtime.core import pjrt
+from ..runtime.core.executable import Executable
+from .lowered import LoweredModule
+
+
+def legalized(module: LoweredModule) -> Legalized:
+    """The module with its composites replaced for its target; the lowered module stays portable."""
+    return legalize(mlir.bytecode(module.module), module.target)
+
+
+def compiled(module: LoweredModule) -> Executable:
+    """The module compiled for its target, with the weights bound where they have values."""
+    legal = legalized(module)
+    loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls)
+    executable = Executable(loaded, module.signature, name=module.name)
+    arrays = module.arrays()
+    return executable.bind(arrays) if arrays else executable
+
+
+def compiled_ahead(module: LoweredModule) -> pjrt.Compiled:
+    """The module compiled without a device where the target's compiler can."""
+    legal = legalized(module)
+    return pjrt.build(legal.bytecode, module.target, custom_calls=legal.custom_calls)

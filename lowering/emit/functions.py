@@ -1,0 +1,84 @@
+"""The private functions of the module under construction: composites' decompositions and what jax lowers.
+
+Comes in: a traced graph over tensors, or a module's text. Goes out: the function's symbol and result types.
+Guaranteed: one function per key, so that calls with the same types and attributes share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+from ...passes.mlir import adopt, func, ir
+from ..types import TensorType, Value, mlir_type
+
+Body = Callable[[list[Value]], list[Value]]
+"""Emits a function's body at the insertion point, from the function's arguments, and returns its results."""
+
+
+class Function(NamedTuple):
+    """A function of the module. symbol: its name, without the @."""
+
+    symbol: str
+    results: tuple[TensorType, ...]
+
+
+class Functions:
+    """block: the module's, into which the functions go."""
+
+    def __init__(self, block: ir.Block) -> None:
+        self._block = block
+        self._by_key: dict[Hashable, Function] = {}
+
+    def emitted(
+        self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
+    ) -> Function:
+        """The function of `key`; where there is none yet, one with that body. name: what its symbol starts with."""
+        if key in self._by_key:
+            return self._by_key[key]
+        function = self._by_key[key] = Function(self._symbol(name), tuple(results))
+        with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
+            emit_function(function.symbol, "private", operands, results, body)
+        return function
+
+    def adopted(self, key: Hashable, name: str, lower: Callable[[], tuple[str, Sequence[TensorType]]]) -> Function:
+        """The function of `key`; where there is none yet, `main` of the module that `lower()` returns: its text and result types."""
+        if key not in self._by_key:
+            source, results = lower()
+            self._by_key[key] = Function(adopt(source, self._block, self._symbol(name)), tuple(results))
+        return self._by_key[key]
+
+    def _symbol(self, name: str) -> str:
+        return f"{symbol(name)}_{len(self._by_key)}"
+
+
+def emit_function(
+    name: str,
+    visibility: str,
+    operands: Sequence[TensorType],
+    results: Sequence[TensorType],
+    body: Body,
+) -> ir.OpView:
+    """A function at the insertion point; visibility: "public" or "private"."""
+    function = func.FuncOp(name, ([mlir_type(*type_) for type_ in operands], [mlir_type(*type_) for type_ in results]))
+    function.attributes["sym_visibility"] = ir.StringAttr.get(visibility)
+    block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
+    values = [Value(argument, *type_) for argument, type_ in zip(block.arguments, operands, strict=True)]
+    with ir.InsertionPoint(block):
+        func.ReturnOp([result.ir for result in body(values)])
+    return function
+
+
+def call(function: Function, operands: Sequence[Value]) -> list[Value]:
+    """func.call at the insertion point."""
+    op = func.CallOp(
+        [mlir_type(*type_) for type_ in function.results],
+        ir.FlatSymbolRefAttr.get(function.symbol),
+        [operand.ir for operand in operands],
+    )
+    return [Value(result, *type_) for result, type_ in zip(op.results, function.results, strict=True)]
+
+
+def symbol(name: str) -> str:
+    """`name` with an underscore for each character that an MLIR symbol cannot have unquoted."""
+    return "".join(char if char.isalnum() or char == "_" else "_" for char in name)

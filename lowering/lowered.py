@@ -1,0 +1,68 @@
+"""LoweredModule: verified StableHLO, its signature, and the weights that go with it. Data alone: see HloModule in module.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..passes import mlir
+from ..passes.torch_private import FakeTensor
+from ..runtime.core.signature import Signature
+from .types import numpy_dtype
+
+
+@dataclass(frozen=True)
+class LoweredModule:
+    """A portable StableHLO module: `fxhlo::` ops are composites that carry their reference as decomposition.
+
+    signature: the arguments of `main`, in order: weights, buffers and constants, then inputs and states.
+    bindings: the sizes to which symbolic dimensions were bound.
+    tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
+        without weights.
+    target: the target it will be compiled for (legalization happens at `compile`, the module stays portable).
+    """
+
+    module: mlir.ir.Module
+    signature: Signature
+    bindings: Mapping[str, int] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor | np.ndarray] = field(default_factory=dict)
+    name: str = "main"
+    target: str = "cpu"
+
+    @cached_property
+    def text(self) -> str:
+        """StableHLO as text, with source locations."""
+        return mlir.text(self.module, locations=True)
+
+    @cached_property
+    def bytecode(self) -> bytes:
+        """The portable, versioned StableHLO artifact."""
+        return mlir.portable(self.module)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights, buffers and constants as numpy arrays that share the tensors' memory; none where they are fake."""
+        wanted = {
+            argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")
+        }
+        real = {name: tensor for name, tensor in self.tensors.items() if name in wanted and is_real(tensor)}
+        return {name: as_numpy(tensor) for name, tensor in real.items()} if len(real) == len(wanted) else {}
+
+
+def is_real(tensor: torch.Tensor | np.ndarray) -> bool:
+    """Whether the tensor has values: neither fake nor on the meta device."""
+    return isinstance(tensor, np.ndarray) or (not isinstance(tensor, FakeTensor) and tensor.device.type != "meta")
+
+
+def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # one element may have any stride and still count as contiguous
+    if not flat.numel():
+        return np.zeros(tuple(tensor.shape), numpy_dtype(tensor.dtype))
+    return flat.view(torch.uint8).numpy().view(numpy_dtype(tensor.dtype)).reshape(tuple(tensor.shape))
