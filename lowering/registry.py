@@ -68,8 +68,19 @@ def find_rule(target: object) -> Rule | None:
     return rules().get(overload_name(target))
 
 
+SIMILAR = 0.9
+"""Least similarity (difflib's ratio) of two names for one op to be a form of the other: `_stack` and `stack`, not `isin` and `isinf`."""
+
+
 def near_misses(overload: str) -> list[str]:
-    """Overloads with a rule whose names are close: the same op first."""
-    op = ".".join(overload.split(".")[:2]) + "."
-    same = sorted(name for name in rules() if name.startswith(op))
-    return same or get_close_matches(overload, rules(), n=3, cutoff=0.75)
+    """Overloads with a rule that are near an op without one: its other overloads; else ops of its namespace with almost its name.
+
+    Empty where there is no such op: a name that is merely alike helps nobody.
+    """
+    namespace, _, op = overload.rpartition(".")[0].partition(".")
+    overloads: dict[str, list[str]] = {}
+    for name in rules():
+        if name.startswith(f"{namespace}."):
+            overloads.setdefault(name.rpartition(".")[0].removeprefix(f"{namespace}."), []).append(name)
+    near = [op] if op in overloads else get_close_matches(op, overloads, n=3, cutoff=SIMILAR)
+    return [name for one in near for name in sorted(overloads[one])]

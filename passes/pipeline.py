@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import IO
 
@@ -59,19 +58,6 @@ class Printer:
     def __call__(self, step: Pass, before: Program, after: Program, seconds: float) -> None:
         if step.name in self.names or "all" in self.names:
             print(f"// after {step.name}: {len(after.graph.nodes)} nodes\n{readable(after)}", file=self.out)
-
-
-@dataclass
-class Dumper:
-    """Writes the graph after every pass to a numbered file in `directory`."""
-
-    directory: Path
-    count: int = 0
-
-    def __call__(self, step: Pass, before: Program, after: Program, seconds: float) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / f"{self.count:02d}-{step.name}.txt").write_text(readable(after))
-        self.count += 1
 
 
 def readable(program: Program) -> str:

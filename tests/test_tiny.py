@@ -54,3 +54,8 @@ def test_save_and_load_without_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300, cwd=tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "output.npy"), module(values).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_dir_lists_what_the_package_has() -> None:
+    assert dir(fxhlo) == sorted(fxhlo.__all__)
+    assert all(getattr(fxhlo, name) is not None for name in dir(fxhlo))

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         lambda tmp: fxhlo.lower(Module(lambda x: torch.ops.fxhlo_errors.unknown(x)), (X,)),
         """\
 1 kinds of ops cannot be lowered:
-  fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
+  fxhlo_errors.unknown.default (1x) at HERE
   at: HERE
   next: add a rule as docs/add_an_op.md shows, or replace the op in the model""",
     ),
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         """\
 2 kinds of ops cannot be lowered:
   aten.nonzero.default (1x) at HERE: its result's shape depends on data; a compiled module's shapes are fixed: use a masked form such as torch.where
-  fxhlo_errors.unknown.default (1x) at HERE; there are rules for fxhlo_errors.broken.default
+  fxhlo_errors.unknown.default (1x) at HERE
   at: HERE
   next: add a rule as docs/add_an_op.md shows, or replace the op in the model; where a reason stands, change the model""",
     ),

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 import fxhlo
+from fxhlo.lowering.capture.exporting import capture
+from fxhlo.lowering.lower import lower_program
 from fxhlo.passes.contract import ContractError
 from fxhlo.passes.mlir import ir
+from fxhlo.runtime.core.targets import Target
 
 MODULES = 50
 FIRST = 10
@@ -42,10 +45,12 @@ class Small(torch.nn.Module):
 
 
 def test_fifty_modules_leave_no_context_and_no_memory() -> None:
-    fxhlo.lower(Small(), (torch.full((2, 8), 2.0),))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = capture(Small(), (torch.ones(4, 8),), dynamic_shapes=({0: batch},))
+    target = Target.parse("cpu")
     before = contexts()
     for count in range(MODULES):
-        module = fxhlo.lower(Small(), (torch.full((count + 2, 8), 2.0),))
+        module = lower_program(program, bindings={"batch": count + 2}, target=target)
         if count == FIRST:
             assert module.legalized().bytecode
             resident = resident_mib()

@@ -61,8 +61,25 @@ def test_a_second_rule_is_an_error() -> None:
 
 def test_near_misses_name_the_same_op_first() -> None:
     assert registry.near_misses("aten.add.NoSuchOverload") == ["aten.add.Scalar", "aten.add.Tensor"]
-    assert "aten.sigmoid.default" in registry.near_misses("aten.sigmoidal.default")
-    assert registry.near_misses("mine.nothing_like_it.default") == []
+    assert registry.near_misses("aten._stack.default") == ["aten.stack.default"]
+    assert registry.near_misses("aten.linalg_solve_ex.default") == ["aten._linalg_solve_ex.default"]
+    assert "aten.adaptive_avg_pool1d.default" in registry.near_misses("aten.adaptive_avg_pool2d.default")
+
+
+@pytest.mark.parametrize(
+    "overload",
+    [
+        "mine.nothing_like_it.default",
+        "mine.add.Tensor",  # the name of an op in another namespace
+        "aten.isin.Tensor_Tensor",  # isinf, sin
+        "aten.elu.default",  # relu, gelu
+        "aten.prelu.default",
+        "aten.nanmean.default",  # nanmedian
+        "fxhlo.unknown.default",
+    ],
+)
+def test_a_name_that_is_merely_alike_is_no_near_miss(overload: str) -> None:
+    assert registry.near_misses(overload) == []
 
 
 def test_decompositions_leave_rules_alone() -> None:
