@@ -151,7 +151,8 @@ def check_weights(folder: Path, *, needed: bool = False) -> list[Path]:
                 next_step="get the missing files; the download was not complete",
             )
     for path in found:
-        weights.tensors(path)
+        with weights.opened(path):
+            pass
     if needed and not found and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
         raise ModelError(
             "the folder has no weights (no *.safetensors)",

@@ -10,7 +10,7 @@ import sys
 
 from .errors import FxhloError
 
-TRIED = ("0.10.2", "0.11.2", "0.12.0")
+TRIED = ("0.10.2", "0.11.2", "0.12.0.1")
 """jax and jaxlib, always of the same version."""
 
 

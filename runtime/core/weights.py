@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from . import files
 from .dtypes import BY_SAFETENSORS, DTYPES, dtype_of
@@ -53,22 +55,38 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.Fi
 
 
 def tensors(path: Path) -> dict[str, Stored]:
-    """What a safetensors file holds. Raises BundleError where it is missing, truncated or damaged."""
-    with files.explained("weights cannot be read", path, BundleError), open(path, "rb") as file:
-        size = path.stat().st_size
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 8 + length <= size else b""
+    """What a safetensors file holds. Raises BundleError where it is missing, truncated, damaged, or has a dtype that has no name here."""
+    found: dict[str, Stored] = {}
+    with opened(path) as file, open(path, "rb") as plain:
+        position = 8 + int.from_bytes(
+            plain.read(8), "little"
+        )  # the library has checked that the tensors fill the rest without a gap
+        for name in file.offset_keys():
+            entry = file.get_slice(name)
+            dtype = BY_SAFETENSORS.get(entry.get_dtype())
+            if dtype is None:
+                raise BundleError(
+                    f"tensor {name} is {entry.get_dtype()}, which has no dtype here", where=path, next_step="convert it"
+                )
+            shape = tuple(entry.get_shape())
+            end = position + math.prod(shape) * dtype.itemsize
+            found[name] = Stored(dtype.name, shape, position, end)
+            position = end
+    return found
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """The file as safetensors' own library reads it. Raises BundleError where it is missing, truncated or damaged."""
     try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        found = {name: _stored(entry, 8 + length, size) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        with files.explained("weights cannot be read", path, BundleError), safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as problem:
         raise BundleError(
-            f"the safetensors file is truncated or damaged ({problem})",
+            f"the safetensors file is truncated or damaged ({str(problem).removeprefix('Error while deserializing header: ')})",
             where=path,
             next_step="write or download it again",
         ) from problem
-    return found
 
 
 def view(stored: Stored, mapped: np.ndarray) -> np.ndarray:
@@ -94,18 +112,6 @@ def shards(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dic
         size += array.nbytes
     if group:
         yield group
-
-
-def _stored(entry: Mapping[str, Any], base: int, size: int) -> Stored:
-    dtype = BY_SAFETENSORS.get(entry["dtype"])
-    if dtype is None:
-        raise ValueError(f"dtype {entry['dtype']} is not known")
-    shape = tuple(entry["shape"])
-    start, end = entry["data_offsets"]
-    wanted = math.prod(shape) * dtype.itemsize
-    if not 0 <= start <= end <= size - base or end - start != wanted:
-        raise ValueError(f"a tensor of {wanted} bytes lies at {start} to {end} of {size - base}")
-    return Stored(dtype.name, shape, base + start, base + end)
 
 
 def _bytes(array: np.ndarray) -> Iterator[memoryview]:

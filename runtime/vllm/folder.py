@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import FxhloError
+from ..core.errors import BundleError, FxhloError
+from ..core.weights import opened
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 """Weight files that vLLM's loader looks for."""
@@ -24,7 +24,7 @@ def check_folder(folder: Path) -> None:
     """Raises ModelError where the folder has no weights, or a safetensors file is missing or cut off."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        for name in sorted(set(_json(index, index.read_bytes()).get("weight_map", {}).values())):
+        for name in _named_by(index):
             if not (folder / name).is_file():
                 raise ModelError(
                     f"the weight file {name} is missing",
@@ -42,33 +42,21 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(file: Path) -> None:
-    """Raises ModelError where a safetensors file is not as long as its header says.
-
-    The format: eight bytes with the header's length, the header as JSON, the data.
-    https://github.com/huggingface/safetensors#format
-    """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise _damaged(
-                file, f"it has {size} bytes, and its header alone takes {length + 8}" if size >= 8 else "it is empty"
-            )
-        header = _json(file, opened.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    needed = 8 + length + max(ends, default=0)
-    if size != needed:
-        raise _damaged(file, f"it has {size:,} bytes, and its header says {needed:,}")
-
-
-def _json(file: Path, text: bytes) -> dict[str, Any]:
+    """Raises ModelError where a safetensors file is cut off or damaged. Reads its header alone."""
     try:
-        return json.loads(text)
-    except ValueError:
-        raise _damaged(file, "its header is not JSON") from None
+        with opened(file):
+            pass
+    except BundleError as problem:
+        raise ModelError(problem.message, where=file, next_step="download or copy this file again") from problem
 
 
-def _damaged(file: Path, how: str) -> ModelError:
-    return ModelError(
-        f"a weight file is damaged or cut off: {how}", where=file, next_step="download or copy this file again"
-    )
+def _named_by(index: Path) -> list[str]:
+    """The weight files that an index names. Raises ModelError."""
+    try:
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ModelError(
+            f"the index of the weight files cannot be read ({problem})",
+            where=index,
+            next_step="download or copy this file again",
+        ) from problem

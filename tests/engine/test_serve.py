@@ -145,7 +145,7 @@ def test_truncated_weights(model: Path, tmp_path: Path) -> None:
     folder = copied(model, tmp_path)
     with (model / "model.safetensors").open("rb") as whole:
         (folder / "model.safetensors").write_bytes(whole.read(1_000_000))
-    assert "damaged or cut off" in failed(folder)
+    assert "truncated or damaged" in failed(folder)
 
 
 def test_unknown_architecture(model: Path, tmp_path: Path) -> None:

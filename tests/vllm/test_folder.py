@@ -36,15 +36,23 @@ def test_a_file_cut_anywhere(whole: Path, keep: int) -> None:
     data = file.read_bytes()
     assert keep < len(data)
     file.write_bytes(data[:keep])
-    with pytest.raises(ModelError, match="damaged or cut off") as caught:
+    with pytest.raises(ModelError, match="truncated or damaged") as caught:
         check_folder(whole)
     assert "again" in str(caught.value)
 
 
 def test_a_header_that_is_not_json(whole: Path) -> None:
     (whole / "model.safetensors").write_bytes((10).to_bytes(8, "little") + b"x" * 10)
-    with pytest.raises(ModelError, match="not JSON"):
+    with pytest.raises(ModelError, match=r"truncated or damaged \(invalid JSON in header"):
         check_folder(whole)
+
+
+@pytest.mark.parametrize("index", ["", "[]", '{"weight_map": ["a"]}', '{"metadata": {}}'])
+def test_an_index_that_is_none(whole: Path, index: str) -> None:
+    (whole / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match="the index of the weight files cannot be read") as caught:
+        check_folder(whole)
+    assert caught.value.where == str(whole / "model.safetensors.index.json")
 
 
 def test_a_part_that_the_index_names_is_missing(whole: Path) -> None:
