@@ -38,11 +38,7 @@ def array(data: np.ndarray, dtype: torch.dtype) -> Value:
             data.view(np.uint8).data, type=ir.IntegerType.get_signless(1), shape=list(data.shape)
         )
     else:
-        attribute = (
-            ir.DenseElementsAttr.get_from_buffer(data.tobytes(), type_)
-            if hasattr(ir.DenseElementsAttr, "get_from_buffer")
-            else _dense(data, type_)
-        )
+        attribute = _dense(data, type_)
     return Value(stablehlo.ConstantOp(attribute).result, data.shape, dtype)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 
+from ..runtime.core.stablehlo import parse
 from ..runtime.core.versions import misfit
 
 READABLE_SINCE = "1.17.0"
 """The StableHLO version that artifacts are written in: that of the oldest jaxlib in `versions.TRIED`."""
 
 try:
-    import jaxlib
     from jax.extend.mlir import ir
     from jax.extend.mlir.dialects import chlo, func, stablehlo
     from jaxlib._jax import mlir as _jax_mlir
@@ -24,9 +24,7 @@ try:
 except ImportError as problem:
     raise misfit("MLIR bindings", problem) from problem
 
-__all__ = ["chlo", "func", "ir", "stablehlo"]
-
-JAXLIB_VERSION = jaxlib.__version__
+__all__ = ["chlo", "func", "ir", "parse", "stablehlo"]
 
 
 def context() -> ir.Context:
@@ -41,14 +39,6 @@ def context() -> ir.Context:
     return made
 
 
-def parse(text: str | bytes, into: ir.Context) -> ir.Module:
-    """Parses MLIR text, MLIR bytecode or a portable StableHLO artifact."""
-    if isinstance(text, bytes) and b"StableHLO_v" in text[:64]:
-        return stablehlo.deserialize_portable_artifact(into, text)
-    with into:
-        return ir.Module.parse(text)
-
-
 def bytecode(module: ir.Module) -> bytes:
     """MLIR bytecode of `module`, locations included."""
     out = io.BytesIO()
@@ -59,7 +49,8 @@ def bytecode(module: ir.Module) -> bytes:
 def portable(module: ir.Module) -> bytes:
     """The versioned StableHLO artifact of `module`: what is stored, since MLIR bytecode changes between versions of jaxlib.
 
-    Readable by every jaxlib that fxhlo takes and by later ones; in what `READABLE_SINCE` has. Locations stay.
+    Every jaxlib that fxhlo takes reads it, and later ones do. Locations stay. Raises ValueError for an op that StableHLO
+    `READABLE_SINCE` does not have.
     """
     data = bytecode(module)
     # StableHLO's serializer has no form for CHLO's ops (erf). jaxlib's, which takes four times as long, makes composites of those

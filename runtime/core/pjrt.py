@@ -329,21 +329,18 @@ def compile_ahead(module: bytes | str, target: Target | str, *, options: Options
     target = Target.parse(target)
     seal.check("compiling a module")
     raw = _topology(target)[0]
-    with make_ir_context(), explained(f"the compiler refused the module for {target}", CompileError, module):
-        parsed = _parsed(module)
+    with make_ir_context() as context, explained(f"the compiler refused the module for {target}", CompileError, module):
+        parsed = _parsed(module, context)
         return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(target, options)), target)
 
 
-def _parsed(module: bytes | str) -> Any:
-    """The module as MLIR's bindings have it: a compiler without a client takes no text. In the current context."""
-    from jax.extend.mlir import ir
-    from jax.extend.mlir.dialects import stablehlo
+def _parsed(module: bytes | str, context: Any) -> Any:
+    """The module as MLIR's bindings have it: a compiler without a client takes no text."""
+    from . import stablehlo
 
     try:
-        if isinstance(module, bytes) and b"StableHLO_v" in module[:64]:
-            return stablehlo.deserialize_portable_artifact(ir.Context.current, module)
-        return ir.Module.parse(module)
-    except ir.MLIRError as problem:
+        return stablehlo.parse(module, context)
+    except stablehlo.ir.MLIRError as problem:
         raise ValueError(str(problem)) from problem
 
 
@@ -386,9 +383,9 @@ def get(buffer: Buffer) -> np.ndarray:
 
 def versions() -> dict[str, str]:
     """What a bundle notes about who made it."""
-    from jax.extend.mlir.dialects import stablehlo
+    from . import stablehlo
 
-    return {"jaxlib": jaxlib.__version__, "stablehlo": stablehlo.get_current_version()}
+    return {"jaxlib": jaxlib.__version__, "stablehlo": stablehlo.version()}
 
 
 def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
