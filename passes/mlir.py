@@ -72,7 +72,9 @@ def adopt(source: str | bytes, into: ir.Module | ir.Block, prefix: str) -> str:
     """
     block = into.body if isinstance(into, ir.Module) else into
     made = parse(source, block.owner.context)
-    functions = {ir.SymbolTable.get_symbol_name(function.operation).value: function for function in made.body.operations}
+    functions = {
+        ir.SymbolTable.get_symbol_name(function.operation).value: function for function in made.body.operations
+    }
     for name in sorted(functions, key=len, reverse=True):  # `p__f` before `f`, which becomes `p__f`
         function = functions[name].operation
         ir.SymbolTable.replace_all_symbol_uses(name, f"{prefix}__{name}", made.operation)

@@ -82,7 +82,12 @@ DRAW = (
 )
 """In the order in which `fxhlo.sample` takes them after the logits."""
 
-LOGPROBS = (StepInput("logprobs_enabled", (), "int32"),)
+LOGPROBS = (
+    StepInput("logprobs_enabled", (), "int32"),
+    StepInput("grammar_mask", ("requests", "mask_words"), "int32", neutral=-1, wide=True),
+)
+"""In the order in which `fxhlo.logprobs` takes them after the logits and the tokens. grammar_mask: the part of `allowed_mask` that
+comes from structured outputs, which vLLM applies to the logits before it takes log-probabilities of them."""
 
 OFF, ON, RAW = 0, 1, 2
 """Values of `logprobs_enabled`: none; as the engine's logprobs_mode says; of the raw logits, which vLLM shows of prompts in every mode."""

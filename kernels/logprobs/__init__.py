@@ -6,16 +6,16 @@ from .reference import fake, logprobs
 
 KERNEL = Kernel(
     name="logprobs",
-    version=1,
-    schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, *, int count) -> (Tensor, Tensor, Tensor)",
+    version=2,
+    schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, Tensor? allowed_mask=None, *, int count) -> (Tensor, Tensor, Tensor)",
     reference=logprobs,
     fake=fake,
-    dtypes={"logits": FLOATING[:3], "tokens": ("int32",), "enabled": ("int32",)},
+    dtypes={"logits": FLOATING[:3], "tokens": ("int32",), "enabled": ("int32",), "allowed_mask": ("int32",)},
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
         Implementation.in_folder(__name__, "tpu", "pallas"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,
-    source="vllm/v1/sample/sampler.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
+    source="vllm/v1/sample/sampler.py and structured_output/utils.py of vLLM 0.32.0, logprobs_mode raw_logprobs",
 )

@@ -10,6 +10,7 @@ from jax import Array
 
 from ...runtime.core import native
 from ..spec import Operands
+from .xla import where_asked
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -23,7 +24,9 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     return native.unavailable()
 
 
-def lower(logits: Array, tokens: Array, enabled: Array, *, count: int) -> tuple[Array, Array, Array]:
+def lower(
+    logits: Array, tokens: Array, enabled: Array, allowed_mask: Array | None = None, *, count: int
+) -> tuple[Array, Array, Array]:
     """Operands and results as in `reference.logprobs`."""
     native.register()
     rows = logits.shape[0]
@@ -32,5 +35,11 @@ def lower(logits: Array, tokens: Array, enabled: Array, *, count: int) -> tuple[
         jax.ShapeDtypeStruct((rows, count + 1), "float32"),
         jax.ShapeDtypeStruct((rows,), "int32"),
     )
-    ids, values, rank = jax.ffi.ffi_call("fxhlo_logprobs", results)(logits, tokens, enabled)
-    return ids, values, rank
+
+    def compute(logits: Array) -> tuple[Array, Array, Array]:
+        ids, values, rank = jax.ffi.ffi_call("fxhlo_logprobs", results)(logits, tokens, enabled)
+        return ids, values, rank
+
+    if allowed_mask is None:  # the native kernel looks at `enabled` too
+        return compute(logits)
+    return where_asked(compute, logits, enabled, allowed_mask, count)

@@ -10,17 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..process_logits.reference import masked
+
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny  # compiled code flushes what is below to zero, so both do
 
 
-def logprobs(logits: Tensor, tokens: Tensor, enabled: Tensor, *, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def logprobs(
+    logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """(ids int32 [R, count + 1], values float32 [R, count + 1], rank int32 [R]).
 
     logits bfloat16, float16 or float32 [R, V] (raw); tokens int32 [R], the chosen ones, in [0, V); enabled int32 []: 0
-    gives zeros. First the chosen token, then the `count` tokens of highest logit, lowest id first where they are equal.
-    The rank counts the tokens whose logit is at least the chosen one's: 1 is the best.
+    gives zeros; allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word v // 32 set where a grammar allows token v: the
+    others count as -infinity, since vLLM masks the logits before its sampler sees them. First the chosen token, then the
+    `count` tokens of highest logit, lowest id first where they are equal. The rank counts the tokens whose logit is at
+    least the chosen one's: 1 is the best.
     """
     x = logits.to(torch.float32)
+    if allowed_mask is not None:
+        x = masked(x, allowed_mask)
     order = torch.where(torch.isnan(x), float("-inf"), x)
     order = torch.where(order.abs() < SMALLEST_NORMAL, 0.0, order)
     chosen = tokens.unsqueeze(1).to(torch.int64)
@@ -37,7 +45,9 @@ def logprobs(logits: Tensor, tokens: Tensor, enabled: Tensor, *, count: int) -> 
     )
 
 
-def fake(logits: Tensor, tokens: Tensor, enabled: Tensor, *, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def fake(
+    logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (logits.shape[0], count + 1)
     return (
         logits.new_empty(shape, dtype=torch.int32),

@@ -22,6 +22,7 @@ from ..sample.reference import SMALLEST_NORMAL
 from ..sample.tuning import CHUNK, padded, too_large, vmem_bytes
 from ..sample.xla_arithmetic import order_of, unordered
 from ..spec import Operands
+from .xla import where_asked
 
 LOWEST = -(2**31)  # below the image of -infinity: what stands past the end
 
@@ -39,15 +40,11 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
     return too_large(size, vmem_bytes(size, logits.dtype.itemsize), target)
 
 
-def lower(logits: Array, tokens: Array, enabled: Array, *, count: int) -> tuple[Array, Array, Array]:
+def lower(
+    logits: Array, tokens: Array, enabled: Array, allowed_mask: Array | None = None, *, count: int
+) -> tuple[Array, Array, Array]:
     """Operands and results as in `reference.logprobs`."""
-    rows = logits.shape[0]
-
-    def nothing() -> tuple[Array, Array, Array]:
-        shape = (rows, count + 1)
-        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(rows, jnp.int32)
-
-    return lax.cond(enabled != 0, lambda: _compute(logits, tokens, count), nothing)
+    return where_asked(partial(_compute, tokens=tokens, count=count), logits, enabled, allowed_mask, count)
 
 
 def _compute(logits: Array, tokens: Array, count: int) -> tuple[Array, Array, Array]:

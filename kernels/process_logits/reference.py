@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 
-def _masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
+def masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
+    """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
     rows, size = logits.shape
     shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
     allowed = ((allowed_mask.unsqueeze(2) >> shifts) & 1).reshape(rows, -1)[:, :size]
@@ -57,7 +58,7 @@ def process_logits(
     1, 0, 0.
     """
     x = logits.to(torch.float32)
-    x = torch.where(flags[0] != 0, _masked(x, allowed_mask), x)
+    x = torch.where(flags[0] != 0, masked(x, allowed_mask), x)
     x = torch.nn.functional.pad(x, (0, 1))
     x = torch.where(flags[1] != 0, _biased(x, bias_ids, bias_values), x)
     penalties = (p.unsqueeze(1) for p in (repetition_penalty, frequency_penalty, presence_penalty))

@@ -14,7 +14,8 @@ from jax import Array, lax
 from ..spec import Operands
 
 
-def _masked(logits: Array, allowed_mask: Array) -> Array:
+def masked(logits: Array, allowed_mask: Array) -> Array:
+    """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
     rows, size = logits.shape
     words = lax.broadcast_in_dim(allowed_mask, (*allowed_mask.shape, 32), (0, 1)).reshape(rows, -1)[:, :size]
     shifts = lax.broadcasted_iota(jnp.int32, logits.shape, 1) & 31
@@ -70,6 +71,6 @@ def lower(
         return x.at[_rows(ids), ids].set(seen, mode="drop")
 
     x = logits.astype(jnp.float32)
-    x = lax.cond(flags[0] != 0, lambda x: _masked(x, allowed_mask), lambda x: x, x)
+    x = lax.cond(flags[0] != 0, lambda x: masked(x, allowed_mask), lambda x: x, x)
     x = lax.cond(flags[1] != 0, bias, lambda x: x, x)
     return lax.cond(flags[2] != 0, penalize, lambda x: x, x)

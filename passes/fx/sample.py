@@ -58,13 +58,13 @@ class Sample(Pass):
                 chosen = call(
                     graph,
                     torch.ops.fxhlo.logprobs.default,
-                    (shown, tokens, inputs["logprobs_enabled"]),
+                    (shown, tokens, *[inputs[one.name] for one in LOGPROBS]),
                     {"count": self.logprobs},
                     origin=logits,
                 )
                 parts = [call(graph, getitem, (chosen, index), origin=logits) for index in range(3)]
                 if self.mode.endswith("_logits"):
-                    parts[1] = inline(graph, _at, (shown, parts[0]), {}, origin=logits)
+                    parts[1] = inline(graph, _at, (shown, parts[0], inputs["grammar_mask"]), {}, origin=logits)
             output.args = ((tokens, *parts, *output.args[0][1:]),)
 
         edited = program.edited(edit)
@@ -84,6 +84,8 @@ def _unless_prompt(enabled: torch.Tensor, raw: torch.Tensor, filtered: torch.Ten
     return torch.where(enabled == RAW, raw.to(torch.float32), filtered)
 
 
-def _at(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def _at(logits: torch.Tensor, ids: torch.Tensor, grammar_mask: torch.Tensor) -> torch.Tensor:
     """The logits themselves where `fxhlo.logprobs` found something: ids int32 [R, n + 1] -> float32 [R, n + 1]."""
-    return logits.gather(1, ids.to(torch.int64)).to(torch.float32)
+    words = grammar_mask.gather(1, (ids >> 5).to(torch.int64))
+    found = logits.gather(1, ids.to(torch.int64)).to(torch.float32)
+    return torch.where((words >> (ids & 31)) & 1 != 0, found, float("-inf"))

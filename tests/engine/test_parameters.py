@@ -89,6 +89,24 @@ def test_answers_are_those_of_vllms_own_backend(engine: Callable[..., Any], prom
             close(mine[key], other[key], f"{field} ({name}): {key}")
 
 
+@pytest.mark.conformance
+def test_raw_logprobs_under_a_grammar_are_those_of_vllms_own_backend(
+    engine: Callable[..., Any], prompts: list[list[int]]
+) -> None:
+    """vLLM masks the logits before it takes their log-probabilities, raw ones too; of prompts it shows those of no mask."""
+    wanted = {"logprobs": 6, "prompt_logprobs": 2}
+    sampling = [{**case, **wanted} for field, _, case in CASES if field == "structured_outputs"] + [
+        {**GREEDY, **wanted}
+    ]
+    run = {"prompts": [prompts[6 + index % 8] for index in range(len(sampling))], "sampling": sampling}
+    sizes = {**SIZES, "logprobs_mode": "raw_logprobs"}
+    (ours,), (theirs,) = engine([run], **sizes), engine([run], plugins="", **sizes)
+    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert mine["tokens"] == other["tokens"]
+        for key in ("logprobs", "prompt_logprobs"):
+            close(mine[key], other[key], f"{sampling[index]}: {key}")
+
+
 def close(ours: Any, theirs: Any, where: str) -> None:
     """The same tokens with the same values; a token at the edge of a filter may be on either side."""
     assert (ours is None) == (theirs is None), where

@@ -18,17 +18,18 @@ from fxhlo.runtime.core.targets import Target
 
 
 @partial(jax.jit, static_argnames="count")
-def run(logits, tokens, enabled, count):
+def run(logits, tokens, enabled, mask, count):
     with pltpu.force_tpu_interpret_mode(True):
-        return tpu.lower(logits, tokens, enabled, count=count)
+        return tpu.lower(logits, tokens, enabled, mask, count=count)
 
 
-def check(logits, tokens, count, enabled=1, bfloat16=False):
+def check(logits, tokens, count, enabled=1, bfloat16=False, mask=None):
     tensor, enabled = torch.from_numpy(logits), np.int32(enabled)
     if bfloat16:
         tensor, logits = tensor.bfloat16(), jnp.asarray(logits, jnp.bfloat16)
-    expected = reference.logprobs(tensor, torch.from_numpy(tokens), torch.tensor(enabled), count=count)
-    ids, numbers, rank = run(logits, tokens, enabled, count=count)
+    masks = () if mask is None else (torch.from_numpy(mask),)
+    expected = reference.logprobs(tensor, torch.from_numpy(tokens), torch.tensor(enabled), *masks, count=count)
+    ids, numbers, rank = run(logits, tokens, enabled, mask, count=count)
     np.testing.assert_array_equal(np.asarray(ids), expected[0].numpy())
     np.testing.assert_allclose(np.asarray(numbers), expected[1].numpy(), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(rank), expected[2].numpy())
@@ -58,6 +59,13 @@ def test_the_kernel_gives_the_tokens_of_the_reference(shape, kind, seed):
 
 def test_nothing_where_no_request_asks():
     check(np.ones((3, 2050), np.float32), np.zeros(3, np.int32), 0, enabled=0)
+
+
+@pytest.mark.parametrize("enabled", [0, 1])
+def test_what_a_grammar_forbids_counts_as_impossible(enabled):
+    rng = np.random.default_rng(7)
+    mask = rng.integers(-(2**31), 2**31, (3, 65), np.int32)
+    check(rng.standard_normal((3, 2050)).astype(np.float32), np.array([0, 7, 2049], np.int32), 5, enabled, mask=mask)
 
 
 def test_a_large_vocabulary():

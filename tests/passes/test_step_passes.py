@@ -156,6 +156,7 @@ def neutral(program: Program, inputs: dict[str, torch.Tensor]) -> dict[str, torc
         "top_p": torch.ones(2),
         "bias_ids": zeros["bias_ids"] - 1,
         "seen_ids": zeros["seen_ids"] - 1,
+        "grammar_mask": zeros["grammar_mask"] - 1,
     }
 
 

@@ -45,6 +45,7 @@ def collect(
         (part, index) for part in parts for index in range(min(part.count, len(part.request.prompt) - 1 - part.first))
     ]
     requests = frame.sizes["requests"]
+    inputs = {name: values for name, values in inputs.items() if name != "grammar_mask"}  # none applies to prompts
     for start in range(0, len(wanted), requests):
         some = wanted[start : start + requests]
         ids, values, ranks = run({**inputs, **_changed(some, frame)}).logprobs()

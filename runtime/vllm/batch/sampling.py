@@ -78,6 +78,8 @@ class Sampling:
         penalized = self.penalized[rows].any()
         inputs["flags"] = np.array([masked, biased, penalized], np.int32)
         inputs["logprobs_enabled"] = np.array(ON if (self.logprobs[rows] >= 0).any() else OFF, np.int32)
+        if grammar and inputs["logprobs_enabled"]:
+            inputs["grammar_mask"] = self._grammar_mask(requests, frame, grammar)
         if masked:
             inputs["allowed_mask"] = self._mask(rows, requests, frame, grammar)
         if biased:
@@ -86,13 +88,18 @@ class Sampling:
             inputs |= self._seen(rows, requests, frame)
         return inputs
 
-    def _mask(
-        self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        mask = frame.blank("allowed_mask")
+    def _grammar_mask(self, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]) -> np.ndarray:
+        mask = frame.blank("grammar_mask")
         for index, request in enumerate(requests):
             if request.id in grammar:
                 mask[index] = grammar[request.id][: self.words]
+        return mask
+
+    def _mask(
+        self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        mask = self._grammar_mask(requests, frame, grammar)
+        for index, request in enumerate(requests):
             if self.masked[rows[index]]:
                 self._forbid(mask[index], request)
         return mask
