@@ -59,7 +59,7 @@ class Bundle(Mapping[str, "Executable"]):
     @staticmethod
     def open(path: str | Path, target: str | Target | None = None, *, verify: bool | None = None) -> Bundle:
         """Reads the manifest; everything else when it is used. Raises BundleError, UnsupportedError (the target)."""
-        folder = Path(path).expanduser().resolve()
+        folder = files.absolute(path, BundleError)
         return Bundle(folder, Manifest.read(folder), None if target is None else Target.parse(target), verify)
 
     @property
@@ -231,7 +231,8 @@ class Bundle(Mapping[str, "Executable"]):
     def _read(self, record: files.FileRecord) -> bytes:
         """A module or an executable, verified."""
         _intact(record, self.path, digest=False)
-        data = record.path(self.path).read_bytes()
+        with files.explained("a file of the bundle cannot be read", record.path(self.path), BundleError):
+            data = record.path(self.path).read_bytes()
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise _damaged(record, self.path, "its content is not what was written")
         return data
@@ -315,5 +316,10 @@ def _intact(record: files.FileRecord, root: Path, *, digest: bool | None) -> Non
 
 
 def _damaged(record: files.FileRecord, root: Path, damage: str) -> BundleError:
+    if not root.exists():
+        return BundleError(
+            "the bundle is not where it was opened", where=root, next_step="open it where it is now, or make it again"
+        )
+    outside = "put that file back as it was, or " if Path(record.file).is_absolute() else ""
     what = f"a file of the bundle is damaged: {damage}"
-    return BundleError(what, where=record.path(root), next_step="make the bundle again")
+    return BundleError(what, where=record.path(root), next_step=f"{outside}make the bundle again")

@@ -57,7 +57,7 @@ class Cache:
             damage = "its record is missing" if folder.exists() else None
             if damage is None:
                 return None
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
             damage = f"its record cannot be read: {problem}"
         if damage is not None:
             logger.warning("the cache entry %s is damaged and will be made again: %s", folder, damage)
@@ -73,6 +73,8 @@ class Cache:
         whatever `build` raises; then nothing is kept.
         """
         folder = self._folder(key)
+        if (found := self.get(key)) is not None:  # without a lock: the cache may be one that this user can only read
+            return found
         with self._explained():
             self._lock(folder).parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock(folder))
@@ -116,6 +118,7 @@ class Cache:
     def _build(self, folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         with ExitStack() as stack:
             with self._explained():
+                files.sweep(folder.parent)  # of any key: nobody may ever build that one again
                 temporary = stack.enter_context(files.staged(folder))
             build(temporary / CONTENT)
             if not (temporary / CONTENT).exists():
@@ -164,7 +167,8 @@ def default_root() -> Path:
         return Path(parent).expanduser().absolute() / "fxhlo"
     except RuntimeError as problem:  # ~ of a user without a home
         raise CacheError(
-            f"there is no folder for caches: {problem}", next_step="set FXHLO_CACHE_DIR to a folder that this user may write"
+            f"there is no folder for caches: {problem}",
+            next_step="set FXHLO_CACHE_DIR to a folder that this user may write",
         ) from problem
 
 
@@ -198,10 +202,13 @@ def _damage(folder: Path, records: list[files.FileRecord]) -> str | None:
 
 
 def _entry(folder: Path) -> CacheEntry:
-    size = sum(path.stat().st_size for path in _files(folder))
+    size = 0
+    for path in _files(folder):
+        with suppress(OSError):  # another process may delete the entry meanwhile
+            size += path.stat().st_size
     try:
         return CacheEntry(
             json.loads((folder / RECORD).read_bytes())["key"], folder / CONTENT, size, (folder / RECORD).stat().st_mtime
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return CacheEntry({}, folder / CONTENT, size, 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -152,12 +153,13 @@ def replace_file(path: Path, data: bytes) -> None:
 def staged(path: Path) -> Iterator[Path]:
     """A new folder beside `path` that takes its place when the block ends, and vanishes where the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path.parent, path.name)
     temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"
     temporary.mkdir()
     handle = os.open(temporary, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # without locks on this file system nobody sweeps this folder either
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         for folder in [temporary, *(entry for entry in temporary.rglob("*") if entry.is_dir())]:
             sync_folder(folder)
@@ -189,12 +191,25 @@ def swap(new: Path, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder last."""
+    """Makes the names in a folder last, on file systems that can."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(handle)
+
+
+def absolute(path: str | Path, kind: type[FxhloError]) -> Path:
+    """`path` without links, relative parts and `~`. Raises `kind` for what cannot be a path."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as problem:  # a circle of links, a null character, ~ of nobody
+        raise kind(
+            f"there can be no such path: {problem}", where=repr(str(path)), next_step="choose another path"
+        ) from problem
 
 
 @contextmanager
@@ -210,6 +225,8 @@ def explained(what: str, path: Path, kind: type[FxhloError]) -> Iterator[None]:
             errno.EACCES: "choose a folder that this user may write",
             errno.EPERM: "choose a folder that this user may write",
             errno.EROFS: "choose a folder on a disk that can be written",
+            errno.EMFILE: "raise the limit on open files (ulimit -n)",
+            errno.ENAMETOOLONG: "choose a shorter name",
         }
         reason = problem.strerror or str(problem)
         next_step = steps.get(problem.errno or 0)
@@ -226,15 +243,16 @@ def _exchange(one: Path, other: Path) -> None:
         raise FileNotFoundError(code, os.strerror(code), str(other))
     if code not in (0, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         raise OSError(code, os.strerror(code), str(other))
-    old = one.with_name(f"{one.name}.old")
+    old = other.with_name(f".{other.name}.old-{secrets.token_hex(6)}")
     os.rename(other, old)
     os.rename(one, other)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sweep(path: Path) -> None:
-    """Deletes what killed writers of `path` left: temporary folders that are old and that nobody has locked."""
-    for left in path.parent.glob(f".{path.name}.writing-*"):
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Deletes what killed writers of `parent / name` (or of anything in `parent`) left: folders that are old and that nobody has locked."""
+    pattern = f".{'*' if name is None else glob.escape(name)}.writing-*"
+    for left in parent.glob(pattern):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime < ABANDONED_AFTER:
                 continue

@@ -118,7 +118,7 @@ class Manifest:
         return next((entry.signature.mesh for entry in self.entries.values()), ONE_DEVICE)
 
     def text(self) -> bytes:
-        """The content of manifest.json."""
+        """The content of manifest.json. Raises BundleError where notes, bindings or options are no JSON."""
         content = {
             "name": self.name,
             "made": dict(self.made),
@@ -127,8 +127,16 @@ class Manifest:
             "weight_files": [record.to_json() for record in self.weight_files],
             "weights": {name: ref.to_json() for name, ref in self.weights.items()},
         }
-        whole = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
-        return json.dumps(whole, indent=1, ensure_ascii=False).encode()
+        try:
+            whole = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
+        except (TypeError, ValueError, RecursionError) as problem:
+            raise BundleError(
+                f"a bundle's notes, bindings and options must be JSON: {problem}",
+                next_step="use strings, numbers, lists and dicts",
+            ) from problem
+        return json.dumps(whole, indent=1, ensure_ascii=False).encode(
+            errors="surrogatepass"
+        )  # names of files need be no Unicode
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -143,7 +151,7 @@ class Manifest:
             raise BundleError(what, where=folder, next_step="lower-model MODEL -o DIR writes one") from None
         except OSError as problem:
             raise BundleError(f"the manifest cannot be read: {problem.strerror}", where=path) from problem
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise _damaged(path, problem) from problem
         version = data.pop("version", None)
         if version != VERSION:

@@ -42,9 +42,15 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.Fi
     position = 0
     for name in ordered:
         array = tensors[name]
+        if name == "__metadata__" or not _is_text(name):
+            raise BundleError(
+                f"{name!r} is no name for a weight: safetensors does not take it", next_step="give it another name"
+            )
         code = DTYPES[array.dtype.name].safetensors if array.dtype.name in DTYPES else None
         if code is None:
-            raise UnsupportedError(f"weight {name} is {array.dtype}, which safetensors does not have")
+            raise UnsupportedError(
+                f"weight {name} is {array.dtype}, which safetensors does not have", next_step="convert it"
+            )
         end = position + array.nbytes
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [position, end]}
         position = end
@@ -114,9 +120,16 @@ def shards(arrays: Iterable[tuple[str, np.ndarray]], limit: int) -> Iterator[dic
         yield group
 
 
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _bytes(array: np.ndarray) -> Iterator[memoryview]:
-    """The array's memory in C order, in chunks, without a copy where it is contiguous."""
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    """The array's memory in C order and little-endian, in chunks, without a copy where it is both."""
+    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     for start in range(0, flat.nbytes, files.CHUNK):
         yield flat[start : start + files.CHUNK].data
 

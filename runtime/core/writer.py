@@ -46,20 +46,21 @@ class BundleWriter:
         notes: Mapping[str, Any] | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        self.path = Path(path).expanduser().resolve()
+        self.path = files.absolute(path, BundleError)
         self.manifest = Manifest(name or self.path.name, {}, {"by": created_by}, notes or {})
         self._shard_bytes = shard_bytes
         self._stack = ExitStack()
         self._folder: Path | None = None
 
     def __enter__(self) -> BundleWriter:
-        if self.path.exists() and not (self.path / FILE).exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise BundleError(
-                "there is something else than a bundle, and it is not overwritten",
-                where=self.path,
-                next_step="choose another folder, or empty this one",
-            )
         with self._explained():
+            bundle_or_nothing = not self.path.exists() or (self.path / FILE).exists()
+            if not bundle_or_nothing and (self.path.is_file() or any(self.path.iterdir())):
+                raise BundleError(
+                    "there is something else than a bundle, and it is not overwritten",
+                    where=self.path,
+                    next_step="choose another folder, or empty this one",
+                )
             self._folder = self._stack.enter_context(files.staged(self.path))
         return self
 
@@ -124,7 +125,7 @@ class BundleWriter:
         keys: argument name -> tensor key; without it, all tensors under their own names. digest: read the file
         once for its sha256, so that it may be copied; without, its size and time must stay what they are.
         """
-        path = Path(file).expanduser().resolve()
+        path = files.absolute(file, BundleError)
         there = weights.tensors(path)
         with self._explained():
             stored = files.record(path, digest=digest)
