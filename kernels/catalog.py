@@ -67,17 +67,19 @@ def _library() -> object:
     library = torch.library.Library("fxhlo", "DEF")
     for kernel in kernels().values():
         library.define(kernel.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(kernel.name, _contiguous(kernel.reference), "CompositeExplicitAutograd")
+        library.impl(kernel.name, _eager(kernel), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fxhlo::{kernel.name}", kernel.fake, lib=library)
     return library
 
 
-def _contiguous(reference: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference with contiguous results, as its fake implementation promises."""
+def _eager(kernel: Kernel) -> Callable[..., Any]:
+    """What the op does in eager torch: the check, and the reference with contiguous results, as `fake` promises."""
 
-    @wraps(reference)
+    @wraps(kernel.reference)
     def call(*args: Any, **kwargs: Any) -> Any:
-        results = reference(*args, **kwargs)
+        if kernel.check is not None:
+            kernel.check(*args, **kwargs)
+        results = kernel.reference(*args, **kwargs)
         return tuple(result.contiguous() for result in results) if isinstance(results, tuple) else results.contiguous()
 
     return call

@@ -156,6 +156,8 @@ class Kernel:
     reference: eager torch; what the composite means. The emitter traces it to get the decomposition, so
         it must be traceable with fake tensors: no data-dependent shapes, no Python branches on values.
     fake: result tensors (torch.empty-like) from the operands, for fake tensors.
+    check: run by the eager op in front of the reference: raises IndexError where a value would be read from outside its
+        operand, in the words of the native kernel. The reference itself is traced, and has no branch on values.
     implementations: tried in order for a target; where none supports the operands the reference is inlined.
     dtypes: operand -> the names of the dtypes that it may have; one that is not there may have any. `fxhlo.jax` refuses others at
         the call: a reference in torch would take float block tables without a word.
@@ -171,6 +173,7 @@ class Kernel:
     schema: str
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    check: Callable[..., None] | None = None
     implementations: tuple[Implementation, ...] = ()
     dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[int, int] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from ..runtime.core import pjrt
 from ..runtime.core.bundle import Bundle
 from ..runtime.core.pjrt import Loaded
 from ..runtime.core.writer import BundleWriter
-from .compiling import legalized
+from .compiling import legalized, legalized_to_run
 from .lowered import LoweredModule
 
 
@@ -49,7 +49,7 @@ def save_compiled(
     compiling: list[_Compiling] = []
     with Bundle.create(directory) as writer:
         for name, module in modules:
-            legal = add(writer, name, module)
+            legal = add(writer, name, module, legalized_to_run)
             loaded = pool.submit(pjrt.compile, legal.bytecode, module.target, custom_calls=legal.custom_calls)
             compiling.append(_Compiling(name, module.target, legal, loaded))
         for entry in compiling:
@@ -63,7 +63,12 @@ def save_compiled(
             done(entry.name, entry.legalized)
 
 
-def add(writer: BundleWriter, name: str, module: LoweredModule) -> Legalized:
+def add(
+    writer: BundleWriter,
+    name: str,
+    module: LoweredModule,
+    legalized: Callable[[LoweredModule], Legalized] = legalized,
+) -> Legalized:
     """Adds an entry with its portable module and, where it differs, the one for the module's target."""
     writer.add_entry(name, module.bytecode, module.signature, bindings=module.bindings)
     legal = legalized(module)

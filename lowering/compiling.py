@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..passes import mlir
-from ..passes.hlo.legalize import Legalized, legalize
+from ..passes.hlo.legalize import Legalized, legalize, legalize_to_run
 from ..runtime.core import pjrt
 from ..runtime.core.executable import Executable
 from .lowered import LoweredModule
@@ -14,9 +14,14 @@ def legalized(module: LoweredModule) -> Legalized:
     return legalize(mlir.bytecode(module.module), module.target)
 
 
+def legalized_to_run(module: LoweredModule) -> Legalized:
+    """The same for a module that is compiled next: the native kernels that it calls are built, or it calls none."""
+    return legalize_to_run(mlir.bytecode(module.module), module.target)
+
+
 def compiled(module: LoweredModule) -> Executable:
     """The module compiled for its target, with the weights bound where they have values."""
-    legal = legalized(module)
+    legal = legalized_to_run(module)
     loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls)
     executable = Executable(loaded, module.signature, name=module.name)
     arrays = module.arrays()

@@ -2,7 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
-from .reference import fake, logprobs
+from .reference import check, fake, logprobs
 
 KERNEL = Kernel(
     name="logprobs",
@@ -10,6 +10,7 @@ KERNEL = Kernel(
     schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, Tensor? allowed_mask=None, *, int count) -> (Tensor, Tensor, Tensor)",
     reference=logprobs,
     fake=fake,
+    check=check,
     dtypes={"logits": FLOATING[:3], "tokens": ("int32",), "enabled": ("int32",), "allowed_mask": ("int32",)},
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),

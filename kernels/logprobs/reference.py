@@ -45,6 +45,16 @@ def logprobs(
     )
 
 
+def check(
+    logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int
+) -> None:
+    """Raises IndexError where a chosen token is not in the vocabulary."""
+    outside = (tokens < 0) | (tokens >= logits.shape[1])
+    if enabled != 0 and outside.any():
+        row = int(outside.nonzero()[0])
+        raise IndexError(f"logprobs: row {row}: token {int(tokens[row])} is not in a vocabulary of {logits.shape[1]}")
+
+
 def fake(
     logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:

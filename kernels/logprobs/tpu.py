@@ -68,8 +68,8 @@ def _compute(logits: Array, tokens: Array, count: int) -> tuple[Array, Array, Ar
         ),
         name="fxhlo_logprobs",
     )
-    ids, values, rank = call(tokens[:, None], logits)
-    return ids[:, : count + 1], values[:, : count + 1], rank[:, 0]
+    ids, values, rank = call(jnp.clip(tokens, 0, size - 1)[:, None], logits)  # a chosen token may be anything
+    return jnp.concatenate([tokens[:, None], ids[:, 1 : count + 1]], axis=1), values[:, : count + 1], rank[:, 0]
 
 
 def _kernel(tokens: Any, logits: Any, ids: Any, values: Any, rank: Any, image: Any, *, size: int, count: int) -> None:

@@ -62,6 +62,7 @@ def _compute(logits: Array, tokens: Array, count: int) -> Results:
     ids = jnp.concatenate([chosen, lax.top_k(order, count)[1]], axis=1)
     best = jnp.max(order, axis=1, keepdims=True)
     total = jnp.sum(jnp.exp(x - best), axis=1, keepdims=True)
-    values = (jnp.take_along_axis(x, ids, axis=1) - best) - jnp.log(total)
-    rank = jnp.sum(order >= jnp.take_along_axis(order, chosen, axis=1), axis=1, dtype=jnp.int32)
+    inside = jnp.clip(ids, 0, x.shape[1] - 1)  # a chosen token may be anything
+    values = (jnp.take_along_axis(x, inside, axis=1) - best) - jnp.log(total)
+    rank = jnp.sum(order >= jnp.take_along_axis(order, inside[:, :1], axis=1), axis=1, dtype=jnp.int32)
     return ids, values, rank

@@ -3,7 +3,7 @@ update included. Prefill, chunked prefill and decode are rows of one call."""
 
 from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from .cases import cases
-from .reference import fake, ragged_paged_attention, work
+from .reference import check, fake, ragged_paged_attention, work
 
 KERNEL = Kernel(
     name="ragged_paged_attention",
@@ -13,6 +13,7 @@ KERNEL = Kernel(
     "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
     reference=ragged_paged_attention,
     fake=fake,
+    check=check,
     dtypes={
         **dict.fromkeys(("query", "key", "value", "sinks", "alibi_slopes"), FLOATING),
         **dict.fromkeys(("slot_mapping", "block_tables", "seq_lens", "query_start_loc"), ("int32",)),

@@ -71,6 +71,42 @@ def ragged_paged_attention(
     return torch.where(alive[:, :, None], output, 0.0).to(query.dtype), kv_cache
 
 
+def check(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    *_: torch.Tensor | None,
+    sliding_window: int,
+    **__: object,
+) -> None:
+    """Raises IndexError where a request has rows outside the batch, or would read pages that it or the cache does not have."""
+    (blocks, block_size), pages = kv_cache.shape[:2], block_tables.shape[1]
+    starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
+    if starts and starts[0] != 0:
+        raise IndexError(f"ragged_paged_attention: query_start_loc begins at {starts[0]}, not at 0")
+    for request, (begin, end, length) in enumerate(zip(starts, starts[1:], lengths, strict=False)):
+        where = f"ragged_paged_attention: request {request}"
+        if not 0 <= begin <= end <= query.shape[0]:
+            raise IndexError(
+                f"{where}: rows {begin} to {end} of query_start_loc are not in a batch of {query.shape[0]}"
+            )
+        if begin == end or length <= 0:
+            continue
+        if length > pages * block_size:
+            raise IndexError(f"{where}: seq_lens is {length}, its block table holds {pages * block_size} tokens")
+        position = max(0, length - (end - begin))
+        first = max(0, position - sliding_window + 1) if sliding_window > 0 else 0
+        for page in range(first // block_size, (length - 1) // block_size + 1):
+            block = int(block_tables[request, page])
+            if not 0 <= block < blocks:
+                raise IndexError(f"{where}: entry {page} of its block table is {block}, the cache has {blocks} blocks")
+
+
 def _stored(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """Keys or values [T, Hkv, D] as the cache keeps them."""
     if scale is not None:

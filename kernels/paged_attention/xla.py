@@ -140,7 +140,7 @@ def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any
     def block(number: Any, carry: tuple) -> tuple:
         highest, total, output = carry
         table = jax.lax.dynamic_slice_in_dim(tables, number * pages, pages, axis=1)
-        context = kv_cache[table].reshape(groups, pages * block_size, pairs, head_size)
+        context = jnp.take(kv_cache, table, axis=0, mode="clip").reshape(groups, pages * block_size, pairs, head_size)
         at_key = number * pages * block_size + jnp.arange(pages * block_size)
         written = (at_key[None, :] <= positions.max(axis=1)[:, None])[:, :, None, None]
         context = jnp.where(written, context, 0).astype(jnp.float32)

@@ -15,20 +15,24 @@ def masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
     """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
     rows, size = logits.shape
     shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-    allowed = ((allowed_mask.unsqueeze(2) >> shifts) & 1).reshape(rows, -1)[:, :size]
+    allowed = ((allowed_mask.unsqueeze(2) >> shifts) & 1).reshape(rows, 32 * allowed_mask.shape[1])[:, :size]
     return torch.where(allowed != 0, logits, float("-inf"))
 
 
+def _columns(padded: Tensor, ids: Tensor) -> Tensor:
+    """Columns of [R, V + 1]: entries that name no token (-1: unused) fall into the last one."""
+    size = padded.shape[1] - 1
+    return torch.where((ids < 0) | (ids >= size), size, ids).to(torch.int64)
+
+
 def _biased(padded: Tensor, ids: Tensor, values: Tensor) -> Tensor:
-    """padded is [R, V + 1]: unused entries (-1) fall into the last column."""
-    index = torch.where(ids < 0, padded.shape[1] - 1, ids).to(torch.int64)
-    return padded.scatter_add(1, index, values)
+    return padded.scatter_add(1, _columns(padded, ids), values)
 
 
 def _penalized(
     padded: Tensor, ids: Tensor, counts: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
 ) -> Tensor:
-    index = torch.where(ids < 0, padded.shape[1] - 1, ids).to(torch.int64)
+    index = _columns(padded, ids)
     x = torch.gather(padded, 1, index)
     x = x * torch.where(x > 0, 1.0 / repetition, repetition)
     x = x - frequency * counts.to(torch.float32)
@@ -52,7 +56,8 @@ def process_logits(
 
     logits bfloat16, float16 or float32 [R, V]; flags int32 [3]: whether any row has a mask, a bias, penalties (a stage
     whose flag is 0 does nothing, whatever its operands hold); allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word
-    v // 32 set where token v is allowed (xgrammar's bitmask); bias_ids int32 [R, B], distinct per row, -1 unused;
+    v // 32 set where token v is allowed (xgrammar's bitmask); bias_ids int32 [R, B], distinct per row, -1 unused (as is every
+    id outside [0, V));
     bias_values float32 [R, B]; seen_ids int32 [R, A], the distinct tokens of prompt and output, -1 unused; seen_counts
     int32 [R, A], how often each is in the output (0: in the prompt alone); the penalties float32 [R], neutral at
     1, 0, 0.

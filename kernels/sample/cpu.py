@@ -18,13 +18,12 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
         return f"logits are {logits.dtype}, not float32"
     if logits.shape[1] < 1:
         return "the vocabulary is empty"
-    return native.unavailable()
+    return native.planned()
 
 
 def lower(
     logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, seeds: Array, steps: Array
 ) -> Array:
     """Operands and result as in `reference.sample`."""
-    native.register()
     result = jax.ShapeDtypeStruct(logits.shape[:1], "int32")
     return jax.ffi.ffi_call("fxhlo_sample", result)(logits, temperature, top_k, top_p, min_p, seeds, steps)

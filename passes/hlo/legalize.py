@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ...kernels.catalog import kernels
 from ...kernels.spec import Implementation, Kernel
+from ...runtime.core import native
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
 from ..mlir import adopt, context, erase_dead_functions, func, ir, parse, portable
@@ -60,6 +61,18 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
         if work.row_major:
             pin_row_major(parsed, work.row_major)
         return Legalized(portable(parsed), tuple(work.decisions.values()), _custom_calls(parsed))
+
+
+def legalize_to_run(module: bytes, target: str | Target) -> Legalized:
+    """`legalize` for a module that this process compiles next: the native kernels that it calls are built on return.
+
+    `supports` asks whether they can be built and builds nothing. Where the build fails, the module is legalized again:
+    the reason is known then, and implementations in StableHLO take over.
+    """
+    legalized = legalize(module, target)
+    if set(legalized.custom_calls) & set(native.TARGETS) and native.unavailable() is not None:
+        return legalize(module, target)
+    return legalized
 
 
 class _Legalizer:

@@ -421,7 +421,7 @@ def require(custom_calls: Iterable[str]) -> None:
     if ours:
         raise UnsupportedError(
             f"the module calls {', '.join(ours)}, and fxhlo's native kernels are not available: {reason}",
-            next_step="install a C++ compiler and try again, or legalize the module on this machine",
+            next_step="install a C++ compiler and try again, or legalize the portable module on this machine: its kernels are in StableHLO then",
         )
 
 

@@ -2,9 +2,12 @@
 
 Comes in: nothing but the machine's C++ compiler. Goes out: FFI targets on platform "cpu" (`TARGETS`), ready for
 `jax.ffi.ffi_call` and for `stablehlo.custom_call` once `register()` has run. Guaranteed: importing this
-module compiles nothing and imports no jax; `unavailable()` gives the reason where the kernels cannot be had.
+module compiles nothing and imports no jax; `planned()` gives the reason where the kernels cannot be had and compiles nothing
+either, `unavailable()` builds them first.
 
-Every target gives a row the same bits in any batch, and takes tensors contiguous in row-major order:
+Every target gives a row the same bits in any batch, and takes tensors contiguous in row-major order. It checks its operands
+before it touches their memory (door.h): a wrong dtype or size, or an index that would be read outside its range, is an error
+of the call that names the operand and the place:
 
 - `fxhlo_linear(x [M, K], w [N, K]) -> [M, N]` and `fxhlo_linear_bias(x, w, bias [N])`: float32, bfloat16 or float16,
   sums in float32; the result has the operands' dtype or float32.
@@ -15,6 +18,8 @@ Every target gives a row the same bits in any batch, and takes tensors contiguou
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
 """
 
-from .build import TARGETS, identity, library, prepare, ready, register, unavailable
+from .build import TARGETS, forget_failure, identity, library, planned, prepare, ready, register, unavailable
 
-__all__ = ["TARGETS", "identity", "library", "prepare", "ready", "register", "unavailable"]
+__all__ = [
+    "TARGETS", "forget_failure", "identity", "library", "planned", "prepare", "ready", "register", "unavailable",
+]  # fmt: skip

@@ -3,8 +3,8 @@
 // A value depends on nothing but its own two operands: batch, threads and vector width do not show.
 #include <algorithm>
 #include <cstdint>
-#include <string>
 
+#include "door.h"
 #include "parallel.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -14,14 +14,18 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+constexpr const char* kName = "fxhlo_silu_and_mul";
 constexpr int64_t kShareValues = 16 << 10;  // of one thread: fewer are done before another one wakes up
 
-// x / (1 + 2^(-x log2(e))). Where the exponent would be too large for exp2, the quotient is next to -0 already.
+// x / (1 + 2^(-x log2(e))), as torch has it: -0 for large negative x, NaN for -infinity (-infinity / infinity). exp2 goes up
+// to 126; 2^128 is infinite.
 inline Floats silu(Floats x) {
   Floats power = x * -1.44269504088896341f;
-  const Floats limit = broadcast(126.0f);
-  power = power > limit ? limit : power;
-  return x / (exp2(power) + 1.0f);
+  const Floats most = broadcast(128.0f);
+  power = power > most ? most : power;
+  const Ints large = power > 126.0f;
+  const Floats below = exp2(large ? power - 2.0f : power);
+  return x / ((large ? below * 4.0f : below) + 1.0f);
 }
 
 template <typename T>
@@ -57,16 +61,20 @@ ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer y) {
 }
 
 ffi::Error silu_and_mul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> y) {
-  const auto from = x.dimensions(), to = y->dimensions();
-  const auto invalid = [](const char* message) { return ffi::Error::InvalidArgument(std::string("fxhlo_silu_and_mul: ") + message); };
-  if (from.size() != 2 || to.size() != 2 || from[0] != to[0] || from[1] != 2 * to[1]) return invalid("shapes are [M, 2 N] -> [M, N]");
-  if (x.element_type() != y->element_type()) return invalid("operand and result are of one dtype");
-  switch (x.element_type()) {
-    case ffi::DataType::F32: return run<float>(pool, x, *y);
-    case ffi::DataType::BF16: return run<BFloat16>(pool, x, *y);
-    case ffi::DataType::F16: return run<Half>(pool, x, *y);
-    default: return invalid("the operand is float32, bfloat16 or float16");
-  }
+  Door door(kName);
+  door.check("values", x, {ffi::F32, ffi::BF16, ffi::F16}, {kAnySize, kAnySize});
+  if (door.failed()) return door.error();
+  const auto shape = x.dimensions();
+  door.require(shape[1] % 2 == 0, [&] { return Door::described("values", x) + ", which has no two halves"; });
+  door.check("the result", *y, {x.element_type()}, {shape[0], shape[1] / 2});
+  if (door.failed()) return door.error();
+  return guarded(kName, [&] {
+    switch (x.element_type()) {
+      case ffi::F32: return run<float>(pool, x, *y);
+      case ffi::BF16: return run<BFloat16>(pool, x, *y);
+      default: return run<Half>(pool, x, *y);
+    }
+  });
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "attention_tile.h"
+#include "door.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -21,6 +22,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+constexpr const char* kName = "fxhlo_ragged_paged_attention";
 constexpr int kTileQueries = 64;                // query tokens x heads that share packed keys
 constexpr int64_t kSharesPerThread = 8;         // of a decode step: to balance threads that the system interrupts
 constexpr int64_t kSerialBytes = 64 << 10;      // so little cache is read faster than a thread wakes up
@@ -296,92 +298,84 @@ void write_cache(const Shape& shape, const T* k, const T* v, const int32_t* slot
   }
 }
 
-ffi::Error invalid(const std::string& message) {
-  return ffi::Error::InvalidArgument("fxhlo_ragged_paged_attention: " + message);
-}
-
-// Every page that will be read lies in the cache, every row in the batch.
+// Every page that will be read lies in the cache, every row in the batch; rows of no request come last.
 template <typename T>
-ffi::Error check_requests(const Problem<T>& p) {
+void check_requests(const Problem<T>& p, Door& door) {
   const Shape& shape = p.shape;
-  for (int64_t request = 0; request < shape.requests; ++request) {
-    const int64_t begin = p.starts[request], end = p.starts[request + 1];
-    const std::string where = "request " + std::to_string(request) + ": ";
-    if (begin < 0 || end < begin || end > shape.tokens) {
-      return invalid(where + "rows " + std::to_string(begin) + " to " + std::to_string(end) + " of query_start_loc are not in a batch of " +
-                     std::to_string(shape.tokens));
-    }
-    const int64_t length = p.seq_lens[request];
-    if (begin == end || length <= 0) continue;
-    if (length > shape.pages * shape.block_size) {
-      return invalid(where + "seq_lens is " + std::to_string(length) + ", its block table holds " +
-                     std::to_string(shape.pages * shape.block_size) + " tokens");
-    }
+  if (shape.requests > 0) {
+    door.require(p.starts[0] == 0, [&] { return "query_start_loc begins at " + std::to_string(p.starts[0]) + ", not at 0"; });
+  }
+  for (int64_t request = 0; request < shape.requests && !door.failed(); ++request) {
+    const auto where = [&] { return "request " + std::to_string(request) + ": "; };
+    const int64_t begin = p.starts[request], end = p.starts[request + 1], length = p.seq_lens[request];
+    door.require(0 <= begin && begin <= end && end <= shape.tokens, [&] {
+      return where() + "rows " + std::to_string(begin) + " to " + std::to_string(end) + " of query_start_loc are not in a batch of " +
+             std::to_string(shape.tokens);
+    });
+    if (begin == end || length <= 0 || door.failed()) continue;
+    door.require(length <= shape.pages * shape.block_size, [&] {
+      return where() + "seq_lens is " + std::to_string(length) + ", its block table holds " +
+             std::to_string(shape.pages * shape.block_size) + " tokens";
+    });
+    if (door.failed()) return;
     const int64_t last = (length - 1) / shape.block_size;
     for (int64_t page = p.first_key(std::max<int64_t>(0, p.first_position(request))) / shape.block_size; page <= last; ++page) {
       const int32_t block = p.tables[request * shape.pages + page];
-      if (block < 0 || block >= shape.blocks) {
-        return invalid(where + "entry " + std::to_string(page) + " of its block table is " + std::to_string(block) +
-                       ", the cache has " + std::to_string(shape.blocks) + " blocks");
-      }
+      door.require(0 <= block && block < shape.blocks, [&] {
+        return where() + "entry " + std::to_string(page) + " of its block table is " + std::to_string(block) + ", the cache has " +
+               std::to_string(shape.blocks) + " blocks";
+      });
     }
   }
-  return ffi::Error::Success();
 }
 
 struct Operands {
-  ffi::AnyBuffer q, k, v, cache;
-  ffi::BufferR1<ffi::S32> slots;
-  ffi::BufferR2<ffi::S32> tables;
-  ffi::BufferR1<ffi::S32> seq_lens, starts;
-  ffi::BufferR1<ffi::F32> sinks, slopes;
-  ffi::AnyBuffer out, updated;
+  ffi::AnyBuffer q, k, v, cache, slots, tables, seq_lens, starts, sinks, slopes, out, updated;
 };
 
-ffi::Error read_shape(const Operands& o, Shape& shape) {
-  const auto q = o.q.dimensions(), k = o.k.dimensions(), v = o.v.dimensions(), cache = o.cache.dimensions();
-  if (q.size() != 3 || k.size() != 3 || v.size() != 3 || cache.size() != 4) {
-    return invalid("q, k and v have rank 3, the cache rank 4");
+Shape read_shape(const Operands& o, Door& door) {
+  constexpr int64_t any = kAnySize;
+  door.check("query", o.q, {ffi::F32, ffi::BF16, ffi::F16}, {any, any, any});
+  const ffi::DataType type = o.q.element_type();
+  door.check("key", o.k, {type}, {any, any, any}).check("kv_cache", o.cache, {type}, {any, any, any, any});
+  door.check("block_tables", o.tables, {ffi::S32}, {any, any});
+  if (door.failed()) return {};
+  const auto q = o.q.dimensions(), k = o.k.dimensions(), cache = o.cache.dimensions(), tables = o.tables.dimensions();
+  const Shape shape = {q[0], q[1], k[1], q[2], cache[0], cache[1], tables[0], tables[1]};
+  door.require(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, [&] {
+    return Door::described("query", o.q) + ", whose heads are no multiple of the " + std::to_string(shape.kv_heads) + " KV heads";
+  });
+  door.require(shape.head_size <= kMaxHeadSize, [&] {
+    return Door::described("query", o.q) + "; head sizes go up to " + std::to_string(kMaxHeadSize);
+  });
+  door.check("key", o.k, {type}, {shape.tokens, shape.kv_heads, shape.head_size});
+  door.check("value", o.v, {type}, {shape.tokens, shape.kv_heads, shape.head_size});
+  door.check("kv_cache", o.cache, {type}, {shape.blocks, shape.block_size, 2 * shape.kv_heads, shape.head_size});
+  door.check("slot_mapping", o.slots, {ffi::S32}, {shape.tokens}).check("seq_lens", o.seq_lens, {ffi::S32}, {shape.requests});
+  door.check("query_start_loc", o.starts, {ffi::S32}, {shape.requests + 1});
+  for (const auto& [name, numbers] : {std::pair{"sinks", &o.sinks}, std::pair{"alibi_slopes", &o.slopes}}) {
+    const bool absent = numbers->dimensions().size() == 1 && numbers->dimensions()[0] == 0;
+    door.check(name, *numbers, {ffi::F32}, {absent ? 0 : shape.heads});
   }
-  shape = {q[0], q[1], k[1], q[2], cache[0], cache[1], o.tables.dimensions()[0], o.tables.dimensions()[1]};
-  if (k[0] != q[0] || k[2] != q[2] || !std::equal(k.begin(), k.end(), v.begin())) {
-    return invalid("q is [T, Hq, D], k and v are [T, Hkv, D]");
-  }
-  if (cache[2] != 2 * shape.kv_heads || cache[3] != shape.head_size) return invalid("the cache is [blocks, block_size, 2 * Hkv, D]");
-  if (shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) return invalid("Hq is not a multiple of Hkv");
-  if (shape.head_size > kMaxHeadSize) return invalid("head sizes go up to " + std::to_string(kMaxHeadSize));
-  if (o.slots.dimensions()[0] != shape.tokens) return invalid("slot_mapping is [T]");
-  if (o.seq_lens.dimensions()[0] != shape.requests || o.starts.dimensions()[0] != shape.requests + 1) {
-    return invalid("seq_lens is [R], query_start_loc [R + 1]");
-  }
-  for (const auto* optional : {&o.sinks, &o.slopes}) {
-    const int64_t size = optional->dimensions()[0];
-    if (size != 0 && size != shape.heads) return invalid("sinks and alibi_slopes are [Hq] or [0]");
-  }
-  const auto same = [&](ffi::AnyBuffer a, ffi::AnyBuffer b) {
-    const auto left = a.dimensions(), right = b.dimensions();
-    return left.size() == right.size() && std::equal(left.begin(), left.end(), right.begin());
-  };
-  if (!same(o.out, o.q) || !same(o.updated, o.cache)) return invalid("the results are shaped as q and the cache");
-  for (const auto& buffer : {o.k, o.v, o.cache, o.out, o.updated}) {
-    if (buffer.element_type() != o.q.element_type()) return invalid("q, k, v, the cache and the results have one dtype");
-  }
-  return ffi::Error::Success();
+  door.check("the result", o.out, {type}, {shape.tokens, shape.heads, shape.head_size});
+  door.check("the updated cache", o.updated, {type}, {shape.blocks, shape.block_size, 2 * shape.kv_heads, shape.head_size});
+  return shape;
 }
 
 template <typename T>
-ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, const Scoring& scoring, int64_t window) {
+ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, const Scoring& scoring, int64_t window, Door& door) {
   const Problem<T> p{shape, static_cast<const T*>(o.q.untyped_data()), static_cast<T*>(o.updated.untyped_data()),
-                     o.tables.typed_data(), o.seq_lens.typed_data(), o.starts.typed_data(),
-                     o.sinks.dimensions()[0] ? o.sinks.typed_data() : nullptr,
-                     o.slopes.dimensions()[0] ? o.slopes.typed_data() : nullptr,
+                     data<int32_t>(o.tables), data<int32_t>(o.seq_lens), data<int32_t>(o.starts),
+                     o.sinks.dimensions()[0] ? data<float>(o.sinks) : nullptr,
+                     o.slopes.dimensions()[0] ? data<float>(o.slopes) : nullptr,
                      static_cast<T*>(o.out.untyped_data()), scoring, std::max<int64_t>(0, window)};
-  if (ffi::Error error = check_requests(p); error.failure()) return error;
+  check_requests(p, door);
+  if (door.failed()) return door.error();
   if (o.cache.untyped_data() != o.updated.untyped_data()) {
     std::memcpy(o.updated.untyped_data(), o.cache.untyped_data(), o.cache.size_bytes());
   }
   write_cache(shape, static_cast<const T*>(o.k.untyped_data()), static_cast<const T*>(o.v.untyped_data()),
-              o.slots.typed_data(), p.cache);
+              data<int32_t>(o.slots), p.cache);
   const int64_t row = shape.heads * shape.head_size * sizeof(T);
   const int64_t first = shape.requests ? p.starts[0] : 0, last = shape.requests ? p.starts[shape.requests] : 0;
   char* out = static_cast<char*>(o.out.untyped_data());
@@ -392,22 +386,22 @@ ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, con
 }
 
 ffi::Error ragged_paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
-                                  ffi::AnyBuffer cache, ffi::BufferR1<ffi::S32> slots, ffi::BufferR2<ffi::S32> tables,
-                                  ffi::BufferR1<ffi::S32> seq_lens, ffi::BufferR1<ffi::S32> starts,
-                                  ffi::BufferR1<ffi::F32> sinks, ffi::BufferR1<ffi::F32> slopes,
+                                  ffi::AnyBuffer cache, ffi::AnyBuffer slots, ffi::AnyBuffer tables, ffi::AnyBuffer seq_lens,
+                                  ffi::AnyBuffer starts, ffi::AnyBuffer sinks, ffi::AnyBuffer slopes,
                                   ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> updated, float scale,
                                   int64_t sliding_window, float soft_cap) {
   const Operands operands{q, k, v, cache, slots, tables, seq_lens, starts, sinks, slopes, *out, *updated};
-  Shape shape;
-  if (ffi::Error error = read_shape(operands, shape); error.failure()) return error;
+  Door door(kName);
+  const Shape shape = read_shape(operands, door);
+  if (door.failed()) return door.error();
   const Scoring scoring{scale, soft_cap};
-  if (shape.head_size == 0) return ffi::Error::Success();
-  switch (q.element_type()) {
-    case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window);
-    case ffi::F16: return run<Half>(pool, operands, shape, scoring, sliding_window);
-    case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window);
-    default: return invalid("q is float32, bfloat16 or float16");
-  }
+  return guarded(kName, [&] {
+    switch (q.element_type()) {
+      case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window, door);
+      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window, door);
+      default: return run<Half>(pool, operands, shape, scoring, sliding_window, door);
+    }
+  });
 }
 
 }  // namespace
@@ -422,12 +416,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_ragged_paged_attention, fxhlo::ragged_paged_
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
-                                  .Arg<xla::ffi::BufferR2<xla::ffi::S32>>()
-                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
-                                  .Arg<xla::ffi::BufferR1<xla::ffi::S32>>()
-                                  .Arg<xla::ffi::BufferR1<xla::ffi::F32>>()
-                                  .Arg<xla::ffi::BufferR1<xla::ffi::F32>>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<float>("scale")

@@ -2,7 +2,8 @@
 
 The file's name holds a hash of everything that its contents depend on (sources, compiler, flags, processor, jaxlib),
 so a stale library is never loaded and a cache may be shared between machines. A library is written under another name
-and renamed, so a reader sees a whole file or none; of several processes one builds and the others wait for it.
+and renamed, so a reader sees a whole file or none; of several processes one builds and the others wait for it. Where the
+compiler refuses the sources, its reason is kept beside the library's place, so that no later start waits for the same end.
 """
 
 from __future__ import annotations
@@ -33,19 +34,25 @@ TARGETS: tuple[str, ...] = (
     "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_ragged_paged_attention",
     "fxhlo_process_logits", "fxhlo_sample", "fxhlo_logprobs",
 )  # fmt: skip
-SOURCES = ("linear.cc", "attention.cc", "sampling.cc", "activation.cc", "norm.cc")
+SOURCES = (
+    "linear.cc", "attention.cc", "sample.cc", "logprobs.cc", "process_logits.cc", "activation.cc", "norm.cc",
+)  # fmt: skip
 """What takes longest to compile goes first."""
 HEADERS = (
-    "attention_tile.h", "convert.h", "linear_tiles.h", "parallel.h", "tiles.h", "transpose.h", "vector.h",
+    "attention_tile.h", "convert.h", "door.h", "linear_tiles.h", "parallel.h", "sampling.h", "tiles.h", "transpose.h",
+    "vector.h",
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
-"""Nothing is fused that does not say so (`fma`): sampling rounds as its reference does."""
+"""Nothing is fused that does not say so (`fma`): sampling rounds as its reference does. Arguments in $CXX come after these
+and win: CXX="g++ -march=x86-64-v3" builds for a lesser processor, CXX="g++ -fsanitize=address" with a sanitizer."""
 COMPILERS = ("c++", "g++", "clang++")
 FOLDER = Path(__file__).parent
 COMPILE_SECONDS = 300
 ERROR_LINES = 3
 DIGEST_BYTES = 32
 _lock = threading.RLock()
+_loaded: tuple[Path | None, str | None, ctypes.CDLL | None] | None = None
+"""Path, reason why there is none, and the library, once this process has asked for it."""
 _builder: subprocess.Popen | None = None
 """What `prepare` has started; kept, for nobody waits for it."""
 
@@ -53,6 +60,27 @@ _builder: subprocess.Popen | None = None
 def unavailable() -> str | None:
     """None where the kernels can be used, else the reason in one sentence. Builds them if nobody has yet."""
     return _load()[1]
+
+
+def planned() -> str | None:
+    """None where the kernels are there or will be built for whoever needs them, else the reason. Compiles nothing."""
+    reason = _switched_off()
+    if reason is not None:
+        return reason
+    compiler = find_compiler()
+    if compiler is None:
+        return _no_compiler()
+    try:
+        return _loaded[1] if _loaded is not None else _failure(_path(compiler))
+    except (OSError, subprocess.SubprocessError, CacheError) as error:
+        return _failed_with(error)
+
+
+def forget_failure() -> None:
+    """Has the next `unavailable` build again, also where the compiler has refused the sources before."""
+    compiler = find_compiler()
+    if compiler is not None:
+        _failure_file(_path(compiler)).unlink(missing_ok=True)
 
 
 def prepare() -> None:
@@ -73,18 +101,18 @@ def ready() -> bool:
     """Whether `unavailable` answers without building or waiting."""
     compiler = find_compiler()
     try:
-        return _switched_off() is not None or compiler is None or _path(compiler).exists()
+        if _switched_off() is not None or compiler is None:
+            return True
+        path = _path(compiler)
+        return path.exists() or _failure_file(path).exists()
     except (OSError, subprocess.SubprocessError, CacheError):
         return True  # with what is wrong
 
 
 def identity() -> str:
     """What the kernels will be made of, without making them: the library's fingerprint, or why there is none."""
-    reason = _switched_off()
-    if reason is not None:
-        return reason
-    compiler = find_compiler()
-    return _no_compiler() if compiler is None else fingerprint(compiler)
+    reason, compiler = planned(), find_compiler()
+    return fingerprint(compiler) if reason is None and compiler is not None else str(reason)
 
 
 def library() -> Path:
@@ -116,12 +144,14 @@ def _register_once() -> None:
 
 def _load() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
     """Path, reason why there is none, and the loaded library; decided once in a process."""
+    global _loaded
     with _lock:
-        return _load_once()
+        if _loaded is None:
+            _loaded = _find_or_build()
+        return _loaded
 
 
-@functools.cache
-def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
+def _find_or_build() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
     reason = _switched_off()
     if reason is not None:
         return None, reason, None
@@ -134,18 +164,38 @@ def _load_once() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
         if loaded is None:  # missing, or cut short by a full disk or a crash: one process builds it
             with FileLock(path.with_suffix(".lock")):
                 loaded = _open(path)
-                if loaded is None:
+                reason = None if loaded is not None else _failure(path)
+                if loaded is None and reason is None:
                     reason = compile_library(compiler, path)
+                    if reason is not None:
+                        _failure_file(path).write_text(reason)
                     loaded = _open(path) if reason is None else None
         if loaded is not None:
             return path, None, loaded
     except (OSError, subprocess.SubprocessError, CacheError) as error:
-        reason = f"building the native kernels failed ({error})"
+        reason = _failed_with(error)
     return None, reason or f"{path} was just built and cannot be loaded", None
 
 
 def _path(compiler: tuple[str, ...]) -> Path:
     return cache_folder() / f"fxhlo_native_{fingerprint(compiler)}.so"
+
+
+def _failure_file(path: Path) -> Path:
+    return path.with_suffix(".failed")
+
+
+def _failure(path: Path) -> str | None:
+    """Why the compiler has refused to make `path`; None where it has not."""
+    try:
+        reason = _failure_file(path).read_text()
+    except FileNotFoundError:
+        return None
+    return f"{reason} ({sys.executable or 'python'} -m fxhlo.runtime.core.native tries again)"
+
+
+def _failed_with(error: Exception) -> str:
+    return f"building the native kernels failed ({error})"
 
 
 def _switched_off() -> str | None:
@@ -222,7 +272,9 @@ def compile_library(compiler: tuple[str, ...], path: Path) -> str | None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             errors = [
                 *pool.map(
-                    lambda name: _run([*compiler, *FLAGS, *include, "-c", str(FOLDER / name), "-o", objects[name]]),
+                    lambda name: _run(
+                        [compiler[0], *FLAGS, *compiler[1:], *include, "-c", str(FOLDER / name), "-o", objects[name]]
+                    ),
                     SOURCES,
                 )
             ]

@@ -24,10 +24,11 @@ inline To bit_cast(From from) {
 inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) { return bit_cast<float>(uint32_t{value.bits} << 16); }
 inline float to_float(Half value) {
-  // Shifted into float32's fields and rescaled by 2^112: right for normal and denormal numbers alike.
-  const uint32_t magnitude = (value.bits & 0x7fffu) << 13;
-  float result = bit_cast<float>(magnitude) * 0x1p112f;
-  if ((value.bits & 0x7c00u) == 0x7c00u) result = bit_cast<float>(magnitude | 0x7f800000u);
+  // Denormal numbers go through an integer: XLA's threads flush denormal floats to zero, and float16's are none in float32.
+  const uint32_t magnitude = value.bits & 0x7fffu;
+  const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN
+  const float normal = bit_cast<float>(((magnitude << 13) + 0x38000000u) | special);
+  const float result = magnitude < 0x400u ? static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f : normal;
   return (value.bits & 0x8000u) ? -result : result;
 }
 

@@ -8,9 +8,9 @@
 // up at the end by `finish`. Tiles, blocks and threads choose what is computed together, never how.
 #include <algorithm>
 #include <cstdint>
-#include <string>
 #include <vector>
 
+#include "door.h"
 #include "linear_tiles.h"
 #include "parallel.h"
 #include "vector.h"
@@ -21,6 +21,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+constexpr const char* kName = "fxhlo_linear";
 constexpr int kPanel = kTileVectors * kLanes / 4;  // rows of w, columns of y
 constexpr int64_t kBlockBytes = 256 << 10;         // of x in one chunk, to be found again in the second-level cache,
 constexpr int64_t kBlockRows = 128;                // but rows enough that regrouping w costs little beside them
@@ -247,8 +248,6 @@ void multiply(ffi::ThreadPool& pool, const Problem<T>& p) {
   });
 }
 
-ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("fxhlo_linear: " + message); }
-
 template <typename T>
 ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, ffi::AnyBuffer y) {
   const int64_t m = x.dimensions()[0], k = x.dimensions()[1], n = w.dimensions()[0];
@@ -260,22 +259,23 @@ ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const 
 
 ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const ffi::AnyBuffer* bias,
                     ffi::AnyBuffer y) {
-  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y.dimensions();
-  if (xs.size() != 2 || ws.size() != 2 || ys.size() != 2) return invalid("operands and result are matrices");
-  if (xs[1] != ws[1] || ys[0] != xs[0] || ys[1] != ws[0]) return invalid("shapes are [M, K], [N, K] -> [M, N]");
-  const ffi::DataType type = x.element_type(), out = y.element_type();
-  if (w.element_type() != type) return invalid("the operands' dtypes differ");
-  if (bias != nullptr) {
-    if (bias->element_type() != type) return invalid("the bias has another dtype than the weight");
-    if (bias->dimensions().size() != 1 || bias->dimensions()[0] != ws[0]) return invalid("the bias has shape [N]");
-  }
+  const ffi::DataType type = x.element_type();
+  Door door(kName);
+  door.check("values", x, {ffi::F32, ffi::BF16, ffi::F16}, {kAnySize, kAnySize});
+  if (door.failed()) return door.error();
+  door.check("weight", w, {type}, {kAnySize, x.dimensions()[1]});
+  if (door.failed()) return door.error();
+  if (bias != nullptr) door.check("bias", *bias, {type}, {w.dimensions()[0]});
+  door.check("the result", y, {type, ffi::F32}, {x.dimensions()[0], w.dimensions()[0]});
+  if (door.failed()) return door.error();
   const void* added = bias == nullptr ? nullptr : bias->untyped_data();
-  if (out == type || out == ffi::DataType::F32) {
-    if (type == ffi::DataType::F32) return run<float>(pool, x, w, added, y);
-    if (type == ffi::DataType::BF16) return run<BFloat16>(pool, x, w, added, y);
-    if (type == ffi::DataType::F16) return run<Half>(pool, x, w, added, y);
-  }
-  return invalid("operands are float32, bfloat16 or float16, the result of the same dtype or float32");
+  return guarded(kName, [&] {
+    switch (type) {
+      case ffi::F32: return run<float>(pool, x, w, added, y);
+      case ffi::BF16: return run<BFloat16>(pool, x, w, added, y);
+      default: return run<Half>(pool, x, w, added, y);
+    }
+  });
 }
 
 ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <string>
 
+#include "door.h"
 #include "parallel.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -16,6 +16,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+constexpr const char* kName = "fxhlo_rms_norm";
 constexpr int64_t kShareValues = 32 << 10;  // of one thread: fewer are done before another one wakes up
 
 template <typename T, typename Out>
@@ -60,19 +61,22 @@ ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, float 
 }
 
 ffi::Error rms_norm(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y, float epsilon) {
-  const auto invalid = [](const char* message) { return ffi::Error::InvalidArgument(std::string("fxhlo_rms_norm: ") + message); };
-  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y->dimensions();
-  if (ws.size() != 1 || xs.size() < 1 || xs.back() != ws[0]) return invalid("shapes are [..., K], [K]");
-  if (!std::equal(xs.begin(), xs.end(), ys.begin(), ys.end())) return invalid("operand and result have one shape");
-  if (w.element_type() != y->element_type()) return invalid("the result has the weight's dtype");
-  using ffi::DataType;
-  const DataType type = x.element_type(), out = w.element_type();
-  if (type == DataType::F32 && out == DataType::F32) return run<float, float>(pool, x, w, epsilon, *y);
-  if (type == DataType::F32 && out == DataType::BF16) return run<float, BFloat16>(pool, x, w, epsilon, *y);
-  if (type == DataType::F32 && out == DataType::F16) return run<float, Half>(pool, x, w, epsilon, *y);
-  if (type == DataType::BF16 && out == DataType::BF16) return run<BFloat16, BFloat16>(pool, x, w, epsilon, *y);
-  if (type == DataType::F16 && out == DataType::F16) return run<Half, Half>(pool, x, w, epsilon, *y);
-  return invalid("the weight is float32, bfloat16 or float16, the operand of the same dtype or float32");
+  const auto xs = x.dimensions(), ys = y->dimensions();
+  const ffi::DataType type = x.element_type(), out = w.element_type();
+  Door door(kName);
+  door.check("weight", w, {ffi::F32, ffi::BF16, ffi::F16}, {xs.size() == 0 ? kAnySize : xs.back()});
+  door.require(xs.size() > 0 && (type == ffi::F32 || type == out),
+               [&] { return Door::described("values", x) + ", not float32 or " + name_of(out) + " [..., K]"; });
+  door.require(std::equal(xs.begin(), xs.end(), ys.begin(), ys.end()) && y->element_type() == out,
+               [&] { return Door::described("the result", *y) + ", not " + name_of(out) + " " + shape_text(xs); });
+  if (door.failed()) return door.error();
+  return guarded(kName, [&] {
+    if (out == ffi::F32) return run<float, float>(pool, x, w, epsilon, *y);
+    if (type == ffi::F32 && out == ffi::BF16) return run<float, BFloat16>(pool, x, w, epsilon, *y);
+    if (type == ffi::F32) return run<float, Half>(pool, x, w, epsilon, *y);
+    if (type == ffi::BF16) return run<BFloat16, BFloat16>(pool, x, w, epsilon, *y);
+    return run<Half, Half>(pool, x, w, epsilon, *y);
+  });
 }
 
 }  // namespace

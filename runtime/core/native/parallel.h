@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "xla/ffi/api/ffi.h"
@@ -34,8 +36,19 @@ struct SharedWork {
 
   void work() {
     for (int64_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
-      (*body)(chunk);
+      attempt(chunk);
       done.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  // An exception that left a thread of the pool would end the process: the first one is kept for the caller, and what
+  // has not begun by then is left out.
+  void attempt(int64_t chunk) noexcept {
+    if (failed.load(std::memory_order_relaxed)) return;
+    try {
+      (*body)(chunk);
+    } catch (...) {
+      if (!failed.exchange(true, std::memory_order_relaxed)) problem = std::current_exception();
     }
   }
 
@@ -54,9 +67,12 @@ struct SharedWork {
   const int64_t chunks;
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<int64_t> done{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr problem;  // written before the `done` of its chunk, read after all of them
 };
 
-// Calls body(chunk) for every chunk in [0, chunks), in any order and on any thread; returns when all are done.
+// Calls body(chunk) for every chunk in [0, chunks), in any order and on any thread; returns when all are done. Throws the
+// first exception that a body has thrown.
 template <typename Body>
 void parallel_for(xla::ffi::ThreadPool& pool, int64_t chunks, const Body& body) {
   const int64_t helpers = chunks < 2 ? 0 : std::min<int64_t>(pool.num_threads(), chunks) - 1;
@@ -65,11 +81,14 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t chunks, const Body& body) 
     return;
   }
   auto shared = std::make_shared<SharedWork<Body>>(&body, chunks);
-  for (int64_t helper = 0; helper < helpers; ++helper) {
-    pool.Schedule([shared] { shared->work(); });
+  try {
+    for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule([shared] { shared->work(); });
+  } catch (const std::bad_alloc&) {
+    // Those that are scheduled already use the caller's body: go on with fewer.
   }
   shared->work();
   shared->wait();
+  if (shared->problem) std::rethrow_exception(shared->problem);
 }
 
 }  // namespace fxhlo

@@ -1,20 +1,21 @@
-// fxhlo.process_logits, fxhlo.sample and fxhlo.logprobs for CPU: one row (request) after the other, rows in parallel.
+// fxhlo_sample: operands and result as in kernels/sample/reference.py; one row (request) per task.
 //
-// What each means stands in kernels/{process_logits,sample,logprobs}/reference.py. Tokens are the reference's, bit for
-// bit: the float32 operations are its operations in its order (hence -ffp-contract=off), everything else is integers.
-// The sorts are replaced by selection among few candidates, and no noise is drawn for a token that cannot win.
+// Tokens are the reference's, bit for bit: the float32 operations are its operations in its order (hence
+// -ffp-contract=off), everything else is integers. The sorts are replaced by selection among few candidates, and no noise
+// is drawn for a token that cannot win.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "convert.h"
+#include "door.h"
 #include "parallel.h"
+#include "sampling.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -23,11 +24,9 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// The numbers of kernels/sample/constants.py.
+// The numbers of kernels/sample/reference.py.
 constexpr float kEpsilon = 1e-5f;
 constexpr float kLargest = std::numeric_limits<float>::max();
-constexpr float kSmallestNormal = std::numeric_limits<float>::min();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kFiltered = 1000.0f;
 constexpr float kWeightOne = 0x1p30f;
@@ -98,32 +97,6 @@ inline Ints weight(Floats z) {
   const Floats fraction = z - __builtin_convertvector(whole, Floats);
   const Floats power = product(fraction, series(fraction, kExpSeries)) + 1.0f;
   return __builtin_convertvector(power * kWeightOne, Ints) >> whole;
-}
-
-// int32 in the order of the floats (no NaN), and back.
-inline int32_t order(float value) {
-  const uint32_t bits = bit_cast<uint32_t>(value);
-  const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffffu);
-  return static_cast<int32_t>(bits) < 0 ? -magnitude : magnitude;
-}
-inline float unorder(int32_t value) {
-  return bit_cast<float>(value < 0 ? static_cast<uint32_t>(-value) | 0x80000000u : static_cast<uint32_t>(value));
-}
-
-inline Ints magnitude(Floats values) { return reinterpret_cast<Ints>(values) & 0x7fffffff; }
-inline Ints order(Floats values) {
-  const Ints positive = magnitude(values);
-  return reinterpret_cast<Ints>(values) < 0 ? -positive : positive;
-}
-
-// NaN counts as -infinity, what compiled code flushes to zero as zero.
-inline Floats cleaned(Floats values) {
-  values = values == values ? values : broadcast(-kInfinity);
-  return reinterpret_cast<Floats>(magnitude(values)) < kSmallestNormal ? Floats{} : values;
-}
-inline float cleaned(float value) {
-  value = value != value ? -kInfinity : value;
-  return std::fabs(value) < kSmallestNormal ? 0.0f : value;
 }
 
 inline float clamped(float value, float low, float high) { return value < low ? low : value > high ? high : value; }
@@ -292,154 +265,36 @@ int32_t draw(const float* logits, int64_t size, const Parameters& p, Scratch& s)
   return winner;
 }
 
-template <typename T>
-const T* data(ffi::AnyBuffer buffer) {
-  return static_cast<const T*>(buffer.untyped_data());
-}
-
 ffi::Error sample(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer temperature, ffi::AnyBuffer top_k,
                   ffi::AnyBuffer top_p, ffi::AnyBuffer min_p, ffi::AnyBuffer seeds, ffi::AnyBuffer steps,
                   ffi::Result<ffi::AnyBuffer> tokens) {
-  const auto shape = logits.dimensions();
-  if (shape.size() != 2 || shape[1] < 1 || logits.element_type() != ffi::DataType::F32) {
-    return ffi::Error::InvalidArgument("fxhlo_sample: logits are float32 [R, V], V at least 1");
-  }
-  const int64_t rows = shape[0], size = shape[1];
-  int32_t* out = static_cast<int32_t*>(tokens->untyped_data());
-  parallel_for(pool, rows, [&](int64_t row) {
-    const float* x = data<float>(logits) + row * size;
-    float best;
-    out[row] = greedy(x, size, &best);
-    const float heat = data<float>(temperature)[row];
-    if (!(heat >= kEpsilon) || best == -kInfinity) return;
-    thread_local Scratch scratch;
-    const uint32_t* seed = data<uint32_t>(seeds) + 2 * row;
-    out[row] = draw(x, size,
-                    Parameters{heat, data<int32_t>(top_k)[row], data<float>(top_p)[row], data<float>(min_p)[row],
-                               {seed[0], seed[1]}, data<uint32_t>(steps)[row]},
-                    scratch);
-  });
-  return ffi::Error::Success();
-}
-
-// ---- process_logits ----------------------------------------------------------------------------------------------
-
-template <typename T>
-ffi::Error process(ffi::ThreadPool& pool, ffi::AnyBuffer logits, const int32_t* flags, ffi::AnyBuffer mask,
-                   ffi::AnyBuffer bias_ids, ffi::AnyBuffer bias_values, ffi::AnyBuffer seen_ids,
-                   ffi::AnyBuffer seen_counts, ffi::AnyBuffer repetition, ffi::AnyBuffer frequency,
-                   ffi::AnyBuffer presence, float* out) {
-  const int64_t rows = logits.dimensions()[0], size = logits.dimensions()[1], words = mask.dimensions()[1];
-  const int64_t biases = bias_ids.dimensions()[1], seen = seen_ids.dimensions()[1];
-  parallel_for(pool, rows, [&](int64_t row) {
-    const T* from = data<T>(logits) + row * size;
-    float* x = out + row * size;
-    for (int64_t i = 0; i < size; ++i) x[i] = to_float(from[i]);
-    if (flags[0] != 0) {
-      const uint32_t* allowed = data<uint32_t>(mask) + row * words;
-      for (int64_t i = 0; i < size; ++i) x[i] = (allowed[i / 32] >> (i % 32)) & 1u ? x[i] : -kInfinity;
-    }
-    if (flags[1] != 0) {
-      const int32_t* ids = data<int32_t>(bias_ids) + row * biases;
-      const float* values = data<float>(bias_values) + row * biases;
-      for (int64_t i = 0; i < biases; ++i) {
-        if (ids[i] >= 0 && ids[i] < size) x[ids[i]] += values[i];
-      }
-    }
-    if (flags[2] != 0) {
-      const int32_t* ids = data<int32_t>(seen_ids) + row * seen;
-      const int32_t* counts = data<int32_t>(seen_counts) + row * seen;
-      const float repeated = data<float>(repetition)[row], inverse = 1.0f / repeated;
-      const float often = data<float>(frequency)[row], present = data<float>(presence)[row];
-      for (int64_t i = 0; i < seen; ++i) {
-        if (ids[i] < 0 || ids[i] >= size) continue;
-        float value = x[ids[i]];
-        value = value * (value > 0.0f ? inverse : repeated);
-        value = value - often * static_cast<float>(counts[i]);
-        x[ids[i]] = value - (counts[i] > 0 ? present : 0.0f);
-      }
-    }
-  });
-  return ffi::Error::Success();
-}
-
-ffi::Error process_logits(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer flags, ffi::AnyBuffer mask,
-                          ffi::AnyBuffer bias_ids, ffi::AnyBuffer bias_values, ffi::AnyBuffer seen_ids,
-                          ffi::AnyBuffer seen_counts, ffi::AnyBuffer repetition, ffi::AnyBuffer frequency,
-                          ffi::AnyBuffer presence, ffi::Result<ffi::AnyBuffer> processed) {
-  const auto call = [&](auto type) {
-    return process<decltype(type)>(pool, logits, data<int32_t>(flags), mask, bias_ids, bias_values, seen_ids,
-                                   seen_counts, repetition, frequency, presence,
-                                   static_cast<float*>(processed->untyped_data()));
-  };
-  switch (logits.element_type()) {
-    case ffi::DataType::F32: return call(float{});
-    case ffi::DataType::BF16: return call(BFloat16{});
-    case ffi::DataType::F16: return call(Half{});
-    default: return ffi::Error::InvalidArgument("fxhlo_process_logits: logits are float32, bfloat16 or float16");
-  }
-}
-
-// ---- logprobs ----------------------------------------------------------------------------------------------------
-
-// One row: the chosen token and the `count` tokens of highest logit, their log-probabilities, the chosen one's rank.
-template <typename T>
-void row_logprobs(const T* logits, int64_t size, int32_t chosen, int64_t count, int32_t* ids, float* values,
-                  int32_t* rank) {
-  // (order, token), best first; a later token never goes before an equal one.
-  std::vector<std::pair<int32_t, int32_t>> top;
-  top.reserve(count + 1);
-  const int32_t bar = order(cleaned(to_float(logits[chosen])));
-  int32_t at_least = 0, highest = std::numeric_limits<int32_t>::min();
-  for (int64_t i = 0; i < size; ++i) {
-    const int32_t value = order(cleaned(to_float(logits[i])));
-    at_least += value >= bar;
-    highest = std::max(highest, value);
-  }
-  for (int64_t i = 0; count > 0 && i < size; ++i) {
-    const int32_t value = order(cleaned(to_float(logits[i])));
-    if (static_cast<int64_t>(top.size()) == count && value <= top.back().first) continue;
-    auto place = std::upper_bound(top.begin(), top.end(), value, [](int32_t v, const auto& e) { return v > e.first; });
-    top.insert(place, {value, static_cast<int32_t>(i)});
-    if (static_cast<int64_t>(top.size()) > count) top.pop_back();
-  }
-  const float best = unorder(highest);
-  double sum = 0.0;
-  for (int64_t i = 0; i < size; ++i) sum += std::exp(to_float(logits[i]) - best);
-  const float log_sum = std::log(static_cast<float>(sum));
-  ids[0] = chosen;
-  for (int64_t i = 0; i < count; ++i) ids[i + 1] = top[i].second;
-  for (int64_t i = 0; i <= count; ++i) values[i] = (to_float(logits[ids[i]]) - best) - log_sum;
-  *rank = at_least;
-}
-
-ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer tokens, ffi::AnyBuffer enabled,
-                    ffi::Result<ffi::AnyBuffer> ids, ffi::Result<ffi::AnyBuffer> values,
-                    ffi::Result<ffi::AnyBuffer> ranks) {
-  const int64_t rows = logits.dimensions()[0], size = logits.dimensions()[1], width = ids->dimensions()[1];
-  int32_t* found = static_cast<int32_t*>(ids->untyped_data());
-  float* said = static_cast<float*>(values->untyped_data());
-  int32_t* rank = static_cast<int32_t*>(ranks->untyped_data());
-  if (*data<int32_t>(enabled) == 0) {
-    std::memset(found, 0, rows * width * sizeof(int32_t));
-    std::memset(said, 0, rows * width * sizeof(float));
-    std::memset(rank, 0, rows * sizeof(int32_t));
-    return ffi::Error::Success();
-  }
-  if (width < 1 || width - 1 > size) return ffi::Error::InvalidArgument("fxhlo_logprobs: more tokens than there are");
-  const auto call = [&](auto type) {
+  Door door("fxhlo_sample");
+  door.check("logits", logits, {ffi::F32}, {kAnySize, kAnySize});
+  if (door.failed()) return door.error();
+  const int64_t rows = logits.dimensions()[0], size = logits.dimensions()[1];
+  door.require(0 < size && size <= kMostTokens, [&] { return Door::described("logits", logits) + ", which is no vocabulary"; });
+  door.check("temperature", temperature, {ffi::F32}, {rows}).check("top_k", top_k, {ffi::S32}, {rows});
+  door.check("top_p", top_p, {ffi::F32}, {rows}).check("min_p", min_p, {ffi::F32}, {rows});
+  door.check("seeds", seeds, {ffi::S32}, {rows, 2}).check("steps", steps, {ffi::S32}, {rows});
+  door.check("the result", *tokens, {ffi::S32}, {rows});
+  if (door.failed()) return door.error();
+  int32_t* out = data<int32_t>(tokens);
+  return guarded("fxhlo_sample", [&] {
     parallel_for(pool, rows, [&](int64_t row) {
-      row_logprobs(data<decltype(type)>(logits) + row * size, size, data<int32_t>(tokens)[row], width - 1,
-                   found + row * width, said + row * width, rank + row);
+      const float* x = data<float>(logits) + row * size;
+      float best;
+      out[row] = greedy(x, size, &best);
+      const float heat = data<float>(temperature)[row];
+      if (!(heat >= kEpsilon) || best == -kInfinity) return;
+      thread_local Scratch scratch;
+      const uint32_t* seed = data<uint32_t>(seeds) + 2 * row;
+      out[row] = draw(x, size,
+                      Parameters{heat, data<int32_t>(top_k)[row], data<float>(top_p)[row], data<float>(min_p)[row],
+                                 {seed[0], seed[1]}, data<uint32_t>(steps)[row]},
+                      scratch);
     });
     return ffi::Error::Success();
-  };
-  switch (logits.element_type()) {
-    case ffi::DataType::F32: return call(float{});
-    case ffi::DataType::BF16: return call(BFloat16{});
-    case ffi::DataType::F16: return call(Half{});
-    default: return ffi::Error::InvalidArgument("fxhlo_logprobs: logits are float32, bfloat16 or float16");
-  }
+  });
 }
 
 }  // namespace
@@ -457,31 +312,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_sample, fxhlo::sample,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_process_logits, fxhlo::process_logits,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_logprobs, fxhlo::logprobs,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>());
 
 #pragma GCC visibility pop

@@ -1,0 +1,163 @@
+"""Calls each native kernel with operands and results that it must refuse; a JSON line for each: {target, what, error}.
+
+Run in a process of its own: a kernel that does not refuse may end it. error: None where there was none.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from fxhlo.runtime.core import native
+
+F32, I32 = np.float32, np.int32
+
+
+@dataclass(frozen=True)
+class Call:
+    """A good call of one target. results: shape and dtype of each."""
+
+    target: str
+    operands: dict[str, np.ndarray]
+    results: tuple[tuple[tuple[int, ...], type], ...]
+    attributes: dict[str, np.generic] = field(default_factory=dict)
+
+    def run(self) -> None:
+        results = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in self.results)
+        call = jax.ffi.ffi_call(self.target, results)
+        jax.block_until_ready(jax.jit(lambda *arrays: call(*arrays, **self.attributes))(*self.operands.values()))
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.linspace(-1, 1, int(np.prod(shape)), dtype=F32).reshape(shape)
+
+
+R, V, T = 3, 70, 5
+PAGED = {
+    "query": floats(T, 4, 8), "key": floats(T, 2, 8), "value": floats(T, 2, 8), "kv_cache": floats(6, 4, 4, 8),
+    "slot_mapping": np.arange(T, dtype=I32), "block_tables": np.arange(4, dtype=I32).reshape(2, 2),
+    "seq_lens": np.array([6, 3], I32), "query_start_loc": np.array([0, 3, 5], I32),
+    "sinks": floats(4), "alibi_slopes": floats(4),
+}  # fmt: skip
+CALLS = (
+    Call("fxhlo_linear", {"values": floats(3, 5), "weight": floats(4, 5)}, (((3, 4), F32),)),
+    Call("fxhlo_linear_bias", {"values": floats(3, 5), "weight": floats(4, 5), "bias": floats(4)}, (((3, 4), F32),)),
+    Call("fxhlo_rms_norm", {"values": floats(3, 5), "weight": floats(5)}, (((3, 5), F32),), {"epsilon": F32(1e-5)}),
+    Call("fxhlo_silu_and_mul", {"values": floats(3, 10)}, (((3, 5), F32),)),
+    Call(
+        "fxhlo_sample",
+        {
+            "logits": floats(R, V), "temperature": np.ones(R, F32), "top_k": np.full(R, 5, I32),
+            "top_p": np.full(R, 0.9, F32), "min_p": np.zeros(R, F32), "seeds": np.zeros((R, 2), I32),
+            "steps": np.zeros(R, I32),
+        },
+        (((R,), I32),),
+    ),
+    Call(
+        "fxhlo_process_logits",
+        {
+            "logits": floats(R, V), "flags": np.ones(3, I32), "allowed_mask": np.full((R, 3), -1, I32),
+            "bias_ids": np.full((R, 4), 2, I32), "bias_values": floats(R, 4), "seen_ids": np.full((R, 6), 3, I32),
+            "seen_counts": np.ones((R, 6), I32), "repetition_penalty": np.ones(R, F32),
+            "frequency_penalty": np.ones(R, F32), "presence_penalty": np.ones(R, F32),
+        },
+        (((R, V), F32),),
+    ),
+    Call(
+        "fxhlo_logprobs",
+        {"logits": floats(R, V), "tokens": np.arange(R, dtype=I32), "enabled": np.array(1, I32)},
+        (((R, 6), I32), ((R, 6), F32), ((R,), I32)),
+    ),
+    Call(
+        "fxhlo_ragged_paged_attention",
+        PAGED,
+        (((T, 4, 8), F32), ((6, 4, 4, 8), F32)),
+        {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0)},
+    ),
+)  # fmt: skip
+
+READ_OUTSIDE = {
+    ("fxhlo_logprobs", "tokens"): (-1, V, 2_000_000_000, -(2**31)),
+    ("fxhlo_ragged_paged_attention", "block_tables"): (-1, 6, 2**31 - 1, -(2**31)),
+    ("fxhlo_ragged_paged_attention", "seq_lens"): (9, 2**31 - 1),
+    ("fxhlo_ragged_paged_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
+}
+"""Values that name nothing, for operands whose values are read as places."""
+
+
+def malformed(call: Call) -> Iterator[tuple[str, Call]]:
+    """Every operand and every result with another rank, another dtype, and each of its sizes one off."""
+    for name, array in call.operands.items():
+        other = np.float16 if array.dtype.kind == "f" else F32
+        for what, changed in (
+            ("rank", array[None]),
+            ("flat", array.reshape(-1) if array.ndim > 1 else array.reshape(-1)[0]),
+            ("dtype", array.astype(other)),
+            ("int8", array.astype(np.int8)),
+            ("float8", array.astype(ml_dtypes.float8_e4m3fn)),
+            *((f"short {axis}", array.take(range(size - 1), axis)) for axis, size in enumerate(array.shape)),
+            *((f"empty {axis}", array.take([], axis)) for axis in range(array.ndim)),
+            *((f"long {axis}", np.concatenate([array, array], axis)) for axis in range(array.ndim)),
+        ):
+            if changed.shape != array.shape or changed.dtype != array.dtype:
+                yield f"{name}: {what}", replace(call, operands=call.operands | {name: np.array(changed)})
+    for index, (shape, dtype) in enumerate(call.results):
+        for what, changed_result in (
+            ("rank", ((1, *shape), dtype)),
+            ("dtype", (shape, np.int16)),
+            *(
+                (f"short {axis}", ((*shape[:axis], size - 1, *shape[axis + 1 :]), dtype))
+                for axis, size in enumerate(shape)
+            ),
+        ):
+            results = (*call.results[:index], changed_result, *call.results[index + 1 :])
+            yield f"result {index}: {what}", replace(call, results=results)
+
+
+def outside(call: Call) -> Iterator[tuple[str, Call]]:
+    for (target, name), numbers in READ_OUTSIDE.items():
+        for number in numbers if target == call.target else ():
+            changed = call.operands[name].copy()
+            changed.reshape(-1)[0 if number < 0 or name != "query_start_loc" else 1] = number
+            yield f"{name}: {number}", replace(call, operands=call.operands | {name: changed})
+
+
+FINE = {
+    ("fxhlo_sample", "logits: short 1"),  # another vocabulary
+    ("fxhlo_sample", "logits: long 1"),
+    ("fxhlo_process_logits", "logits: dtype"),  # float16, which it takes
+    ("fxhlo_logprobs", "logits: dtype"),
+    ("fxhlo_logprobs", "logits: short 1"),
+    ("fxhlo_logprobs", "logits: long 1"),
+    ("fxhlo_ragged_paged_attention", "sinks: empty 0"),  # absent
+    ("fxhlo_ragged_paged_attention", "alibi_slopes: empty 0"),
+    ("fxhlo_ragged_paged_attention", "kv_cache: long 0"),  # more blocks, or a longer table
+    ("fxhlo_ragged_paged_attention", "block_tables: long 1"),
+}
+"""What looks malformed and is another good call, or is refused for its result's sake alone."""
+
+
+def main() -> None:
+    native.register()
+    for call in CALLS:
+        call.run()  # a good call is good
+        for what, bad in (*malformed(call), *outside(call)):
+            if (call.target, what) in FINE:
+                continue
+            error: str | None = None
+            try:
+                bad.run()
+            except Exception as problem:
+                error = str(problem)
+            sys.stdout.write(json.dumps({"target": call.target, "what": what, "error": error}) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
