@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -36,11 +36,20 @@ class _DLTensor(ctypes.Structure):
     ]
 
 
+class Tensor(Protocol):
+    """A tensor of another library on the host: what `numpy.from_dlpack` takes too."""
+
+    def __dlpack__(self) -> object: ...
+
+
+Value = np.ndarray | np.generic | bool | int | float | complex | Tensor | Buffer
+"""What a call takes for an argument."""
+
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
 
 
-def place(value: Any, argument: Argument, device: Device, *, shared: bool = False) -> Buffer:
+def place(value: Value, argument: Argument, device: Device, *, shared: bool = False) -> Buffer:
     """`value` as a device array for `argument`; a copy unless it may be `shared` host memory (for weights).
 
     Raises ShapeError naming the argument, what it takes and what it got.
@@ -63,7 +72,7 @@ def check(shape: Sequence[int], dtype: np.dtype, argument: Argument) -> None:
     raise ShapeError(f"{_takes(argument)}, and got {dtype}[{','.join(map(str, shape))}]", next_step=next_step)
 
 
-def host_array(value: Any, argument: Argument) -> np.ndarray:
+def host_array(value: Value, argument: Argument) -> np.ndarray:
     """`value` as numpy, sharing its memory: an array, a numpy scalar, or a host tensor with DLPack, whatever its dtype.
 
     Raises ShapeError for anything else.
@@ -94,14 +103,14 @@ def number(value: bool | int | float | complex, argument: Argument) -> np.ndarra
     raise ShapeError(f"{_takes(argument)}, and got {value!r}")
 
 
-def from_dlpack(value: Any, argument: Argument) -> np.ndarray:
+def from_dlpack(value: Tensor, argument: Argument) -> np.ndarray:
     """A numpy view of a host tensor that speaks DLPack, in any dtype that numpy or ml_dtypes has, with its strides."""
     what = f"{argument.kind} {argument.name} got a {type(value).__name__}"
     try:
         capsule = value.__dlpack__()
     except (BufferError, RuntimeError, TypeError) as problem:
         if getattr(value, "requires_grad", False):
-            return from_dlpack(value.detach(), argument)
+            return from_dlpack(value.detach(), argument)  # type: ignore[attr-defined]  # a tensor of torch's
         raise ShapeError(f"{what} that DLPack refuses: {problem}") from problem
     tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     if tensor.device_type not in (1, 3):  # kDLCPU, kDLCUDAHost
@@ -119,7 +128,7 @@ def _takes(argument: Argument) -> str:
     return f"{argument.kind} {argument.name} takes {argument.dtype}[{','.join(map(str, argument.shape))}]"
 
 
-def _view(tensor: _DLTensor, capsule: Any, dtype: np.dtype) -> np.ndarray:
+def _view(tensor: _DLTensor, capsule: object, dtype: np.dtype) -> np.ndarray:
     """The tensor's memory as numpy; `capsule` (which frees it) lives as long as the array does."""
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     if 0 in shape:

@@ -21,6 +21,7 @@ from .targets import Options, Target
 from .writer import BundleWriter, check_weights, near, with_build
 
 if TYPE_CHECKING:
+    from .buffers import Value
     from .executable import Executable
     from .pjrt import Buffer, Compiled
 
@@ -85,7 +86,7 @@ class Bundle(Mapping[str, "Executable"]):
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Buffer, ...]:
+    def __call__(self, *args: Value, **kwargs: Value) -> tuple[Buffer, ...]:
         """Calls the only entry. Raises BundleError where there are several."""
         if len(self) != 1:
             raise BundleError(
@@ -183,7 +184,7 @@ class Bundle(Mapping[str, "Executable"]):
         from .buffers import place
 
         device, stored = executable.loaded.device, self.weights()
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, Value] = {}
         for argument in arguments:
             key = (device.target, device.raw.id, argument.name)
             if argument.alias is not None:
@@ -282,7 +283,7 @@ class Weights(Mapping[str, np.ndarray]):
         return self._opened[number]
 
 
-def _why_not(build: Build, options: Mapping[str, Any], target: Target) -> str | None:
+def _why_not(build: Build, options: Options, target: Target) -> str | None:
     """Why the stored executable is not taken; None where it is."""
     from . import pjrt
 

@@ -15,10 +15,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -34,7 +33,7 @@ CONTENT = "content"
 class CacheEntry:
     """One entry: its key, its folder, its size in bytes, and when it was last asked for (seconds since 1970)."""
 
-    key: Mapping[str, Any]
+    key: Mapping[str, object]
     path: Path
     bytes: int
     used: float
@@ -46,7 +45,7 @@ class Cache:
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root).expanduser().absolute() if root is not None else default_root()
 
-    def get(self, key: Mapping[str, Any]) -> Path | None:
+    def get(self, key: Mapping[str, object]) -> Path | None:
         """The folder made for `key`; None where there is none, or it is damaged (which is logged as a warning)."""
         folder = self._folder(key)
         record = folder / RECORD
@@ -66,7 +65,7 @@ class Cache:
             os.utime(record)
         return folder / CONTENT
 
-    def put(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    def put(self, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         """The folder for `key`, made by `build(path)` where it is not there. `build` creates `path`.
 
         Another process that asks for the same key waits. Raises CacheError where the cache cannot be written, and
@@ -85,7 +84,7 @@ class Cache:
         finally:
             lock.release()
 
-    def discard(self, key: Mapping[str, Any]) -> None:
+    def discard(self, key: Mapping[str, object]) -> None:
         """Deletes the entry for `key`, for one who finds damage that `get` does not look for."""
         logger.warning("the cache entry %s is damaged and will be made again", self._folder(key))
         self._delete(self._folder(key))
@@ -115,7 +114,7 @@ class Cache:
                 deleted.append(entry)
         return deleted
 
-    def _build(self, folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    def _build(self, folder: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         with ExitStack() as stack:
             with self._explained():
                 files.sweep(folder.parent)  # of any key: nobody may ever build that one again
@@ -144,10 +143,10 @@ class Cache:
         except (Timeout, OSError):
             return False
 
-    def _explained(self) -> Any:
+    def _explained(self) -> AbstractContextManager[None]:
         return files.explained("the cache cannot be written", self.root, CacheError)
 
-    def _folder(self, key: Mapping[str, Any]) -> Path:
+    def _folder(self, key: Mapping[str, object]) -> Path:
         return self.root / "entries" / digest(key)
 
     def _lock(self, folder: Path) -> Path:
@@ -172,7 +171,7 @@ def default_root() -> Path:
         ) from problem
 
 
-def digest(key: Mapping[str, Any]) -> str:
+def digest(key: Mapping[str, object]) -> str:
     """A name for `key`, the same for equal keys whatever their order. Raises CacheError for what JSON does not have."""
     try:
         text = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)

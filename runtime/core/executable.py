@@ -7,9 +7,8 @@ Guaranteed: a call with the wrong arguments raises ShapeError before anything ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from .buffers import place
+from .buffers import Value, place
 from .errors import ShapeError, UnsupportedError
 from .pjrt import Buffer, Loaded, Memory
 from .signature import RANDOM_KEY, Argument, Signature
@@ -44,7 +43,7 @@ class Executable:
         """Works out, once, how bound buffers and those of a call are laid out."""
         count = len(self.signature.arguments)
         self._free = tuple(index for index in range(count) if index not in self._bound)
-        self._frame: list[Any] = [self._bound.get(index) for index in range(count)]
+        self._frame: list[Buffer | None] = [self._bound.get(index) for index in range(count)]
         first = len(self._bound)
         self._leading = all(index < first for index in self._bound)
         self._prefix = self._frame[:first] if self._leading else []
@@ -64,7 +63,7 @@ class Executable:
         """Bytes of arguments, outputs, aliased outputs, temporaries and code."""
         return self.loaded.memory
 
-    def bind(self, weights: Mapping[str, Any]) -> Executable:
+    def bind(self, weights: Mapping[str, Value]) -> Executable:
         """An executable with the weights, buffers and constants placed once; this one stays as it is.
 
         weights: one array for each of `signature.weights`, by name. Host memory aligned to 64 bytes is shared on
@@ -91,7 +90,7 @@ class Executable:
         made._prepare()
         return made
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Buffer, ...]:
+    def __call__(self, *args: Value, **kwargs: Value) -> tuple[Buffer, ...]:
         device = self.loaded.device
         arguments = self.arguments
         values = args if len(args) == len(arguments) and not kwargs else self._ordered(arguments, args, kwargs)
@@ -110,7 +109,7 @@ class Executable:
             everything = self._frame.copy()
             for index, buffer in zip(self._free, buffers, strict=True):
                 everything[index] = buffer
-        results = self.loaded.execute(everything)
+        results = self.loaded.execute(everything)  # type: ignore[arg-type]  # every place of the frame is filled now
         if self._updates:
             self._update(results)
         return results
@@ -129,7 +128,9 @@ class Executable:
             if self._leading:
                 self._prefix[index] = results[alias]
 
-    def _ordered(self, arguments: tuple[Argument, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _ordered(
+        self, arguments: tuple[Argument, ...], args: tuple[Value, ...], kwargs: Mapping[str, Value]
+    ) -> list[Value]:
         """Positional and named arguments of a call in the order of `arguments`."""
         names = [argument.name for argument in arguments]
         if len(args) > len(names):

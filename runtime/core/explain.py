@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from typing import Any
+from collections.abc import Iterator
 
 from .errors import CompileError, ExecutionError, FxhloError, OutOfMemoryError
 
 
 @contextlib.contextmanager
-def explained(what: str, kind: type[FxhloError] = ExecutionError, module: bytes | str | None = None) -> Any:
+def explained(what: str, kind: type[FxhloError] = ExecutionError, module: bytes | str | None = None) -> Iterator[None]:
     """Turns what PJRT raises into `kind`, with its first meaningful lines; keeps `module` where one is given."""
     try:
         yield

@@ -66,7 +66,7 @@ class FileRecord:
         except OSError as problem:
             return f"it cannot be read: {problem.strerror}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
     @staticmethod

@@ -38,7 +38,7 @@ class Build:
     executable: FileRecord | None = None
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "module": self.module and self.module.to_json(),
             "custom_calls": list(self.custom_calls),
@@ -69,7 +69,7 @@ class Entry:
     bindings: Mapping[str, int] = field(default_factory=dict)
     builds: Mapping[str, Build] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             "module": self.module.to_json(),
             "signature": self.signature.to_json(),
@@ -93,7 +93,7 @@ class WeightRef:
     dtype: str
     shape: tuple[int, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"file": self.file, "key": self.key, "dtype": self.dtype, "shape": list(self.shape)}
 
     @staticmethod
@@ -108,7 +108,7 @@ class Manifest:
     name: str
     entries: Mapping[str, Entry]
     made: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, object] = field(default_factory=dict)
     weight_files: tuple[FileRecord, ...] = ()
     weights: Mapping[str, WeightRef] = field(default_factory=dict)
 
@@ -186,7 +186,7 @@ class Manifest:
         return made
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

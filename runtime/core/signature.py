@@ -7,7 +7,7 @@ Guaranteed: argument names are unique, each alias is mutual and between equal sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -127,7 +127,7 @@ class Signature:
                 return result
         raise _unknown("result", name, [result.name for result in self.results])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Lists, strings, numbers and None only; `from_json` gives an equal signature."""
         return {
             "mesh": self.mesh.to_json(),
@@ -136,7 +136,7 @@ class Signature:
         }
 
     @staticmethod
-    def from_json(data: Any) -> Signature:
+    def from_json(data: object) -> Signature:
         """The inverse of `to_json`. Raises SignatureError that names the field that is wrong."""
         fields = _fields("signature", data, {"mesh": _is_list, "arguments": _is_list, "results": _is_list})
         arguments = tuple(
@@ -169,7 +169,7 @@ def _columns(one: Argument | Result) -> tuple[str, str]:
     return one.dtype, f"[{', '.join(map(str, one.shape))}]"
 
 
-def _to_json(one: Argument | Result) -> dict[str, Any]:
+def _to_json(one: Argument | Result) -> dict[str, object]:
     kind = {"kind": one.kind} if isinstance(one, Argument) else {}
     return {
         "name": one.name,
@@ -181,7 +181,7 @@ def _to_json(one: Argument | Result) -> dict[str, Any]:
     }
 
 
-def _check_alias(what: str, index: int, one: Argument | Result, others: tuple[Any, ...]) -> None:
+def _check_alias(what: str, index: int, one: Argument | Result, others: Sequence[Argument | Result]) -> None:
     """An alias points to an entry that points back and has the same shape and dtype."""
     if one.alias is None:
         return
@@ -204,31 +204,31 @@ def _unknown(what: str, name: str, known: list[str]) -> SignatureError:
     return SignatureError(f"there is no {what} {name!r}", next_step=next_step)
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def _is_str(value: Any) -> bool:
+def _is_str(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _is_kind(value: Any) -> bool:
+def _is_kind(value: object) -> bool:
     return value in KINDS
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_shape(value: Any) -> bool:
+def _is_shape(value: object) -> bool:
     return isinstance(value, list) and all(_is_index(size) for size in value)
 
 
-def _is_alias(value: Any) -> bool:
+def _is_alias(value: object) -> bool:
     return value is None or _is_index(value)
 
 
-def _fields(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+def _fields(where: str, data: object, checks: Mapping[str, Callable[[object], bool]]) -> dict[str, Any]:
     """`data` as a dict that has exactly these keys, each value passing its check."""
     if not isinstance(data, dict):
         raise SignatureError(f"{where} is {type(data).__name__}, not an object")
@@ -241,7 +241,7 @@ def _fields(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) 
     return data
 
 
-def _entry(where: str, data: Any, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+def _entry(where: str, data: object, checks: Mapping[str, Callable[[object], bool]]) -> dict[str, Any]:
     fields = _fields(
         where, data, {**checks, "shape": _is_shape, "dtype": _is_str, "alias": _is_alias, "sharding": _is_list}
     )

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,7 @@ class Stored:
 def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.FileRecord:
     """Writes one safetensors file. Raises UnsupportedError for a dtype that safetensors does not have, OSError."""
     ordered = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT != 0)  # stable: the aligned ones first
-    header: dict[str, Any] = {}
+    header: dict[str, dict[str, object]] = {}
     position = 0
     for name in ordered:
         array = tensors[name]
@@ -57,7 +57,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.Fi
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     chunks = (chunk for name in ordered for chunk in _bytes(tensors[name]))
-    return files.write(path, _after([len(text).to_bytes(8, "little"), text], chunks), root)
+    return files.write(path, chain([len(text).to_bytes(8, "little"), text], chunks), root)
 
 
 def tensors(path: Path) -> dict[str, Stored]:
@@ -132,8 +132,3 @@ def _bytes(array: np.ndarray) -> Iterator[memoryview]:
     flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     for start in range(0, flat.nbytes, files.CHUNK):
         yield flat[start : start + files.CHUNK].data
-
-
-def _after(first: Iterable[Any], then: Iterable[Any]) -> Iterator[Any]:
-    yield from first
-    yield from then

@@ -7,12 +7,13 @@ Comes in: portable modules, signatures, weights, legalized modules and executabl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from .signature import Argument, Signature
 from .targets import Options, Target
 
 if TYPE_CHECKING:
+    from .buffers import Value
     from .executable import Executable
     from .pjrt import Compiled
 
@@ -43,7 +45,7 @@ class BundleWriter:
         *,
         name: str | None = None,
         created_by: str = "fxhlo",
-        notes: Mapping[str, Any] | None = None,
+        notes: Mapping[str, object] | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self.path = files.absolute(path, BundleError)
@@ -64,7 +66,9 @@ class BundleWriter:
             self._folder = self._stack.enter_context(files.staged(self.path))
         return self
 
-    def __exit__(self, kind: Any, problem: Any, traceback: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if kind is not None:
             self._stack.__exit__(kind, problem, traceback)
             return
@@ -109,7 +113,7 @@ class BundleWriter:
                 self.manifest, self._root, entry, target, module, executable, fingerprint, custom_calls, options
             )
 
-    def add_weights(self, arrays: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+    def add_weights(self, arrays: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> None:
         """Weights by argument name: numpy arrays, or host tensors with DLPack. Written in files of under 5 GB."""
         pairs = arrays.items() if isinstance(arrays, Mapping) else arrays
         for shard in weights.shards(((name, _array(name, value)) for name, value in pairs), self._shard_bytes):
@@ -164,7 +168,7 @@ class BundleWriter:
             raise BundleError("the bundle is not open for writing", where=self.path, next_step="use it in a with block")
         return self._folder
 
-    def _explained(self) -> Any:
+    def _explained(self) -> AbstractContextManager[None]:
         return files.explained("the bundle cannot be written", self.path, BundleError)
 
 
@@ -218,7 +222,7 @@ def check_weights(entry: Entry, stored: Mapping[str, WeightRef], where: Path) ->
             )
 
 
-def _array(name: str, value: Any) -> np.ndarray:
+def _array(name: str, value: Value) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value
     from .buffers import host_array
