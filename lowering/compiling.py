@@ -19,13 +19,20 @@ def legalized_to_run(module: LoweredModule) -> Legalized:
     return legalize_to_run(mlir.bytecode(module.module), module.target)
 
 
-def compiled(module: LoweredModule) -> Executable:
-    """The module compiled for its target, with the weights bound where they have values."""
+def compiled(module: LoweredModule, like: Executable | None = None) -> Executable:
+    """The module compiled for its target, with the weights bound where they have values.
+
+    like: a program of the same model for other sizes, whose weights are taken; what calls update is placed anew.
+    """
     legal = legalized_to_run(module)
     loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls)
     executable = Executable(loaded, module.signature, name=module.name)
     arrays = module.arrays()
-    return executable.bind(arrays) if arrays else executable
+    if not arrays:
+        return executable
+    fixed = {argument.name for argument in module.signature.weights if argument.alias is None}
+    placed = {name: buffer for name, buffer in like.bound.items() if name in fixed} if like is not None else {}
+    return executable.bind({**arrays, **placed})
 
 
 def compiled_ahead(module: LoweredModule) -> pjrt.Compiled:

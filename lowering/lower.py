@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch.export import ExportedProgram
 
-from ..passes.default import default_passes
-from ..passes.pipeline import run
 from ..passes.program import Program
 from ..runtime.core.targets import Target
 from .capture.exporting import capture
-from .emit.coverage import check
-from .emit.emit import emit
+from .dynamic import DynamicModule
 from .module import HloModule
+
+
+@overload
+def lower(
+    module: torch.nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: None = None,
+    bindings: Mapping[str, int] | None = None,
+    target: str | Target = "cpu",
+) -> HloModule: ...
+
+
+@overload
+def lower(
+    module: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    bindings: Mapping[str, int] | None = None,
+    target: str | Target = "cpu",
+) -> HloModule | DynamicModule: ...
 
 
 def lower(
@@ -27,22 +47,28 @@ def lower(
     dynamic_shapes: Any = None,
     bindings: Mapping[str, int] | None = None,
     target: str | Target = "cpu",
-) -> HloModule:
+) -> HloModule | DynamicModule:
     """Lowers `module` to StableHLO.
 
     args, kwargs: example inputs (an ExportedProgram needs none). dynamic_shapes: as for torch.export.
-    bindings: sizes of the symbolic dimensions by name; one that is not named takes the example's size.
+    bindings: sizes of the symbolic dimensions by name. Where one is not named, a DynamicModule comes back, which is bound
+    later, or compiles a program for each shape that it is called with.
     target: where it will be compiled for, such as "cpu" or "tpu-v6e:2x2".
 
     Raises FxhloError: CaptureError, ContractError (everything that has no rule, at once), GuardError, LoweringError.
     """
     target = target if isinstance(target, Target) else Target.parse(target)
     program = capture(module, args, kwargs, dynamic_shapes=dynamic_shapes)
-    return lower_program(program, bindings=bindings, target=target)
+    dynamic = DynamicModule(program, target, dict(bindings or {}))
+    if not dynamic.dims:
+        return dynamic.bind()
+    dynamic.check()
+    return dynamic
 
 
 def lower_program(program: Program, *, bindings: Mapping[str, int] | None = None, target: Target) -> HloModule:
-    """Passes, contract and emission of a captured Program; call it again with other bindings: nothing is traced."""
-    finished = run(default_passes(), program)
-    check(finished, bindings)
-    return replace(emit(finished, bindings), target=str(target))
+    """Passes, contract and emission of a captured Program; call it again with other bindings: nothing is traced.
+
+    bindings: a dimension that is not named takes the example's size.
+    """
+    return DynamicModule(program, target, dict(bindings or {})).bind_example()

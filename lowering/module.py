@@ -19,12 +19,13 @@ class HloModule(LoweredModule):
         """The module with its composites replaced for the target, and what was decided for each. Raises LegalizeError."""
         return compiling.legalized(self)
 
-    def compile(self) -> Executable:
+    def compile(self, like: Executable | None = None) -> Executable:
         """Compiles for the target and places the weights; call the result with the user's inputs.
 
+        like: a program of the same model for other sizes, whose weights are taken instead of placing them once more.
         Raises CompileError, OutOfMemoryError, UnsupportedError where the target's device is not here.
         """
-        return compiling.compiled(self)
+        return compiling.compiled(self, like)
 
     def compile_ahead(self) -> Compiled:
         """What the target's compiler makes of it, also without a device: its memory, costs, text and bytes.

@@ -18,6 +18,7 @@ import sympy
 import torch
 from torch import fx
 
+from ..runtime.core.structure import Structure
 from .torch_private import LazyGraphModule, copied_codegen
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
@@ -57,6 +58,8 @@ class Guard:
 
     expression: sympy.Basic
     where: str | None
+    internal: bool = False
+    """Made by a kernel of torch, which may only have wanted to know whether a size is 1."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Program:
     name: str = "main"
     notes: tuple[str, ...] = ()
     """What passes want the user to know, such as why a rewrite was not applied (`lower-model --explain`)."""
+    structure: Structure | None = None
+    """How the results that are no updates nest in what the module returned; its indices are those of `results`."""
+    source: fx.GraphModule | None = None
+    """The graph as it was exported, before its decomposition, where it has symbolic dimensions: it says what a size of 0 or 1 means."""
 
     @property
     def graph(self) -> fx.Graph:

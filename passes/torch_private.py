@@ -10,9 +10,11 @@ is in place and leaves the tables as it found them. What imports dynamo, which t
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import RLock
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 TRIED = ("2.13.0",)
 """Versions of torch that this file was tried with."""
+
+_OURS = f"{Path(__file__).parents[1]}/lowering/"
 
 LOCK = RLock()
 """Held while a global table of torch is patched: captures in several threads run one after the other."""
@@ -56,18 +60,20 @@ with _known_interfaces():
     from torch._C._functorch import is_functorch_wrapped_tensor
     from torch._decomp import decomposition_table
     from torch._decomp.decompositions import multi_margin_loss
+    from torch._guards import detect_fake_mode
     from torch._higher_order_ops import flex_attention, scan
     from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
     from torch._prims_common import is_contiguous_or_false
     from torch._refs import linspace
     from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
-    from torch.export.dynamic_shapes import _combine_args, _tree_map_with_path
+    from torch.export.dynamic_shapes import _combine_args, _DimHint, _tree_map_with_path
     from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
     from torch.fx.experimental import _config as tracing_config
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import (
         DimDynamic,
         GuardOnDataDependentSymNode,
+        PendingUnbackedSymbolNotFound,
         ShapeEnv,
         guard_or_false,
         guarding_hint_or_throw,
@@ -95,8 +101,10 @@ __all__ = [
     "LazyGraphModule",
     "OpOverload",
     "OpOverloadPacket",
+    "PendingUnbackedSymbolNotFound",
     "ShapeEnv",
     "decomposition_table",
+    "detect_fake_mode",
     "flex_attention",
     "fused_sdp_choice",
     "guard_or_false",
@@ -174,6 +182,77 @@ def leaves_with_shapes(
     return found
 
 
+def child_names(spec: pytree.TreeSpec) -> tuple[str, ...] | None:
+    """The names by which a registered container knows its parts: a dataclass's fields; None where it has none."""
+    node = pytree.SUPPORTED_NODES.get(spec.type)
+    if node is None or node.flatten_with_keys_fn is None:
+        return None
+    count = len(spec.children())
+    try:
+        keyed, _ = node.flatten_with_keys_fn(node.unflatten_fn([None] * count, spec.context))
+    except Exception:  # a constructor that computes
+        keyed = []
+    names: Any = [getattr(key, "name", getattr(key, "key", None)) for key, _ in keyed]
+    for context in (names, spec.context, *(spec.context if isinstance(spec.context, tuple | list) else ())):
+        if _are_names(context, count):
+            return tuple(context)
+    return None
+
+
+def _are_names(context: Any, count: int) -> bool:
+    return (
+        isinstance(context, list | tuple) and len(context) == count and all(isinstance(name, str) for name in context)
+    )
+
+
+def hint_kind(shape: Any) -> str | None:
+    """ "AUTO", "DYNAMIC" or "STATIC" of a hint such as `Dim.AUTO(min=1)`; None of anything else."""
+    return shape.type.name if isinstance(shape, _DimHint) else None
+
+
+def is_subclass(tensor: Tensor) -> bool:
+    """Whether the tensor's class has kernels of its own, as masked and nested tensors have."""
+    return not isinstance(tensor, FakeTensor) and type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+@contextmanager
+def guards_noted(found: list[tuple[Any, str | None]]) -> Iterator[None]:
+    """While it is entered, each condition on sizes that a trace relies on is added to `found`, with the user's file and line."""
+    own = ShapeEnv._log_guard
+
+    def noted(self: ShapeEnv, prefix: str, guard: Any, *rest: Any, **named: Any) -> None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and (
+            "/torch/" in frame.f_code.co_filename or frame.f_code.co_filename.startswith(_OURS)
+        ):
+            frame = frame.f_back
+        found.append((guard, f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else None))
+        own(self, prefix, guard, *rest, **named)
+
+    with LOCK:
+        ShapeEnv._log_guard = noted  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            ShapeEnv._log_guard = own  # type: ignore[method-assign]
+
+
+@contextmanager
+def replacements_noted(environment: ShapeEnv, note: Callable[[Any], None]) -> Iterator[None]:
+    """While it is entered, `note` is called with each symbol that gets a number or another symbol in its place."""
+    own = environment._set_replacement
+
+    def noted(symbol: Any, value: Any, *rest: Any) -> None:
+        note(symbol)
+        own(symbol, value, *rest)
+
+    environment._set_replacement = noted  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del environment._set_replacement  # type: ignore[method-assign]
+
+
 def export_below_autograd(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
@@ -227,19 +306,24 @@ def user_frames_kept() -> Iterator[Callable[[FrameType | None], None]]:
 
 @contextmanager
 def python_kernels_replaced(
-    removed: Iterable[OpOverload], replaced: Mapping[HigherOrderOperator, Callable[..., Any]]
+    removed: Iterable[OpOverload],
+    regions: Mapping[HigherOrderOperator, Callable[..., Any]],
+    composites: Mapping[OpOverload, Callable[..., Any]] | None = None,
 ) -> Iterator[None]:
-    """Without torch's Python kernels of `removed`, which decompose an op above any table; with other ones of `replaced`."""
+    """Without torch's Python kernels of `removed`, which decompose an op above any table; with other ones of `regions` and of
+    `composites`, which ATen decomposes before any table."""
     overloads = list(removed)
-    ops: list[OpOverload | HigherOrderOperator] = [*overloads, *replaced]
+    ops: list[OpOverload | HigherOrderOperator] = [*overloads, *regions, *(composites or ())]
     with LOCK:
         before = [dict(op.py_kernels) for op in ops]
         try:
             for overload in overloads:
                 for key in (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd):
                     overload.py_kernels.pop(key, None)
-            for region, function in replaced.items():
+            for region, function in regions.items():
                 region.py_kernels[DispatchKey.Autograd] = function
+            for composite, function in (composites or {}).items():
+                composite.py_kernels[DispatchKey.CompositeImplicitAutograd] = function
             _clear_dispatch(ops)
             yield
         finally:
@@ -296,6 +380,9 @@ NO_FLEX_BACKWARD = Message(("FlexAttention does not support backward on CPU",))
 
 UNREGISTERED_CACHE = Message(("Cache'>",))
 """An input or a result is a cache of transformers, a class that torch.export has no pytree for."""
+
+CONSTANT_MUTATION = Message(("is mutated in the forward method",))
+"""run_decompositions met a write to a tensor that is neither a parameter nor a buffer."""
 
 ALIASED_MUTATION = Message(("expected compiled_fn to be GraphModule",))
 """run_decompositions met a program that changes an input which is a part of another one, or is passed twice."""

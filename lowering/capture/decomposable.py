@@ -1,6 +1,6 @@
 """Exported programs in a form that torch can decompose.
 
-Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these three things changed.
+Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these things changed.
 
 - Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` builds them
   while it traces, and what their constructors compute (a new cache joins its first keys to an empty tensor) comes into the graph
@@ -9,6 +9,7 @@ Comes in: an ExportedProgram. Goes out: the same program, or another one with th
   object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
 - Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
   decomposes no program that changes an input which is another one too.
+- Views that are written through, and that torch's functionalization gets wrong, become others: memory.py.
 
 Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it. Refused is a program in
 which torch.export lost what torch.func computes.
@@ -16,6 +17,7 @@ which torch.export lost what torch.func computes.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from typing import Any
 
@@ -35,6 +37,7 @@ from ...passes.torch_private import (
     with_graph,
 )
 from ..errors import CaptureError
+from .memory import graphs, rewrite, views_to_rewrite
 
 PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
 """Types of containers that compute nothing when they are built; None is a leaf's."""
@@ -47,11 +50,14 @@ def decomposable(exported: ExportedProgram) -> ExportedProgram:
     signature = exported.module_call_graph[0].signature
     specs = (signature.in_spec, signature.out_spec) if signature is not None else ()
     shared = _shared(exported)
-    if not shared and all(_is_plain(spec) for spec in specs):
+    views = views_to_rewrite(exported.graph_module)
+    if not shared and not views and all(_is_plain(spec) for spec in specs):
         return exported
     module, graph_signature = exported.graph_module, exported.graph_signature
-    if shared:
-        module, graph_signature = _on_buffers(exported, shared)
+    if shared or views:
+        module, graph_signature = _copied(exported, shared)
+    for view in views_to_rewrite(module):
+        rewrite(view)
     changed = with_graph(exported, module, graph_signature)
     for entry in changed.module_call_graph:
         if entry.signature is not None:
@@ -62,8 +68,9 @@ def decomposable(exported: ExportedProgram) -> ExportedProgram:
 
 def _refuse_replacements(exported: ExportedProgram) -> None:
     """Raises CaptureError where an input, weight or buffer gets other memory or another shape in place: set_, resize_, t_."""
-    for node in exported.graph.nodes:
+    for node in (node for graph in graphs(exported.graph_module) for node in graph.nodes):
         op = node.target
+        _refuse_growth(node)
         if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
             what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
         elif not isinstance(op, OpOverload) or torch.Tag.inplace_view not in op.tags:
@@ -78,6 +85,28 @@ def _refuse_replacements(exported: ExportedProgram) -> None:
             f"{what}; a module's arguments keep both",
             where=where(node),
             next_step=f"write it out of place, such as {instead}",
+        )
+
+
+def _refuse_growth(node: fx.Node) -> None:
+    """Raises CaptureError where a buffer is assigned a value of another shape: its state has one shape in a compiled module."""
+    owner = node.args[0] if node.target is torch.ops.aten.copy_.default else None
+    if not isinstance(owner, fx.Node) or owner.op != "placeholder":
+        return
+    value: Any = node.args[1]
+    before, after = owner.meta["val"].shape, value.meta["val"].shape
+    if (
+        len(before) == len(after)
+        and any(
+            isinstance(one, int) and isinstance(other, int) and one != other and other != 1
+            for one, other in zip(before, after, strict=True)
+        )
+    ) or len(after) > len(before):
+        raise CaptureError(
+            f"the buffer {owner.name.removeprefix('b_')} is assigned a value of shape {list(after)} in forward, and it is {list(before)}; "
+            "a compiled module's state keeps its shape",
+            where=where(node) or where(value),
+            next_step="make it large enough when the model is built, and take a slice of it in forward",
         )
 
 
@@ -151,8 +180,8 @@ def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | N
     return storage_id(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
-    """A copy of the program's graph in which the uses of each shared input are its buffer's."""
+def _copied(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
+    """A copy of the program's graph, and of its regions', in which the uses of each shared input are its buffer's."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(exported.graph, copies))
@@ -163,6 +192,9 @@ def _on_buffers(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.G
         placeholders[name].replace_all_uses_with(placeholders[buffer])
         graph.erase_node(placeholders[name])
     module = fx.GraphModule(exported.graph_module, graph)
+    for name, region in exported.graph_module.named_children():
+        if isinstance(region, fx.GraphModule):
+            setattr(module, name, copy.deepcopy(region))
     module.meta = dict(exported.graph_module.meta)
     inputs = [spec for spec in exported.graph_signature.input_specs if spec.arg.name not in shared]
     return module, ExportGraphSignature(inputs, list(exported.graph_signature.output_specs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -14,12 +13,15 @@ from ...kernels.catalog import register_torch_ops
 from ...passes.contract import SILENT, is_symbolic
 from ...passes.fx.random_key import DISTRIBUTIONS
 from ...passes.program import Argument, Program, Result, lazy_module
-from ...passes.torch_private import ALIASED_MUTATION, OpOverload, is_mutable
+from ...passes.torch_private import ALIASED_MUTATION, CONSTANT_MUTATION, OpOverload, is_mutable
+from ...runtime.core.structure import Structure
 from ..decompositions.table import decompositions
 from ..errors import CaptureError
 from ..registry import find_rule, overload_name
 from .decomposable import decomposable
 from .program import check_layout, dims_of_exported, erase_assertions, erase_tokens, unique_names, without_none
+from .results import names_in, renumbered, structure_of
+from .sizes import Sizes, sizes_stay_symbolic
 from .tracing import first_lines, our_decompositions
 
 KINDS = {
@@ -30,13 +32,17 @@ KINDS = {
 }
 
 
-def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]] = ()) -> Program:
+def from_exported(exported: ExportedProgram, sizes: Sizes | None = None) -> Program:
     """A Program from an ExportedProgram, decomposed to the ops that have rules.
 
-    dim_names: per user input, what the user called its symbolic dimensions.
+    sizes: what the user called the symbolic dimensions of each input, and how they were traced.
+    Raises CaptureError, also where the decomposition makes a number of a symbolic size.
     """
     register_torch_ops()
-    given, exported = exported, _decomposed(exported)
+    sizes = sizes or Sizes()
+    given = exported
+    with sizes_stay_symbolic(exported, sizes):
+        exported = _decomposed(exported)
     module = exported.graph_module
     if exported is not given:  # the user's own graph is shared and never edited: dead code goes with the passes' copies
         erase_tokens(module.graph)
@@ -46,13 +52,14 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
     outputs = [spec for spec in exported.graph_signature.output_specs if spec.kind is not OutputKind.TOKEN]
     placeholders = {node.name: node for node in module.graph.nodes if node.op == "placeholder"}
     arguments, tensors = [], {}
+    owned = {spec.target for spec in inputs if spec.target is not None}
     for spec in inputs:
         if spec.kind not in KINDS:
             raise CaptureError(
                 f"the exported program has an input of kind {spec.kind.name} ({spec.arg.name})",
                 next_step="export without custom objects",
             )
-        name = spec.target if spec.target is not None else spec.arg.name
+        name = spec.target if spec.target is not None else _apart(spec.arg.name, owned)
         check_layout(name, placeholders[spec.arg.name].meta.get("val"))
         arguments.append(Argument(name, KINDS[spec.kind]))  # type: ignore[arg-type]
         if spec.target is not None:
@@ -66,11 +73,33 @@ def from_exported(exported: ExportedProgram, dim_names: Sequence[Mapping[int, st
             results.append(Result(f"{spec.target}.updated", updates=names[spec.target]))
         else:
             results.append(Result(getattr(spec.arg, "name", None) or f"output_{index}"))
+    structure = _structure(given, [index for index, result in enumerate(results) if result.updates is None])
+    for index, name in names_in(structure).items() if structure else ():
+        results[index] = Result(name)
     results = unique_names(results)
-    dims, guards = dims_of_exported(exported, dim_names)
-    program = without_none(Program(module, tuple(arguments), tuple(results), dims, guards, tensors))
+    dims, guards = dims_of_exported(exported, sizes)
+    source = given.graph_module if dims else None
+    program = Program(
+        module, tuple(arguments), tuple(results), dims, guards, tensors, structure=structure, source=source
+    )
+    program = without_none(program)
     program.check()
     return program
+
+
+def _apart(name: str, owned: set[str]) -> str:
+    """An input's name, where a weight or a buffer has it too: forward(self, weight) of a module with a weight."""
+    while name in owned:
+        name += "_input"
+    return name
+
+
+def _structure(exported: ExportedProgram, own: list[int]) -> Structure | None:
+    """How the module's own results nest. own: their places among all results, in order."""
+    spec = exported.call_spec.out_spec
+    if spec is None or spec.num_leaves != len(own):
+        return None
+    return renumbered(structure_of(spec), dict(enumerate(own)))
 
 
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:
@@ -82,6 +111,8 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
             return exported.run_decompositions(decompositions())
     except Exception as problem:
         hint = "the program's decomposition failed inside torch: exported.run_decompositions() shows the whole story"
+        if CONSTANT_MUTATION.is_in(problem):
+            hint = "a tensor that is a plain attribute of the module is changed in place: register it, self.register_buffer(name, tensor)"
         if ALIASED_MUTATION.is_in(problem):
             hint = "a tensor that the model changes in place is a part of another one, or passed twice: take the part in forward, pass it once"
         raise CaptureError(

@@ -13,20 +13,20 @@ from ...passes.program import Program
 from ...passes.torch_private import (
     LOST_TENSOR,
     NO_FLEX_BACKWARD,
-    UNREGISTERED_CACHE,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
     export_below_autograd,
-    leaves_with_shapes,
+    guards_noted,
     pytree,
     user_frames_kept,
 )
+from ...runtime.core.errors import FxhloError
 from ..errors import CaptureError
-from ..left_out import SHAPE, reasons
 from .decomposable import is_wrapped
 from .exported import from_exported
+from .memory import refuse_old_memory
+from .problems import Asked, check_inputs, explained
+from .sizes import Sizes, asked_sizes, export_any_size
 from .stand_ins import forward_through, standing_in
-from .tracing import count_trace, first_lines, user_frame
+from .tracing import count_trace
 
 
 def capture(
@@ -49,19 +49,31 @@ def capture(
             next_step="wrap a function in an nn.Module whose forward calls it",
         )
     count_trace()
+    args, kwargs = tuple(args), dict(kwargs or {})
+    check_inputs(args, kwargs)
+    asked: list[Asked] = []
     try:
-        with user_frames_kept() as keep, standing_in(module, keep):
-            exported = _exported(module, tuple(args), dict(kwargs or {}), dynamic_shapes)
+        with user_frames_kept() as keep, standing_in(module, keep) as assigned, guards_noted(asked):
+            exported, any_size = _exported(module, args, kwargs, dynamic_shapes)
+        if assigned:
+            refuse_old_memory(exported.graph_module, assigned)
+    except FxhloError:
+        raise
     except Exception as problem:
-        raise CaptureError(
-            f"torch.export could not capture {type(module).__name__}: {first_lines(problem)}",
-            where=user_frame(problem),
-            next_step=_advice(problem),
-        ) from problem
-    return from_exported(exported, _dim_names(module, args, kwargs, dynamic_shapes))
+        raise explained(problem, module, asked) from problem
+    return from_exported(exported, Sizes(asked_sizes(module, args, kwargs, dynamic_shapes), any_size))
 
 
 def _exported(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> tuple[ExportedProgram, bool]:
+    """The exported program, and whether its dynamic sizes may be 0 and 1 too."""
+    if not dynamic_shapes:
+        return _export_module(module, args, kwargs, None), False
+    return export_any_size(lambda shapes: _export_module(module, args, kwargs, shapes), dynamic_shapes)
+
+
+def _export_module(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
     """torch.export's program; where that lost the inside of torch.func.grad or torch.autograd.grad, the one it records below them."""
@@ -85,42 +97,3 @@ def _exported(
 
     with forward_through(module, detached):
         return export_below_autograd(module, args, kwargs, dynamic_shapes)
-
-
-def _advice(problem: Exception) -> str:
-    if UNREGISTERED_CACHE.is_in(problem):
-        return (
-            "build the model with use_cache=False, or register its cache: "
-            "transformers.integrations.executorch.register_dynamic_cache_export_support()"
-        )
-    if isinstance(problem, GuardOnDataDependentSymNode):
-        return "a value decides there what the model's Python does: compute both ways and choose by torch.where, or use torch.cond"
-    if isinstance(problem, DynamicOutputShapeException):
-        return f"use another op: {reasons().get(str(problem.func), SHAPE)}"
-    return "make the module exportable: torch.export.export(module, args) shows the whole story"
-
-
-def _dim_names(
-    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
-) -> list[dict[int, str]]:
-    """For each leaf of the inputs, in order, the names of its dimensions: `Dim("batch")`, and the root of a derived one.
-
-    dynamic_shapes was accepted by torch.export; its entries are found as torch finds them, by argument name or place.
-    """
-    if not dynamic_shapes:
-        return []
-    shapes = leaves_with_shapes(module, tuple(args), dict(kwargs or {}), dynamic_shapes)
-    return [_names(shape) for shape in shapes]
-
-
-def _names(shape: Any) -> dict[int, str]:
-    """The names of one leaf's dimensions; shape: its entry in dynamic_shapes."""
-    parts = (
-        dict(shape)
-        if isinstance(shape, Mapping)
-        else dict(enumerate(shape))
-        if isinstance(shape, tuple | list)
-        else {0: shape}
-    )
-    dims = {index: getattr(dim, "root", dim) for index, dim in parts.items()}
-    return {index: dim.__name__ for index, dim in dims.items() if isinstance(dim, torch.export.Dim)}

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -20,6 +21,8 @@ from ...passes.program import Argument, Dim, Guard, Program, Result
 from ...passes.torch_private import ShapeEnv
 from ..errors import CaptureError
 from ..registry import overload_name
+from .results import renumbered
+from .sizes import Sizes
 
 
 def check_layout(name: str, value: Any) -> None:
@@ -32,7 +35,9 @@ def check_layout(name: str, value: Any) -> None:
 
 
 def without_none(program: Program) -> Program:
-    """None is no result, as JAX has it. Raises CaptureError for a result that is neither None nor a tensor nor a number."""
+    """None is no result of `main`, as JAX has it; the structure keeps its place.
+
+    Raises CaptureError for a result that is neither None nor a tensor nor a number."""
     output = next(node for node in program.graph.nodes if node.op == "output")
     values = [value.meta["val"] if isinstance(value, fx.Node) else value for value in output.args[0]]
     for result, value in zip(program.results, values, strict=True):
@@ -51,7 +56,9 @@ def without_none(program: Program) -> Program:
         copied = next(node for node in graph.nodes if node.op == "output")
         copied.args = (tuple(copied.args[0][index] for index in kept),)
 
-    return program.edited(drop, results=tuple(program.results[index] for index in kept))
+    places = {index: place for place, index in enumerate(kept)}
+    structure = program.structure and renumbered(program.structure, places)
+    return program.edited(drop, results=tuple(program.results[index] for index in kept), structure=structure)
 
 
 def erase_assertions(graph: fx.Graph) -> None:
@@ -126,14 +133,13 @@ def mutations_as_results(
     return fx.GraphModule(graph_module, graph), tuple(results)
 
 
-def dims_of_exported(
-    exported: ExportedProgram, dim_names: Sequence[Mapping[int, str]]
-) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
+def dims_of_exported(exported: ExportedProgram, sizes: Sizes) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
     """The free symbols of the placeholders, named as the user named them, with their ranges and the guards on them."""
     inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    given = dict(zip(inputs, dim_names, strict=False))
+    given = dict(zip(inputs, sizes.asked, strict=False))
     aliases: dict[Any, list[str]] = {}
     names: dict[Any, str] = {}
+    least: dict[Any, int] = {}
     environment = None
     for node in exported.graph_module.graph.nodes:
         if node.op != "placeholder":
@@ -149,8 +155,13 @@ def dims_of_exported(
                 aliases.setdefault(symbol, [])
                 if size.node.expr.is_symbol:
                     aliases[symbol].append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
-                if index in given.get(node.name, {}):
-                    names.setdefault(symbol, given[node.name][index])
+                asked = given.get(node.name, {}).get(index)
+                if asked is None:
+                    continue
+                least[symbol] = max(asked.minimum, least.get(symbol, 0))
+                if asked.name is not None:
+                    names.setdefault(symbol, asked.name)
+    guards = guards_of(environment, set(aliases))
     dims = []
     for symbol, places in aliases.items():
         allowed = exported.range_constraints.get(symbol)
@@ -159,13 +170,27 @@ def dims_of_exported(
             Dim(
                 name=names.get(symbol) or (places or [str(symbol)])[0],
                 symbol=symbol,
-                minimum=_bound(allowed.lower if allowed is not None else 0) or 0,
+                minimum=_minimum(
+                    _bound(allowed.lower if allowed is not None else 0) or 0, symbol, least, sizes, guards
+                ),
                 maximum=_bound(allowed.upper) if allowed is not None else None,
                 hint=None if hint is None else int(hint),
                 aliases=tuple(places),
             )
         )
-    return tuple(dims), guards_of(environment, {dim.symbol for dim in dims})
+    return tuple(dims), guards
+
+
+def _minimum(traced: int, symbol: Any, least: Mapping[Any, int], sizes: Sizes, guards: Sequence[Guard]) -> int:
+    """The smallest size that can be bound. traced: torch's, which is 2 where it only wants to be spared 0 and 1."""
+    if symbol not in least:  # a program that the user exported: its own range holds
+        return traced
+    if not sizes.any_size:
+        return max(traced, 2)
+    excluded = [guard for guard in guards if not guard.internal and guard.expression.free_symbols == {symbol}]
+    if traced > 2 or any(guard.expression.xreplace({symbol: sympy.Integer(1)}) == sympy.false for guard in excluded):
+        return traced
+    return least[symbol]
 
 
 def _bound(number: Any) -> int | None:
@@ -179,14 +204,20 @@ def guards_of(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
     found = []
     for guard in environment.guards:
         if guard.expr.free_symbols and guard.expr.free_symbols <= symbols:
-            found.append(Guard(guard.expr, guard_frame(guard)))
+            found.append(Guard(guard.expr, guard_frame(guard), _is_internal(guard)))
     return tuple(found)
+
+
+def _is_internal(guard: Any) -> bool:
+    """Whether a kernel of torch asked, and not Python of the model or of torch.nn."""
+    file = getattr(getattr(guard.sloc, "framework_loc", None), "filename", "")
+    return "/torch/" in file and "/torch/nn/" not in file
 
 
 def guard_frame(guard: Any) -> str | None:
     """ "file:line" of the user's code that made a guard, where torch noted one."""
     frame: Any = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
-    if hasattr(frame, "filename") and "/torch/" not in frame.filename:
+    if hasattr(frame, "filename") and not _is_internal(guard):
         return f"{frame.filename}:{frame.lineno}"
     found = re.search(r"([^\s\"]+\.py)\"?(?::|, line )(\d+)", str(getattr(guard.sloc, "maybe_user_loc", None) or ""))
     return f"{found[1]}:{found[2]}" if found else None

@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...passes import torch_private
 from ...passes.torch_private import causal_mask_detection
 from ..decompositions.ctc import ctc_loss
+from ..errors import CaptureError
 
 
 def cov(
@@ -116,6 +118,39 @@ def is_causal_mask(mask: Tensor | None, is_causal: bool | None = None, size: int
     return is_causal is True
 
 
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """By max_pool2d: torch's makes a number of the length."""
+    if return_indices or not isinstance(input.shape[-1], torch.SymInt):
+        pool: Any = torch.nn.functional.max_pool1d
+        return pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    sizes = [
+        one[0] if isinstance(one, list | tuple) and one else one for one in (kernel_size, stride, padding, dilation)
+    ]
+    kernel, step, pad, spread = sizes
+    plane = torch.max_pool2d(
+        input.unsqueeze(-2), (1, kernel), (1, step or kernel), (0, pad), (1, spread), bool(ceil_mode)
+    )
+    return plane.squeeze(-2)
+
+
+def linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor:
+    """torch.linspace takes a symbolic number of steps for a number."""
+    if not isinstance(steps, torch.SymInt):
+        return torch.linspace(start, end, steps, **options)
+    options.pop("out", None)
+    options.pop("requires_grad", None)
+    count: Any = steps
+    return torch_private.linspace(start, end, count, **options)
+
+
 def _by_tensor(index: Any) -> bool:
     """Whether an index is made of slices, numbers and at least one 0-d integer tensor, which torch would read as a number."""
     parts = index if isinstance(index, tuple) else (index,)
@@ -162,6 +197,40 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     torch.ops.aten.index_put_.default(view, places, given)
 
 
+def _assign_data(module: torch.nn.Module, tensor: Tensor, value: Tensor, line: str, lines: set[str]) -> None:
+    """`tensor.data = value` of a weight or a buffer as an in-place copy; memory.py looks whether that means the same.
+
+    Raises CaptureError for any other tensor, whose old memory may be anything's.
+    """
+    same = tensor.shape == value.shape and tensor.dtype == value.dtype
+    owned = any(tensor is one for one in (*module.parameters(), *module.buffers()))
+    if owned and same:
+        lines.add(line)
+        tensor.detach().copy_(value.detach())
+        return
+    raise CaptureError(
+        "a tensor's .data is assigned, which a graph cannot hold"
+        if same
+        else f"a tensor's .data is assigned, and it is {_type(value)} after {_type(tensor)}",
+        where=line,
+        next_step="write it out of place: x = y, or x.copy_(y) where its old memory is meant to change",
+    )
+
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _line(frame: FrameType | None) -> str:
+    """ "file:line" of the innermost frame outside of torch."""
+    while frame is not None and "/torch/" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+
+
+def _type(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.cov: cov,
     Tensor.cov: cov,
@@ -179,33 +248,47 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.nn.functional.gaussian_nll_loss: gaussian_nll_loss,
     torch.nn.functional.ctc_loss: ctc_loss,
     torch.ctc_loss: ctc_loss,
+    torch.max_pool1d: max_pool1d,
+    torch.nn.functional.max_pool1d: max_pool1d,
+    torch.linspace: linspace,
 }
 
 
 class StandIns(torch.overrides.TorchFunctionMode):
-    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them. note: called with the frame
-    of each call."""
+    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them.
 
-    def __init__(self, note: Callable[[FrameType], None]) -> None:
+    note: called with the frame of each call. assigned: gets the lines, as "file:line", where a weight's .data is assigned.
+    """
+
+    def __init__(self, module: torch.nn.Module, note: Callable[[FrameType], None], assigned: set[str]) -> None:
         super().__init__()
+        self.module = module
         self.note = note
+        self.assigned = assigned
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not torch.compiler.is_dynamo_compiling():  # regions of control flow go through dynamo, this mode with them
             self.note(sys._getframe(1))
+        if func == _SET_DATA:
+            tensor, value = args
+            return _assign_data(self.module, tensor, value, _line(sys._getframe(1)), self.assigned)
         return STAND_INS.get(func, func)(*args, **(kwargs or {}))
 
 
 @contextmanager
-def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[None]:
-    """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`."""
+def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[set[str]]:
+    """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`.
+
+    Gives the lines where a weight's or a buffer's .data is assigned, once the module ran.
+    """
+    assigned: set[str] = set()
 
     def watched(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with StandIns(note):
+        with StandIns(module, note, assigned):
             return forward(*args, **kwargs)
 
     with causal_mask_detection(is_causal_mask), forward_through(module, watched):
-        yield
+        yield assigned
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from ...passes.torch_private import flex_attention, python_kernels_replaced
 from ...runtime.core import seal
 from ..decompositions.attention import flex_attention as decomposed_flex_attention
-from ..decompositions.table import DECOMPOSITIONS
+from ..decompositions.table import ABOVE_TABLES, DECOMPOSITIONS
 from ..registry import rules
 
 captures = 0
@@ -35,7 +35,8 @@ def our_decompositions() -> Iterator[None]:
     """Without torch's Python kernels of ops that are decomposed by us or not at all: they lie above any table, and their results
     differ from ATen's. flex_attention, a region around two functions of the model, becomes what eager torch computes."""
     resizes = [attrgetter(name)(torch.ops) for name in rules() if "upsample" in name]
-    with python_kernels_replaced([*DECOMPOSITIONS, *resizes], {flex_attention: decomposed_flex_attention}):
+    ours = [*DECOMPOSITIONS, *resizes]
+    with python_kernels_replaced(ours, {flex_attention: decomposed_flex_attention}, ABOVE_TABLES):
         yield
 
 

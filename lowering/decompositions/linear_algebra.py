@@ -14,9 +14,24 @@ def cdist_forward(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None) ->
 
 
 def pdist_forward(self: Tensor, p: float = 2.0) -> Tensor:
-    rows = self.shape[0]
-    first, second = torch.triu_indices(rows, rows, 1, device=self.device).unbind(0)
+    first, second = _pairs(self.shape[0], self.device)
     return _distance((self[first] - self[second]).abs(), p)
+
+
+def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All i < j below `count`, in order, which may be symbolic: torch.triu_indices makes a number of it."""
+    if isinstance(count, int):
+        first, second = torch.triu_indices(count, count, 1, device=device).unbind(0)
+        return first, second
+    place = torch.arange(count * (count - 1) // 2, device=device)
+    whole = torch.full((), 1, dtype=torch.int64, device=device) * (
+        2 * count - 1
+    )  # of row i: i * (whole - i) / 2 pairs stand before it
+    root = (whole * whole - 8 * place).to(torch.float64).sqrt()
+    first = ((whole - root) / 2).to(torch.int64)
+    first = torch.where(first * (whole - first) // 2 > place, first - 1, first)  # the root may be off by a rounding
+    first = torch.where((first + 1) * (whole - first - 1) // 2 <= place, first + 1, first)
+    return first, place - first * (whole - first) // 2 + first + 1
 
 
 def _distance(difference: Tensor, p: float) -> Tensor:

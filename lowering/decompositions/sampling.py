@@ -62,3 +62,36 @@ def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
     batch = torch.arange(input.shape[0]).reshape(-1, 1, 1, 1)
     found = input.permute(0, 2, 3, 4, 1)[batch, z, y, x].permute(0, 4, 1, 2, 3)
     return torch.where(inside.unsqueeze(1), found, torch.zeros([], dtype=input.dtype))
+
+
+def upsample_linear1d(
+    input: Tensor, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
+) -> Tensor:
+    """`upsample_linear1d.vec`: ATen's makes numbers of the input's sizes to compute the output's."""
+    if output_size is not None or scale_factors is None:
+        size, scale = output_size, None
+    else:
+        scale = scale_factors[0]
+        size = [torch.sym_int(input.shape[2] * scale)]
+    return torch.ops.aten.upsample_linear1d.default(input, size, align_corners, scale)
+
+
+def affine_grid_generator(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Coordinates of each output pixel, by the matrices `theta`; torch's decomposition makes a tensor of a number on an axis of size 1."""
+    axes = [_centers(length, align_corners, theta) for length in reversed(size[2:])]
+    spatial = list(size[2:])
+    last = len(spatial) - 1
+    coordinates = [
+        axis.reshape([length if place == last - index else 1 for place, length in enumerate(spatial)]).expand(spatial)
+        for index, (axis, length) in enumerate(zip(axes, reversed(spatial), strict=True))
+    ]
+    base = torch.stack([*coordinates, torch.ones_like(coordinates[0])], -1).reshape(1, -1, len(spatial) + 1)
+    return torch.matmul(base, theta.mT).reshape([size[0], *spatial, len(spatial)])
+
+
+def _centers(length: int, align_corners: bool, theta: Tensor) -> Tensor:
+    """From -1 to 1: the corners' centers where they are aligned, else the pixels'; 0 where there is one."""
+    if length == 1:
+        return torch.zeros(1, dtype=theta.dtype, device=theta.device)
+    centers = torch.linspace(-1, 1, length, dtype=theta.dtype, device=theta.device)
+    return centers if align_corners else centers * (length - 1) / length

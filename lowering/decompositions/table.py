@@ -45,6 +45,7 @@ DECOMPOSITIONS: dict[OpOverload, Callable] = {
     torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default: losses.linear_cross_entropy_no_reduction,
     aten.multi_margin_loss.default: losses.multi_margin_loss,
     aten.multilabel_margin_loss_forward.default: losses.multilabel_margin_loss,
+    aten.affine_grid_generator.default: sampling.affine_grid_generator,
     aten.grid_sampler_3d.default: sampling.grid_sampler_3d,
     aten.histc.default: histograms.histc,
     aten.histogram.bin_ct: histograms.histogram,
@@ -59,6 +60,9 @@ DECOMPOSITIONS: dict[OpOverload, Callable] = {
     aten.linspace.Scalar_Tensor: create.linspace,
     aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
 }
+
+ABOVE_TABLES: dict[OpOverload, Callable] = {aten.upsample_linear1d.vec: sampling.upsample_linear1d}
+"""Functions of composite ops, which torch decomposes before it looks into any table."""
 
 VIEWS = {aten.view.default: strides.view}
 """Functions of ops that have a rule: they return NotImplemented where the op stays as it is."""

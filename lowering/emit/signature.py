@@ -26,7 +26,7 @@ def signature_of(program: Program, binding: Binding) -> Signature:
     for value, result in zip(program.outputs, program.results, strict=True):
         shape, dtype = output_type(value, binding)
         results.append(Result(result.name, shape, numpy_dtype(dtype).name, position.get(result.updates or "")))
-    return Signature(tuple(arguments), tuple(results))
+    return Signature(tuple(arguments), tuple(results), structure=program.structure)
 
 
 def output_type(value: object, binding: Binding) -> TensorType:

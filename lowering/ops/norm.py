@@ -10,14 +10,24 @@ from ...passes.mlir import stablehlo
 from .. import build
 from ..build import add, broadcast, convert, divide, full_like, multiply, reshape, subtract, unary
 from ..emit.context import Context
+from ..errors import LoweringError
 from ..promote import wide
 from ..registry import rule
 from ..types import Value
 from .reduce import along, largest, moments, total
 
 
+def _check_floating(name: str, operand: Value) -> None:
+    if not operand.dtype.is_floating_point:
+        raise LoweringError(
+            f"{name} of {str(operand.dtype).removeprefix('torch.')}, which eager torch does not compute either",
+            next_step=f"say the dtype: x.{name}(dim, dtype=torch.float32)",
+        )
+
+
 @rule("aten._softmax.default")
 def softmax(ctx: Context, self: Value, dim: int, half_to_float: bool) -> Value:
+    _check_floating("softmax", self)
     operand, dims = convert(self, wide(ctx.dtype)), [dim % max(self.rank, 1)] if self.rank else []
     exponentials = unary(stablehlo.exponential, subtract(operand, along(largest(operand, dims), operand, dims)))
     return convert(divide(exponentials, along(total(exponentials, dims), operand, dims)), ctx.dtype)
@@ -25,6 +35,7 @@ def softmax(ctx: Context, self: Value, dim: int, half_to_float: bool) -> Value:
 
 @rule("aten._log_softmax.default")
 def log_softmax(ctx: Context, self: Value, dim: int, half_to_float: bool) -> Value:
+    _check_floating("log_softmax", self)
     operand, dims = convert(self, wide(ctx.dtype)), [dim % max(self.rank, 1)] if self.rank else []
     shifted = subtract(operand, along(largest(operand, dims), operand, dims))
     sums = total(unary(stablehlo.exponential, shifted), dims)

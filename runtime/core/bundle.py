@@ -86,7 +86,7 @@ class Bundle(Mapping[str, "Executable"]):
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
-    def __call__(self, *args: Value, **kwargs: Value) -> tuple[Buffer, ...]:
+    def __call__(self, *args: Value, **kwargs: Value) -> Any:
         """Calls the only entry. Raises BundleError where there are several."""
         if len(self) != 1:
             raise BundleError(

@@ -7,6 +7,7 @@ Guaranteed: a call with the wrong arguments raises ShapeError before anything ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .buffers import Value, place
 from .errors import ShapeError, UnsupportedError
@@ -18,11 +19,14 @@ class Executable:
     """A compiled module that is called with buffers.
 
     executable(*args, **kwargs): the arguments that are not bound, in the order of the signature or by name. Each is a
-    numpy array, a host tensor with DLPack, a device array, or for 0-d a Python number. Gives a tuple with a
-    device array per result (`__array__` and `__dlpack__` read it and wait for it).
+    numpy array, a host tensor with DLPack, a device array, or for 0-d a Python number. Returns what the module
+    returned, with a device array (`__array__` and `__dlpack__` read it and wait for it) for each tensor: a tuple for a tuple
+    and for a single tensor, a dict for a dict, nested as it was.
 
-    An argument with an alias (a state) is donated: a device array given for it is consumed, and its new value is
-    the result of that index. Host arrays are copied and never consumed.
+    An argument with an alias (a state, an input that the module changes in place) is donated: a device array given for it is
+    consumed, and its new value stands before the module's own results: `(x_updated, y)`. Host arrays are copied and never
+    consumed. What is bound and updated, such as a buffer, is replaced where it is bound and not returned. Where the signature
+    does not know how results nest, a call returns all of them as one tuple.
     """
 
     def __init__(self, loaded: Loaded, signature: Signature, *, name: str = "main", origin: str = "compiled") -> None:
@@ -52,11 +56,18 @@ class Executable:
             for index in sorted(self._bound)
             if (alias := self.signature.arguments[index].alias) is not None
         )
+        hidden = {alias for _, alias in self._updates}
+        self._returned = tuple(index for index in range(len(self.signature.results)) if index not in hidden)
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
         """The arguments that a call takes: all that are not bound."""
         return tuple(self.signature.arguments[index] for index in self._free)
+
+    @property
+    def bound(self) -> dict[str, Buffer]:
+        """The device arrays that are bound, by name. One that calls update, such as a running mean, is consumed by the next call."""
+        return {self.signature.arguments[index].name: buffer for index, buffer in self._bound.items()}
 
     @property
     def memory(self) -> Memory:
@@ -90,13 +101,36 @@ class Executable:
         made._prepare()
         return made
 
-    def __call__(self, *args: Value, **kwargs: Value) -> tuple[Buffer, ...]:
+    def __call__(self, *args: Value, **kwargs: Value) -> Any:
         device = self.loaded.device
         arguments = self.arguments
         values = args if len(args) == len(arguments) and not kwargs else self._ordered(arguments, args, kwargs)
         buffers = [place(value, argument, device) for value, argument in zip(values, arguments, strict=True)]
         self._refuse_twice(arguments, buffers)
-        return tuple(self.execute(buffers))
+        return self.returned(self.execute(buffers))
+
+    def returned(self, results: Sequence[Any]) -> Any:
+        """What a call returns, of all results of `main` in order."""
+        structure = self.signature.structure
+        if structure is None:
+            return tuple(results)
+        own = set(structure.indices)
+        updates = tuple(results[index] for index in self._returned if index not in own)
+        built = structure.build(results)
+        if structure.kind == "result":
+            return (*updates, built)
+        if not updates:
+            return built
+        return (*updates, *built) if structure.kind in ("tuple", "list") else (*updates, built)
+
+    def continue_from(self, other: Executable) -> None:
+        """Takes the present values of what both update where it is bound, such as a running mean, from `other`."""
+        for index, _ in other._updates:
+            place = self.signature.positions[other.signature.arguments[index].name]
+            if place in self._bound:
+                self._bound[place] = self._frame[place] = other._bound[index]
+                if self._leading:
+                    self._prefix[place] = other._bound[index]
 
     def execute(self, buffers: Sequence[Buffer]) -> list[Buffer]:
         """The serving path: device arrays for `arguments`, in order, to device arrays. Nothing is checked or awaited.

@@ -16,6 +16,7 @@ from .dtypes import dtype_of
 from .errors import SignatureError
 from .mesh import ONE_DEVICE, Mesh
 from .sharding import REPLICATED, Sharding
+from .structure import Structure
 
 Kind = Literal["weight", "buffer", "constant", "input", "state"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -67,11 +68,14 @@ class Signature:
     """The arguments and results of `main`, in order, and the mesh that they lie on.
 
     Raises SignatureError where they contradict each other.
+
+    structure: how the results that are no updates nest in what the module returned; None where it is not known.
     """
 
     arguments: tuple[Argument, ...]
     results: tuple[Result, ...]
     mesh: Mesh = ONE_DEVICE
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", tuple(self.arguments))
@@ -86,6 +90,8 @@ class Signature:
             if argument.kind not in KINDS:
                 raise SignatureError(f"{argument.name} is of kind {argument.kind!r}; kinds are {', '.join(KINDS)}")
             _check_alias(f"argument {index} ({argument})", index, argument, self.results)
+        if self.structure is not None and any(index >= len(self.results) for index in self.structure.indices):
+            raise SignatureError(f"the structure of the results names one of more than {len(self.results)}")
         for index, result in enumerate(self.results):
             _check_alias(f"result {index} ({result})", index, result, self.arguments)
         everything: list[Argument | Result] = [*self.arguments, *self.results]
@@ -129,16 +135,25 @@ class Signature:
 
     def to_json(self) -> dict[str, object]:
         """Lists, strings, numbers and None only; `from_json` gives an equal signature."""
+        nesting = {} if self.structure is None else {"structure": self.structure.to_json()}
         return {
             "mesh": self.mesh.to_json(),
             "arguments": [_to_json(argument) for argument in self.arguments],
             "results": [_to_json(result) for result in self.results],
+            **nesting,
         }
 
     @staticmethod
     def from_json(data: object) -> Signature:
         """The inverse of `to_json`. Raises SignatureError that names the field that is wrong."""
-        fields = _fields("signature", data, {"mesh": _is_list, "arguments": _is_list, "results": _is_list})
+        nested = isinstance(data, dict) and "structure" in data
+        checks = {
+            "mesh": _is_list,
+            "arguments": _is_list,
+            "results": _is_list,
+            **({"structure": _is_any} if nested else {}),
+        }
+        fields = _fields("signature", data, checks)
         arguments = tuple(
             Argument(**_entry(f"arguments[{index}]", one, {"name": _is_str, "kind": _is_kind}))
             for index, one in enumerate(fields["arguments"])
@@ -146,7 +161,8 @@ class Signature:
         results = tuple(
             Result(**_entry(f"results[{index}]", one, {"name": _is_str})) for index, one in enumerate(fields["results"])
         )
-        return Signature(arguments, results, Mesh.from_json(fields["mesh"]))
+        structure = Structure.from_json(fields["structure"]) if nested else None
+        return Signature(arguments, results, Mesh.from_json(fields["mesh"]), structure)
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("", "name", "kind", "dtype", "shape", "updated as / updates", "sharding")]
@@ -206,6 +222,10 @@ def _unknown(what: str, name: str, known: list[str]) -> SignatureError:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, list)
+
+
+def _is_any(value: object) -> bool:
+    return True
 
 
 def _is_str(value: object) -> bool:

@@ -53,6 +53,26 @@ class Longer(torch.nn.Module):
         return x * 2 if x.shape[0] > 3 else x
 
 
+class Growing(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if 2 * x.shape[0] > self.table.shape[0]:
+            self.table = torch.arange(2.0 * x.shape[0])
+        return x.sum() + self.table.sum()
+
+
+class Sliced(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(18.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.table[: x.shape[0], None]
+
+
 torch.library.define("fxhlo_errors::broken", "(Tensor x) -> Tensor")
 torch.library.impl("fxhlo_errors::broken", "CompositeExplicitAutograd")(lambda x: x.clone())
 torch.library.register_fake("fxhlo_errors::broken")(lambda x: torch.empty_like(x))
@@ -139,6 +159,90 @@ lower takes an nn.Module or an ExportedProgram, not function
 torch.export could not capture Module: GuardOnDataDependentSymNode: .*
   at: HERE
   next: a value decides there what the model's Python does: compute both ways and choose by torch.where, or use torch.cond""",
+    ),
+    "a distribution that checks": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(
+            Module(lambda x: torch.distributions.Normal(x, x, validate_args=True).log_prob(x)), (X,)
+        ),
+        """\
+torch.export could not capture Module: GuardOnDataDependentSymNode: .*
+  at: HERE
+  next: the distribution checks its parameters' values: make it with validate_args=False""",
+    ),
+    "a child that is scripted": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(torch.nn.Sequential(torch.jit.script(torch.nn.Linear(4, 4))), (X,)),
+        """\
+Sequential.0 is compiled by torch.jit.script, and its Python is gone: torch.export cannot trace it.*
+  next: build the model with the module that was scripted, and load the weights by load_state_dict""",
+    ),
+    "a mask beside an index": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(Module(lambda x, mask, ids: x[mask, ids]), (X, X[0] > 0, torch.arange(4))),
+        """\
+Module picks elements by a boolean mask beside another index: how many depends on data, and a compiled module's shapes are fixed
+  at: HERE
+  next: index by integers, or keep all elements and choose by torch.where""",
+    ),
+    "a table that grows": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(Growing(), (X,)),
+        """\
+the buffer table is assigned a value of shape [8] in forward, and it is [2]; a compiled module's state keeps its shape
+  at: HERE
+  next: make it large enough when the model is built, and take a slice of it in forward""",
+    ),
+    "a table that ends before the size does": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(Sliced(), (X,), dynamic_shapes=({0: Dim("n")},)),
+        """\
+Sliced does not allow these dynamic_shapes: Not all values of n = L['x'].size()[0] in the specified range satisfy the generated guard .*18
+  at: HERE
+  next: in dynamic_shapes, as torch suggests: n = Dim('n', max=18)""",
+    ),
+    "a loop over a size": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(
+            Module(lambda x: sum(x[:, place] for place in range(x.shape[1]))), (X,), dynamic_shapes=(({1: Dim("n")},),)
+        ),
+        """\
+Module does not allow these dynamic_shapes: You marked n as dynamic but your code specialized it to be a constant (4).
+  at: HERE
+  next: give that size as a static one (no dynamic_shapes entry), or write the line without a number: \
+x.shape[0] ** 0.5 for math.sqrt(x.shape[0]), an op over the dimension for a loop""",
+    ),
+    "a nested tensor": (
+        errors.CaptureError,
+        lambda tmp: fxhlo.lower(Module(torch.neg), (torch.nested.nested_tensor([X, X[:2]], layout=torch.jagged),)),
+        """\
+args[0] is a nested tensor; StableHLO has dense tensors
+  next: pass the plain tensors that it is made of, and build it in forward: padded values with their lengths or mask""",
+    ),
+    "softmax of integers": (
+        errors.LoweringError,
+        lambda tmp: fxhlo.lower(Module(lambda x: x.softmax(0)), (torch.arange(4),)),
+        """\
+softmax of int64, which eager torch does not compute either
+  at: HERE
+  next: say the dtype: x.softmax(dim, dtype=torch.float32)""",
+    ),
+    "a size that squeezes": (
+        errors.GuardError,
+        lambda tmp: fxhlo.lower(
+            Module(lambda x: x.squeeze(1)), (X,), dynamic_shapes=(({1: Dim("n")},),), bindings={"n": 1}
+        ),
+        """\
+n=1 was not captured: at that size aten.squeeze.dim gives [4], where the capture has [4, 1]
+  at: HERE
+  next: lower it again with an example of that size and without dynamic_shapes for it, or bind another size""",
+    ),
+    "sizes that are open": (
+        errors.GuardError,
+        lambda tmp: fxhlo.lower(Module(torch.neg), (X,), dynamic_shapes=(({0: Dim("rows")},),)).text,
+        """\
+StableHLO's text has numbers, and the size of rows is not bound
+  next: hlo.bind(rows=...).text; or hlo.compile(), which compiles a program for each shape that it is called with""",
     ),
     "out of range": (
         errors.GuardError,

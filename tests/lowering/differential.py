@@ -99,12 +99,13 @@ def lowered(
     dynamic: Any = None,
     bindings: Mapping[str, int] | None = None,
 ) -> HloModule:
-    """`function` exported and lowered for the CPU."""
+    """`function` exported and lowered for the CPU, at the example's sizes where `bindings` says no others."""
     is_module = isinstance(function, torch.nn.Module)
     module = function if is_module else Call(function)
     if dynamic is not None and not is_module:
         dynamic = {"args": tuple(dynamic)}
-    return lower(module, tuple(clone(args)), clone(dict(kwargs or {})), dynamic_shapes=dynamic, bindings=bindings)
+    hlo = lower(module, tuple(clone(args)), clone(dict(kwargs or {})), dynamic_shapes=dynamic, bindings=bindings)
+    return hlo if isinstance(hlo, HloModule) else hlo.bind_example()
 
 
 def traced(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> HloModule:

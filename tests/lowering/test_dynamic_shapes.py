@@ -12,6 +12,7 @@ from fxhlo.lowering.capture.exporting import capture
 from fxhlo.lowering.errors import GuardError
 from fxhlo.lowering.lower import lower, lower_program
 from fxhlo.passes.contract import ContractError
+from fxhlo.runtime.core.errors import ShapeError
 from fxhlo.runtime.core.targets import Target
 
 from .differential import agree, check, eager, execute
@@ -64,10 +65,10 @@ BATCHES = [(6, "batch", 2, 64)]
             id="keyword arguments",
         ),
         pytest.param(Nested(), PAIR, None, ({"a": {0: BATCH}, "b": [{0: BATCH}]}, [{0: BATCH}]), BATCHES, id="nested"),
-        pytest.param(Sum(), (X, Y), None, ({0: Dim.AUTO}, {0: Dim.AUTO}), [(6, "x.0", 2, None)], id="AUTO"),
-        pytest.param(Sum(), (X, Y), None, ({1: Dim.DYNAMIC}, None), [(4, "x.1", 2, None)], id="DYNAMIC"),
+        pytest.param(Sum(), (X, Y), None, ({0: Dim.AUTO}, {0: Dim.AUTO}), [(6, "x.0", 0, None)], id="AUTO"),
+        pytest.param(Sum(), (X, Y), None, ({1: Dim.DYNAMIC}, None), [(4, "x.1", 0, None)], id="DYNAMIC"),
         pytest.param(
-            torch.nn.Linear(4, 4), (X,), None, ({0: 2 * Dim("half", min=1, max=9)},), [(3, "half", 2, 9)], id="derived"
+            torch.nn.Linear(4, 4), (X,), None, ({0: 2 * Dim("half", min=1, max=9)},), [(3, "half", 1, 9)], id="derived"
         ),
     ],
 )
@@ -101,9 +102,65 @@ def test_one_capture_many_bindings():
     assert tracing.captures == before
 
 
-def test_unbound_dimensions_take_the_size_of_the_example():
+def test_unbound_dimensions_stay_dynamic():
     hlo = lower(Sum(), (X, Y), dynamic_shapes=({0: BATCH}, {0: BATCH}))
-    assert hlo.signature.results[0].shape == (6,)
+    assert [(dim.name, dim.minimum, dim.maximum) for dim in hlo.dims] == [("batch", 2, 64)]
+    assert hlo.bind(batch=9).signature.results[0].shape == (9,)
+    assert hlo.bind_example().signature.results[0].shape == (6,)
+    before = tracing.captures
+    run = hlo.compile()
+    for size in (6, 2, 9, 6):
+        args = torch.randn(size, 4), torch.randn(size, 3)
+        (actual,) = run(*args)
+        torch.testing.assert_close(torch.from_dlpack(actual), Sum()(*args))
+    assert tracing.captures == before
+    with pytest.raises(GuardError, match="bound to 65"):
+        run(torch.randn(65, 4), torch.randn(65, 3))
+    with pytest.raises(ShapeError, match="y has 4 in dimension 0, where the other arguments ask for 5"):
+        run(torch.randn(5, 4), torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("ask", [lambda hlo: hlo.text, lambda hlo: hlo.bytecode, lambda hlo: hlo.signature])
+def test_what_needs_sizes_says_so(ask):
+    hlo = lower(Sum(), (X, Y), dynamic_shapes=({0: BATCH}, {0: BATCH, 1: Dim("k")}), bindings={"k": 3})
+    with pytest.raises(
+        GuardError, match=r"has numbers, and the size of batch is not bound\n  next: hlo.bind\(batch=...\)"
+    ):
+        ask(hlo)
+
+
+def test_sizes_that_are_given_in_part_leave_the_others_dynamic():
+    hlo = lower(Sum(), (X, Y), dynamic_shapes=({0: BATCH, 1: Dim("j")}, {0: BATCH}), bindings={"j": 5})
+    assert [dim.name for dim in hlo.dims] == ["batch"]
+    assert hlo.bind(batch=4).signature.arguments[0].shape == (4, 5)
+    with pytest.raises(GuardError, match="there is no dimension 'rows'"):
+        lower(Sum(), (X, Y), dynamic_shapes=({0: BATCH}, {0: BATCH}), bindings={"rows": 5})
+
+
+def test_programs_of_several_shapes_share_weights_and_state():
+    model, expected = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
+    run = lower(model, (X,), dynamic_shapes=({0: BATCH},)).compile()
+    for size in (3, 5, 3, 8):
+        x = torch.randn(size, 4)
+        (actual,) = run(x)
+        torch.testing.assert_close(torch.from_dlpack(actual), expected(x))
+
+
+def test_derived_sizes_are_solved():
+    run = lower(torch.nn.Linear(4, 4), (X,), dynamic_shapes=({0: 2 * Dim("half", max=9)},)).compile()
+    assert run(torch.randn(10, 4))[0].shape == (10, 4)
+    with pytest.raises(ShapeError, match="has 5 in dimension 0"):
+        run(torch.randn(5, 4))
+
+
+def test_a_bundle_has_an_entry_for_each_size(tmp_path):
+    hlo = lower(Sum(), (X, Y), dynamic_shapes=({0: BATCH}, {0: BATCH}))
+    bundle = hlo.save(tmp_path / "bundle", bindings=[{"batch": 3}, {"batch": 5}])
+    assert list(bundle) == ["main.batch=3", "main.batch=5"]
+    args = torch.randn(5, 4), torch.randn(5, 3)
+    torch.testing.assert_close(torch.from_dlpack(bundle["main.batch=5"](*args)[0]), Sum()(*args))
+    with pytest.raises(GuardError, match="a bundle holds programs"):
+        hlo.save(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +221,13 @@ def test_an_int_input_is_a_dimension():
         lambda x: torch.nn.functional.pad(x, (0, 0, 0, 8 - x.shape[0] % 8)),
         lambda x: x.flatten().reshape(x.shape[1], -1).sum() / x.shape[0],
         lambda x: torch.full((x.shape[0],), 7) * x.shape[0],
+        lambda x: torch.pdist(x),
+        lambda x: torch.nn.functional.max_pool1d(x.t()[None], 2, 2, ceil_mode=True),
+        lambda x: torch.linspace(0, 1, x.shape[0])[:, None] + x,
+        lambda x: torch.nn.functional.interpolate(x[None], scale_factor=2.0, mode="linear"),
+        lambda x: torch.nn.functional.interpolate(
+            x[:, None], scale_factor=1.5, mode="linear", recompute_scale_factor=True
+        ),
     ],
 )
 def test_ops_over_a_symbolic_size(function):

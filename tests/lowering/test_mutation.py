@@ -11,7 +11,7 @@ from fxhlo.lowering.errors import CaptureError
 from fxhlo.lowering.lower import lower
 from fxhlo.lowering.lowered import as_numpy
 
-from .differential import check, clone, compiled, lowered
+from .differential import agree, check, clone, compiled, eager, execute, lowered
 
 
 def stepped(module: torch.nn.Module, calls: list[tuple], state: set[str]) -> None:
@@ -225,7 +225,30 @@ def assigns_data(x):
     return x + 1
 
 
-@pytest.mark.parametrize("function", [replaces, replaces_what_was_written, transposes_in_place, assigns_data])
+def assigns_data_of_the_same_shape(x):
+    x.data = x * 2
+    return x + 1
+
+
+def assigns_data_of_its_own(x):
+    y = x * 2
+    view = y[1:]
+    with torch.no_grad():
+        y.data = y + 5
+    return y + 1, view
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        replaces,
+        replaces_what_was_written,
+        transposes_in_place,
+        assigns_data,
+        assigns_data_of_the_same_shape,
+        assigns_data_of_its_own,
+    ],
+)
 def test_a_tensor_of_the_caller_that_gets_other_memory_is_refused(function):
     """torch's decomposition drops a set_ and an assigned .data without a word."""
     with pytest.raises(CaptureError, match=r"other memory or another shape|\.data is assigned") as caught:
@@ -241,3 +264,136 @@ def test_a_tensor_of_the_models_own_may_get_other_memory():
         return y + 1, z
 
     check(function, torch.randn(3, 4))
+
+
+class Weighted(torch.nn.Module):
+    """forward(x) is function(self, x), with a weight, a buffer and a linear layer at hand."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = torch.nn.Parameter(torch.randn(3, 3) * 3)
+        self.register_buffer("table", torch.randn(3, 3))
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def limits_a_norm(self, x):
+    self.linear.weight.data = torch.renorm(self.linear.weight.data, 2, 0, 0.3)
+    return self.linear(x)
+
+
+def limits_a_norm_twice(self, x):
+    for _ in range(2):
+        self.linear.weight.data = self.linear.weight.data * 0.5
+        x = self.linear(x)
+    return x
+
+
+def assigns_below_vmap(self, x):
+    self.weight.data = self.weight.data * 2
+    return torch.func.vmap(lambda row: self.weight @ row)(x)
+
+
+def assigns_a_buffer_without_gradients(self, x):
+    with torch.no_grad():
+        self.table.data = self.table + x
+    return self.table * 2
+
+
+def writes_to_data(self, x):
+    self.weight.data[0] = 0.0
+    self.weight.data.mul_(2).clamp_(-1, 1)
+    x.data.add_(1)
+    self.table.detach().copy_(x)
+    return x @ self.weight + self.table
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        limits_a_norm,
+        limits_a_norm_twice,
+        assigns_below_vmap,
+        assigns_a_buffer_without_gradients,
+        writes_to_data,
+    ],
+)
+def test_data_of_a_weight_is_assigned(function):
+    model = Weighted(function)
+    expected, x = copy.deepcopy(model), torch.randn(3, 3)
+    hlo = lower(model, (x.clone(),))
+    actual = execute(hlo, (x.clone(),))
+    agree(eager(expected, (x,)), actual)
+    assert [argument.name for argument in hlo.signature.arguments if argument.alias is not None]
+
+
+def reads_a_view_of_the_old_memory(self, x):
+    view = self.table[0]
+    self.table.data = self.table + x
+    return view, self.table
+
+
+def reads_a_view_without_gradients(self, x):
+    view = self.table[0]
+    with torch.no_grad():
+        self.table.data = self.table + x
+    return view, self.table
+
+
+def changes_what_was_assigned(self, x):
+    y = x * 2
+    self.table.data = y
+    y.add_(1)
+    return self.table * 1
+
+
+@pytest.mark.parametrize(
+    "function", [reads_a_view_of_the_old_memory, reads_a_view_without_gradients, changes_what_was_assigned]
+)
+def test_data_that_is_read_in_two_ways_is_refused(function):
+    with pytest.raises(CaptureError, match=r"its old memory, or what was assigned") as caught:
+        lower(Weighted(function), (torch.randn(3, 3),))
+    assert "test_mutation.py" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda y: y.unfold(0, 2, 2), id="windows that leave the last element out"),
+        pytest.param(lambda y: y[1:].unfold(0, 2, 3), id="windows with gaps"),
+        pytest.param(lambda y: y.view(7, 1).unfold(0, 3, 3), id="windows of rows"),
+        pytest.param(lambda y: y.unfold(0, 2, 3).select(1, 1), id="a part of each window"),
+        pytest.param(lambda y: y.unsafe_chunk(3)[2], id="unsafe_chunk"),
+        pytest.param(lambda y: y.unsafe_split(3)[1], id="unsafe_split"),
+        pytest.param(lambda y: y.as_strided((2, 2), (3, 1), 1), id="as_strided"),
+        pytest.param(lambda y: y[:6].unflatten(0, (2, 3)).mT[1:], id="unflatten"),
+        pytest.param(lambda y: torch.view_as_complex(y[:6].view(3, 2)).imag, id="imag"),
+    ],
+)
+def test_writes_through_a_view_leave_the_rest(view):
+    def function(x):
+        y = x * 1
+        view(y).add_(100)
+        view(x).mul_(3)
+        with torch.no_grad():
+            view(y).mul_(2)
+        return y
+
+    check(function, torch.arange(1.0, 8.0))
+
+
+@pytest.mark.parametrize(
+    "view", [lambda y: y.unfold(0, 2, 1), lambda y: y.as_strided((3, 2), (1, 1)), lambda y: y.unfold(0, 3, 2)[:, 1:]]
+)
+def test_a_write_to_elements_that_share_memory_is_refused(view):
+    def function(x):
+        y = x * 1
+        view(y).add_(100)
+        return y
+
+    with pytest.raises(CaptureError, match="several elements are one number in memory") as caught:
+        lowered(function, (torch.arange(7.0),))
+    assert "test_mutation.py" in caught.value.where
