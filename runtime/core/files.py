@@ -205,7 +205,10 @@ def sync_folder(path: Path) -> None:
 def absolute(path: str | Path, kind: type[FxhloError]) -> Path:
     """`path` without links, relative parts and `~`. Raises `kind` for what cannot be a path."""
     try:
-        return Path(path).expanduser().resolve()
+        found = Path(path).expanduser().resolve()
+        if found.is_symlink():  # a circle: from Python 3.13 on resolve leaves it as it is
+            os.stat(found)
+        return found
     except (OSError, RuntimeError, ValueError) as problem:  # a circle of links, a null character, ~ of nobody
         raise kind(
             f"there can be no such path: {problem}", where=repr(str(path)), next_step="choose another path"
