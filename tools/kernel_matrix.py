@@ -155,9 +155,9 @@ def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str,
     import jax
     from jax.experimental.pallas import tpu as pltpu
 
-    from ..runtime.core import pjrt
+    from ..runtime.core.plugins import settle
 
-    pjrt.settle()
+    settle()
     lower = implementation.bound(target)
     with pltpu.force_tpu_interpret_mode(True):  # type: ignore[arg-type]  # the plain interpreter: faster
         results = jax.jit(lambda given: lower(**given, **case.attributes))(dict(arrays))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import torch
 
-from ...runtime.core import pjrt
+from ...runtime.core.plugins import settle
 from ..emit.context import Context
 from ..emit.functions import call
 from ..errors import LoweringError
@@ -46,7 +46,7 @@ def _lowered(
     function: Callable[..., Any], operands: Sequence[TensorType], static: Mapping[str, Any]
 ) -> tuple[str, list[TensorType]]:
     """The function as the text of a StableHLO module, and the types of its results."""
-    pjrt.settle()  # lowering looks at jax's devices
+    settle()  # lowering looks at jax's devices
     shapes = [jax.ShapeDtypeStruct(shape, numpy_dtype(dtype)) for shape, dtype in operands]
     with jax.enable_x64(any(dtype in WIDE for _, dtype in operands)):
         jitted = jax.jit(lambda *arrays: function(*arrays, **static), keep_unused=True)

@@ -19,8 +19,8 @@ import numpy as np
 
 from ...passes import mlir
 from ...passes.mlir import ir
-from ...runtime.core import pjrt
 from ...runtime.core.errors import FxhloError, UnsupportedError
+from ...runtime.core.plugins import settle
 from ...runtime.core.signature import Argument, Kind, Result, Signature
 from ...runtime.core.targets import Target
 from ..emit.signature import annotate
@@ -50,7 +50,7 @@ def lower_jax(
     leaves = _leaves(function, args, weights, states)
     target = target if isinstance(target, Target) else Target.parse(target)
     name = name or re.sub(r"\W", "_", getattr(function, "__name__", "main"))
-    pjrt.settle()
+    settle()
     lowered = _lowered(function, jax.tree.map(_shape, args))
     results = _results(lowered.out_info, leaves, states)
     module = mlir.parse(mlir.bytecode(lowered.compiler_ir()), mlir.context())

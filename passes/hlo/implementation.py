@@ -19,9 +19,9 @@ def lower_implementation(
     """StableHLO text of a module whose `main` takes the operands in their order. Raises what the implementation raises."""
     import jax
 
-    from ...runtime.core import pjrt
+    from ...runtime.core.plugins import settle
 
-    pjrt.settle()  # lowering looks at jax's devices
+    settle()  # lowering looks at jax's devices
     lower, names = implementation.bound(target), tuple(operands.named)
 
     def call(*arrays: jax.Array) -> Any:

@@ -15,11 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
-import importlib.util
-import os
 import platform
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -28,18 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from . import seal
+from . import seal, topology
 from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
+from .plugins import has_cuda_plugin, settle
 from .targets import Options, Target
 from .versions import misfit
 
 try:
     import jax
     import jaxlib
-    from jax._src.hardware_utils import num_available_tpu_chips_and_device_id as _tpu_chips
-    from jax._src.xla_bridge import backends_are_initialized as _has_started
     from jaxlib import _jax
 
     CompileOptions, DeviceList = _jax.CompileOptions, _jax.DeviceList
@@ -215,7 +210,7 @@ def device(target: Target | str = "cpu", index: int = 0) -> Device:
 def _device(target: Target, index: int) -> Device:
     if target.family == "cpu" and not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
-    if target.family == "cuda" and not _has_cuda_plugin():
+    if target.family == "cuda" and not has_cuda_plugin():
         raise UnsupportedError(
             f"jaxlib {jaxlib.__version__} has no CUDA plugin here, so nothing is compiled for {target} or runs on it",
             next_step="pip install 'jax[cuda12]' on a machine with a GPU, or take another target",
@@ -241,35 +236,6 @@ def _device(target: Target, index: int) -> Device:
     return Device(target, raw)
 
 
-def settle() -> None:
-    """Lets jax start only plugins whose devices this machine has, where nobody has chosen yet (JAX_PLATFORMS).
-
-    To be called before anything that looks at jax's devices, as lowering a JAX function does. Without it an installed
-    libtpu is started on machines without a TPU: noise, and a lock that one process holds.
-    """
-    if jax.config.jax_platforms or has_started() or _other_plugins():  # type: ignore[attr-defined]
-        return
-    here = [*(["tpu"] if _has_tpu() else []), *(["cuda"] if _has_cuda_plugin() else []), "cpu"]
-    jax.config.update("jax_platforms", ",".join(here))
-
-
-@cache
-def _other_plugins() -> bool:
-    """Whether a PJRT plugin of somebody else's is installed: which platform it serves is known once it has started."""
-    found = importlib.metadata.entry_points(group="jax_plugins")
-    return any("cuda" not in one.name and "tpu" not in one.name for one in found)
-
-
-@cache
-def _has_tpu() -> bool:
-    return _tpu_chips()[0] > 0
-
-
-@cache
-def _has_cuda_plugin() -> bool:
-    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13, 14))
-
-
 def device_count(target: Target | str = "cpu") -> int:
     """Devices of the target that this process may use. Raises UnsupportedError where it has none."""
     return len(jax.devices(device(target).target.family))
@@ -282,11 +248,6 @@ def is_here(target: Target | str) -> bool:
     except UnsupportedError:
         return False
     return True
-
-
-def has_started() -> bool:
-    """Whether anybody in this process has made a client: its threads run, and a fork would not have them."""
-    return _has_started()
 
 
 def compile(
@@ -328,7 +289,7 @@ def compile_ahead(module: bytes | str, target: Target | str, *, options: Options
 
     target = Target.parse(target)
     seal.check("compiling a module")
-    raw = _topology(target)[0]
+    raw = topology.devices(target)[0]
     with make_ir_context() as context, explained(f"the compiler refused the module for {target}", CompileError, module):
         parsed = _parsed(module, context)
         return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(target, options)), target)
@@ -392,7 +353,7 @@ def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
     """What must be equal for a serialized executable to be loaded: versions, compile options, and the kind of machine."""
     target = Target.parse(target)
     ahead = target.family == "tpu" and not is_here(target)
-    raw = _topology(target)[0] if ahead else device(target).raw
+    raw = topology.devices(target)[0] if ahead else device(target).raw
     platform_version = f"{raw.client.platform} {raw.client.platform_version}"
     options = " ".join(f"{name}={value}" for name, value in sorted(target.compile_options.items()))
     found = {"jaxlib": jaxlib.__version__, "platform": platform_version, "options": options}
@@ -438,50 +399,6 @@ def _cpu_features() -> str:
             if line.split(":")[0].strip() in ("flags", "Features"):
                 return hashlib.sha256(" ".join(sorted(line.split(":")[1].split())).encode()).hexdigest()[:16]
     return platform.processor()
-
-
-_topology_lock = threading.Lock()
-
-
-def _topology(target: Target) -> Sequence[Any]:
-    """The devices of a TPU's topology as libtpu's compiler knows them."""
-    if target.topology_name is None:
-        raise UnsupportedError(
-            f"{target} is compiled on a machine that has one, not ahead of time", next_step="use compile"
-        )
-    with _topology_lock:  # devices of two topologies of one name do not mix
-        return _made_topology(target.topology_name, target.family)
-
-
-@cache
-def _made_topology(name: str, platform: str) -> Sequence[Any]:
-    settle()
-    if not _has_tpu():  # what libtpu would ask a TPU host's metadata server, and its guard against two users of one TPU
-        quiet = {
-            "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v6e-4", "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
-        }  # fmt: skip
-        for key, value in quiet.items():
-            os.environ.setdefault(key, value)
-    if not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None:
-        raise UnsupportedError(
-            "libtpu is not installed, and it alone compiles for TPUs", next_step="pip install 'fxhlo[tpu]'"
-        )
-    from jax.experimental import topologies
-
-    sizes = [int(size) for size in name.partition(":")[2].split("x")]
-    bounds = [min(size, most) for size, most in zip([*sizes, 1][:3], HOST, strict=True)]
-    try:
-        return topologies.get_topology_desc(platform=platform, topology_name=name, chips_per_host_bounds=bounds).devices
-    except Exception as problem:
-        raise UnsupportedError(
-            f"libtpu gives no topology {name}: {first_lines(problem)}",
-            next_step="take sizes that are even, or 1, as in 2x2 or 4x4; three of them for v4, v5p and 7x",
-        ) from problem
-
-
-HOST = (2, 2, 1)
-"""Chips of one host, along the axes of a topology."""
 
 
 def _compile_options(target: Target, options: Options | None) -> Any:

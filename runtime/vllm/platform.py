@@ -182,7 +182,7 @@ class FxhloPlatform(Platform):
 
 def xla_has_started() -> bool:
     """Whether this process has a PJRT client; asked only where jax is imported already, for it takes a second."""
-    from ..core.pjrt import has_started
+    from ..core.plugins import has_started
 
     return has_started()
 
