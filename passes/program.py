@@ -63,6 +63,16 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Why a rewrite left `count` candidates as they were (`lower-model --explain`). where: file:line of the first."""
+
+    rewrite: str
+    reason: str
+    count: int = 1
+    where: str | None = None
+
+
+@dataclass(frozen=True)
 class Program:
     """A captured model. `tensors` holds the weights, buffers and constants by argument name (fake ones where
     the model was captured without weights)."""
@@ -74,8 +84,7 @@ class Program:
     guards: tuple[Guard, ...] = ()
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     name: str = "main"
-    notes: tuple[str, ...] = ()
-    """What passes want the user to know, such as why a rewrite was not applied (`lower-model --explain`)."""
+    notes: tuple[Note, ...] = ()
     structure: Structure | None = None
     """How the results that are no updates nest in what the module returned; its indices are those of `results`."""
     source: fx.GraphModule | None = None

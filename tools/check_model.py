@@ -1,4 +1,4 @@
-"""`lower-model check`: everything that stands between a model and StableHLO, at once, without weights or a device."""
+"""`lower-model check`: lists every op of a model that cannot be lowered, without weights or a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from . import console
-from .lower_stages import capture, load_libraries
+from .lower.capture import capture, load_libraries
 from .models import opened
 
 
@@ -32,9 +32,9 @@ def check_model(
             load_libraries(model)
         try:
             with console.stage("capture", quiet=as_json):
-                program, passes = capture(model, dtype, max_model_len, imports=imports)
+                captured = capture(model, dtype, max_model_len, imports=imports)
             with console.stage("passes", quiet=as_json):
-                program = run(passes, program)
+                program = run(captured.passes, captured.program)
             ops = sum(node.op == "call_function" for node in program.graph.nodes)
             missing = everything_missing(program)
             next_step = next_step_for(missing) if missing else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.catalog import kernels
 from ..runtime.core.errors import FxhloError
+from ..runtime.core.names import suggestion
 from ..runtime.core.targets import Target
 from . import console
 from .kernel_matrix import FAST, restarted, run_group
@@ -112,12 +113,15 @@ def run_op(name: str, target: Target) -> Line:
     return replace(line, checked="yes" if apart <= allowed else f"no: {apart:.2g} apart, {allowed:g} is allowed")
 
 
-def conformance(target: str, names: Sequence[str] = (), *, ops: bool = True, as_json: bool = False) -> None:
-    """Runs everything and shows it. Raises FxhloError where something failed."""
-    where = Target.parse(target)
-    if unknown := sorted(name for name in names if f"fxhlo.{name}" not in kernels()):
-        known = ", ".join(kernel.name for kernel in kernels().values() if kernel.cases())
-        raise FxhloError(f"there is no kernel {', '.join(unknown)}", next_step=f"those with cases are {known}")
+def conformance(where: Target, names: Sequence[str] = (), *, ops: bool = True, as_json: bool = False) -> None:
+    """Runs everything and shows it. Raises FxhloError where something failed, UsageError for an unknown kernel."""
+    known = [kernel.name for kernel in kernels().values() if kernel.cases()]
+    for name in names:
+        if name not in known:
+            raise console.UsageError(
+                f"--kernel {name}: there is no kernel {name!r} with cases",
+                next_step=suggestion(name, known, "those with cases are"),
+            )
     lines = []
     for kernel in kernels().values():
         if kernel.cases() and (not names or kernel.name in names):

@@ -1,18 +1,20 @@
-"""How the front doors speak: results on stdout, the rest on stderr, one clear message for an error.
+"""How commands talk to a terminal: results on stdout, the rest on stderr, one clear message for an error.
 
 `run(app, arguments)` is the frame of every command: it keeps stdout clean of what libraries print, shows an
-FxhloError as what, where and what next (exit 1; usage errors exit 2), and ends quietly when the reader of a pipe
-has gone. FXHLO_TRACEBACK=1 shows where an error was raised.
+FxhloError as what, where and what next, and ends quietly when the reader of a pipe has gone. Exit codes: EXIT_CODES.
+FXHLO_TRACEBACK=1 shows where an error was raised.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import TextIO
 
@@ -22,10 +24,27 @@ from rich.markup import escape
 
 from ..runtime.core.errors import FxhloError
 
+EXIT_CODES = """
+\b
+Exit codes:
+  0    done
+  1    the model, or a file, cannot be read, lowered, compiled or written
+  2    the command is wrong: an option, or the name of a target, pass, dimension, kernel or entry that does not exist
+  130  interrupted
+"""
+INTERRUPTED = 130
+GRACE = 1.0
+"""Seconds that Python has to handle an interrupt, before the process ends in the middle of a compiler's call."""
 REPORT = "this is a bug of fxhlo: FXHLO_TRACEBACK=1 shows where it was raised"
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+if not stderr.is_terminal:
+    stderr.width = 132  # a file, or a pipe: rich would take 80
 _stdout: TextIO | None = None
+
+
+class UsageError(FxhloError):
+    """The command line is wrong: an option's value, or the name of something that does not exist. Exit code 2."""
 
 
 def stdout() -> TextIO:
@@ -70,34 +89,82 @@ def put(text: str) -> None:
     try:
         stdout().write(text if text.endswith("\n") else text + "\n")
         stdout().flush()
-    except BrokenPipeError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stdout().fileno())  # what is still buffered must not fail again at exit
-        os.close(null)
-        raise SystemExit(0) from None
+    except OSError as problem:
+        _close_stdout()
+        if isinstance(problem, BrokenPipeError):
+            raise SystemExit(0) from None
+        raise FxhloError(f"the result cannot be written to stdout: {problem.strerror}") from problem
+
+
+def _close_stdout() -> None:
+    """What is still buffered must not fail again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stdout().fileno())
+    os.close(null)
 
 
 def run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
-    """Runs a typer app; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for an interrupt."""
+    """Runs a typer app; returns the exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries; python -W default shows them
-    with _clean_stdout():
+    with _clean_stdout(), _ending_at_interrupts():
         try:
             app(args=list(arguments), prog_name=name, standalone_mode=True)
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(bool(end.code))
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+            if code == INTERRUPTED:  # typer's, which says nothing
+                say("interrupted")
+            return code
         except KeyboardInterrupt:
             say("interrupted")
-            return 130
+            return INTERRUPTED
         except FxhloError as problem:
             _traceback()
             show_error(problem)
+            return 2 if isinstance(problem, UsageError) else 1
+        except MemoryError:
+            _traceback()
+            show_error(
+                FxhloError("there is not enough memory on this machine", next_step="take a smaller model or bucket")
+            )
+            return 1
+        except BrokenPipeError:
+            _close_stdout()
+            return 0
+        except OSError as problem:
+            _traceback()
+            show_error(FxhloError(f"{problem.strerror or first_line(problem)}", where=problem.filename))
             return 1
         except Exception as problem:
             _traceback()
             show_error(FxhloError(f"{type(problem).__name__}: {first_line(problem)}", next_step=REPORT))
             return 1
     return 0
+
+
+@contextmanager
+def _ending_at_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the process also while a compiler runs, which Python's own handler waits for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        if os.read(reading, 1) and not over.wait(GRACE):
+            os.write(2, b"interrupted\n")
+            os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, name="fxhlo-interrupts", daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # the thread reads the end of the file, and ends
 
 
 def first_line(problem: BaseException) -> str:
@@ -122,7 +189,9 @@ def _clean_stdout() -> Iterator[None]:
     try:
         yield
     finally:
-        _stdout.flush()
+        with suppress(OSError):  # its reader has gone
+            _stdout.flush()
         os.dup2(own, 1)
         sys.stdout, made, _stdout = before, _stdout, None
-        made.close()
+        with suppress(OSError):
+            made.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from inspect import getdoc, getmodule
+from inspect import getdoc
 from itertools import groupby
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..lowering.left_out import LEFT_OUT
 from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass
 from ..passes.fx.random_key import DISTRIBUTIONS
+from ..passes.options import options
 from .kernel_matrix import Outcome
 from .kernel_matrix import read as read_matrix
 
@@ -43,29 +44,28 @@ def first_sentence(thing: object) -> str:
 def passes_page() -> str:
     """Every pass in the order in which it runs."""
     from ..passes.default import default_passes
-    from ..runtime.vllm.steps.options import StepOptions
-    from ..runtime.vllm.steps.passes import step_passes
+    from .lower.capture import example_step_passes
 
-    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, vocab_size=128256, logprobs=20)
     return "\n".join(
         [
             NOTICE,
             "# Passes\n",
-            "`lower-model MODEL --stop-after passes --print-after NAME` prints the graph after one of them.\n",
+            "`lower-model MODEL --stop-after passes --print-after NAME` prints the graph after one of them; `--pass-option NAME.OPTION=VALUE`",
+            "changes an option, `--list-passes` lists them; `--explain` says which rewrites declined, with the line. In a step the engine sets the options.\n",
             "## Of any model (passes/default.py)\n",
             _passes_table(default_passes()),
             "## Of vLLM's step (`step_passes` in runtime/vllm/steps/passes.py)\n",
-            _passes_table(step_passes(example)),
+            _passes_table(example_step_passes()),
         ]
     )
 
 
 def _passes_table(passes: tuple[Pass, ...]) -> str:
-    rows = ["| pass | what it does | file |", "|---|---|---|"]
+    rows = ["| pass | what it does | options with their defaults | file |", "|---|---|---|---|"]
     for step in passes:
-        module = getmodule(type(step))
         file = type(step).__module__.removeprefix("fxhlo.").replace(".", "/") + ".py"
-        rows.append(f"| `{step.name}` | {first_sentence(module)} | {file} |")
+        given = ", ".join(f"`{one.name}={one.text}`" for one in options(type(step)))
+        rows.append(f"| `{step.name}` | {step.summary()} | {given} | {file} |")
     return "\n".join(rows) + "\n"
 
 

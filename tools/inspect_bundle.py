@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.core.bundle import Bundle
-from ..runtime.core.errors import FxhloError
 from ..runtime.core.manifest import Entry
+from ..runtime.core.names import suggestion
 from . import console
 
 
@@ -16,8 +16,10 @@ def inspect_bundle(folder: Path, *, entry: str | None = None, as_json: bool = Fa
     """Prints entries, signature, sizes and targets. Raises BundleError."""
     bundle = Bundle.open(folder)
     if entry is not None and entry not in bundle.entries:
-        raise FxhloError(
-            f"there is no entry {entry!r}", where=folder, next_step=f"entries: {', '.join(bundle.entries)}"
+        raise console.UsageError(
+            f"--entry {entry}: the bundle has no entry {entry!r}",
+            where=folder,
+            next_step=suggestion(entry, bundle.entries, "its entries are"),
         )
     if as_json:
         facts = {name: entry_facts(one) for name, one in bundle.entries.items() if entry in (None, name)}

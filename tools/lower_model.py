@@ -26,25 +26,39 @@ MODEL is a folder with a config.json, a config.json alone, a .pt2 file of torch.
 a network. No weights and no device are needed: the model is captured with fake tensors.
 
 \b
-More commands (for a folder of that name: ./check, ...):
+Commands (each has --help; for a folder of that name: ./check, ...):
+  lower-model MODEL            lower MODEL: what this page describes
   lower-model check MODEL      every op that has no rule, all at once
   lower-model inspect BUNDLE   entries, signature and sizes of a bundle
   lower-model conformance      kernels and ops on one target, for the author of a backend
 """
-EXAMPLES = """
+EXAMPLES = (
+    """
 \b
 Examples:
-  lower-model build/models/SmolLM2-135M-Instruct | less
-  lower-model config.json --bucket tokens=64,requests=8 -o step.mlir
-  lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o bundle/
-  lower-model inspect bundle/
-  lower-model MODEL --stop-after passes --print-after paged-attention
-  lower-model MODEL --stop-after compile --explain --timing
-  lower-model MODEL --json -o step.mlirbc
-  lower-model config.json --target tpu-v6e:2x2 --bucket tokens=64,requests=64,num_blocks=4096 --stop-after compile
-  lower-model config.json --target tpu-v6e:2x2 --html report.html        (libtpu compiles; no TPU is needed)
-  lower-model exported.pt2 --bucket x.0=4        (a .pt2 has no names: argument.dimension)
+  Read the module of a model that is here, then that of one step of 8 requests:
+    lower-model build/models/SmolLM2-135M-Instruct | less
+    lower-model config.json --bucket tokens=8,requests=8 -o step.mlir
+  See what the target gets, and what its compiler makes of it:
+    lower-model config.json --legalized -o legalized.mlir
+    lower-model config.json --stop-after compile --explain --timing
+    lower-model config.json --optimized -o optimized.hlo
+  Ask whether a model fits on a TPU and where its time goes (libtpu compiles; no TPU is needed):
+    lower-model config.json --target tpu-v6e --bucket tokens=64,requests=64,num_blocks=4096 --html report.html
+  Make a bundle of two programs, and look into it:
+    lower-model MODEL --bucket tokens=8 --bucket tokens=512 -o bundle/
+    lower-model inspect bundle/
+  Find what stands in the way of a model of your own (a .pt2 has no names of dimensions: argument.dimension):
+    lower-model check exported.pt2 --import my_ops.py
+    lower-model exported.pt2 --bucket x.0=4
+  Look at a pass, and change its options:
+    lower-model --list-passes
+    lower-model MODEL --stop-after passes --print-after paged-attention --pass-option paged-attention.block_size=64
+  Give a script the facts:
+    lower-model MODEL --stop-after compile --json | jq .modules[0].memory
 """
+    + console.EXIT_CODES
+)
 
 
 class Stage(StrEnum):
@@ -74,17 +88,20 @@ ImportOption = Annotated[
     list[str] | None,
     typer.Option("--import", metavar="MODULE", help="import it first: it registers the ops of a .pt2; repeatable"),
 ]
-TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e:2x2, ...")]
+TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e, tpu-v6e:2x2, ...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="the same as JSON, for a script")]
 
-lower_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-check_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-conformance_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-inspect_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+def _app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+lower_app, check_app, inspect_app, conformance_app = _app(), _app(), _app(), _app()
 
 
 @lower_app.command(help=HELP, epilog=EXAMPLES, no_args_is_help=True)
 def lower(
-    model: ModelWord,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="folder, config.json, .pt2 or hub id")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -98,13 +115,31 @@ def lower(
     bucket: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=N[,NAME=N]", help="sizes of the symbolic dimensions, as tokens=64,requests=8; repeatable"
+            metavar="NAME=N[,NAME=N]",
+            help="sizes of the symbolic dimensions, as tokens=64,requests=8; those of the engine's largest step if left "
+            "out; repeatable",
         ),
     ] = None,
     target: TargetOption = "cpu",
     dtype: DtypeOption = Dtype.AUTO,
     max_model_len: LengthOption = None,
+    block_size: Annotated[
+        int | None, typer.Option(min=1, metavar="TOKENS", help="tokens of a KV block; the engine's own if left out")
+    ] = None,
     imports: ImportOption = None,
+    legalized: Annotated[
+        bool, typer.Option("--legalized", help="the module as the target gets it: kernels in place of composites")
+    ] = False,
+    optimized: Annotated[
+        bool, typer.Option("--optimized", help="compile, and show the HLO that the target's compiler made")
+    ] = False,
+    pass_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PASS.OPTION=VALUE", help="change an option of a pass; repeatable"),
+    ] = None,
+    list_passes: Annotated[
+        bool, typer.Option("--list-passes", help="list the passes with their options and defaults; needs no MODEL")
+    ] = False,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="print the graph after that pass (all: every one); repeatable"),
@@ -125,19 +160,27 @@ def lower(
         ),
     ] = None,
 ) -> None:
-    from .lower_stages import Request, lower_model, parse_bucket
+    from .lower.flow import lower_model, show_passes
+    from .lower.request import Request, parse_bucket, parse_target
 
-    buckets = tuple(parse_bucket(word) for word in bucket or ())
+    if list_passes:
+        show_passes(as_json=as_json)
+        return
+    if model is None:
+        raise console.UsageError("there is no MODEL", next_step="lower-model --help")
     lower_model(
         Request(
             model,
             output,
             str(stop_after),
-            buckets,
-            target,
+            tuple(parse_bucket(word) for word in bucket or ()),
+            parse_target(target),
             str(dtype),
             max_model_len,
+            block_size,
             frozenset(print_after or ()),
+            tuple(pass_option or ()),
+            tuple(name for name, wanted in (("legalized", legalized), ("optimized", optimized)) if wanted),
             explain,
             timing,
             as_json,
@@ -147,13 +190,13 @@ def lower(
     )
 
 
-@check_app.command(no_args_is_help=True)
+@check_app.command(no_args_is_help=True, epilog=console.EXIT_CODES)
 def check(
     model: ModelWord,
     dtype: DtypeOption = Dtype.AUTO,
     max_model_len: LengthOption = None,
     imports: ImportOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Lists every op of MODEL that cannot be lowered, with counts, source lines and reasons; exit 1 if there is one."""
     from .check_model import check_model
@@ -161,11 +204,11 @@ def check(
     check_model(model, dtype=str(dtype), max_model_len=max_model_len, imports=imports or (), as_json=as_json)
 
 
-@inspect_app.command(no_args_is_help=True)
+@inspect_app.command(no_args_is_help=True, epilog=console.EXIT_CODES)
 def inspect(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder that `save` or `lower-model -o` wrote")],
     entry: Annotated[str | None, typer.Option(help="the whole signature of this entry")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Shows what a bundle holds: entries, signature, sizes, targets. Needs neither torch nor a device."""
     from .inspect_bundle import inspect_bundle
@@ -173,20 +216,21 @@ def inspect(
     inspect_bundle(bundle, entry=entry, as_json=as_json)
 
 
-@conformance_app.command()
+@conformance_app.command(epilog=console.EXIT_CODES)
 def conformance(
     target: TargetOption = "cpu",
     kernel: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this kernel; repeatable")] = None,
     ops: Annotated[bool, typer.Option(help="the slice of ops as well")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Runs the kernels' cases and a slice of ops on TARGET: do they compile, and are the numbers right; exit 1 if not.
 
     Numbers are checked on a device of the target where there is one. Each group runs in a process of its own.
     """
     from .conformance import conformance as run_it
+    from .lower.request import parse_target
 
-    run_it(target, kernel or (), ops=ops, as_json=as_json)
+    run_it(parse_target(target), kernel or (), ops=ops, as_json=as_json)
 
 
 COMMANDS = {"check": check_app, "conformance": conformance_app, "inspect": inspect_app}

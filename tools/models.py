@@ -1,4 +1,4 @@
-"""What the word MODEL on a command line means, and whether it can be read: before anything slow is imported.
+"""What the word MODEL on a command line means, and whether it can be read, before anything slow is imported.
 
 Comes in: a folder, a config.json, an exported program (.pt2), or a hub id. Goes out: a `Model`.
 Guaranteed: what is wrong with it is a ModelError that names the file and what to do.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from ..runtime.core import weights
 from ..runtime.core.errors import FxhloError
@@ -33,7 +33,13 @@ class Model:
     name: str
     kind: Literal["folder", "exported"]
     path: Path
-    config: dict[str, Any]
+    config: Mapping[str, object]
+
+    @property
+    def title(self) -> str:
+        """The name with the class of the model: "llama-3.1-8b (LlamaForCausalLM)"."""
+        classes = self.config.get("architectures")
+        return f"{self.name} ({', '.join(map(str, classes))})" if isinstance(classes, list) else self.name
 
 
 @contextmanager
@@ -43,11 +49,11 @@ def opened(word: str) -> Iterator[Model]:
     if path.is_dir():
         config = read_config(path / "config.json")
         check_weights(path)
-        yield Model(path.resolve().name, "folder", path.resolve(), config)
+        yield Model(_name_of(path / "config.json"), "folder", path.resolve(), config)
     elif path.is_file() and path.suffix == ".pt2":
         yield Model(path.stem, "exported", path, {})
     elif path.is_file() and path.suffix == ".json":
-        yield from _alone(path.resolve().parent.name, path)
+        yield from _alone(_name_of(path), path)
     elif path.exists():
         raise ModelError(
             f"{word} is neither a folder nor a config.json nor a .pt2", where=path.resolve(), next_step=TAKEN
@@ -60,6 +66,16 @@ def opened(word: str) -> Iterator[Model]:
             yield Model(word, "folder", path.parent, read_config(path))
 
 
+def _name_of(config: Path) -> str:
+    """A model's name: its folder's; of a snapshot in the hub's cache the repository's; of x.json x."""
+    folder = config.resolve().parent
+    if config.name != "config.json":
+        return config.stem
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
 def _alone(name: str, config: Path) -> Iterator[Model]:
     """A folder that holds nothing but this config.json."""
     content = read_config(config)
@@ -68,7 +84,7 @@ def _alone(name: str, config: Path) -> Iterator[Model]:
         try:
             yield Model(name, "folder", Path(folder), content)
         except FxhloError as problem:
-            if problem.where == folder:
+            if problem.where in (folder, f"{folder}/config.json"):
                 problem.where = str(config)  # which the user knows
             raise
 
@@ -104,7 +120,7 @@ def _from_hub(word: str, folder: Path) -> Path:
     return folder / "config.json"
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, object]:
     """The content of a config.json that names its model. Raises ModelError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
-"""Removes what says nothing: detach, alias and clone, conversions and views to the type that is there already,
-repeated computations of the same value, dead code. A part of a split is written as the slice that it is."""
+"""Removes no-op ops (detach, alias, clone, conversions and views to the same type), repeated computations and dead code.
+Parts of a split become slices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDENTITIES = {
     aten.contiguous.default,
     aten.detach_.default,
 }
-"""Ops that give their first operand again; memory format and storage have no meaning in StableHLO."""
+"""Ops that return their first operand; memory format and storage have no meaning in StableHLO."""
 
 SAME_TYPE = {
     aten._to_copy.default,
@@ -38,14 +38,14 @@ SAME_TYPE = {
     aten.copy.default,
     torch.ops.prims.convert_element_type.default,
 }
-"""Ops that change nothing where the result has the operand's shape and dtype (permute: and the order is the identity;
+"""Ops that are no-ops where the result has the operand's shape and dtype (permute: and the order is the identity;
 copy: the operand is the source)."""
 
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
-    """One sweep in the graph's order: every node's operands are canonical when it is looked at. Sizes that have no
-    reader any more go with the dead code."""
+    """One sweep in the graph's order, so that a node's operands are canonical when it is looked at. Sizes without a reader go
+    with the dead code."""
 
     def __call__(self, program: Program) -> Program:
         return program.edited(_sweep)
@@ -73,7 +73,7 @@ def _sweep(graph: fx.Graph) -> None:
 
 
 def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """`getitem(split(x, sizes, dim), i)` as a slice of x, so that rewrites see one-result ops only."""
+    """Replaces `getitem(split(x, sizes, dim), i)` by a slice of x, so that rewrites see ops with one result only."""
     source = node.args[0] if node.target is getitem else None
     if not isinstance(source, fx.Node) or source.target not in (aten.split_with_sizes.default, aten.split.Tensor):
         return node
@@ -94,7 +94,7 @@ def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _equal_operand(node: fx.Node) -> fx.Node | None:
-    """The operand that the node only repeats, or None."""
+    """The operand that equals the node's result, or None."""
     index = 1 if node.target is aten.copy.default else 0
     operand = node.args[index] if len(node.args) > index else None
     if not isinstance(operand, fx.Node):
@@ -127,7 +127,7 @@ def _same_size(one: object, other: object) -> bool:
 
 
 def _key(node: fx.Node) -> tuple | None:
-    """What makes two calls the same computation; None for ops with effects, randomness or unhashable arguments."""
+    """A key that equal computations share; None for ops with effects, randomness or unhashable arguments."""
     if not isinstance(node.target, OpOverload):
         return None
     if torch.Tag.nondeterministic_seeded in node.target.tags or is_mutable(node.target):

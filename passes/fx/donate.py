@@ -1,4 +1,4 @@
-"""Donation: a state argument whose new value is a result gives its memory to that result, so nothing is copied."""
+"""Donates the memory of each state argument to the result that is its new value, so that nothing is copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..program import Program
 
 @dataclass(frozen=True)
 class Donate(Pass):
-    """Pairs every state argument `x` with the result `x.updated`; a state without one is an error, never dropped."""
+    """Pairs every state argument `x` with the result `x.updated`. Raises FxhloError for a state without one."""
 
     def __call__(self, program: Program) -> Program:
         states = {argument.name for argument in program.arguments if argument.kind == "state"}

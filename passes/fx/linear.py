@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -10,6 +11,7 @@ from torch import fx
 from ..base import Pass
 from ..edit import call
 from ..program import Program
+from ..rewrite import Rewrite
 
 aten = torch.ops.aten
 TRANSPOSES = {aten.t.default, aten.permute.default, aten.transpose.int, aten.numpy_T.default}
@@ -20,31 +22,49 @@ class Linear(Pass):
     """mm(x, w.T) and addmm(b, x, w.T), where w is an argument of the program."""
 
     def __call__(self, program: Program) -> Program:
-        return program.edited(_rewrite)
+        return REWRITE(program)
 
 
-def _rewrite(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
-        if node.target is aten.mm.default:
-            values, right, bias = node.args[0], node.args[1], None
-        elif node.target is aten.addmm.default and not node.kwargs and node.args[0].meta["val"].ndim == 1:
-            bias, values, right = node.args
-        else:
-            continue
-        weight = _transposed(right)
-        if weight is None or (bias is not None and bias.meta["val"].shape[0] != weight.meta["val"].shape[0]):
-            continue
-        with graph.inserting_before(node):
-            linear = call(graph, torch.ops.fxhlo.linear.default, (values, weight, bias), origin=node)
-        node.replace_all_uses_with(linear)
-        graph.erase_node(node)
+class Product(NamedTuple):
+    """values [M, K] times right [K, N], plus bias. scaled: whether beta or alpha is given."""
+
+    values: fx.Node
+    right: fx.Node
+    bias: fx.Node | None
+    scaled: bool
 
 
-def _transposed(node: object) -> fx.Node | None:
-    """The argument of the program whose transpose `node` is."""
-    if not isinstance(node, fx.Node) or node.target not in TRANSPOSES:
+def _pattern(node: fx.Node) -> Product | None:
+    """Products whose right operand is a weight, or the transpose of anything."""
+    if node.target is aten.mm.default:
+        (values, right), bias = node.args, None
+    elif node.target is aten.addmm.default:
+        bias, values, right = node.args
+    else:
         return None
-    source = node.args[0]
-    return (
-        source if isinstance(source, fx.Node) and source.op == "placeholder" and source.meta["val"].ndim == 2 else None
-    )
+    if not isinstance(values, fx.Node) or not isinstance(right, fx.Node):
+        return None
+    if right.op != "placeholder" and right.target not in TRANSPOSES:
+        return None
+    return Product(values, right, bias if isinstance(bias, fx.Node) else None, bool(node.kwargs))
+
+
+def _guard(product: Product) -> str | None:
+    if product.right.op == "placeholder":
+        return "the weight lies in memory as [inputs, outputs], and is multiplied as it is"
+    weight = product.right.args[0]
+    if not isinstance(weight, fx.Node) or weight.op != "placeholder" or weight.meta["val"].ndim != 2:
+        return "the transposed operand is computed, not a weight"
+    if product.scaled:
+        return "addmm is called with alpha or beta"
+    if product.bias is not None and list(product.bias.meta["val"].shape) != [weight.meta["val"].shape[0]]:
+        return "the bias is not one number for each output"
+    return None
+
+
+def _replacement(graph: fx.Graph, node: fx.Node, product: Product) -> fx.Node:
+    weight = product.right.args[0]
+    return call(graph, torch.ops.fxhlo.linear.default, (product.values, weight, product.bias), origin=node)
+
+
+REWRITE = Rewrite(Linear.name, _pattern, _guard, _replacement)

@@ -1,4 +1,4 @@
-"""Gives attention its memory: `fxhlo.attention` becomes `fxhlo.ragged_paged_attention` on a KV cache per layer.
+"""Gives attention its KV cache: `fxhlo.attention` becomes `fxhlo.ragged_paged_attention` on a cache per layer.
 
 The caches are state arguments of the program, their new values are results; where a token's keys go and which
 pages a request reads are inputs. Over one request that starts at position 0 the program computes what it did before.
@@ -17,12 +17,16 @@ from ...runtime.core.errors import UnsupportedError
 from ..base import Pass
 from ..edit import add_placeholder, add_step_inputs, call, new_symbol
 from ..program import Argument, Dim, Program, Result
+from ..rewrite import noted
 from ..step_inputs import PAGED, StepInput
 
 
 @dataclass(frozen=True)
 class PagedAttention(Pass):
-    """block_size: tokens per page. pages: length of a request's block table. dtype: of the cache (None: of the keys)."""
+    """block_size: tokens per page. pages: length of a request's block table. dtype: of the cache (None: of the keys).
+
+    Raises ValueError for a size below 1.
+    """
 
     block_size: int = 16
     pages: int = 512
@@ -32,9 +36,13 @@ class PagedAttention(Pass):
     def inputs(self) -> tuple[StepInput, ...]:
         return PAGED
 
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or self.pages < 1:
+            raise ValueError("it must be at least 1")
+
     def __call__(self, program: Program) -> Program:
-        sites = _sites(program.graph)
-        if not sites:
+        program = noted(program, self.name, _without_cache(program.graph))
+        if not _sites(program.graph):
             return program
         arguments, results, dims = list(program.arguments), list(program.results), list(program.dims)
 
@@ -82,9 +90,28 @@ class PagedAttention(Pass):
 
 
 def _sites(graph: fx.Graph) -> list[fx.Node]:
-    """Attention that remembers: an encoder's, which sees all of its tokens in one call, has nothing to keep."""
-    nodes = [node for node in graph.nodes if node.target is torch.ops.fxhlo.attention.default]
-    return [node for node in nodes if node.kwargs.get("causal", True) and node.kwargs["layer"]]
+    """The attention nodes that get a cache."""
+    return [node for node in _attention(graph) if _encoder(node) is None]
+
+
+def _without_cache(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """The attention nodes that get none, by reason."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in _attention(graph):
+        if reason := _encoder(node):
+            found.setdefault(reason, []).append(node)
+    return found
+
+
+def _attention(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target is torch.ops.fxhlo.attention.default]
+
+
+def _encoder(node: fx.Node) -> str | None:
+    """Why the attention needs no cache, or None."""
+    if not node.kwargs.get("causal", True):
+        return "attention that is not causal sees all of its tokens in one call, and keeps none"
+    return None if node.kwargs["layer"] else "attention without a layer's name has no cache of its own"
 
 
 def _size(program: Program, name: str) -> torch.SymInt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import getitem
+from typing import Literal
 
 import torch
 from torch import fx
@@ -16,6 +17,10 @@ from ..step_inputs import DRAW, LOGPROBS, PROCESSING, RAW, RESULTS, StepInput, m
 aten = torch.ops.aten
 
 
+Mode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
+"""vLLM's logprobs_mode: which values a request sees."""
+
+
 @dataclass(frozen=True)
 class Sample(Pass):
     """logprobs: how many of the most probable tokens a request may ask for. bias: how many logit biases.
@@ -24,7 +29,7 @@ class Sample(Pass):
     logprobs: int = 20
     bias: int = 1024
     seen: int = 8192
-    mode: str = "raw_logprobs"
+    mode: Mode = "raw_logprobs"
 
     @property
     def inputs(self) -> tuple[StepInput, ...]:

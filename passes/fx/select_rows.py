@@ -1,10 +1,11 @@
-"""Moves the selection of the rows that need logits up the graph, over ops that treat every row alike, so that the
-last layer's MLP and output projection compute those rows only."""
+"""Moves the selection of rows that need logits up the graph, above ops that compute every row alike, so that the last
+layer's MLP and the output projection compute those rows only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 
 import torch
@@ -13,26 +14,32 @@ from torch import fx
 from ..base import Pass
 from ..edit import call
 from ..program import Program
+from ..rewrite import noted
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class SelectRows(Pass):
-    """Sinks every `fxhlo.select_rows` as far towards the inputs as all users of a value want selected rows."""
+    """Moves every `fxhlo.select_rows` towards the inputs, as far as nobody reads the other rows."""
 
     def __call__(self, program: Program) -> Program:
-        return program.edited(_sink)
+        declined: dict[str, list[fx.Node]] = {}
+        return noted(program.edited(lambda graph: _sink(graph, declined)), self.name, declined)
 
 
-def _sink(graph: fx.Graph) -> None:
+def _sink(graph: fx.Graph, declined: dict[str, list[fx.Node]]) -> None:
     """One node at a time: where all users of a row-wise op are the same selection, select its operands instead."""
     todo = [node for node in graph.nodes if node.target is torch.ops.fxhlo.select_rows.default]
     while todo:
         selection = todo.pop()
         values, rows = selection.args
         assert isinstance(rows, fx.Node)
-        if not isinstance(values, fx.Node) or not _movable(values, selection):
+        if not isinstance(values, fx.Node) or values.op != "call_function":
+            continue  # an argument: there is nothing above it
+        reason = _obstacle(values, rows)
+        if reason is not None:
+            declined.setdefault(reason, []).append(values)
             continue
         with graph.inserting_before(selection):
             replacement, made = _rebuild(graph, values, rows, selection)
@@ -45,11 +52,17 @@ def _sink(graph: fx.Graph) -> None:
         todo.extend(made)
 
 
-def _movable(node: fx.Node, selection: fx.Node) -> bool:
-    """Whether `node` is row-wise and everybody who uses it wants the same rows."""
-    rows = selection.args[1]
-    wanted = all(user.target is torch.ops.fxhlo.select_rows.default and user.args[1] is rows for user in node.users)
-    return node.op == "call_function" and wanted and _row_operands(node) is not None
+def _obstacle(node: fx.Node, rows: fx.Node) -> str | None:
+    """Why the selection of `rows` cannot move above `node`, or None: every row is computed alike, and no other is wanted."""
+    if any(user.target is not torch.ops.fxhlo.select_rows.default or user.args[1] is not rows for user in node.users):
+        return f"other ops read all rows of {_name(node)}"
+    return f"{_name(node)} is not known to compute each row alike" if _row_operands(node) is None else None
+
+
+def _name(node: fx.Node) -> str:
+    """The op's, or of the op of which the node is one result."""
+    source = node.args[0] if node.target is getitem else node
+    return str(source.target if isinstance(source, fx.Node) else node.target)
 
 
 def _rebuild(graph: fx.Graph, node: fx.Node, rows: fx.Node, selection: fx.Node) -> tuple[fx.Node, list[fx.Node]]:

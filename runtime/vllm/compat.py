@@ -270,24 +270,34 @@ def no_comparison_of_heads(model_config: Any) -> Iterator[None]:
 
 
 def engine_config(
-    model: str, *, dtype: str = "auto", max_model_len: int | None = None, max_num_seqs: int = 32
+    model: str,
+    *,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    block_size: int | None = None,
 ) -> VllmConfig:
     """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder.
 
+    What is None is the engine's own default. max_model_len, max_num_batched_tokens, block_size: in tokens.
     Raises ModelError with what vLLM or transformers say of a bad config, FxhloError for what is not supported.
     """
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
 
     arguments = EngineArgs(
         model=model,
         dtype=dtype,  # type: ignore[arg-type]  # it takes the words of a command line
         max_model_len=max_model_len,  # type: ignore[arg-type]  # None: the model's own
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        block_size=block_size,  # type: ignore[arg-type]  # None: vLLM's own
         load_format="dummy",
         skip_tokenizer_init=True,
     )
     try:
-        return arguments.create_engine_config()
+        return arguments.create_engine_config(UsageContext.LLM_CLASS)
     except FxhloError:
         raise
     except Exception as problem:

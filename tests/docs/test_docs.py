@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.stem}-{number}")
     for page in PAGES
-    if page.name in ("README.md", "add_an_op.md", "add_a_pass.md", "jax.md")
+    if page.name in ("README.md", "add_an_op.md", "jax.md")
     for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
 ]
 
@@ -26,6 +26,22 @@ def test_snippets_run(snippet: str, tmp_path: Path) -> None:
     (tmp_path / "snippet.py").write_text(snippet)  # a file: custom ops look at their source
     done = subprocess.run([sys.executable, "-P", "snippet.py"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pass_is_added_as_the_page_says(tmp_path: Path) -> None:
+    """Its first snippet as the pass's file, its second as the test's."""
+    step, test = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "add_a_pass.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "relu_of_relu.py").write_text(step)
+    (tmp_path / "test_relu_of_relu.py").write_text(test)
+    (tmp_path / "conftest.py").write_text(
+        f"import fxhlo.passes.fx\nfxhlo.passes.fx.__path__.append({str(tmp_path)!r})\n"
+    )
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
 
 
 @pytest.mark.parametrize("name", sorted(docs.PAGES))

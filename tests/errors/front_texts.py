@@ -9,6 +9,8 @@ from unittest import mock
 
 import torch
 
+from fxhlo.passes.fx.paged_attention import PagedAttention
+from fxhlo.passes.options import OptionError, parse_setting
 from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.folder import ModelError as FolderError
 from fxhlo.runtime.vllm.folder import check_folder
@@ -16,6 +18,8 @@ from fxhlo.runtime.vllm.worker import CacheSizeError, kv_cache_bytes
 from fxhlo.tools import models
 from fxhlo.tools.bench import peers
 from fxhlo.tools.bench.engine import BenchError, Engine
+from fxhlo.tools.console import UsageError
+from fxhlo.tools.lower import request
 
 GIB = 2**30
 
@@ -36,6 +40,10 @@ def engine_that_ends(folder: Path) -> None:
         engine.first_token()
 
 
+def missing_pass() -> None:
+    parse_setting("paged-atention.block_size=8", (PagedAttention(),))
+
+
 CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
     "no such file": (
         models.ModelError,
@@ -43,6 +51,20 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         """\
 there is no file or folder ./model.pt2
   next: MODEL is a folder with a config.json, a config.json alone, a .pt2 of torch.export.save, or a hub id""",
+    ),
+    "a dimension that does not exist": (
+        UsageError,
+        lambda tmp: request.check_dimensions([{"token": 8}], ("tokens", "requests"), "a vLLM step"),
+        """\
+--bucket token=8: a vLLM step has no dimension 'token'
+  next: did you mean tokens? its dimensions are tokens, requests""",
+    ),
+    "a pass that does not exist": (
+        OptionError,
+        lambda tmp: missing_pass(),
+        """\
+there is no pass 'paged-atention'
+  next: did you mean paged-attention? the passes are paged-attention""",
     ),
     "a config that is not JSON": (
         models.ModelError,

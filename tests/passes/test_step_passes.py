@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from step_decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
 
 from fxhlo.passes.fx.canonicalize import Canonicalize
 from fxhlo.passes.fx.donate import Donate
@@ -18,9 +16,6 @@ from fxhlo.passes.pipeline import run, verify
 from fxhlo.passes.program import Program
 from fxhlo.passes.step_inputs import RAW
 from fxhlo.runtime.core.errors import FxhloError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from step_decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
 
 TOKENS, BLOCK, PAGES, BLOCKS = 11, 4, 4, 9
 fxhlo = torch.ops.fxhlo

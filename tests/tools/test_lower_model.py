@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from fxhlo.passes import mlir
 from fxhlo.tools import lower_model
 
 CONFIG: dict[str, Any] = {
@@ -89,6 +92,13 @@ def test_stop_after_shows_what_there_is(run: Run, config: Path, stage: str, show
     assert shows.removeprefix("torch.ops.") in done.out
 
 
+def test_compile_prints_what_was_compiled(run: Run, config: Path) -> None:
+    done = run(config, "--stop-after", "compile", "--bucket", BUCKET, "--dtype", "float32")
+    assert done.code == 0, done.err
+    assert f"{BUCKET} compiled for cpu" in done.out
+    assert "aliased" in done.out and "KiB" in done.out
+
+
 def test_compile_tells_the_memory_and_json_the_facts(run: Run, config: Path) -> None:
     done = run(config, "--stop-after", "compile", "--bucket", BUCKET, "--target", "cpu", "--dtype", "float32", "--json")
     assert done.code == 0, done.err
@@ -119,6 +129,77 @@ def test_files_and_bundles(run: Run, config: Path, tmp_path: Path) -> None:
     assert set(json.loads(done.out)["entries"]) == {BUCKET, "tokens=16,requests=8,num_blocks=16"}
 
 
+def test_both_texts_of_what_the_target_gets(run: Run, config: Path) -> None:
+    done = run(config, "--bucket", BUCKET, "--legalized", "--optimized", "--dtype", "float32")
+    assert done.code == 0, done.err
+    legalized, optimized = done.out.split("// -----\n")
+    assert legalized.startswith(f"// {BUCKET}: legalized\n")
+    assert "stablehlo.composite" not in legalized and "stablehlo." in legalized
+    assert optimized.startswith(f"// {BUCKET}: optimized\n")
+    assert "ENTRY " in optimized and "fusion" in optimized
+
+
+def test_long_signatures_have_a_line_for_each_argument(run: Run, config: Path, tmp_path: Path) -> None:
+    text = run(config, "--bucket", BUCKET).out
+    (start,) = (place for place, line in enumerate(text.splitlines()) if "func.func public @main(" in line)
+    signature = text.splitlines()[start : start + 40]
+    assert sum(line.lstrip().startswith("%arg") for line in signature) > 20
+    module = mlir.parse(text, mlir.context())
+    assert module.operation.verify()
+
+
+def test_the_sizes_of_the_engine_where_none_is_given(run: Run, config: Path) -> None:
+    done = run(config, "--max-model-len", 256, "--block-size", 32)
+    assert done.code == 0, done.err
+    assert "sizes: tokens=1024,requests=64,num_blocks=" in done.err
+    assert "as in the largest step of vLLM's engine" in done.err
+    assert "tensor<1024xi32>" in done.out and "x32x4x8x" in done.out, "pages of 32 tokens"
+    alone = run(config, "--bucket", "tokens=8", "--json")
+    assert json.loads(alone.out)["modules"][0]["bindings"]["requests"] == 8, "no more requests than tokens"
+
+
+def test_an_option_of_a_pass(run: Run, config: Path) -> None:
+    done = run(config, "--bucket", BUCKET, "--pass-option", "paged-attention.block_size=64")
+    assert done.code == 0, done.err
+    assert "x64x4x8x" in done.out
+
+
+def test_passes_are_listed_with_their_options(run: Run) -> None:
+    text = run("--list-passes").out
+    assert "--pass-option paged-attention.block_size=16   (a whole number)" in text
+    facts = json.loads(run("--list-passes", "--json").out)
+    (mode,) = (one for step in facts for one in step["options"] if one["name"] == "mode")
+    assert (mode["default"], "processed_logits" in mode["takes"]) == ("raw_logprobs", True)
+
+
+def test_what_rewrites_declined_is_explained_with_the_line(run: Run, tmp_path: Path) -> None:
+    """GPT-2 keeps its weights as [inputs, outputs]."""
+    changes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "n_inner": 64}
+    model = written(tmp_path, architectures=["GPT2LMHeadModel"], model_type="gpt2", **changes)
+    done = run(model, "--bucket", BUCKET, "--explain", "--json")
+    assert done.code == 0, done.err
+    notes = json.loads(done.out)["notes"]
+    assert {note["rewrite"] for note in notes} >= {"select-rows"}
+    assert all(":" in note["where"] for note in notes), notes
+    assert "select-rows left" in done.err
+
+
+def test_a_bundle_says_that_it_has_no_weights(run: Run, config: Path, tmp_path: Path) -> None:
+    done = run(config, "--bucket", BUCKET, "-o", tmp_path / "bundle")
+    assert done.code == 0, done.err
+    assert "the bundle holds no weights" in done.err
+    exported = torch.export.export(torch.nn.Linear(4, 8), (torch.ones(3, 4),))
+    torch.export.save(exported, tmp_path / "linear.pt2")
+    done = run(tmp_path / "linear.pt2", "-o", tmp_path / "linear")
+    assert "no weights" not in done.err
+    assert "2 weights" in run("inspect", tmp_path / "linear").out
+
+
+def test_one_device_of_a_topology_is_used(run: Run, config: Path) -> None:
+    done = run(config, "--bucket", BUCKET, "--target", "tpu-v6e:2x2")
+    assert "one device is used: tpu-v6e:2x2 has 4 chips" in done.err
+
+
 def test_the_same_call_twice_gives_the_same_text(run: Run, config: Path) -> None:
     first, second = (run(config, "--bucket", BUCKET).out for _ in range(2))
     assert first == second
@@ -142,15 +223,15 @@ def test_an_exported_program(run: Run, tmp_path: Path) -> None:
 def test_help_teaches(run: Run) -> None:
     done = run("--help")
     assert done.code == 0
-    for word in ("Examples:", "--stop-after", "--bucket", "config.json", "check MODEL"):
+    for word in ("Examples:", "--stop-after", "--bucket", "config.json", "check MODEL", "Exit codes:", "--pass-option"):
         assert word in done.out
 
 
 # --- what cannot be done -----------------------------------------------------------------------------------------
 
 
-def failed(done: Done, *named: str) -> None:
-    assert done.code == 1, done
+def failed(done: Done, *named: str, code: int = 1) -> None:
+    assert done.code == code, done
     assert done.out == ""
     assert "Traceback" not in done.err
     assert done.err.count("error:") == 1, done.err
@@ -161,12 +242,91 @@ def failed(done: Done, *named: str) -> None:
 
 def test_errors_of_the_command_line(run: Run, config: Path, tmp_path: Path) -> None:
     failed(run("no/such/folder"), "no/such/folder")
-    failed(run(config, "--bucket", "tokens=none"), "tokens=none", "NAME=NUMBER")
-    failed(run(config, "--target", "abacus"), "abacus", "cpu")
     failed(run(config, "-o", tmp_path / "not" / "there.mlir"), "not")
-    failed(run(config, "--print-after", "magic"), "magic", "paged-attention")
     failed(run("inspect", tmp_path), "manifest")
     assert run(config, "--stop-after", "lunch").code == 2
+
+
+NOT_CAPTURED = [
+    (("--bucket", "tokens=none"), ("tokens=none", "NAME=NUMBER")),
+    (("--bucket", "tokens=0"), ("tokens=0", "at least 1")),
+    (("--bucket", "tokens=99999999999"), ("2147483647",)),
+    (("--bucket", "token=8"), ("token=8", "did you mean tokens?", "num_blocks")),
+    (("--target", "abacus"), ("--target abacus", "cpu")),
+    (("--print-after", "magic"), ("--print-after magic", "paged-attention")),
+    (("--pass-option", "paged-atention.block_size=8"), ("did you mean paged-attention?",)),
+    (("--pass-option", "paged-attention.blocksize=8"), ("did you mean block_size?",)),
+    (("--pass-option", "paged-attention.block_size=eight"), ("'eight'", "a whole number")),
+    (("--pass-option", "paged-attention.block_size=0"), ("at least 1",)),
+    (("--pass-option", "sample.mode=loud"), ("'loud'", "raw_logprobs or")),
+    (("--pass-option", "block_size"), ("PASS.OPTION=VALUE",)),
+    (("--optimized", "--stop-after", "passes"), ("--optimized", "leave out --stop-after")),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), NOT_CAPTURED, ids=lambda part: " ".join(part))
+def test_what_does_not_exist_is_said_before_anything_is_captured(
+    run: Run, config: Path, words: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    done = run(config, *words)
+    failed(done, *named, code=2)
+    assert "capture " not in done.err
+
+
+def test_other_commands_say_what_does_not_exist(run: Run, config: Path, tmp_path: Path) -> None:
+    assert run(config, "--bucket", BUCKET, "-o", tmp_path / "bundle").code == 0
+    failed(run("inspect", tmp_path / "bundle", "--entry", "tokens=9"), "its entries are", BUCKET, code=2)
+    failed(run("conformance", "--kernel", "sampel"), "did you mean sample?", code=2)
+    failed(run("conformance", "--target", "abacus"), "--target abacus", code=2)
+    assert run().code == run("--nosuch").code == run("check").code == 2
+
+
+def test_places_that_cannot_be_written(run: Run, config: Path, tmp_path: Path) -> None:
+    """Said before anything is captured, and nothing is left or overwritten."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    failed(run(config, "-o", tmp_path / "mine"), "not overwritten", "name another folder")
+    (tmp_path / "model").mkdir()
+    (written(tmp_path / "model") / "manifest.json").write_text('{"files": {}}')  # another tool's
+    failed(run(config, "-o", tmp_path / "model"), "not overwritten")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "manifest.json"]
+    done = run(config, "--html", tmp_path)
+    assert (done.code, "a folder" in done.err) == (2, True)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_stdout_that_cannot_be_written(config: Path) -> None:
+    """A full disk is an error; a reader that has gone is none. Neither is a traceback."""
+    command = [str(Path(sys.executable).with_name("lower-model")), str(config), "--bucket", BUCKET]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, "No space left on device" in done.stderr) == (1, True), done.stderr
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, "Traceback" in errors, "error:" in errors) == (0, False, False), errors
+
+
+def test_an_interrupt_ends_at_once_also_inside_of_a_compiler() -> None:
+    """A C call of minutes that releases the GIL stands for one: Python's own handler would wait until it returns."""
+    script = """
+import hashlib, sys, typer
+from fxhlo.tools import console
+app = typer.Typer()
+@app.command()
+def command() -> None:
+    console.say("compiling")
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**30)
+sys.exit(console.run(app, [], "command"))
+"""
+    with subprocess.Popen([sys.executable, "-P", "-c", script], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "compiling\n"
+        time.sleep(1.0)  # until it is inside
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read().endswith("interrupted\n")
 
 
 def test_errors_of_the_config(run: Run, tmp_path: Path) -> None:
@@ -176,13 +336,12 @@ def test_errors_of_the_config(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     failed(run(tmp_path), "architectures")
     failed(run(written(tmp_path, architectures=["NobodysForCausalLM"])), "NobodysForCausalLM")
+    failed(run(written(tmp_path, architectures=["LamaForCausalLM"])), "did you mean", "LlamaForCausalLM")
+    failed(run(written(tmp_path, architectures=[3])), "architectures", "list of names")
+    failed(run(written(tmp_path, hidden_size="many")), "hidden_size", "many")
     failed(run(written(tmp_path, num_attention_heads=5, head_dim=None)), "5")
     alone = written(tmp_path, architectures=["NobodysForCausalLM"]) / "config.json"
     failed(run(alone), f"at: {alone}")
-
-
-def test_a_bucket_that_the_model_does_not_have(run: Run, config: Path) -> None:
-    failed(run(config, "--bucket", "token=8"), "token", "tokens")
 
 
 def test_a_model_that_has_parts_which_are_not_supported(run: Run, tmp_path: Path) -> None:

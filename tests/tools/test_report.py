@@ -15,9 +15,10 @@ import torch
 from fxhlo.lowering.lower import lower
 from fxhlo.runtime.core.targets import Target
 from fxhlo.tools import lower_model
-from fxhlo.tools.report.hlo import Cost, Program
+from fxhlo.tools.report.hlo import Cost, Optimized
 from fxhlo.tools.report.ideal import folded, ideal
-from fxhlo.tools.report.report import bound
+from fxhlo.tools.report.report import bound, with_rounds
+from fxhlo.tools.report.units import Unit
 
 CONFIGS = Path(__file__).parent / "configs"
 HLO = """
@@ -84,7 +85,7 @@ HLO = HLO.replace(
 
 
 def test_what_optimized_hlo_costs() -> None:
-    program = Program.parse(HLO)
+    program = Optimized.parse(HLO)
     costs: dict[tuple[str, str], Cost] = {(cost.path, cost.kind): cost for cost in program.costs}
     product = costs["layers.3.up", "product"]
     assert (product.flops, product.cycles) == (2 * 64 * 512 * 4096, 1234)
@@ -94,22 +95,95 @@ def test_what_optimized_hlo_costs() -> None:
     assert costs["cache", "dynamic-update-slice fusion"].bytes == 2 * 8 * 128 * 4 + 4, "rows in place, and where"
     assert costs["attn", "kernel"] == Cost("attn", "kernel")
     assert costs["loop", "negate"].bytes == 5 * 2 * 256 * 128 * 4
-    assert program.loops == 0
+    assert not any(cost.loop for cost in program.costs)
     assert sum(cost.kind == "prefetch" for cost in program.costs) == 1, "a copy for the next call is not of this one"
-    assert Program.parse(HLO.replace('{"known_trip_count":{"n":"5"}}', "{}")).costs[-1].bytes == 2 * 256 * 128 * 4
+    assert Optimized.parse(HLO.replace('{"known_trip_count":{"n":"5"}}', "{}")).costs[-1].bytes == 2 * 256 * 128 * 4
 
 
 def test_a_product_in_a_fusion_of_a_fusion_is_seen() -> None:
     nested = HLO.replace("kind=kOutput, calls=%fused_product, meta", "kind=kLoop, calls=%outer, meta")
     assert nested != HLO
-    (product,) = (cost for cost in Program.parse(nested).costs if cost.kind == "product")
+    (product,) = (cost for cost in Optimized.parse(nested).costs if cost.kind == "product")
     assert (product.flops, product.bytes) == (2 * 64 * 512 * 4096, 512 * 4096 * 2)
 
 
-def test_a_loop_of_unknown_length_is_told() -> None:
-    program = Program.parse(HLO.replace('{"known_trip_count":{"n":"5"}}', "{}"))
-    assert program.costs
-    assert program.loops == 1
+def test_a_loop_whose_rounds_depend_on_data_is_marked_and_never_faster_than_its_roofline() -> None:
+    costs = Optimized.parse(HLO.replace('{"known_trip_count":{"n":"5"}}', "{}")).costs
+    (once,) = (cost for cost in costs if cost.loop)
+    assert (once.loop, once.path, once.bytes) == ("while.1", "loop", 2 * 256 * 128 * 4)
+    v6e = Target.parse("tpu-v6e")
+    composite = Cost("loop", "fxhlo.kernel", bytes=7.5 * once.bytes)
+    (counted,) = (cost for cost in with_rounds(costs, [composite], v6e) if cost.loop)
+    assert counted.bytes == 8 * once.bytes
+    assert bound(counted, v6e) >= bound(composite, v6e)
+    assert with_rounds(costs, [], v6e) == costs, "at least one round"
+
+
+COUNTING = """
+HloModule main
+
+%body (s: (s32[], f32[256,128], s32[])) -> (s32[], f32[256,128], s32[]) {
+  %s = (s32[], f32[256,128]{1,0}, s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[256,128]{1,0} get-tuple-element(%s), index=1
+  %n = s32[] get-tuple-element(%s), index=2
+  %step = s32[] constant(STEP)
+  %next = s32[] add(%i, %step)
+  %y = f32[256,128]{1,0} negate(%x), metadata={op_name="loop"}
+  ROOT %t = (s32[], f32[256,128]{1,0}, s32[]) tuple(%next, %y, %n)
+}
+
+%condition (s: (s32[], f32[256,128], s32[])) -> pred[] {
+  %s = (s32[], f32[256,128]{1,0}, s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %bound = s32[] BOUND
+  ROOT %less = pred[] compare(%i, %bound), direction=DIRECTION
+}
+
+ENTRY %main (x: f32[256,128], given: s32[]) -> f32[256,128] {
+  %x = f32[256,128]{1,0} parameter(0)
+  %given = s32[] parameter(1)
+  %first = s32[] constant(FIRST)
+  %last = s32[] constant(11)
+  %copied = s32[] copy(%last)
+  %start = (s32[], f32[256,128]{1,0}, s32[]) tuple(%first, %x, %LAST)
+  %while.1 = (s32[], f32[256,128]{1,0}, s32[]) while(%start), condition=%condition, body=%body
+  ROOT %out = f32[256,128]{1,0} get-tuple-element(%while.1), index=1
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "direction", "bound", "last", "rounds"),
+    [
+        (0, 1, "LT", "constant(7)", "copied", 7),
+        (2, 3, "LE", "constant(11)", "copied", 4),  # 2, 5, 8, 11
+        (20, -3, "GE", "constant(-5)", "copied", 9),
+        (1, 2, "LT", "get-tuple-element(%s), index=2", "copied", 5),  # 1, 3, 5, 7, 9
+        (9, 1, "LT", "constant(7)", "copied", 0),
+        (0, 1, "LT", "get-tuple-element(%s), index=2", "given", None),
+        (0, 1, "NE", "constant(7)", "copied", None),
+        (0, 1, "GT", "constant(7)", "copied", None),  # counts away from its bound
+    ],
+)
+def test_the_rounds_of_a_loop_that_counts(
+    first: int, step: int, direction: str, bound: str, last: str, rounds: int | None
+) -> None:
+    text = COUNTING.replace("FIRST", str(first)).replace("STEP", str(step)).replace("DIRECTION", direction)
+    text = text.replace("BOUND", bound).replace("LAST", last)
+    (cost,) = (cost for cost in Optimized.parse(text).costs if cost.path == "loop")
+    assert bool(cost.loop) == (rounds is None)
+    assert cost.bytes == (1 if rounds is None else rounds) * 2 * 256 * 128 * 4
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"), [((0.0012, 0.9e-6), ["1.20", "0.001"]), ((3e-5, 2e-6), ["30.00", "2.00"])]
+)
+def test_one_unit_for_all_figures_of_a_column(figures: tuple[float, ...], shown: list[str]) -> None:
+    unit = Unit.of_seconds(figures)
+    assert [unit(figure) for figure in figures] == shown
+    assert unit.name == ("ms" if figures[0] > 1e-3 else "us")
+    assert Unit.of_bytes((3 * 2**30, 2**20)).of(2**29) == "0.500 GiB"
 
 
 def test_products_whose_batch_is_a_window_are_counted_once_a_pair() -> None:
@@ -122,7 +196,7 @@ ENTRY %main (a: f32[8,4,16], b: f32[8,16,5]) -> f32[8,4,5] {
   ROOT %product = f32[8,4,5]{2,1,0} convolution(%a, %b), window={size=8 stride=7 pad=0_0 lhs_dilate=8}, dim_labels=0bf_0io->0bf
 }
 """
-    (cost,) = Program.parse(text).costs
+    (cost,) = Optimized.parse(text).costs
     assert cost.flops == 2 * 8 * 4 * 16 * 5
 
 
@@ -170,7 +244,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((CONFIGS / "llama-3.1-8b" / "config.json").read_text())
     config |= {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 2048}
     config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128}
-    path = tmp_path_factory.mktemp("small") / "config.json"
+    path = tmp_path_factory.mktemp("folder") / "small.json"
     path.write_text(json.dumps(config))
     return path
 
@@ -197,8 +271,35 @@ def test_a_step_that_fits(
     assert up["bytes"] >= 2 * 512 * 2048 * 2
     assert {one["kernel"] for one in report["composites"]} >= {"fxhlo.sample", "fxhlo.ragged_paged_attention"}
     _is_one_page(page.read_text(), "It fits")
+    assert "<title>small (LlamaForCausalLM) for tpu-v6e:2x2</title>" in page.read_text()
     (executable,) = (bundle / "executables").iterdir()
     assert executable.stat().st_size > 10_000, "a TPU's executable is in the bundle"
+
+
+def test_a_fallback_of_attention_is_not_faster_than_the_kernel(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: Path
+) -> None:
+    """float16 has no Pallas attention: its loop over keys runs as often as the contexts are long."""
+    words = (
+        "--target",
+        "tpu-v6e",
+        "--max-model-len",
+        4096,
+        "--bucket",
+        "tokens=8,requests=8,num_blocks=2048",
+        "--json",
+    )
+    facts = json.loads(command(capfd, monkeypatch, small, *words, "--stop-after", "compile", "--dtype", "float16"))
+    report = facts["modules"][0]["report"]
+    became = {one["kernel"]: one["became"] for one in report["composites"]}
+    assert became["fxhlo.ragged_paged_attention"] == "xla"
+    total = report["total"]
+    assert total["unknown_loops"] == 2, "a layer each"
+    assert total["bound"] >= total["roofline"]
+    assert total["outside_bound"] >= total["outside_roofline"]
+    (attention,) = (row for row in report["paths"] if row["name"].endswith("self_attn.attn"))
+    assert attention["bound"] >= attention["roofline"]
+    assert attention["unknown_loops"] == 2
 
 
 def test_a_step_that_does_not_fit_says_by_how_much(

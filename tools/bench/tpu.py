@@ -95,7 +95,7 @@ def _served(config: dict[str, Any]) -> dict[str, Any]:
     """vLLM's model as the engine's step, a module per shape."""
     from ...lowering.emit.emit import emit
     from ...passes.pipeline import run
-    from ..lower_stages import quiet_vllm
+    from ..lower.capture import quiet_vllm
 
     quiet_vllm()
     from ...runtime.vllm.steps.capture import capture_model
@@ -166,7 +166,7 @@ def _roofline(module: Any, target: Target) -> float:
 
 def _figure(peer: bytes, target: str, step: str, layers: int, program: str, roofline: float) -> Figure:
     """The peer's: it has no kernels, and its roofline is that of the same model."""
-    from ..report.hlo import Program
+    from ..report.hlo import Optimized
     from ..report.report import bound
 
     where = Target.parse(target)
@@ -174,7 +174,7 @@ def _figure(peer: bytes, target: str, step: str, layers: int, program: str, roof
         compiled = pjrt.compile_ahead(peer, where)
     except OutOfMemoryError as problem:
         return Figure(target, step, layers, program, problem=problem.message)
-    costs = Program.parse(compiled.text).costs
+    costs = Optimized.parse(compiled.text).costs
     whole = sum(bound(cost, where) for cost in costs)
     return Figure(
         target, step, layers, program, roofline, whole, whole / roofline, compiled.costs.get("flops"),
@@ -195,24 +195,29 @@ def tables(figures: list[Figure]) -> list[Any]:
     """A table per target and number of layers."""
     from rich.table import Table
 
-    from ..report.show import microseconds, number
+    from ..report.units import Unit
 
     made = []
     for target, layers in dict.fromkeys((one.target, one.layers) for one in figures):
+        mine = [one for one in figures if (one.target, one.layers) == (target, layers)]
+        times = Unit.of_seconds(time for one in mine for time in (one.roofline, one.bound))
+        flops = Unit.of_flops(one.flops for one in mine)
+        traffic = Unit.of_traffic(size for one in mine for size in (one.bytes, one.counted_bytes))
         table = Table(title=f"Llama 3.1 8B, {layers} layers, compiled for {target}", title_justify="left")
         table.add_column("step")
         table.add_column("program")
-        for column in ("roofline", "as compiled", "outside kernels", "FLOP", "bytes", "counted bytes"):
+        for column in (
+            f"roofline, {times.name}", f"as compiled, {times.name}", "outside kernels", flops.name, traffic.name,
+            f"counted {traffic.name}",
+        ):  # fmt: skip
             table.add_column(column, justify="right")
-        for one in figures:
-            if (one.target, one.layers) != (target, layers):
-                continue
+        for one in mine:
             if one.bound is None or one.roofline is None:
                 table.add_row(one.step, one.program, one.problem)
                 continue
             ratio = "" if one.outside is None else f"{one.outside:.2f}x"
-            numbers = (number(one.flops), number(one.bytes), number(one.counted_bytes))
-            table.add_row(one.step, one.program, microseconds(one.roofline), microseconds(one.bound), ratio, *numbers)
+            numbers = (flops(one.flops), traffic(one.bytes), traffic(one.counted_bytes))
+            table.add_row(one.step, one.program, times(one.roofline), times(one.bound), ratio, *numbers)
         made.append(table)
     return made
 

@@ -3,20 +3,21 @@
 Comes in: the text of optimized HLO, as `pjrt.Compiled.text` gives it. Goes out: a `Cost` per instruction that does
 something: flops of products, bytes moved to and from HBM, the compiler's cycle estimate, and the module path it came from.
 Guaranteed: what lies in on-chip memory (`S(1)` in a layout) costs no bytes; a prefetch is counted once, where it starts; the
-body of a loop is counted as often as the compiler knows that it runs (once where it does not, and then `loops` says so).
+body of a loop is counted as often as it runs. Where that depends on data it is counted once, and its costs name the loop.
 
 A Pallas kernel is opaque: kind "kernel", no flops and no bytes. What it must do is known from its composite (ideal.py).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
-BITS = {"pred": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "bf16": 16, "token": 0, "opaque": 0}
+from .hlo_text import ATTRIBUTE, NAME, Computation, HloText, Instruction
+from .loops import trip_count
+
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "slice-done", "async-done", "call-done",
     "async-update", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "domain",
@@ -26,59 +27,13 @@ STARTS = {"copy-start", "slice-start", "async-start", "call-start"}
 KERNEL = "tpu_custom_call"
 PASSES = {"bitcast", "bitcast-convert", "reshape", "copy"}
 
-_TENSOR = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
-_NAME = re.compile(r"%([\w.\-]+)")
-_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_ATTRIBUTE = {
-    "path": re.compile(r'op_name="([^"]*)"'),
-    "cycles": re.compile(r'"estimated_cycles":"(\d+)"'),
-    "calls": re.compile(r"(?:calls|to_apply)=%([\w.\-]+)"),
-    "body": re.compile(r"body=%([\w.\-]+)"),
-    "trips": re.compile(r'"known_trip_count":\{"n":"(\d+)"'),
-    "branches": re.compile(r"branch_computations=\{([^}]*)\}|true_computation=(%[\w.\-]+), false_computation=(%[\w.\-]+)"),
-    "target": re.compile(r'custom_call_target="([^"]*)"'),
-    "labels": re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)"),
-    "window": re.compile(r"window=\{([^}]*)\}"),
-    "contracting": re.compile(r"lhs_contracting_dims=\{([\d,]*)\}"),
-    "groups": re.compile(r"feature_group_count=(\d+)"),
-    "slices": re.compile(r"slice_sizes=\{([\d,]*)\}"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One array of an instruction's result: `hbm` where it lies in the device's main memory."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    hbm: bool
-
-    @property
-    def bytes(self) -> int:
-        digits = re.search(r"\d+", self.dtype)
-        bits = BITS.get(self.dtype) if self.dtype in BITS else int(digits.group()) if digits else 0
-        return prod(self.shape) * (bits or 0) // 8
-
-
-@dataclass(frozen=True)
-class Instruction:
-    name: str
-    results: tuple[Tensor, ...]
-    opcode: str
-    operands: tuple[str, ...]
-    rest: str
-    root: bool
-
-    def attribute(self, name: str) -> str:
-        found = _ATTRIBUTE[name].search(self.rest)
-        return next((group for group in found.groups() if group), "") if found else ""
-
 
 @dataclass(frozen=True)
 class Cost:
     """What one op costs. bytes: to and from HBM. cycles: the compiler's estimate, 0 where it has none.
 
-    operands: the types of a composite's operands, as legalization's decisions name them.
+    operands: the types of a composite's operands, as legalization's decisions name them. loop: the name of the loop around
+    it whose rounds depend on data, and of which it is one round.
     """
 
     path: str
@@ -88,38 +43,31 @@ class Cost:
     cycles: int = 0
     dtype: str = "bfloat16"
     operands: str = ""
+    loop: str = ""
+
+    def times(self, count: int) -> Cost:
+        """The cost of `count` of them."""
+        return replace(self, flops=self.flops * count, bytes=self.bytes * count, cycles=self.cycles * count)
 
 
-@dataclass
-class Program:
-    """The computations of one HLO module, by name."""
+@dataclass(frozen=True)
+class Optimized:
+    """What the compiler made of one module."""
 
-    computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
-    entry: str = ""
-    loops: int = 0
-    """Loops whose number of rounds the compiler does not know; their bodies are counted once."""
+    text: HloText
 
     @classmethod
-    def parse(cls, text: str) -> Program:
-        made = cls()
-        current: dict[str, Instruction] = {}
-        for line in text.splitlines():
-            if line.startswith(("  ", "\t")):
-                if instruction := _instruction(line):
-                    current[instruction.name] = instruction
-            elif header := _HEADER.match(line):
-                current = made.computations[header[2]] = {}
-                if header[1]:
-                    made.entry = header[2]
-        return made
+    def parse(cls, text: str) -> Optimized:
+        """Of the text of optimized HLO."""
+        return cls(HloText.parse(text))
 
     @cached_property
     def costs(self) -> list[Cost]:
         """A cost for each instruction that runs, in order."""
-        return list(self._costs(self.entry, 1, ""))
+        return list(self._costs(self.text.entry, ""))
 
-    def _costs(self, name: str, times: int, path: str) -> Iterator[Cost]:
-        computation = self.computations.get(name, {})
+    def _costs(self, name: str, path: str) -> Iterator[Cost]:
+        computation = self.text.computations.get(name, {})
         users = _users(computation)
         for one in computation.values():
             here = one.attribute("path") or path
@@ -128,23 +76,28 @@ class Program:
             if one.opcode in FREE or (one.opcode in STARTS and _for_the_next_call(users, one.name)):
                 continue
             if one.opcode == "while":
-                trips = int(one.attribute("trips") or 0)
-                self.loops += not trips
-                yield from self._costs(one.attribute("body"), times * max(trips, 1), here)
+                yield from self._loop(one, computation, here)
             elif one.opcode == "conditional":
-                yield from self._longest(one, times, here)
+                yield from self._longest(one, here)
             elif one.opcode == "call":
-                yield from self._costs(one.attribute("calls"), times, here)
+                yield from self._costs(one.attribute("calls"), here)
             elif cost := self._cost(computation, one, here):
-                yield replace(cost, flops=cost.flops * times, bytes=cost.bytes * times, cycles=cost.cycles * times)
+                yield cost
 
-    def _longest(self, one: Instruction, times: int, path: str) -> Iterator[Cost]:
+    def _loop(self, one: Instruction, computation: Computation, path: str) -> Iterator[Cost]:
+        """The body's costs, multiplied by the number of rounds; of one round, and marked, where that depends on data."""
+        rounds = trip_count(one, computation, self.text)
+        for cost in self._costs(one.attribute("body"), path):
+            yield replace(cost, loop=cost.loop or one.name) if rounds is None else cost.times(rounds)
+
+    def _longest(self, one: Instruction, path: str) -> Iterator[Cost]:
         """The branch that moves the most bytes."""
-        branches = _NAME.findall(_ATTRIBUTE["branches"].search(one.rest).group()) if "computation" in one.rest else []  # type: ignore[union-attr]
-        ways = [list(self._costs(branch, times, path)) for branch in branches]
+        found = ATTRIBUTE["branches"].search(one.rest)
+        branches = NAME.findall(found.group()) if found else []
+        ways = [list(self._costs(branch, path)) for branch in branches]
         yield from max(ways, key=lambda way: sum(cost.bytes for cost in way), default=[])
 
-    def _cost(self, computation: dict[str, Instruction], one: Instruction, path: str) -> Cost | None:
+    def _cost(self, computation: Computation, one: Instruction, path: str) -> Cost | None:
         cycles = int(one.attribute("cycles") or 0)
         if one.opcode == "custom-call" and one.attribute("target") == KERNEL:
             return Cost(path, "kernel", cycles=cycles)
@@ -152,21 +105,21 @@ class Program:
             return Cost(path, "prefetch", bytes=_moved(one, computation), cycles=cycles)
         if one.opcode.endswith(("-start", "-done", "-update")):
             return None
-        body = self.computations.get(one.attribute("calls"), {}) if one.opcode == "fusion" else {}
+        body = self.text.computations.get(one.attribute("calls"), {}) if one.opcode == "fusion" else {}
         products = list(self._products(body)) if body else [(one, computation)] if one.opcode in PRODUCTS else []
         flops = sum(_flops(product, around) for product, around in products)
         dtype = _operand_dtype(*products[0]) if products else "bfloat16"
         return Cost(path, _kind(one, bool(products), body), flops, self._bytes(computation, one, body), cycles, dtype)
 
-    def _products(self, body: dict[str, Instruction]) -> Iterator[tuple[Instruction, dict[str, Instruction]]]:
+    def _products(self, body: Computation) -> Iterator[tuple[Instruction, Computation]]:
         """The products of a fusion, those of fusions in it as well, each with the computation around it."""
         for one in body.values():
             if one.opcode in PRODUCTS:
                 yield one, body
             elif one.opcode == "fusion":
-                yield from self._products(self.computations.get(one.attribute("calls"), {}))
+                yield from self._products(self.text.computations.get(one.attribute("calls"), {}))
 
-    def _bytes(self, computation: dict[str, Instruction], one: Instruction, body: dict[str, Instruction]) -> int:
+    def _bytes(self, computation: Computation, one: Instruction, body: Computation) -> int:
         """HBM traffic: operands and results, or the parts of them that a fusion touches."""
         results = sum(result.bytes for result in one.results if result.hbm)
         if not body:
@@ -185,26 +138,7 @@ class Program:
         return total + max(results, 0)
 
 
-def _instruction(line: str) -> Instruction | None:
-    left, equals, right = line.strip().partition(" = ")
-    if not equals:
-        return None
-    cut = _balanced(right, 0) if right.startswith("(") else right.find(" ")
-    type_, rest = right[:cut], right[cut:].lstrip()
-    opening = rest.find("(")
-    closing = _balanced(rest, opening)
-    opcode, inside, after = rest[:opening], rest[opening + 1 : closing - 1], rest[closing:]
-    results = tuple(
-        Tensor(dtype, tuple(int(size) for size in shape.split(",") if size), "S(" not in layout)
-        for dtype, shape, layout in _TENSOR.findall(type_)
-    )
-    root = left.startswith("ROOT ")
-    name = left.removeprefix("ROOT ").lstrip("%")
-    operands = () if opcode == "parameter" else tuple(_NAME.findall(inside))
-    return Instruction(name, results, opcode, operands, f"{inside}|{after}" if opcode == "parameter" else after, root)
-
-
-def _users(computation: dict[str, Instruction]) -> dict[str, list[str]]:
+def _users(computation: Computation) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in computation.values():
         for name in one.operands:
@@ -218,7 +152,7 @@ def _for_the_next_call(users: dict[str, list[str]], name: str) -> bool:
     return bool(ends) and not any(users.get(end) for end in ends)
 
 
-def _user_path(computation: dict[str, Instruction], users: dict[str, list[str]], name: str) -> str:
+def _user_path(computation: Computation, users: dict[str, list[str]], name: str) -> str:
     """The module path of the first instruction that uses a value which has none of its own, as a prefetched weight."""
     seen, todo = {name}, [name]
     while todo:
@@ -231,22 +165,12 @@ def _user_path(computation: dict[str, Instruction], users: dict[str, list[str]],
     return ""
 
 
-def _balanced(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` has closed."""
-    depth = 0
-    for index in range(start, len(text)):
-        depth += (text[index] == "(") - (text[index] == ")")
-        if depth == 0:
-            return index + 1
-    return len(text)
-
-
-def _hbm_bytes(computation: dict[str, Instruction], name: str) -> int:
+def _hbm_bytes(computation: Computation, name: str) -> int:
     one = computation.get(name)
     return sum(result.bytes for result in one.results if result.hbm) if one else 0
 
 
-def _moved(one: Instruction, computation: dict[str, Instruction]) -> int:
+def _moved(one: Instruction, computation: Computation) -> int:
     """Bytes of HBM traffic of an asynchronous copy: a side that lies on the chip costs nothing."""
     if one.opcode in ("async-start", "call-start"):
         return sum(result.bytes for result in one.results if result.hbm)
@@ -261,7 +185,7 @@ def _moved(one: Instruction, computation: dict[str, Instruction]) -> int:
     return size * sum(sides)
 
 
-def _touched(body: dict[str, Instruction], parameter: Instruction, whole: int) -> tuple[int, int]:
+def _touched(body: Computation, parameter: Instruction, whole: int) -> tuple[int, int]:
     """(bytes that a fusion reads of a parameter, bytes of its result that stay as they are because it is updated in place)."""
     aliases, read, written_over = {parameter.name}, 0, 0
     for one in body.values():
@@ -280,13 +204,13 @@ def _touched(body: dict[str, Instruction], parameter: Instruction, whole: int) -
     return min(read, whole), written_over
 
 
-def _operand_dtype(one: Instruction, computation: dict[str, Instruction]) -> str:
+def _operand_dtype(one: Instruction, computation: Computation) -> str:
     names = {"bf16": "bfloat16", "f32": "float32", "s8": "int8", "u8": "int8", "f8e4m3fn": "float8_e4m3fn"}
     weight = computation.get(one.operands[1])
     return names.get(weight.results[0].dtype, "bfloat16") if weight else "bfloat16"
 
 
-def _flops(one: Instruction, computation: dict[str, Instruction]) -> float:
+def _flops(one: Instruction, computation: Computation) -> float:
     """Two per multiplication and addition, as XLA counts them."""
     left, right = (computation.get(name) for name in one.operands[:2])
     if left is None or right is None:
@@ -295,7 +219,7 @@ def _flops(one: Instruction, computation: dict[str, Instruction]) -> float:
     if one.opcode == "dot":
         sizes = left.results[0].shape
         return 2.0 * result * prod(sizes[int(index)] for index in one.attribute("contracting").split(",") if index)
-    labels = _ATTRIBUTE["labels"].search(one.rest)
+    labels = ATTRIBUTE["labels"].search(one.rest)
     if labels is None:
         return 0.0
     kernel = dict(zip(labels[2], right.results[0].shape, strict=True))
@@ -321,7 +245,7 @@ def _pairs(place: int, source: int, out: int, window: dict[str, str]) -> int:
     return sum(0 <= position <= reach and position % dilated == 0 for position in positions)
 
 
-def _kind(one: Instruction, product: bool, body: dict[str, Instruction]) -> str:
+def _kind(one: Instruction, product: bool, body: Computation) -> str:
     if product:
         return "product"
     if one.opcode == "custom-call":

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from .report import Fit, Row, StepReport
-from .show import gib, microseconds, number, shortened, summary, time, verdict
+from .show import figures, shortened, summary, time, verdict
+from .units import Unit
 
 STYLE = """
 :root { --ink: #1c2024; --soft: #60646c; --line: #d9dce1; --paper: #fff; --good: #2b8a5e; --bad: #c8382f;
@@ -18,7 +19,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 
 .verdict { font-size: 1.1rem; font-weight: 600; } .fits { color: var(--good); } .short { color: var(--bad); }
 p.soft, td.soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; } 
-th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; white-space: pre-line; }
 th:first-child, td:first-child, td.left, th.left { text-align: left; } td:first-child { overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg text.soft { fill: var(--soft); }
 """
@@ -59,11 +60,12 @@ def _memory(fit: Fit) -> str:
         ("weights", fit.weights, "--a"), ("KV caches", fit.caches, "--b"), ("inputs", fit.inputs, "--c"),
         ("temporaries", fit.temporaries or 0, "--d"), ("program", fit.program or 0, "--e"),
     ]  # fmt: skip
+    unit = Unit.of_bytes((fit.needed, fit.available))
     whole = max(fit.needed, fit.available, 1)
     scale = WIDTH / whole
     drawn, x = [], 0.0
     for name, size, colour in parts:
-        tip = f"<title>{name}: {gib(size)}</title>"
+        tip = f"<title>{name}: {unit.of(size)}</title>"
         drawn.append(
             f'<rect x="{x:.1f}" y="4" width="{size * scale:.1f}" height="26" fill="var({colour})">{tip}</rect>'
         )
@@ -72,12 +74,12 @@ def _memory(fit: Fit) -> str:
     drawn.append(f'<line x1="{edge:.1f}" y1="0" x2="{edge:.1f}" y2="40" stroke="var(--ink)" stroke-width="2"/>')
     anchor = "end" if edge > WIDTH / 2 else "start"
     drawn.append(
-        f'<text x="{edge + (-6 if anchor == "end" else 6):.1f}" y="46" text-anchor="{anchor}">memory of one device: {gib(fit.available)}</text>'
+        f'<text x="{edge + (-6 if anchor == "end" else 6):.1f}" y="46" text-anchor="{anchor}">memory of one device: {unit.of(fit.available)}</text>'
     )
     legend, x = [], 0.0
     for name, size, colour in parts:
         if size:
-            label = f"{name} {gib(size)}"
+            label = f"{name} {unit.of(size)}"
             legend.append(
                 f'<rect x="{x:.0f}" y="58" width="11" height="11" fill="var({colour})"/><text x="{x + 16:.0f}" y="68">{label}</text>'
             )
@@ -85,13 +87,13 @@ def _memory(fit: Fit) -> str:
     return f'<svg viewBox="0 0 {WIDTH} 76" role="img" aria-label="memory">{"".join(drawn + legend)}</svg>'
 
 
-def _bars(rows: Iterable[Row]) -> str:
+def _bars(rows: Sequence[Row]) -> str:
     """For each row its time as compiled, and over it the roofline."""
-    rows = tuple(rows)
     whole = sum(time(row) for row in rows)
     shown = [row for row in shortened(rows) if time(row) > whole / 2000]  # the table has them all
     longest = max((max(time(row), row.roofline) for row in shown), default=1.0) or 1.0
     scale = (WIDTH - LEFT - RIGHT) / longest
+    unit = Unit.of_seconds((longest,))
     drawn = []
     for place, row in enumerate(shown):
         y = place * (BAR + 5)
@@ -99,38 +101,24 @@ def _bars(rows: Iterable[Row]) -> str:
         drawn.append(f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>')
         drawn.append(f'<rect x="{LEFT}" y="{y}" width="{time(row) * scale:.1f}" height="{BAR}" fill="var(--pale)"/>')
         if row.roofline:
-            tip = f"<title>roofline {microseconds(row.roofline)}</title>"
+            tip = f"<title>roofline {unit.of(row.roofline)}</title>"
             drawn.append(
                 f'<rect x="{LEFT}" y="{y + 5}" width="{row.roofline * scale:.1f}" height="{BAR - 10}" fill="var(--a)">{tip}</rect>'
             )
         end = LEFT + max(time(row), row.roofline) * scale + 6
-        drawn.append(f'<text class="soft" x="{end:.1f}" y="{y + 15}">{microseconds(time(row))}</text>')
+        drawn.append(f'<text class="soft" x="{end:.1f}" y="{y + 15}">{unit.of(time(row))}</text>')
     height = max(len(shown), 1) * (BAR + 5)
     note = '<p class="soft">Dark: the roofline of what the model must do. Pale: the bound of what the compiled program does.</p>'
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="time by name">{"".join(drawn)}</svg>{note}'
 
 
-def _table(rows: tuple[Row, ...]) -> str:
-    head = ("", "ops", "FLOP", "bytes", "roofline", "as compiled", "cycles")
-    lines = [
-        (
-            row.name,
-            str(row.count),
-            number(row.flops),
-            number(row.bytes),
-            microseconds(row.roofline) if row.roofline else "",
-            "" if row.bound is None else microseconds(row.bound),
-            f"{row.cycles:,}" if row.cycles else "",
-        )
-        for row in rows
-    ]
-    return _html_table(head, lines)
+def _table(rows: Sequence[Row]) -> str:
+    return _html_table(*figures(rows))
 
 
 def _composites(report: StepReport) -> str:
     lines = [
-        (one["kernel"], str(one["count"]), one["became"], "; ".join(one["reasons"]), one["operands"])
-        for one in report.composites
+        (one.kernel, str(one.count), one.became, "\n".join(one.reasons), one.operands) for one in report.composites
     ]
     return _html_table(("composite", "count", "became", "why not another", "operands"), lines, left=True)
 

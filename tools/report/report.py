@@ -5,19 +5,21 @@ where it did not fit). Goes out: a `StepReport`, plain numbers only, for show.py
 Guaranteed: no weight is looked at; bytes and flops come from the modules, rates from the target.
 
 Bounds are times: max(flops / peak, bytes / bandwidth) of each op, summed. `roofline` sums what the model must do at least
-(ideal.py); `bound` sums what the compiled program does (hlo.py), where a Pallas kernel counts with its composite's roofline.
+(ideal.py); `bound` sums what the compiled program does (hlo.py), where a Pallas kernel counts with its composite's roofline, and
+a loop whose rounds depend on data with as many rounds as the roofline of its module path takes: it may not look
+faster than what it must do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...kernels.catalog import kernels
 from ...runtime.core.targets import Target
-from .hlo import Cost, Program
+from .hlo import Cost, Optimized
 from .ideal import folded, ideal
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: module path or op kind. Seconds; None where there is no compiled program."""
+    """A line of a table: module path or op kind. Seconds; None where there is no compiled program.
+
+    unknown_loops: in it, whose rounds depend on data: `bound`, `flops` and `bytes` are lower bounds then.
+    """
 
     name: str
     count: int
@@ -60,6 +65,19 @@ class Row:
     roofline: float
     bound: float | None
     cycles: int | None
+    unknown_loops: int = 0
+
+
+@dataclass(frozen=True)
+class Composite:
+    """What became of `count` composites. reasons: why no implementation before it was taken. operands: a line for each of
+    their types."""
+
+    kernel: str
+    became: str
+    count: int
+    reasons: tuple[str, ...]
+    operands: str
 
 
 @dataclass(frozen=True)
@@ -80,15 +98,18 @@ class Total:
 
 @dataclass(frozen=True)
 class StepReport:
+    """The report of one bucket. paths: rows by module path; kinds: by kind of op, where it was compiled; longest first."""
+
     name: str
     target: str
     fit: Fit
     total: Total
     paths: tuple[Row, ...]
     kinds: tuple[Row, ...]
-    composites: tuple[dict[str, Any], ...]
+    composites: tuple[Composite, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """Plain numbers and words; bytes and seconds."""
         made = asdict(self)
         made["fit"] |= {"fits": self.fit.fits, "devices": self.fit.devices}
         return made
@@ -105,17 +126,18 @@ def step_report(
     """compiled: None where it does not fit; too_large then says what the compiler counted, where it was asked."""
     fit = memory(module, target, compiled, too_large)
     least = ideal(module.module, module.signature)
-    program = Program.parse(compiled.text) if compiled is not None else None
     opaque = _opaque(legalized.decisions, target)
-    made = _with_kernels(program, least, opaque) if program else None
+    made = None
+    if compiled is not None:
+        made = with_rounds(_with_kernels(Optimized.parse(compiled.text), least, opaque), least, target)
     return StepReport(
         name,
         str(target),
         fit,
-        _total(least, program, made, opaque, target),
+        _total(least, made, opaque, target),
         _rows(least, made, target, lambda cost: folded(cost).path or "(the step itself)"),
         _rows(least if made is None else [], made, target, lambda cost: cost.kind),
-        tuple(_composite(decision) for decision in legalized.decisions),
+        composites(legalized.decisions),
     )
 
 
@@ -156,25 +178,35 @@ def _opaque(decisions: Iterable[Decision], target: Target) -> set[tuple[str, str
     return found
 
 
-def _with_kernels(program: Program, least: Sequence[Cost], opaque: set[tuple[str, str]]) -> list[Cost]:
+def _with_kernels(program: Optimized, least: Sequence[Cost], opaque: set[tuple[str, str]]) -> list[Cost]:
     """The compiled program's costs, its kernels' replaced by what their composites must do."""
     kept = [cost for cost in program.costs if cost.kind != "kernel"]
     return kept + [cost for cost in least if (cost.kind, cost.operands) in opaque]
 
 
-def _total(
-    least: Sequence[Cost],
-    program: Program | None,
-    made: Sequence[Cost] | None,
-    opaque: set[tuple[str, str]],
-    target: Target,
-) -> Total:
+def with_rounds(made: Sequence[Cost], least: Sequence[Cost], target: Target) -> list[Cost]:
+    """The costs of loops whose rounds depend on data, multiplied by the fewest rounds with which their module path takes as
+    long, and has as many flops, as its roofline."""
+    measures: tuple[Callable[[Cost], float], ...] = (lambda cost: bound(cost, target), lambda cost: cost.flops)
+    rounds: dict[str, int] = {}
+    for path in dict.fromkeys(cost.path for cost in made if cost.loop):
+        rounds[path] = 1
+        for measure in measures:
+            needed = sum(measure(cost) for cost in least if cost.path == path)
+            outside = sum(measure(cost) for cost in made if cost.path == path and not cost.loop)
+            once = sum(measure(cost) for cost in made if cost.path == path and cost.loop)
+            rounds[path] = max(rounds[path], ceil((needed - outside) / once) if once else 1)
+    return [cost.times(rounds[cost.path]) if cost.loop else cost for cost in made]
+
+
+def _total(least: Sequence[Cost], made: Sequence[Cost] | None, opaque: set[tuple[str, str]], target: Target) -> Total:
     sums = (sum(cost.flops for cost in least), sum(cost.bytes for cost in least))
     roofline = sum(bound(cost, target) for cost in least)
-    if program is None or made is None:
+    if made is None:
         return Total(*sums, roofline)
     inside = sum(bound(cost, target) for cost in least if (cost.kind, cost.operands) in opaque)
-    whole = sum(bound(cost, target) for cost in made)
+    # A fusion's traffic and products overlap, so that its bound can be below the sum of its ops': no program beats the roofline.
+    whole = max(sum(bound(cost, target) for cost in made), roofline)
     return Total(
         *sums,
         roofline,
@@ -184,11 +216,13 @@ def _total(
         sum(cost.flops for cost in made),
         sum(cost.bytes for cost in made),
         sum(cost.cycles for cost in made),
-        program.loops,
+        len({cost.loop for cost in made if cost.loop}),
     )
 
 
-def _rows(least: Sequence[Cost], made: Sequence[Cost] | None, target: Target, key: Any) -> tuple[Row, ...]:
+def _rows(
+    least: Sequence[Cost], made: Sequence[Cost] | None, target: Target, key: Callable[[Cost], str]
+) -> tuple[Row, ...]:
     """A row per key, the longest first."""
     names = dict.fromkeys(key(cost) for cost in [*least, *(made or ())])
     rows = []
@@ -205,16 +239,20 @@ def _rows(least: Sequence[Cost], made: Sequence[Cost] | None, target: Target, ke
                 sum(bound(cost, target) for cost in mine),
                 None if theirs is None else sum(bound(cost, target) for cost in theirs),
                 None if theirs is None else sum(cost.cycles for cost in theirs),
+                len({cost.loop for cost in shown if cost.loop}),
             )
         )
     return tuple(sorted(rows, key=lambda row: -max(row.roofline, row.bound or 0.0)))
 
 
-def _composite(decision: Decision) -> dict[str, Any]:
-    return {
-        "kernel": decision.kernel,
-        "became": decision.implementation or "its reference",
-        "count": decision.count,
-        "reasons": list(decision.reasons),
-        "operands": decision.operands,
-    }
+def composites(decisions: Iterable[Decision]) -> tuple[Composite, ...]:
+    """What became of the composites, those of one kernel with one fate together, whatever their operands' shapes."""
+    found: dict[tuple[str, str, tuple[str, ...]], Composite] = {}
+    for one in decisions:
+        became = one.implementation or "its reference"
+        before = found.get((one.kernel, became, one.reasons))
+        count, operands = (
+            (before.count + one.count, f"{before.operands}\n{one.operands}") if before else (one.count, one.operands)
+        )
+        found[one.kernel, became, one.reasons] = Composite(one.kernel, became, count, one.reasons, operands)
+    return tuple(found.values())

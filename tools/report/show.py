@@ -1,88 +1,117 @@
-"""A `StepReport` as text: what a terminal shows."""
+"""A `StepReport` as text: what a terminal shows. Each column of a table has one unit."""
 
 from __future__ import annotations
 
-import os
+import io
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from .report import Fit, Row, StepReport, Total
+from .report import Composite, Fit, Row, StepReport, Total
+from .units import Unit
 
 LONGEST = 14
 """Rows of a table; the others are summed up in one."""
+WIDTH = 132
 
 
 def text(report: StepReport) -> str:
     """The tables, without colour."""
-    console = Console(width=118, record=True, file=open(os.devnull, "w"), highlight=False)
-    console.print(f"{report.name} for {report.target}\n")
+    console = Console(width=WIDTH, record=True, file=io.StringIO(), highlight=False)
+    console.print(f"{report.name} for {report.target}\n", markup=False)
     console.print(verdict(report.fit))
-    console.print(_memory(report.fit))
+    console.print(_table(*memory(report.fit)))
     for line in summary(report.total):
-        console.print(line)
-    console.print(_rows("by module", report.paths))
-    console.print(_rows("by kind of op", report.kinds))
-    console.print(_composites(report))
+        console.print(line, soft_wrap=True)
+    console.print(_table(*figures(report.paths), title="by module"))
+    if report.kinds:
+        console.print(_table(*figures(report.kinds), title="by kind of op"))
+    console.print(composite_table(report.composites))
     return console.export_text()
 
 
 def verdict(fit: Fit) -> str:
-    """One sentence: does it fit, and by how much."""
+    """One sentence: does it fit on one device, and by how much."""
+    unit = Unit.of_bytes((fit.needed, fit.available))
     if fit.fits:
-        return f"It fits: {gib(fit.needed)} of {gib(fit.available)}, {gib(fit.available - fit.needed)} are left."
+        return f"It fits: {unit.of(fit.needed)} of {unit.of(fit.available)}, {unit.of(fit.available - fit.needed)} are left."
     return (
-        f"It does not fit: {gib(fit.needed)} {'or more ' if fit.program is None else ''}of {gib(fit.available)}, "
-        f"{gib(fit.needed - fit.available)} too much; {fit.devices} devices would have room."
+        f"It does not fit: {unit.of(fit.needed)} {'or more ' if fit.program is None else ''}of {unit.of(fit.available)}, "
+        f"{unit.of(fit.needed - fit.available)} too much; {fit.devices} devices would have room."
     )
 
 
 def summary(total: Total) -> list[str]:
     """The step's bounds in words."""
-    lines = [f"Roofline: {microseconds(total.roofline)} ({number(total.flops)}FLOP, {number(total.bytes)}B)."]
+    times = Unit.of_seconds((total.roofline, total.bound))
+    flops = Unit.of_flops((total.flops, total.compiled_flops))
+    traffic = Unit.of_traffic((total.bytes, total.compiled_bytes))
+    lines = [f"Roofline: {times.of(total.roofline)} ({flops.of(total.flops)}, {traffic.of(total.bytes)})."]
     if total.bound is None or total.outside_roofline is None or total.outside_bound is None:
         return [*lines, "It was not compiled, so these are the model's own lower bounds."]
     ratio = f", {total.outside_bound / total.outside_roofline:.2f} times its roofline" if total.outside_roofline else ""
-    lines += [
-        f"As compiled: {microseconds(total.bound)} summed over its ops ({number(total.compiled_flops)}FLOP, "
-        f"{number(total.compiled_bytes)}B); outside the kernels {microseconds(total.outside_bound)}{ratio}.",
-    ]
+    least = "at least " if total.unknown_loops else ""
+    lines.append(
+        f"As compiled: {least}{times.of(total.bound)} summed over its ops ({flops.of(total.compiled_flops or 0)}, "
+        f"{traffic.of(total.compiled_bytes or 0)}); outside the kernels {least}{times.of(total.outside_bound)}{ratio}."
+    )
     if total.unknown_loops:
-        lines.append(f"{total.unknown_loops} loops run as often as the data says; their bodies are counted once.")
+        lines.append(
+            f"{total.unknown_loops} loops run as often as the data says. They are counted with as many rounds as their "
+            "composite's roofline takes, never fewer than one: rows marked >= are lower bounds."
+        )
     return lines
 
 
-def _memory(fit: Fit) -> Table:
-    table = Table("memory", "size")
+Cells = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A table's head and rows."""
+
+
+def memory(fit: Fit) -> Cells:
+    """What takes memory, in one unit."""
     parts = {
         "weights": fit.weights, "KV caches": fit.caches, "inputs": fit.inputs, "temporaries": fit.temporaries,
         "program": fit.program,
     }  # fmt: skip
-    for name, size in parts.items():
-        table.add_row(name, "not compiled" if size is None else gib(size))
-    return table
+    unit = Unit.of_bytes(parts.values())
+    rows = [(name, "not compiled" if size is None else unit(size)) for name, size in parts.items()]
+    return ("memory", unit.name), rows
 
 
-def _rows(title: str, rows: tuple[Row, ...]) -> Table:
-    table = Table(title, title_justify="left")
-    for column in ("ops", "FLOP", "bytes", "roofline", "as compiled", "part", "cycles"):
-        table.add_column(column, justify="right")
+def figures(rows: Sequence[Row]) -> Cells:
+    """The figures of each row. Long tables are cut, the rest is summed up."""
+    shown = shortened(rows)
+    flops, traffic = Unit.of_flops(row.flops for row in shown), Unit.of_traffic(row.bytes for row in shown)
+    times = Unit.of_seconds(time for row in shown for time in (row.roofline, row.bound))
     whole = sum(time(row) for row in rows) or 1.0
-    for row in shortened(rows):
-        table.add_row(
+    head = (
+        "",
+        "ops",
+        flops.name,
+        traffic.name,
+        f"roofline, {times.name}",
+        f"as compiled, {times.name}",
+        "part",
+        "cycles",
+    )
+    cells = [
+        (
             row.name,
             str(row.count),
-            number(row.flops),
-            number(row.bytes),
-            microseconds(row.roofline) if row.roofline else "",
-            "" if row.bound is None else microseconds(row.bound),
+            flops(row.flops),
+            traffic(row.bytes),
+            times(row.roofline) if row.roofline else "",
+            "" if row.bound is None else f"{'>= ' if row.unknown_loops else ''}{times(row.bound)}",
             f"{100 * time(row) / whole:.1f}%",
             f"{row.cycles:,}" if row.cycles else "",
         )
-    return table
+        for row in shown
+    ]
+    return head, cells
 
 
-def shortened(rows: tuple[Row, ...]) -> list[Row]:
+def shortened(rows: Sequence[Row]) -> list[Row]:
     """The first rows, and one that sums the others."""
     if len(rows) <= LONGEST + 1:
         return list(rows)
@@ -96,34 +125,28 @@ def shortened(rows: tuple[Row, ...]) -> list[Row]:
         sum(row.roofline for row in others),
         None if None in bounds else sum(bound or 0.0 for bound in bounds),
         None if None in cycles else sum(one or 0 for one in cycles),
+        sum(row.unknown_loops for row in others),
     )
     return [*rows[:LONGEST], summed]
 
 
 def time(row: Row) -> float:
-    """The bound as compiled, or the roofline where it was not."""
+    """The bound as compiled in seconds, or the roofline where it was not compiled."""
     return row.roofline if row.bound is None else row.bound
 
 
-def _composites(report: StepReport) -> Table:
-    table = Table("composite", "count", "became", "why not another")
-    for one in report.composites:
-        table.add_row(one["kernel"], str(one["count"]), one["became"], "\n".join(one["reasons"]))
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    table = Table(head[0] or title or "", title_justify="left")
+    for column in head[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**27 else f"{size / 2**20:,.2f} MiB"
-
-
-def microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.1f} us" if seconds < 0.01 else f"{seconds * 1e3:,.1f} ms"
-
-
-def number(value: float | None) -> str:
-    """1.23 G, with the letter that fits."""
-    value = value or 0.0
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.2f} {letter}"
-    return f"{value:.0f} "
+def composite_table(composites: Sequence[Composite], title: str | None = None) -> Table:
+    """A row for each kind of composite: what became of it, and why not another implementation."""
+    table = Table("composite", "count", "became", "why not another", title=title, title_justify="left")
+    for one in composites:
+        table.add_row(one.kernel, str(one.count), one.became, "\n".join(one.reasons))
+    return table

