@@ -33,21 +33,22 @@ inline int32_t token_of(uint64_t key) { return static_cast<int32_t>(key & 0xffff
 // The `count` least keys of a row, in order: its best tokens. `keys` is the scratch.
 template <typename T>
 void best_keys(const T* logits, int64_t size, int64_t count, std::vector<uint64_t>& keys) {
-  const auto key = [&](int64_t i) { return key_of(order(cleaned(to_float(logits[i]))), i); };
   keys.clear();
   if (count <= kFew) {
+    int32_t least = std::numeric_limits<int32_t>::min();  // the order of the last one kept, once there are `count`
     for (int64_t i = 0; count > 0 && i < size; ++i) {
-      const uint64_t here = key(i);
-      if (static_cast<int64_t>(keys.size()) == count) {
-        if (here > keys.back()) continue;
-        keys.pop_back();
-      }
+      const int32_t value = order(cleaned(to_float(logits[i])));
+      const bool full = static_cast<int64_t>(keys.size()) == count;
+      if (full && value <= least) continue;  // an equal one comes after those that are kept
+      if (full) keys.pop_back();
+      const uint64_t here = key_of(value, i);
       keys.insert(std::upper_bound(keys.begin(), keys.end(), here), here);
+      least = order(cleaned(to_float(logits[token_of(keys.back())])));
     }
     return;
   }
   keys.resize(size);
-  for (int64_t i = 0; i < size; ++i) keys[i] = key(i);
+  for (int64_t i = 0; i < size; ++i) keys[i] = key_of(order(cleaned(to_float(logits[i]))), i);
   if (count < size) {
     std::nth_element(keys.begin(), keys.begin() + count, keys.end());
     keys.resize(count);
