@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+import vllm.envs as envs
 import vllm.ir.ops  # noqa: F401 - fills the registry of IR ops
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import (
@@ -88,6 +89,7 @@ __all__ = [
     "init_logger",
     "initialize_model",
     "ir_implementations",
+    "kv_cache_space",
     "layers_of",
     "look_at_models_here",
     "no_comparison_of_heads",
@@ -306,6 +308,11 @@ def engine_config(
             where=model,
             next_step="check `architectures` and the sizes in config.json",
         ) from problem
+
+
+def kv_cache_space() -> int | None:
+    """VLLM_CPU_KVCACHE_SPACE: GiB of KV cache; 0 or None where it is not set."""
+    return envs.VLLM_CPU_KVCACHE_SPACE
 
 
 def default_sizes() -> tuple[set[int], set[int]]:

@@ -1,6 +1,7 @@
 """What vLLM asks of a device before there is one: defaults, the worker's class, and what is refused, with a reason.
 
-vLLM imports this module while it is itself half imported: nothing of vLLM but the base class at the top.
+vLLM imports this module while it is itself half imported: nothing of vLLM but the base class at the top. Importing it
+changes nothing in the process; the hooks do.
 """
 
 from __future__ import annotations
@@ -21,15 +22,6 @@ from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-if (Path.cwd() / "kernels" / "spec.py").is_file():
-    # vLLM looks at model classes in a `python -m` of its own. Started in this repository's root, that process would take
-    # our folder `kernels` for the package of that name, which transformers probes for.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
-
-without_accelerator()  # vLLM has chosen this platform, and may clean up in a process that never had an engine
-
-native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
 
 STEP_TOKENS = 1024
 """Tokens of a step where nobody asked for another number: longer ones gain nothing, and each size is a program to compile."""
@@ -54,6 +46,7 @@ class FxhloPlatform(Platform):
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
         """With a parser, this is the process of vLLM's command line."""
+        _prepare_process()
         if parser is not None:
             from . import front
 
@@ -77,6 +70,7 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Refuses what is not supported and settles the rest. Raises UnsupportedError."""
+        _prepare_process()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
@@ -145,9 +139,9 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
-        import psutil
+        from .memory import total_bytes
 
-        return psutil.virtual_memory().total
+        return total_bytes()
 
     @classmethod
     def get_current_memory_usage(cls, device: Any = None) -> float:
@@ -178,6 +172,16 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_runner_kv_caches_multi_layer(cls) -> None:
         """Caches are named by layer, not by index."""
+
+
+def _prepare_process() -> None:
+    """What a process needs in which vLLM makes a config, be it the front end's, and what takes long and can begin there."""
+    if (Path.cwd() / "kernels" / "spec.py").is_file():
+        # Started in this repository's root, a process of vLLM's own would take our folder `kernels` for the package of that
+        # name, which transformers probes for.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+    without_accelerator()  # vLLM may clean up in a process that never had an engine
+    native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
 
 
 def xla_has_started() -> bool:

@@ -11,31 +11,26 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 import torch
 
 from ..core import seal
 from ..core.errors import FxhloError, UnsupportedError
-from . import compat, front
+from . import compat, front, interrupts, memory
 from .host import without_accelerator
 from .layers import catalog
 from .model import build_model
+from .plugin import version
+from .progress import Progress
 from .runner import Runner
 from .states.spec import StateSpec, check_groups
 from .steps.steps import prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
-
-GIB = 2**30
-DEFAULT_KV_BYTES = 2 * GIB
-"""KV cache on a host that others use too, where nobody said how much: or what one longest request needs, if that is more."""
-HEADROOM = 0.95
-"""Part of the memory that is free which the caches may take: a step has temporaries, and the host other processes."""
-
-
-class CacheSizeError(FxhloError):
-    """The KV cache does not fit, or would not hold one block."""
+TARGET = "cpu"
+"""Where steps run."""
 
 
 class FxhloWorker(compat.WorkerBase):
@@ -63,8 +58,10 @@ class FxhloWorker(compat.WorkerBase):
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
+            interrupts.install()
             # A forked process has torch's pool of threads by name only, and would wait for them; capture needs none.
             torch.set_num_threads(1)
+        logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), TARGET)
         compat.start_one_process(self.vllm_config)
         compat.set_random_seed(self.model_config.seed)
 
@@ -95,13 +92,13 @@ class FxhloWorker(compat.WorkerBase):
         with _logged("find memory for the KV cache"):
             block = sum(spec.page_size_bytes for spec in self.get_kv_cache_spec().values())
             longest = -(-self.model_config.max_model_len // self.cache_config.block_size) * block
-            asked = self.cache_config.kv_cache_memory_bytes
             if self.model_config.original_max_model_len == -1:
                 longest = 0  # vLLM makes the model's length fit
-            wanted = max(DEFAULT_KV_BYTES, longest) if asked is None else asked
+            weights = sum(parameter.nbytes for parameter in self.get_model().parameters())
+            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights, longest)
             if self.cache_config.num_gpu_blocks_override is not None:
                 return max(wanted, self.cache_config.num_gpu_blocks_override * block)
-            return kv_cache_bytes(wanted, block, longest, _free_bytes())
+            return memory.kv_cache_bytes(wanted, block, longest, memory.free_bytes())
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         with _logged("lay out the KV cache"):
@@ -112,14 +109,14 @@ class FxhloWorker(compat.WorkerBase):
         """Makes or loads every program the scheduler can ask for; afterwards the process makes no more."""
         assert self.kv_cache_config is not None
         model, began = self.get_model(), time.perf_counter()
-        with _logged("prepare the programs"):
+        with _logged("prepare the programs"), Progress(logger) as progress:
             steps = prepare(
                 self.vllm_config,
                 model,
                 lambda: build_model(self.vllm_config, weights=False, like=model),
                 self.states(),
                 self.kv_cache_config.num_blocks,
-                lambda message: logger.info("%s", message),
+                progress,
             )
             self.runner = Runner(self.vllm_config, self.kv_cache_config, steps)
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
@@ -163,47 +160,13 @@ class FxhloWorker(compat.WorkerBase):
         seal.reopen()
 
 
-def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
-    """Checks that `wanted` bytes of KV cache hold at least one block and are there. Sizes in bytes.
-
-    block: one block of all layers; longest: what one request of the model's greatest length takes; free: what the host has.
-    """
-    room = int(free * HEADROOM)
-    if block > min(wanted, room):
-        raise CacheSizeError(
-            f"there is too little memory for one KV block: it takes {_size(block)}, "
-            f"{_size(wanted)} may be used and {_size(room)} are free",
-            next_step="raise --kv-cache-memory-bytes, lower --block-size, or free memory on this machine",
-        )
-    if wanted > room:
-        raise CacheSizeError(
-            f"the KV cache does not fit: {_size(wanted)} are wanted and {_size(room)} are free",
-            next_step="lower --max-model-len or --kv-cache-memory-bytes, or free memory on this machine",
-        )
-    if wanted < longest:
-        raise CacheSizeError(
-            f"the KV cache would not hold one request of the model's greatest length: {_size(longest)} are needed, "
-            f"{_size(wanted)} may be used",
-            next_step="lower --max-model-len or raise --kv-cache-memory-bytes",
-        )
-    return wanted
-
-
-def _size(count: int) -> str:
-    return f"{count / GIB:.2f} GiB" if count >= GIB // 100 else f"{count} bytes"
-
-
-def _free_bytes() -> int:
-    import psutil
-
-    return psutil.virtual_memory().available
-
-
 @contextmanager
 def _logged(doing: str) -> Iterator[None]:
-    """Logs fxhlo's own errors before vLLM wraps them, and leaves them for the front end to end with."""
+    """Part of the start: SIGTERM and SIGINT end it at once. Logs fxhlo's own errors before vLLM wraps them, and leaves
+    them for the front end to end with."""
     try:
-        yield
+        with interrupts.ending_at_once():
+            yield
     except FxhloError as problem:
         logger.error("fxhlo could not %s: %s", doing, problem)
         front.leave(problem)

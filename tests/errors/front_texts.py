@@ -14,7 +14,7 @@ from fxhlo.passes.options import OptionError, parse_setting
 from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.folder import ModelError as FolderError
 from fxhlo.runtime.vllm.folder import check_folder
-from fxhlo.runtime.vllm.worker import CacheSizeError, kv_cache_bytes
+from fxhlo.runtime.vllm.memory import CacheSizeError, kv_cache_bytes
 from fxhlo.tools import models
 from fxhlo.tools.bench import peers
 from fxhlo.tools.bench.engine import BenchError, Engine
@@ -95,7 +95,7 @@ there are no weights in the model folder
         lambda tmp: kv_cache_bytes(4 * GIB, 1 << 20, GIB, 2 * GIB),
         """\
 the KV cache does not fit: 4.00 GiB are wanted and 1.90 GiB are free
-  next: lower --max-model-len or --kv-cache-memory-bytes, or free memory on this machine""",
+  next: lower --max-model-len, --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE or --gpu-memory-utilization, or free memory on this machine""",
     ),
     "a cache that holds no request": (
         CacheSizeError,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ...core.cache import Cache
 from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
+from ..progress import Progress
 from .capture import capture_step
 from .kinds import Bucket
 from .options import StepOptions
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     from ....lowering.module import HloModule
 
-Progress = Callable[[str], None]
 COMPILE_THREADS = 2
 
 
@@ -107,15 +108,24 @@ class Programs:
         from ...core import native
 
         progress("capturing the model")
-        program = run(step_passes(self.options), capture_step(self.config, self.build()))
+        captured = capture_step(self.config, self.build())
+        progress("running the passes")
+        program = run(step_passes(self.options), captured)
         check(program)
+        progress(f"emitting and compiling {len(self.buckets)} programs")
         modules: Iterable[tuple[str, HloModule]] = (
             (str(bucket), emit(program, {**self.sizes, **dict(bucket.sizes)})) for bucket in self.buckets
         )
         if not native.ready():
             modules = list(modules)  # legalization asks for the native kernels: what can be done before comes first
+            progress("building the native kernels, once per machine")
+        done = count(1)
+
+        def say(name: str, legalized: object) -> None:
+            progress(f"compiled {name}", done=next(done), of=len(self.buckets))
+
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
-            save_compiled(directory, modules, pool, lambda name, legalized: progress(f"compiled {name}"))
+            save_compiled(directory, modules, pool, say)
 
 
 @cache

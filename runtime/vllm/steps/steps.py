@@ -17,12 +17,13 @@ from ...core.executable import Executable
 from ...core.targets import Target
 from ..pending import PendingStep
 from ..placement import Placement
+from ..progress import Progress
 from ..states.spec import StateSpec, check_states
 from .inputs import StepInputs
 from .kinds import Bucket, closed_set, select
 from .options import StepOptions
 from .passes import step_passes
-from .programs import Programs, Progress
+from .programs import Programs
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,90 @@
+"""SIGTERM and SIGINT in the engine's process: they reach Python's main thread whatever it waits for, and end a start at once.
+
+The kernel may give a signal to any thread of a process, and Python runs its handler in the main thread only: one that waits
+in a lock, as vLLM's idle engine does, is not woken by a signal that another thread took (XLA's threads, OpenMP's). vLLM then
+waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+POKE = signal.SIGURG
+"""Sent to the main thread to wake it; nobody uses it, and its default is to be ignored."""
+POKES = (0.0, 0.05, 0.2, 1.0)
+"""Seconds after a signal: the main thread may be just about to wait when it is woken first."""
+PATIENCE = 1.0
+"""Seconds for a start to clean up after itself before it is ended."""
+
+_starting = threading.Event()
+_installed = False
+
+
+def install() -> None:
+    """Starts the thread that wakes the main thread; once in a process, from its main thread.
+
+    Does nothing where somebody else, such as asyncio, already listens for signals.
+    """
+    global _installed
+    if _installed or threading.current_thread() is not threading.main_thread():
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+        return
+    signal.signal(POKE, _nothing)
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Thread(target=_wake, args=(reader, writer, main), name="fxhlo-signals", daemon=True).start()
+    _installed = True
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGINT end this process by SystemExit, and after a second without asking. No-op without `install`."""
+    if not _installed:
+        yield
+        return
+    before = {number: signal.signal(number, _end) for number in ENDING}
+    _starting.set()
+    try:
+        yield
+    finally:
+        _starting.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler, so that a lock's wait is interrupted."""
+
+
+def _wake(reader: socket.socket, writer: socket.socket, main: int) -> None:
+    """Reads the numbers of signals as Python's C handler writes them. `writer` is kept open."""
+    while numbers := reader.recv(16):
+        ending = [number for number in numbers if number in ENDING]
+        if not ending:
+            continue
+        was_starting = _starting.is_set()
+        began = time.monotonic()
+        for seconds in POKES:
+            time.sleep(max(0.0, began + seconds - time.monotonic()))
+            with contextlib.suppress(OSError):
+                signal.pthread_kill(main, POKE)
+        if was_starting:
+            time.sleep(max(0.0, began + PATIENCE - time.monotonic()))
+            os._exit(128 + ending[0])

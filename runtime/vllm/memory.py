@@ -1,0 +1,124 @@
+"""How many bytes the KV caches get, of the memory that this process may use.
+
+In this order: --kv-cache-memory-bytes; VLLM_CPU_KVCACHE_SPACE, in GiB; --gpu-memory-utilization of the memory, less the
+weights and a reserve; 2 GiB, or one longest request. The memory is the host's, or the control group's where that has less.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import FxhloError
+
+GIB = 2**30
+DEFAULT_KV_BYTES = 2 * GIB
+"""KV cache on a host that others use too, where nobody said how much: or what one longest request needs, if that is more."""
+RESERVE = GIB
+"""Of a part of the memory that the user gives to the engine: for Python, libraries, programs and a step's temporaries."""
+HEADROOM = 0.95
+"""Part of the memory that is free which the caches may take: a step has temporaries, and the host other processes."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class CacheSizeError(FxhloError):
+    """The KV cache does not fit, or would not hold one block."""
+
+
+def wanted_bytes(cache_config: Any, space: int | None, weights: int, longest: int) -> int:
+    """Bytes for the KV caches; the same on every start with the same options. Raises CacheSizeError.
+
+    cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. weights: bytes of the model.
+    longest: bytes that one request of the greatest length takes. vLLM does not tell its default of the utilization from
+    the same number given, so the default stands for nothing said.
+    """
+    if cache_config.kv_cache_memory_bytes is not None:
+        return cache_config.kv_cache_memory_bytes
+    if space:
+        return space * GIB
+    utilization = cache_config.gpu_memory_utilization
+    if utilization == type(cache_config).gpu_memory_utilization:
+        return max(DEFAULT_KV_BYTES, longest)
+    total = total_bytes()
+    wanted = int(total * utilization) - weights - RESERVE
+    if wanted <= 0:
+        raise CacheSizeError(
+            f"nothing is left for the KV cache: {utilization} of {size(total)} is {size(int(total * utilization))}, "
+            f"the weights take {size(weights)}, and {size(RESERVE)} is kept for everything else",
+            next_step="raise --gpu-memory-utilization, or set --kv-cache-memory-bytes",
+        )
+    return wanted
+
+
+def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
+    """Checks that `wanted` bytes of KV cache hold at least one block and are there. Sizes in bytes. Raises CacheSizeError.
+
+    block: one block of all layers; longest: what one request of the model's greatest length takes; free: what the host has.
+    """
+    room = int(free * HEADROOM)
+    if block > min(wanted, room):
+        raise CacheSizeError(
+            f"there is too little memory for one KV block: it takes {size(block)}, "
+            f"{size(wanted)} may be used and {size(room)} are free",
+            next_step="raise --kv-cache-memory-bytes, lower --block-size, or free memory on this machine",
+        )
+    if wanted > room:
+        raise CacheSizeError(
+            f"the KV cache does not fit: {size(wanted)} are wanted and {size(room)} are free",
+            next_step="lower --max-model-len, --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE or --gpu-memory-utilization, "
+            "or free memory on this machine",
+        )
+    if wanted < longest:
+        raise CacheSizeError(
+            f"the KV cache would not hold one request of the model's greatest length: {size(longest)} are needed, "
+            f"{size(wanted)} may be used",
+            next_step="lower --max-model-len or raise --kv-cache-memory-bytes",
+        )
+    return wanted
+
+
+def total_bytes() -> int:
+    """The host's memory, or what the control group may use of it."""
+    import psutil
+
+    limit = _cgroup("memory.max", "memory/memory.limit_in_bytes")
+    total = psutil.virtual_memory().total
+    return total if limit is None else min(total, limit)
+
+
+def free_bytes() -> int:
+    """Memory that can be had: on the host, and within the control group, whose file caches make way."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit = _cgroup("memory.max", "memory/memory.limit_in_bytes")
+    used = _cgroup("memory.current", "memory/memory.usage_in_bytes")
+    if limit is None or used is None:
+        return free
+    return max(0, min(free, limit - used + _file_caches()))
+
+
+def size(count: int) -> str:
+    """For people: in GiB, small numbers in bytes."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB // 100 else f"{count} bytes"
+
+
+def _cgroup(*names: str) -> int | None:
+    """A number of this process's control group (version 2, then 1); None where there is none, or no limit."""
+    for name in names:
+        try:
+            text = (CGROUP / name).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
+
+
+def _file_caches() -> int:
+    for name in ("memory.stat", "memory/memory.stat"):
+        try:
+            lines = (CGROUP / name).read_text().splitlines()
+        except OSError:
+            continue
+        return sum(int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "active_file"))
+    return 0
