@@ -45,7 +45,7 @@ def _made(name: str, platform: str) -> Sequence[Any]:
             os.environ.setdefault(key, value)
     if not os.environ.get("TPU_LIBRARY_PATH") and importlib.util.find_spec("libtpu") is None:
         raise UnsupportedError(
-            "libtpu is not installed, and it alone compiles for TPUs", next_step="pip install 'fxhlo[tpu]'"
+            "libtpu is not installed, and it alone compiles for TPUs", next_step="pip install 'libtpu==0.0.42.*'"
         )
     from jax.experimental import topologies
 

@@ -156,7 +156,7 @@ def check() -> None:
     if version() not in TRIED:
         raise UnsupportedError(
             f"vLLM {version()} was not tried with fxhlo",
-            next_step=f"install vLLM {' or '.join(TRIED)}, or start with VLLM_PLUGINS=",
+            next_step=f"install vLLM {' or '.join(TRIED)}, or start with VLLM_PLUGINS= for a platform of vLLM's own",
         )
     wrong = [f"{hook}: {problem}" for hook, names in HOOKS.items() if (problem := _problem(hook, names))]
     if wrong:

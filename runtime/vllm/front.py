@@ -1,11 +1,13 @@
 """The last word of `vllm serve`: why it did not start, in a few lines without a traceback.
 
 The engine runs in a process of its own, whose error the front end does not have: it only says that the engine failed.
-So the engine leaves its reason in a file that the front end named, and the front end prints it.
+So the engine leaves its reason in a file that the front end named, and the front end prints it. Beside it lies a mark while
+an engine runs: where it is left, the engine was killed or failed, and the server, which vLLM ends in order, ends with status 1.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -27,6 +29,7 @@ def install() -> None:
     if REPORT in os.environ:
         return
     os.environ[REPORT] = str(Path(tempfile.gettempdir()) / f"fxhlo-startup-{os.getpid()}.txt")
+    atexit.register(_end, os.getpid())
     before = sys.excepthook
 
     def explain(kind: type[BaseException], problem: BaseException, traceback: TracebackType | None) -> None:
@@ -44,6 +47,31 @@ def leave(problem: FxhloError) -> None:
     path = os.environ.get(REPORT)
     if path:
         Path(path).write_text(str(problem))
+
+
+def engine_begins() -> None:
+    """In the engine: marks that it runs, for the front end, if there is one."""
+    if REPORT in os.environ:
+        _mark().touch()
+
+
+def engine_ends(problem: BaseException | None) -> None:
+    """In the engine, as it shuts down: takes the mark away unless a problem, other than being asked to end, ended it."""
+    if REPORT in os.environ and (problem is None or isinstance(problem, SystemExit)):
+        _mark().unlink(missing_ok=True)
+
+
+def _mark() -> Path:
+    return Path(os.environ[REPORT]).with_suffix(".running")
+
+
+def _end(front: int) -> None:
+    """Last of the front end: gives the process status 1 where its engine did not end in order. Its forks end otherwise."""
+    if os.getpid() == front and _mark().exists():
+        _mark().unlink(missing_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def explanation(problem: BaseException) -> str | None:

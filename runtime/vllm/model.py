@@ -84,7 +84,7 @@ def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.M
 
 
 def _add_parameters(model: nn.Module, like: nn.Module) -> None:
-    """Registers what vLLM's loader adds where it meets it in the files, such as the bias of a head; the program would lack it."""
+    """Registers the parameters that vLLM's loader adds as it meets them in the files, such as a head's bias."""
     have = {name for name, _ in model.named_parameters()}
     for name, parameter in like.named_parameters():
         if name not in have:

@@ -1,4 +1,4 @@
-"""What vLLM asks of a device before there is one: defaults, the worker's class, and what is refused, with a reason.
+"""The platform that vLLM sees: config defaults, the worker's class, and refusals with their reasons.
 
 vLLM imports this module while it is itself half imported: nothing of vLLM but the base class at the top. Importing it
 changes nothing in the process; the hooks do.
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 STEP_TOKENS = 1024
-"""Tokens of a step where nobody asked for another number: longer ones gain nothing, and each size is a program to compile."""
+"""Default of max_num_batched_tokens: longer steps are not faster, and each size is a program to compile."""
 STEP_REQUESTS = 64
-"""Requests of a step where nobody asked for another number."""
+"""Default of max_num_seqs."""
 
 
 class FxhloPlatform(Platform):
@@ -58,7 +58,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
-        """No torch.compile, no graphs, plain torch layers, and vLLM's IR ops as ops: what capture wants to see."""
+        """Config that capture needs: no torch.compile, no CUDA graphs, layers in plain torch, vLLM's IR ops as ops."""
         from vllm.config import CompilationMode, CUDAGraphMode
 
         compilation = vllm_config.compilation_config
@@ -69,7 +69,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
-        """Refuses what is not supported and settles the rest. Raises UnsupportedError."""
+        """Checks the config and the model folder, and sets what fxhlo decides. Raises UnsupportedError, ModelError."""
         _prepare_process()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
@@ -116,7 +116,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def validate_request(cls, processed_inputs: Any, params: Any) -> None:
-        """Raises VLLMValidationError, which the server answers with status 400, for what a step cannot do."""
+        """Raises VLLMValidationError for unsupported parameters; the server answers it with status 400."""
         check_request(processed_inputs, params)
 
     @classmethod
@@ -192,7 +192,7 @@ def xla_has_started() -> bool:
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:
-    """vLLM's defaults for the size of a step are those of a GPU; a number that is none of them is the user's and stays."""
+    """Replaces vLLM's default step sizes, which are a GPU's. A number that is none of its defaults is the user's, and kept."""
     from .compat import default_sizes
 
     scheduler = vllm_config.scheduler_config

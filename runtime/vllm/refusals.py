@@ -1,6 +1,6 @@
-"""What fxhlo does not do yet, as two tables: of engines (at start-up) and of requests (one by one).
+"""Unsupported options, in two tables: of an engine's config, checked at start-up, and of a request's sampling parameters.
 
-Each row says what it is, when it is asked for, and what to do instead.
+Each row has the option's name, a predicate that says whether it is set, and what to do instead.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ REQUEST = (
 
 
 def check_config(vllm_config: Any) -> None:
-    """Raises UnsupportedError with everything that this engine asks for in vain."""
+    """Raises UnsupportedError that lists every unsupported option of this config."""
     found = [refusal for refusal in CONFIG if refusal.asked(vllm_config)]
     if found:
         raise UnsupportedError(
@@ -101,7 +101,7 @@ def check_config(vllm_config: Any) -> None:
 
 
 def check_request(inputs: Any, params: Any) -> None:
-    """Raises vLLM's VLLMValidationError with what this request asks for in vain."""
+    """Raises vLLM's VLLMValidationError for the first unsupported parameter of this request."""
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams
 

@@ -8,6 +8,7 @@ is one error that says what to do.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class FxhloWorker(compat.WorkerBase):
 
     def init_device(self) -> None:
         seal.reopen()  # an engine that this process had before may have closed it
+        front.engine_begins()
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
@@ -155,6 +157,7 @@ class FxhloWorker(compat.WorkerBase):
 
     def shutdown(self) -> None:
         """Lets go of the device's memory and of the promise to compile nothing."""
+        front.engine_ends(sys.exc_info()[1])  # vLLM calls this while what ended the engine is being handled
         self.runner = self.model = None
         self._layers = {}
         seal.reopen()

