@@ -259,8 +259,8 @@ class Checkpoint(TorchDispatchMode):
         return [f"{name} (rows {places[0]} to {places[-1]} of {len(rows)})"]
 
     def _has(self, name: str) -> bool:
-        """Whether the checkpoint has this tensor, be it that it leaves out, or adds, a prefix."""
-        return any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in self.names)
+        """Whether the checkpoint has this tensor, with the same prefix, another one, or none."""
+        return any(_tails(one) & _tails(name) for one in self.names)
 
     def _check_sources(self) -> None:
         read = set()
@@ -400,6 +400,12 @@ def _expected_shape(model: nn.Module, name: str) -> tuple[int, ...] | None:
                 if sizes is not None and len(sizes) == len(parts):
                     return (sizes[index], *parameters[path].shape[1:])
     return None
+
+
+def _tails(name: str) -> set[str]:
+    """The name, and what is left of it without its first part."""
+    tail = name.partition(".")[2]
+    return {name, tail} if "." in tail else {name}
 
 
 def _count_of(names: list[str], what: str) -> str:

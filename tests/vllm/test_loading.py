@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from vllm.engine.arg_utils import EngineArgs
 
+from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.model import build_model
 
@@ -75,6 +76,14 @@ def test_each_tensor_that_is_missing_is_named(family: Path, tmp_path: Path) -> N
         left = {name: tensor for name, tensor in weights.items() if name != missing}
         with pytest.raises(ModelError, match=r"lack 1 tensor of this model: .*" + re.escape(missing)):
             load(copied(family, tmp_path / str(index), left))
+
+
+def test_a_tensor_that_the_model_class_leaves_out_is_named(tmp_path: Path) -> None:
+    """vLLM's Transformers backend does not load the bias of GPT-2's fused projection."""
+    whole = checkpoint(tmp_path / "whole", "gpt2")
+    with pytest.raises(ModelError, match=r"does not load 1 tensor that the weight files have: .*c_attn\.bias") as caught:
+        load(whole, model_impl="transformers")
+    assert "--model-impl" in str(caught.value)
 
 
 def in_shards(weights: Weights, folder: Path) -> None:
@@ -149,6 +158,7 @@ def test_a_head_beside_tied_embeddings(name: str, tmp_path: Path) -> None:
     stored = load(copied(tied, tmp_path / "stored", {**weights, "lm_head.weight": embedding.clone()}))
     assert names(stored) == names(load(tied))
     assert names(shapes(tmp_path / "stored", stored)) == names(stored)
+    build_model(engine_config(str(tmp_path / "stored"), dtype="float32"), weights=False)  # as lower-model does
     other = load(copied(tied, tmp_path / "other", {**weights, "lm_head.weight": -embedding}))
     assert torch.equal(other.lm_head.weight[: len(embedding)], -embedding)
     assert names(shapes(tmp_path / "other", other)) == names(other) == [*names(stored), "lm_head.weight"]
