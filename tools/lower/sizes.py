@@ -25,7 +25,7 @@ def engine_sizes(program: Program, options: StepOptions) -> dict[str, int]:
 
     num_blocks: as many as the default KV cache holds, and at least what one request of the greatest length takes.
     """
-    from ...runtime.vllm.worker import DEFAULT_KV_BYTES
+    from ...runtime.vllm.memory import DEFAULT_KV_BYTES
 
     names = {dim.name for dim in program.dims}
     sizes = {"tokens": options.max_tokens, "requests": options.max_requests}
