@@ -17,7 +17,7 @@ from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.bundle import load
 
 ROOT = Path(__file__).parents[2]
-OTHER = Path(os.environ.get("FXHLO_OTHER_PYTHON") or ROOT / ".venv-newest" / "bin" / "python")
+OTHER = Path(os.environ.get("FXHLO_OTHER_PYTHON") or ROOT / ".venv-newest" / "bin" / "python").absolute()
 pytestmark = pytest.mark.skipif(not OTHER.exists(), reason="there is no other environment: make versions")
 CUSTOM_CALLS = {"fxhlo_linear", "fxhlo_rms_norm", "fxhlo_silu_and_mul"}
 
