@@ -1,7 +1,7 @@
-"""From what callers have (numpy, anything with DLPack, Python numbers) to device arrays, checked against a signature.
+"""Turns a caller's values (numpy, anything with DLPack, Python numbers) into device arrays, checked against a signature.
 
 Comes in: a value and the `Argument` it is for. Goes out: a device array of exactly that shape and dtype.
-Guaranteed: nothing is converted between dtypes; host memory is read without importing the library it is from.
+Guaranteed: dtypes are never converted; a tensor is read without importing its library.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def place(value: Value, argument: Argument, device: Device, *, shared: bool = Fa
 
 
 def check(shape: Sequence[int], dtype: np.dtype, argument: Argument) -> None:
-    """Raises ShapeError where a value of this shape and dtype is not what `argument` takes."""
+    """Raises ShapeError where `argument` takes another shape or dtype."""
     if tuple(shape) == argument.shape and dtype == dtype_of(argument.dtype):
         return
     if tuple(shape) != argument.shape:

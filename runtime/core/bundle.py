@@ -1,8 +1,8 @@
 """Bundle: a folder with compiled programs and their weights; the only seam between compiler and runtime.
 
 Comes in: modules, signatures, weights and executables (`BundleWriter`); or a folder (`Bundle.open`, `load`). Goes out:
-`Executable`s. Guaranteed: a bundle is there whole or not at all; nothing damaged is run; loading one imports neither
-torch nor a compiler front end. The format is in docs/bundle.md.
+`Executable`s. Guaranteed: a bundle is complete or absent; nothing damaged runs; loading one imports neither torch nor a
+compiler front end. The format is in docs/bundle.md.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def _why_not(build: Build, options: Options, target: Target) -> str | None:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What another file under the same name would not have; None where there is none."""
+    """Tells a file from another of the same name; None where there is none."""
     try:
         stat = path.stat()
     except OSError:

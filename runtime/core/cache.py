@@ -4,7 +4,7 @@ Comes in: a key (anything JSON has) and a function that fills a folder. Goes out
 several processes one builds and the others wait and reuse; an entry is there whole or not at all; a damaged one is
 never handed out.
 
-An entry never changes after it was built: what would be added later (`Bundle.add_target`) belongs under another key.
+An entry never changes once built: additions (`Bundle.add_target`) belong under another key.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ class Cache:
             lock.release()
 
     def discard(self, key: Mapping[str, object]) -> None:
-        """Deletes the entry for `key`, for one who finds damage that `get` does not look for."""
+        """Deletes the entry for `key`: for callers that find damage which `get` does not look for."""
         logger.warning("the cache entry %s is damaged and will be made again", self._folder(key))
         self._delete(self._folder(key))
 
     def entries(self) -> list[CacheEntry]:
-        """All entries, the longest unused first. One that has no readable record counts as never used."""
+        """All entries, least recently used first. One without a readable record counts as never used."""
         found = [_entry(folder) for folder in self.root.glob("entries/*") if folder.is_dir() and folder.name[0] != "."]
         return sorted(found, key=lambda entry: entry.used)
 
@@ -99,7 +99,7 @@ class Cache:
         return sum(entry.bytes for entry in self.entries())
 
     def prune(self, max_bytes: int = 0) -> list[CacheEntry]:
-        """Deletes the entries that were not used for longest until the rest has at most `max_bytes`; gives the deleted.
+        """Deletes the least recently used entries until the rest takes at most `max_bytes`; returns those that it deleted.
 
         One that is being built is left. A process that has an entry open keeps what it has mapped.
         """
@@ -117,12 +117,12 @@ class Cache:
     def _build(self, folder: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         with ExitStack() as stack:
             with self._explained():
-                files.sweep(folder.parent)  # of any key: nobody may ever build that one again
+                files.sweep(folder.parent)  # of any key: that key may never be built again
                 temporary = stack.enter_context(files.staged(folder))
             build(temporary / CONTENT)
             if not (temporary / CONTENT).exists():
                 raise CacheError(
-                    "the builder of a cache entry made nothing",
+                    "`build` wrote no cache entry",
                     where=temporary / CONTENT,
                     next_step="`build(path)` writes a file or a folder to that path",
                 )
@@ -133,7 +133,7 @@ class Cache:
         return folder / CONTENT
 
     def _delete(self, folder: Path) -> bool:
-        """Deletes an entry unless it is being built."""
+        """Deletes an entry unless it is being built; returns whether it did."""
         try:
             with FileLock(self._lock(folder), timeout=0):
                 away = folder.with_name(f".{folder.name}.deleting")
@@ -172,7 +172,7 @@ def default_root() -> Path:
 
 
 def digest(key: Mapping[str, object]) -> str:
-    """A name for `key`, the same for equal keys whatever their order. Raises CacheError for what JSON does not have."""
+    """A name for `key`, independent of the order of its items. Raises CacheError where `key` is not JSON."""
     try:
         text = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as problem:

@@ -1,6 +1,6 @@
 """Errors of fxhlo: what happened, where, and what to do next.
 
-Everything that fxhlo raises on purpose derives from `FxhloError`; the command line prints the same objects.
+Every error that fxhlo raises on purpose derives from `FxhloError`; the command line prints the same objects.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 class FxhloError(Exception):
     """What happened (`message`), where (`where`: file:line or a path) and what to do (`next_step`).
 
-    `str()` gives them on separate lines; the ones that are not known are left out.
+    `str()` puts each on its own line and omits those that are None.
     """
 
     def __init__(self, message: str, *, where: object = None, next_step: str | None = None) -> None:
@@ -31,14 +31,14 @@ class FxhloError(Exception):
 
 
 def _rebuild(kind: type[FxhloError], message: str, where: str | None, next_step: str | None, state: dict) -> FxhloError:
-    """An error that crossed a process (vLLM's workers send theirs pickled), whatever its `__init__` takes."""
+    """Unpickles an error without calling its `__init__`: vLLM's workers send theirs pickled."""
     made = kind.__new__(kind, message)
     made.__dict__.update(state, message=message, where=where, next_step=next_step)
     return made
 
 
 class UnsupportedError(FxhloError):
-    """Asked for what fxhlo, or this installation of it, does not do."""
+    """A request that fxhlo, or this installation of it, does not support."""
 
 
 class SignatureError(FxhloError):

@@ -1,7 +1,7 @@
 """Executable: a compiled module on a device with its signature, called with arrays.
 
 Comes in: a `pjrt.Loaded`, its `Signature`, and once, by `bind`, the weights. Goes out: device arrays, not waited for.
-Guaranteed: a call with the wrong arguments raises ShapeError before anything runs; bound weights stay where they are.
+Guaranteed: a call with the wrong arguments raises ShapeError before the program runs; bound weights are placed once.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Executable:
         self.signature = signature
         self.name = name
         self.origin = origin
-        """How it came here: "stored executable", or what was compiled and why."""
+        """Where it is from: "stored executable", or which module was compiled and why."""
         self._bound: dict[int, Buffer] = {}
         self._prepare()
 
     def _prepare(self) -> None:
-        """Works out, once, how bound buffers and those of a call are laid out."""
+        """Computes once where bound buffers and a call's buffers go."""
         count = len(self.signature.arguments)
         self._free = tuple(index for index in range(count) if index not in self._bound)
         self._frame: list[Buffer | None] = [self._bound.get(index) for index in range(count)]
@@ -61,7 +61,7 @@ class Executable:
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """The arguments that a call takes: all that are not bound."""
+        """The arguments of a call: all that are not bound."""
         return tuple(self.signature.arguments[index] for index in self._free)
 
     @property
@@ -153,7 +153,7 @@ class Executable:
         return self.loaded.serialize()
 
     def zeros(self) -> list[Buffer]:
-        """Zeros for each state, in order, allocated on the device: what a new KV cache starts as."""
+        """Zeros for each state, in order, allocated on the device: the initial KV cache."""
         return [self.loaded.device.zeros(state.shape, state.dtype) for state in self.signature.states]
 
     def _update(self, results: list[Buffer]) -> None:
@@ -192,7 +192,7 @@ class Executable:
         return [given[name] for name in names]
 
     def _refuse_twice(self, arguments: tuple[Argument, ...], buffers: list[Buffer]) -> None:
-        """A donated buffer may stand in one place of a call alone."""
+        """Raises ShapeError where a donated buffer is passed for two arguments."""
         donated = {
             id(buffer): argument
             for argument, buffer in zip(arguments, buffers, strict=True)

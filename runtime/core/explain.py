@@ -1,7 +1,7 @@
-"""What the compiler and PJRT say when they fail, as fxhlo's errors: by the text alone.
+"""Turns the errors of the compiler and of PJRT into fxhlo's, by their text.
 
-Comes in: an exception of jaxlib's. Goes out: an FxhloError with its lines that say something, the sizes where a memory was too
-small, and the file in which the refused module was left. Guaranteed: an FxhloError passes unchanged.
+Comes in: an exception of jaxlib's. Goes out: an FxhloError with the informative lines, the sizes where memory ran out, and the
+file to which the rejected module was written. Guaranteed: an FxhloError passes unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OUT_OF_MEMORY = (
     re.compile(r"memory space (?P<space>\w+)\. Used (?P<needed>[\d.]+\w?) of (?P<available>[\d.]+\w?)"),
     re.compile(r"with size (?P<needed>[\d.]+\w?) and limit (?P<available>[\d.]+\w?) exceeded scoped (?P<space>\w+) limit"),
 )  # fmt: skip
-"""The sentences in which libtpu says that a program needs more than there is."""
+"""libtpu's messages for a program that needs more memory than the device has."""
 
 
 def _out_of_memory(text: str) -> tuple[str, int, int] | None:
@@ -60,7 +60,7 @@ def _size(text: str) -> int:
 
 
 def _keep(module: bytes | str) -> str | None:
-    """Where a module that did not compile was written, so that the failure can be run again."""
+    """Writes a module that did not compile to a file, to reproduce the failure; returns its path."""
     data = module.encode() if isinstance(module, str) else module
     try:
         with tempfile.NamedTemporaryFile(prefix="fxhlo-refused-", suffix=".mlir", delete=False) as file:
@@ -71,7 +71,7 @@ def _keep(module: bytes | str) -> str | None:
 
 
 def first_lines(problem: BaseException, limit: int = 4) -> str:
-    """The lines that say what is wrong: those with `error:` where there are any, else the first few."""
+    """The informative lines: those with `error:` if there are any, else the first few."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line and not line.startswith("<unknown>")]
     return "\n".join((errors or lines)[:limit]) or type(problem).__name__

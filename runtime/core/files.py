@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, and records by which damage is found.
+"""Atomic writes of files and folders, and records by which damage is found.
 
-Comes in: bytes and paths. Goes out: `FileRecord`s for a manifest, folders swapped into place. Guaranteed: whoever is
-killed while writing leaves what was there before; two writers of one folder leave one of the two.
+Comes in: bytes and paths. Goes out: `FileRecord`s for a manifest, folders swapped into place. Guaranteed: a
+writer that is killed leaves the previous content; of two writers of one folder, one wins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .errors import FxhloError
 CHUNK = 1 << 24
 SOURCES = (".py", ".cc", ".h")
 ABANDONED_AFTER = 60.0
-"""Seconds after which a temporary folder that nobody has locked is taken for the remains of a killed process."""
+"""Seconds after which a temporary folder that nobody has locked counts as left by a killed process."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def digest_of(path: Path) -> str:
 
 
 def sources_digest(paths: Iterable[Path], root: Path) -> str:
-    """Of these files, and of the Python and C++ below these folders, with their names below `root`: what tells code from other code."""
+    """A digest of these files, and of the Python and C++ sources below these folders, names relative to `root` included."""
     digest = hashlib.sha256()
     for path in paths:
         below = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in SOURCES)
@@ -102,14 +102,14 @@ def sources_digest(paths: Iterable[Path], root: Path) -> str:
 
 
 def record(path: Path, root: Path | None = None, *, digest: bool = True) -> FileRecord:
-    """The record of a file that is there; its name is relative to `root`, or absolute without one."""
+    """The record of an existing file; its name is relative to `root`, or absolute without one."""
     stat = path.stat()
     name = str(path.resolve()) if root is None else path.relative_to(root).as_posix()
     return FileRecord(name, stat.st_size, digest_of(path) if digest else None, stat.st_mtime_ns)
 
 
 def write(path: Path, chunks: Iterable[bytes | memoryview], root: Path) -> FileRecord:
-    """Writes a new file and waits until it is on the disk."""
+    """Writes a new file and syncs it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with open(path, "wb") as file:
@@ -123,7 +123,7 @@ def write(path: Path, chunks: Iterable[bytes | memoryview], root: Path) -> FileR
 
 
 def store(root: Path, folder: str, suffix: str, data: bytes) -> FileRecord:
-    """Writes `data` under a name made of its digest: what is already there stays, and nobody ever sees half of it."""
+    """Writes `data` under a name made from its digest, atomically; a file that is there already is kept."""
     sha256 = hashlib.sha256(data).hexdigest()
     final = root / folder / f"{sha256[:24]}{suffix}"
     if not final.exists() or final.stat().st_size != len(data):
@@ -138,7 +138,7 @@ def store(root: Path, folder: str, suffix: str, data: bytes) -> FileRecord:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Puts `data` in the place of a file, at once."""
+    """Replaces a file's content atomically."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(temporary, [data], path.parent)
@@ -151,14 +151,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its place when the block ends, and vanishes where the block raises."""
+    """A new folder beside `path` that replaces it when the block ends, and is deleted where the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = path.parent / f".{path.name}.writing-{secrets.token_hex(6)}"
     temporary.mkdir()
     handle = os.open(temporary, os.O_RDONLY)
     try:
-        with suppress(OSError):  # without locks on this file system nobody sweeps this folder either
+        with suppress(OSError):  # a file system without locks: then `sweep` cannot lock this folder and leaves it
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         for folder in [temporary, *(entry for entry in temporary.rglob("*") if entry.is_dir())]:
@@ -170,7 +170,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def swap(new: Path, path: Path) -> None:
-    """Puts the folder `new` at `path`; what was there is deleted. In one step, so that `path` is never missing."""
+    """Moves the folder `new` to `path` in one step, so that `path` is never missing, and deletes the old one."""
     for _ in range(100):
         try:
             os.rename(new, path)  # path is not there, or is an empty folder
@@ -191,7 +191,7 @@ def swap(new: Path, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder last, on file systems that can."""
+    """Syncs a folder's names to the disk, on file systems that support it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -209,7 +209,7 @@ def absolute(path: str | Path, kind: type[FxhloError]) -> Path:
         if found.is_symlink():  # a circle: from Python 3.13 on resolve leaves it as it is
             os.stat(found)
         return found
-    except (OSError, RuntimeError, ValueError) as problem:  # a circle of links, a null character, ~ of nobody
+    except (OSError, RuntimeError, ValueError) as problem:  # a circle of links, a null character, ~ of an unknown user
         raise kind(
             f"there can be no such path: {problem}", where=repr(str(path)), next_step="choose another path"
         ) from problem
@@ -217,7 +217,7 @@ def absolute(path: str | Path, kind: type[FxhloError]) -> Path:
 
 @contextmanager
 def explained(what: str, path: Path, kind: type[FxhloError]) -> Iterator[None]:
-    """Turns the system's errors into `kind`, with what to do about the usual ones."""
+    """Turns OSError into `kind`, with a next step for the common ones."""
     try:
         yield
     except OSError as problem:
@@ -253,7 +253,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def sweep(parent: Path, name: str | None = None) -> None:
-    """Deletes what killed writers of `parent / name` (or of anything in `parent`) left: folders that are old and that nobody has locked."""
+    """Deletes temporary folders of killed writers of `parent / name`, or of anything in `parent`: old ones without a lock."""
     pattern = f".{'*' if name is None else glob.escape(name)}.writing-*"
     for left in parent.glob(pattern):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle holds, as frozen dataclasses with their JSON. See docs/bundle.md.
+"""manifest.json as frozen dataclasses. The format is in docs/bundle.md.
 
 Comes in: the file's text. Goes out: a `Manifest`. Guaranteed: a manifest that parses is complete, of a version that is
 known, unchanged since it was written (it carries its own digest), and names no file outside of the bundle but weights.
@@ -26,7 +26,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Build:
-    """An entry made ready for one target: the legalized module, and perhaps the compiled executable.
+    """An entry for one target: the legalized module and the compiled executable, where they were stored.
 
     custom_calls: what the legalized module calls at run time. options: XLA's, with which it was and will be compiled.
     fingerprint: `pjrt.fingerprint` of the machine that compiled `executable`.
@@ -103,7 +103,7 @@ class WeightRef:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a bundle says of itself. made: who wrote it, with versions. notes: whatever the writer adds (JSON)."""
+    """The content of manifest.json. made: the writer and its versions. notes: free JSON of the writer's."""
 
     name: str
     entries: Mapping[str, Entry]
@@ -140,7 +140,7 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """Raises BundleError where there is none, or it is damaged or of another version."""
+        """Raises BundleError where it is missing, damaged or of another version."""
         path = folder / FILE
         try:
             data = json.loads(path.read_bytes())

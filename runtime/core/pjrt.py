@@ -61,7 +61,7 @@ class Memory:
 
 
 class Compiled:
-    """What XLA made of a module; perhaps for a device that is not here (`compile_ahead`)."""
+    """A compiled module; after `compile_ahead` for a device that this machine need not have."""
 
     def __init__(self, raw: Any, target: Target) -> None:
         self.raw = raw
@@ -110,7 +110,7 @@ class Loaded(Compiled):
         self._handlers: list[Any] | None = None
 
     def execute(self, buffers: Sequence[Buffer]) -> list[Buffer]:
-        """Runs on device arrays, one per argument of `main`; gives device arrays that may still be computing.
+        """Runs on device arrays, one per argument of `main`; returns device arrays that may still be computing.
 
         About 0.1 ms for 350 arguments and 40 results. PJRT checks neither dtypes nor transposed shapes: `Executable`
         does. Raises ShapeError where a buffer was consumed by an earlier call, ExecutionError where PJRT refuses.
@@ -124,7 +124,7 @@ class Loaded(Compiled):
             raise _refused(problem, buffers) from problem
 
     def _first(self, results: Any) -> list[Buffer]:
-        """The first call takes PJRT's own, slower way, and learns from it what the results are."""
+        """The first call: PJRT's own, slower way, from whose arrays later calls know the results' types."""
         arrays = [one for (one,) in results.disassemble_into_single_device_arrays()]
         avals = [_abstract(array.shape, array.dtype) for array in arrays]
         self._handlers = [_result_handler(aval, self.device.sharding, committed=True, **UNCHECKED) for aval in avals]
@@ -165,7 +165,7 @@ class Device:
                 f"%1 = stablehlo.broadcast_in_dim %0, dims = [] : (tensor<{element}>) -> {full}\n"
                 f"return %1 : {full} }} }}"
             )
-            self._zeros[key] = self._compile(module)  # no program of a model: the seal does not count it
+            self._zeros[key] = self._compile(module)  # not a model's program, so the seal allows it
         return self._zeros[key].execute([])[0]
 
     def compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
@@ -179,7 +179,7 @@ class Device:
         return Loaded(raw, self)
 
     def deserialize(self, data: bytes, options: Options | None = None) -> Loaded:
-        """Raises CompileError where `data` does not fit this process. Only for bytes that one trusts."""
+        """Raises CompileError where `data` does not fit this process. Only for trusted bytes: they hold machine code."""
         with explained("the serialized executable does not load here", CompileError):
             raw = self.client.deserialize_executable(
                 data, DeviceList((self.raw,)), _compile_options(self.target, options)
@@ -275,7 +275,7 @@ def deserialize(
     options: Options | None = None,
     custom_calls: Iterable[str] = (),
 ) -> Loaded:
-    """Loads what `serialize` gave on a machine with an equal `fingerprint`. Raises CompileError, UnsupportedError."""
+    """Loads the bytes of `serialize` from a machine with an equal `fingerprint`. Raises CompileError, UnsupportedError."""
     require(custom_calls)
     return device(target, device_index).deserialize(data, options)
 
@@ -343,7 +343,7 @@ def get(buffer: Buffer) -> np.ndarray:
 
 
 def versions() -> dict[str, str]:
-    """What a bundle notes about who made it."""
+    """Versions that a bundle records about its writer."""
     from . import stablehlo
 
     return {"jaxlib": jaxlib.__version__, "stablehlo": stablehlo.version()}
@@ -417,7 +417,7 @@ def _compile_options(target: Target, options: Options | None) -> Any:
 
 
 def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
-    """Why a call failed, looked up only once it has."""
+    """The error for a failed call; the reason is looked up only now."""
     for index, buffer in enumerate(buffers):
         if not isinstance(buffer, Buffer):
             what = f"argument {index} is {type(buffer).__name__}, not a device array"

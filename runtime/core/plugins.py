@@ -1,6 +1,6 @@
 """Which PJRT plugins jax may start in this process: only those whose devices this machine has.
 
-Comes in: JAX_PLATFORMS and what is installed. Goes out: jax's own setting. Guaranteed: a choice that somebody has made stays.
+Comes in: JAX_PLATFORMS and what is installed. Goes out: jax's own setting. Guaranteed: an explicit choice is kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ except (ImportError, AttributeError) as problem:
 
 
 def settle() -> None:
-    """Lets jax start only plugins whose devices this machine has, where nobody has chosen yet (JAX_PLATFORMS).
+    """Lets jax start only plugins whose devices this machine has, unless JAX_PLATFORMS or jax's configuration names platforms.
 
-    To be called before anything that looks at jax's devices, as lowering a JAX function does. Without it an installed
-    libtpu is started on machines without a TPU: noise, and a lock that one process holds.
+    Call it before anything that looks at jax's devices, as lowering a JAX function does. Without it an installed libtpu starts on
+    machines without a TPU, prints warnings, and takes a lock that only one process can hold.
     """
     if jax.config.jax_platforms or has_started() or others_are_installed():  # type: ignore[attr-defined]
         return
@@ -33,7 +33,7 @@ def settle() -> None:
 
 @cache
 def others_are_installed() -> bool:
-    """Whether a PJRT plugin of somebody else's is installed: which platform it serves is known once it has started."""
+    """Whether a third party's PJRT plugin is installed: its platform is known only once it has started."""
     found = importlib.metadata.entry_points(group="jax_plugins")
     return any("cuda" not in one.name and "tpu" not in one.name for one in found)
 
@@ -49,5 +49,5 @@ def has_cuda_plugin() -> bool:
 
 
 def has_started() -> bool:
-    """Whether anybody in this process has made a client: its threads run, and a fork would not have them."""
+    """Whether this process has a PJRT client: its threads would be missing in a fork."""
     return backends_are_initialized()

@@ -14,23 +14,23 @@ _closed: str | None = None
 
 
 class SealedError(FxhloError):
-    """Something was about to be traced or compiled in a process that promised not to."""
+    """An attempt to trace or compile after the process was sealed."""
 
 
 def close(why: str) -> None:
-    """From now on `check` raises. `why` says who promised, such as "the engine is serving"."""
+    """Makes `check` raise from now on. why: the reason in the error, such as "the engine is serving"."""
     global _closed
     _closed = why
 
 
 def reopen() -> None:
-    """Takes the promise back: the engine was shut down."""
+    """Lets `check` pass again, after the engine was shut down."""
     global _closed
     _closed = None
 
 
 def check(action: str) -> None:
-    """Raises SealedError if the process is sealed. `action` says what was about to happen."""
+    """Raises SealedError if the process is sealed. action: the attempt, such as "compiling a module"."""
     if _closed is not None:
         raise SealedError(
             f"{action} after {_closed}: all programs are made before",

@@ -1,4 +1,4 @@
-"""What a compiled module takes and gives: names, kinds, shapes, dtypes, shardings, and which result updates which argument.
+"""The signature of a compiled module: names, kinds, shapes, dtypes, shardings, and which result updates which argument.
 
 Comes in: what the emitter knows of `main`, or the JSON of a manifest. Goes out: a frozen `Signature`.
 Guaranteed: argument names are unique, each alias is mutual and between equal shapes, dtypes and shardings, and each sharding fits the mesh.

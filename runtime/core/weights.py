@@ -1,4 +1,4 @@
-"""Weights in safetensors files: written aligned, read by mapping, without torch and without reading them into memory.
+"""Weights in safetensors files: written aligned, and mapped rather than read, without torch.
 
 Comes in: names and arrays, or a file. Goes out: `FileRecord`s; numpy views of the mapped file. Guaranteed: files are
 plain safetensors; in the ones written here every tensor of a multiple of 64 bytes starts at a multiple of 64, so that a
@@ -61,7 +61,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], root: Path) -> files.Fi
 
 
 def tensors(path: Path) -> dict[str, Stored]:
-    """What a safetensors file holds. Raises BundleError where it is missing, truncated, damaged, or has a dtype that has no name here."""
+    """The tensors of a safetensors file. Raises BundleError where it is missing, truncated, damaged, or has a dtype that has no name here."""
     found: dict[str, Stored] = {}
     with opened(path) as file, open(path, "rb") as plain:
         position = 8 + int.from_bytes(

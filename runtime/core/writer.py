@@ -1,7 +1,7 @@
-"""BundleWriter: puts a bundle on the disk, whole or not at all. The format is in docs/bundle.md.
+"""BundleWriter: writes a bundle atomically. The format is in docs/bundle.md.
 
 Comes in: portable modules, signatures, weights, legalized modules and executables. Goes out: a folder that
-`Bundle.open` takes. Guaranteed: what was at the path stays until all is written, and stays for good after a failure.
+`Bundle.open` takes. Guaranteed: the previous bundle at that path stays until the new one is complete, and stays after a failure.
 """
 
 from __future__ import annotations

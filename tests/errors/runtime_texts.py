@@ -173,7 +173,7 @@ a cache key must be JSON: Object of type set is not JSON serializable
         CacheError,
         lambda tmp: Cache(tmp).put({"a": 1}, lambda path: None),
         """\
-the builder of a cache entry made nothing
+`build` wrote no cache entry
   at: TMP/.*/content
   next: `build(path)` writes a file or a folder to that path""",
     ),

@@ -149,7 +149,7 @@ def test_a_builder_that_fails_leaves_nothing(cache):
         cache.put(KEY, fail)
     assert cache.get(KEY) is None
     assert list((cache.root / "entries").iterdir()) == []
-    with pytest.raises(CacheError, match="made nothing"):
+    with pytest.raises(CacheError, match="wrote no cache entry"):
         cache.put(KEY, lambda path: None)
     assert text(cache.put(KEY, builder())) == "content"
 
