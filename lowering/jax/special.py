@@ -171,37 +171,48 @@ def erfcx(x: Array) -> Array:
     return jnp.where(x < 0, 2 * jnp.exp(x * x) - value, value)
 
 
-def zeta(x: Array, q: Array) -> Array:
-    """Hurwitz's zeta: terms until q is large, then Euler and Maclaurin's formula (DLMF 25.11.28), with ATen's special cases."""
-    bernoulli = [1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798]
-    bernoulli += [-174611 / 330, 854513 / 138, -236364091 / 2730]
-    fine = (x > 1) & (jnp.isfinite(q))
-    exponent, start = jnp.where(fine, x, 2.0), jnp.where(fine, q, 1.0)
-    started = jnp.where(start == jnp.floor(start), jnp.where(start <= 0, 1.0, start), start)
-    total = jnp.zeros_like(x + q)
-    target = 12.0
+BERNOULLI = (
+    1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330, 854513 / 138, -236364091 / 2730,
+)  # fmt: skip
+"""B2, B4, ... of Euler and Maclaurin's formula."""
+EXPLICIT = 12
+"""Terms of zeta that are added one by one; after them q is large enough for that formula."""
 
-    def more(carry: Any) -> Array:
-        return jnp.any(carry[0] < target)
 
-    def add(carry: Any) -> Any:
+def _zeta_of_positive(x: Array, q: Array) -> Array:
+    """Hurwitz's zeta for x > 1 and finite q > 0: EXPLICIT terms, then DLMF 25.11.28."""
+
+    def add(_: Array, carry: Any) -> Any:
         a, total = carry
-        low = a < target
-        magnitude = jnp.abs(a) ** -exponent
-        odd = jnp.mod(jnp.abs(exponent), 2) == 1
-        term = jnp.where(a < 0, jnp.where(odd, -magnitude, magnitude), magnitude)
-        return jnp.where(low, a + 1, a), jnp.where(low, total + term, total)
+        low = a < EXPLICIT
+        return jnp.where(low, a + 1, a), jnp.where(low, total + a**-x, total)
 
-    a, total = jax.lax.while_loop(more, add, (started + jnp.zeros_like(total), total))
-    total = total + a ** (1 - exponent) / (exponent - 1) + 0.5 * a**-exponent
-    factor = exponent * a ** (-exponent - 1)
-    for k, number in enumerate(bernoulli, 1):
+    a, total = jax.lax.fori_loop(0, EXPLICIT, add, (q, jnp.zeros_like(q)))
+    total = total + a ** (1 - x) / (x - 1) + 0.5 * a**-x
+    factor = x * a ** (-x - 1)
+    for k, number in enumerate(BERNOULLI, 1):
         total = total + number / factorial(2 * k) * factor
-        factor = factor * (exponent + 2 * k - 1) * (exponent + 2 * k) / (a * a)
+        factor = factor * (x + 2 * k - 1) * (x + 2 * k) / (a * a)
+    return total
+
+
+def zeta(x: Array, q: Array) -> Array:
+    """Hurwitz's zeta with ATen's special cases; x and q float64 of one shape.
+
+    The terms of a negative q are zeta's again, with the parity of x as their sign: so no loop grows with q.
+    """
     whole = q == jnp.floor(q)
+    fine = (x > 1) & jnp.isfinite(q) & ~((q <= 0) & whole)
+    exponent, start = jnp.where(fine, x, 2.0), jnp.where(fine, q, 1.0)
+    negative = start < 0
+    above = jnp.where(negative, start - jnp.floor(start), start)  # the first term that is positive
+    below, beyond = jnp.where(negative, 1 - above, 1.0), jnp.where(negative, 1 - start, 1.0)
+    parts = _zeta_of_positive(jnp.broadcast_to(exponent, (3, *x.shape)), jnp.stack([above, below, beyond]))
+    sign = jnp.where(jnp.mod(exponent, 2) == 1, -1, 1)
+    total = parts[0] + jnp.where(negative, sign * (parts[1] - parts[2]), 0)
+    total = jnp.where(jnp.isposinf(q) | jnp.isnan(q) | jnp.isnan(x), jnp.nan, total)
     total = jnp.where(q <= 0, jnp.where(whole, jnp.inf, jnp.where(x == jnp.floor(x), total, jnp.nan)), total)
-    total = jnp.where(jnp.isposinf(q) | jnp.isnan(q) | (x < 1) | jnp.isnan(x), jnp.nan, total)
-    return jnp.where(x == 1, jnp.inf, total)
+    return jnp.where(x == 1, jnp.inf, jnp.where(x < 1, jnp.nan, total))
 
 
 def polygamma(x: Array, *, n: int) -> Array:
@@ -219,3 +230,50 @@ def trigamma(x: Array, *, single: bool = False) -> Array:
     sine = jnp.sin(np.float32(pi) * x.astype(jnp.float32)).astype(x.dtype) if single else jnp.sin(pi * x)
     inner = zeta(jnp.full_like(x, 2.0), jnp.where(flipped, 1 - x, x))
     return jnp.where(jnp.isposinf(x), 0.0, jnp.where(flipped, pi * pi / (sine * sine) - inner, inner))
+
+
+# -- incomplete gamma functions ------------------------------------------------------------------------------------
+
+MANY = 100.0
+"""From this `a` on the density is integrated; below it the series and the continued fraction end after some hundred terms."""
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
+
+
+def _gamma_tail(a: Array, x: Array) -> tuple[Array, Array]:
+    """(the integral of t^(a-1) e^-t / gamma(a) from x outward, whether that is the upper one), for a >= MANY, finite x >= 0.
+
+    Gauss and Legendre's rule from x to where the density has vanished (Press et al., Numerical Recipes, 6.2.1).
+    """
+    mode, width = a - 1, jnp.sqrt(a - 1)
+    upper = x > mode
+    above = jnp.maximum(mode + 11.5 * width, x + 6 * width)
+    below = jnp.maximum(0.0, jnp.minimum(mode - 11.5 * width, x - 6 * width))
+    end = jnp.where(upper, above, below)
+    log_scale = -0.5 * jnp.log(2 * pi * mode) - sum(
+        number / (2 * k * (2 * k - 1) * mode ** (2 * k - 1)) for k, number in enumerate(BERNOULLI[:5], 1)
+    )  # mode log(mode) - mode - lgamma(a), by Stirling's series: the difference would have no digits left
+
+    def density(node: Array) -> Array:
+        share = ((end + x) / 2 + (end - x) / 2 * node - mode) / mode
+        series = share**2 * sum((-1) ** (k + 1) / k * share ** (k - 2) for k in range(2, 12))
+        rest = jnp.where(jnp.abs(share) < 0.02, series, jnp.log1p(jnp.maximum(share, -1.0)) - share)
+        return jnp.exp(mode * rest)
+
+    total = _summed(density, WEIGHTS, NODES)
+    return jnp.abs(end - x) / 2 * total * jnp.exp(log_scale), upper
+
+
+def incomplete_gamma(a: Array, x: Array, *, upper: bool) -> Array:
+    """The regularized incomplete gamma functions P(a, x), or Q(a, x) where upper; float64 of one shape, with ATen's special cases."""
+    fine = (a > 0) & (x > 0) & jnp.isfinite(a) & jnp.isfinite(x)
+    a_, x_ = jnp.where(fine, a, 1.0), jnp.where(fine, x, 1.0)
+    many = a_ >= MANY
+    of = jax.lax.igammac if upper else jax.lax.igamma
+    few = of(jnp.where(many, 1.0, a_), jnp.where(many, 1.0, x_))
+    tail, is_upper = _gamma_tail(jnp.maximum(a_, MANY), x_)
+    value = jnp.where(many, jnp.where(is_upper == upper, tail, 1 - tail), few)
+    value = jnp.where(jnp.isinf(x) & (x > 0), 0.0 if upper else 1.0, value)
+    value = jnp.where(jnp.isinf(a), jnp.where(jnp.isinf(x), jnp.nan, 1.0 if upper else 0.0), value)
+    value = jnp.where(x == 0, 1.0 if upper else 0.0, value)
+    value = jnp.where(a == 0, jnp.where(x > 0, 0.0 if upper else 1.0, jnp.nan), value)
+    return jnp.where((a < 0) | (x < 0) | jnp.isnan(a) | jnp.isnan(x), jnp.nan, value)

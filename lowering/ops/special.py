@@ -10,6 +10,7 @@ import torch
 from ...passes.mlir import stablehlo
 from ...passes.torch_private import schema_of
 from .. import build
+from ..build import compare, full_like, select
 from ..emit.context import Context
 from ..jax.emit import emit_jax
 from ..promote import Operand, computed, shaped, wide
@@ -41,7 +42,6 @@ PRECISE: dict[str, tuple[str, dict[str, Any]]] = {
     "aten.special_airy_ai.default": ("airy_ai", {}),
     "aten.special_erfcx.default": ("erfcx", {}),
 }
-TWO = {"aten.igamma.default": "gammainc", "aten.igammac.default": "gammaincc"}
 
 
 def _scipy(x: Any, *others: Any, name: str) -> Any:
@@ -53,14 +53,6 @@ def _scipy(x: Any, *others: Any, name: str) -> Any:
 def _unary(name: str) -> Rule:
     def rule_(ctx: Context, self: Value) -> Value:
         return build.convert(emit_jax(ctx, _scipy, build.convert(self, wide(ctx.dtype)), name=name)[0], ctx.dtype)
-
-    return rule_
-
-
-def _binary(name: str) -> Rule:
-    def rule_(ctx: Context, self: Value, other: Value) -> Value:
-        operands = [shaped(operand, ctx.shape, wide(ctx.dtype)) for operand in (self, other)]
-        return build.convert(emit_jax(ctx, _scipy, *operands, name=name)[0], ctx.dtype)
 
     return rule_
 
@@ -92,6 +84,14 @@ def special_zeta(ctx: Context, self: Operand, other: Operand) -> Value:
     return build.convert(emit_jax(ctx, _algorithms().zeta, *operands)[0], ctx.dtype)
 
 
+def _incomplete_gamma(*, upper: bool) -> Rule:
+    def rule_(ctx: Context, self: Value, other: Value) -> Value:
+        operands = [build.convert(shaped(one, ctx.shape, wide(ctx.dtype)), torch.float64) for one in (self, other)]
+        return build.convert(emit_jax(ctx, _algorithms().incomplete_gamma, *operands, upper=upper)[0], ctx.dtype)
+
+    return rule_
+
+
 @rule("aten.polygamma.default")
 def polygamma(ctx: Context, n: int, self: Value) -> Value:
     if n == 0:
@@ -107,8 +107,8 @@ for _overload, (_name, _static) in PRECISE.items():
     rule(_overload)(_precise(_overload, _name, _static))
 for _overload, _name in ONE.items():
     rule(_overload)(_unary(_name))
-for _overload, _name in TWO.items():
-    rule(_overload)(_binary(_name))
+for _overload, _upper in (("aten.igamma.default", False), ("aten.igammac.default", True)):
+    rule(_overload)(_incomplete_gamma(upper=_upper))
 
 
 def _frexp(x: Any) -> Any:
@@ -123,26 +123,46 @@ def frexp(ctx: Context, self: Value) -> list[Value]:
     return [build.convert(mantissa, self.dtype), build.convert(exponent, torch.int32)]
 
 
-def _integers(function: Callable[[Any, Any], Any]) -> Rule:
+def _gcd(a: Value, b: Value) -> Value:
+    """c10's calc_gcd, step by step: `abs` leaves the dtype's minimum negative, so its divisors come out with C's signs.
+
+    Each step makes the remainder smaller in size, and two steps halve it, so twice the dtype's bits end it for all operands.
+    """
+    zero, last = full_like(a, 0), 2 * 8 * a.dtype.itemsize
+
+    def unfinished(step: Value, a: Value, b: Value) -> Value:
+        left = build.reduce_with(build.logical_or, compare("ne", a, zero), False, range(a.rank))
+        return build.logical_and(left, compare("lt", step, full_like(step, last)))
+
+    def divided(step: Value, a: Value, b: Value) -> list[Value]:
+        more = compare("ne", a, zero)
+        rest = build.binary(stablehlo.remainder, b, select(more, a, full_like(a, 1)))
+        return [build.add(step, full_like(step, 1)), select(more, rest, a), select(more, a, b)]
+
+    return build.while_([build.full((), torch.int32, 0), _magnitude(a), _magnitude(b)], unfinished, divided)[2]
+
+
+def _magnitude(x: Value) -> Value:
+    return build.unary(stablehlo.abs, x) if x.dtype.is_signed else x
+
+
+def _lcm(a: Value, b: Value) -> Value:
+    """|a / gcd * b|. C multiplies 8-bit and 16-bit integers as int32 and cuts the result; wider ones wrap around."""
+    dtype, divisor = a.dtype, _gcd(a, b)
+    within = torch.int32 if dtype.itemsize < 4 else dtype
+    a, b, divisor = (build.convert(one, within) for one in (a, b, divisor))
+    nothing = compare("eq", divisor, full_like(divisor, 0))
+    quotient = build.divide(a, select(nothing, full_like(divisor, 1), divisor))
+    return build.convert(select(nothing, full_like(a, 0), _magnitude(build.multiply(quotient, b))), dtype)
+
+
+def _integers(function: Callable[[Value, Value], Value]) -> Rule:
+    """ATen's op of two integers of one dtype, int8 to int64 and uint8, broadcast to one shape."""
+
     def rule_(ctx: Context, self: Value, other: Value) -> Value:
-        operands = [shaped(operand, ctx.shape, ctx.dtype) for operand in (self, other)]
-        return build.convert(emit_jax(ctx, function, *operands)[0], ctx.dtype)
+        return function(*[shaped(operand, ctx.shape, ctx.dtype) for operand in (self, other)])
 
     return rule_
-
-
-def _gcd(a: Any, b: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.gcd(a, b)
-
-
-def _lcm(a: Any, b: Any) -> Any:
-    """ATen's: the product wraps around in the dtype."""
-    import jax.numpy as jnp
-
-    divisor = jnp.gcd(a, b)
-    return jnp.where(divisor == 0, 0, jnp.abs(a // jnp.where(divisor == 0, 1, divisor) * b))
 
 
 rule("aten.gcd.default")(_integers(_gcd))
@@ -199,6 +219,10 @@ def ldexp(ctx: Context, self: Value, other: Value) -> Value:
 # -- polynomials: the three-term recurrences, n an operand as well -------------------------------------------------
 
 
+HIGHEST_ORDER = 2.0**24
+"""Polynomials of a higher order are NaN: each order is a step of a loop, and float32 does not count further."""
+
+
 def _polynomial(x: Any, n: Any, *, family: str) -> Any:
     import jax
     import jax.numpy as jnp
@@ -207,7 +231,6 @@ def _polynomial(x: Any, n: Any, *, family: str) -> Any:
     x = 2 * x - 1 if shift else x
     kind = family.removeprefix("shifted_")
     n = jnp.where(jnp.isfinite(n), jnp.trunc(n), -1)  # ATen's int64 of the others is negative
-    counted = 2.0 ** (jnp.finfo(n.dtype).nmant + 1)  # beyond it adding 1 changes nothing, and the loop would not end
     first = {
         "chebyshev_polynomial_t": x, "chebyshev_polynomial_u": x + x, "chebyshev_polynomial_v": x + x - 1,
         "chebyshev_polynomial_w": x + x + 1, "hermite_polynomial_h": x + x, "hermite_polynomial_he": x,
@@ -233,9 +256,19 @@ def _polynomial(x: Any, n: Any, *, family: str) -> Any:
 
     one = jnp.ones_like(x)
     start = jnp.where(n < 0, 0, jnp.where(n == 0, one, first))
-    highest = jnp.max(jnp.minimum(n, counted), initial=0)
-    found = jax.lax.while_loop(lambda carry: carry[0] < highest, step, (jnp.ones_like(highest), one, first, start))[3]
-    return jnp.where(n > counted, jnp.nan, found)
+    counted = jnp.where(n > HIGHEST_ORDER, 0, n)
+
+    def unfinished(carry: Any) -> Any:
+        k, _, last, _ = carry
+        return jnp.any((k < counted) & ~jnp.isnan(last))  # what has overflowed stays NaN
+
+    k, _, last, found = jax.lax.while_loop(unfinished, step, (jnp.ones((), n.dtype), one, first, start))
+    found = jnp.where(counted > k, last, found)
+    if kind == "laguerre_polynomial_l":
+        found = jnp.where((x == 0) & (n >= 0), 1, found)
+    if kind == "legendre_polynomial_p":  # exact at both ends, where the recurrence's rounding would add up
+        found = jnp.where((x == 1) & (n >= 0), 1, jnp.where((x == -1) & (n >= 0), 1 - 2 * (n % 2), found))
+    return jnp.where(n > HIGHEST_ORDER, jnp.nan, found)
 
 
 def _polynomial_rule(family: str) -> Rule:
