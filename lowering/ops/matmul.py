@@ -34,13 +34,22 @@ def scaled(value: Value, factor: object) -> Value:
     return value if factor == 1 else build.multiply(value, build.full_like(value, factor))
 
 
-def _added(ctx: Context, self: Value, product: Value, beta: object, alpha: object) -> Value:
-    """beta * self + alpha * product; with beta 0, self is not looked at (NaN does not pass)."""
-    product = scaled(product, alpha)
+def _added(ctx: Context, self: Value, product: Value, beta: object, alpha: object, *, skips: bool = False) -> Value:
+    """beta * self + alpha * product, rounded to ctx.dtype; with beta 0, self is not looked at (NaN does not pass).
+
+    skips: whether ATen does not look at the product either with alpha 0, as BLAS does not.
+    """
+    product = build.full_like(product, 0) if skips and alpha == 0 else scaled(product, alpha)
     if beta != 0:
         added = scaled(build.convert(self, product.dtype), beta)
         product = build.add(build.broadcast(added, product.shape), product)
     return build.convert(product, ctx.dtype)
+
+
+BLAS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+"""Dtypes whose products ATen gives to BLAS, which takes alpha 0 as no product at all; its own loops multiply, so that NaN passes."""
+SMALL_BATCH = 400
+"""Multiplications per matrix below which baddbmm takes ATen's own loop (LinearAlgebra.cpp)."""
 
 
 @rule("aten.mm.default")
@@ -61,18 +70,19 @@ def int_mm(ctx: Context, self: Value, mat2: Value) -> Value:
 
 @rule("aten.addmm.default")
 def addmm(ctx: Context, self: Value, mat1: Value, mat2: Value, *, beta: object = 1, alpha: object = 1) -> Value:
-    return _added(ctx, self, _product(mat1, mat2), beta, alpha)
+    return _added(ctx, self, _product(mat1, mat2), beta, alpha, skips=ctx.dtype in BLAS)
 
 
 @rule("aten.baddbmm.default")
 def baddbmm(ctx: Context, self: Value, batch1: Value, batch2: Value, *, beta: object = 1, alpha: object = 1) -> Value:
-    return _added(ctx, self, _product(batch1, batch2), beta, alpha)
+    large = prod(ctx.shape[1:]) * batch1.shape[2] >= SMALL_BATCH
+    return _added(ctx, self, _product(batch1, batch2), beta, alpha, skips=large and ctx.dtype in BLAS)
 
 
 @rule("aten.addbmm.default")
 def addbmm(ctx: Context, self: Value, batch1: Value, batch2: Value, *, beta: object = 1, alpha: object = 1) -> Value:
     product = build.dot_general(batch1, batch2, contract=([0, 2], [0, 1]), dtype=accumulator(batch1.dtype))
-    return _added(ctx, self, product, beta, alpha)
+    return _added(ctx, self, product, beta, alpha, skips=ctx.dtype in BLAS)
 
 
 @rule("aten.mv.default")
@@ -82,9 +92,8 @@ def mv(ctx: Context, self: Value, vec: Value) -> Value:
 
 @rule("aten.addmv.default")
 def addmv(ctx: Context, self: Value, mat: Value, vec: Value, *, beta: object = 1, alpha: object = 1) -> Value:
-    return _added(
-        ctx, self, build.dot_general(mat, vec, contract=([1], [0]), dtype=accumulator(mat.dtype)), beta, alpha
-    )
+    product = build.dot_general(mat, vec, contract=([1], [0]), dtype=accumulator(mat.dtype))
+    return _added(ctx, self, product, beta, alpha, skips=ctx.dtype in BLAS and not ctx.dtype.is_complex)
 
 
 @rule("aten.addr.default")

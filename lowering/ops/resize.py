@@ -156,16 +156,27 @@ def _weighted_bytes(value: Value, dim: int, places: np.ndarray, weights: np.ndar
 
 
 def _nearest(ctx: Context, self: Value, scales: Sequence[float | None], offset: float) -> Value:
+    """The source element at floor((index + offset) * ratio) of each spatial dimension, self [N, C, ...]."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
     for dim in range(2, self.rank):
         size, count = self.shape[dim], ctx.shape[dim]
-        at = np.floor(
-            (np.arange(count, dtype=np.float32) + np.float32(offset)) * _ratio(size, count, scales[dim - 2])
-        ).astype(np.int64)
+        at = _nearest_places(size, count, scales[dim - 2], offset, short=self.rank == 4 and not offset)
         if not np.array_equal(at, np.arange(size)):
-            self = build.take(self, build.array(np.minimum(at, size - 1), torch.int32), dim)
+            self = build.take(self, build.array(at, torch.int32), dim)
     return self
+
+
+def _nearest_places(size: int, count: int, scale: float | None, offset: float, short: bool) -> np.ndarray:
+    """Source indices int64 [count]. short: nearest in two dimensions, whose kernel keeps and doubles sizes without the scale."""
+    index = np.arange(count)
+    if short and count == size:
+        return index
+    if short and count == 2 * size:
+        return index >> 1
+    ratio = _ratio(size, count, scale)
+    at = np.floor((index.astype(np.float32) + np.float32(offset)) * ratio).astype(np.int64)
+    return np.minimum(at, size - 1)
 
 
 def _factors(scale_factors: Sequence[float] | None, rank: int) -> list[float | None]:
