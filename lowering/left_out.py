@@ -21,11 +21,12 @@ LEFT_OUT = (
     LeftOut(
         (
             "aten.nonzero.default", "aten.masked_select.default", "aten.unique_consecutive.default",
-            "aten._unique2.default", "aten.unique_dim.default", "aten.bincount.default", "aten.repeat_interleave.Tensor",
+            "aten._unique2.default", "aten.unique_dim.default", "aten.bincount.default",
             "aten.nonzero_numpy.default", "aten._ctc_loss.default", "aten._ctc_loss.Tensor",
         ),
         SHAPE,
     ),
+    LeftOut(("aten.repeat_interleave.Tensor",), "its result's shape depends on the repeats: pass output_size, their sum"),
     LeftOut(
         ("aten._local_scalar_dense.default", "aten.item.default", "aten.equal.default", "aten.allclose.default", "aten.is_nonzero.default"),
         "it gives Python a number that is known only when the module runs: keep it as a 0-d tensor",

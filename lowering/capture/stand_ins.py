@@ -152,49 +152,66 @@ def linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor:
 
 
 def _by_tensor(index: Any) -> bool:
-    """Whether an index is made of slices, numbers and at least one 0-d integer tensor, which torch would read as a number."""
+    """Whether an index has a 0-d integer tensor, which torch.export would read as a number, beside other parts than new
+    dimensions and masks."""
     parts = index if isinstance(index, tuple) else (index,)
     return any(_is_number(part) for part in parts) and all(
-        _is_number(part) or (isinstance(part, int | slice | torch.SymInt) and not isinstance(part, bool))
+        part is Ellipsis
+        or (isinstance(part, Tensor) and part.dtype in INTEGERS)
+        or (isinstance(part, int | slice | torch.SymInt) and not isinstance(part, bool))
         for part in parts
     )
 
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
+
+
 def _is_number(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.ndim == 0 and part.dtype in INTEGERS
+
+
+def _split(self: Tensor, index: Any) -> tuple[Tensor, list[Tensor], tuple[Any, ...]]:
+    """(a view of self whose first dimensions the 0-d tensors index, these, the index of the dimensions that they leave).
+
+    torch selects by numbers and 0-d tensors and slices first; tensors with dimensions index what is left.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    for place, part in enumerate(parts):
+        if part is Ellipsis:
+            parts[place : place + 1] = [slice(None)] * (self.ndim - len(parts) + 1)
+            break
+    view = self[tuple(slice(None) if isinstance(part, Tensor) else part for part in parts)]
+    left = [part if isinstance(part, Tensor) else slice(None) for part in parts if isinstance(part, Tensor | slice)]
+    selected = [dim for dim, part in enumerate(left) if _is_number(part)]
+    numbers = [part for part in left if isinstance(part, Tensor) and _is_number(part)]
     return (
-        isinstance(part, Tensor)
-        and part.ndim == 0
-        and part.dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
+        view.movedim(selected, list(range(len(selected)))),
+        numbers,
+        tuple(part for part in left if not _is_number(part)),
     )
-
-
-def _split(index: Any) -> tuple[tuple[Any, ...], list[Tensor | None]]:
-    """The slices and numbers, and the tensors for the dimensions that these leave."""
-    parts = index if isinstance(index, tuple) else (index,)
-    plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in parts)
-    return plain, [part if isinstance(part, Tensor) else None for part in parts if isinstance(part, Tensor | slice)]
 
 
 def getitem(self: Tensor, index: Any) -> Tensor:
     if not _by_tensor(index):
         return self[index]
-    plain, places = _split(index)
-    return torch.ops.aten.index.Tensor(self[plain], places)
+    view, numbers, rest = _split(self, index)
+    found = torch.ops.aten.index.Tensor(view, numbers)
+    return found[rest] if any(isinstance(part, Tensor) for part in rest) else found
 
 
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     if not _by_tensor(index):
         self[index] = value
         return
-    plain, places = _split(index)
-    view = self[plain]
-    shape = [size for size, place in zip(view.shape, places, strict=False) if place is None] + list(
-        view.shape[len(places) :]
-    )
+    view, numbers, rest = _split(self, index)
     given = value.to(self.dtype) if isinstance(value, Tensor) else torch.full([], value, dtype=self.dtype)
-    while given.ndim > len(shape):
+    if any(isinstance(part, Tensor) for part in rest):
+        changed = torch.ops.aten.index.Tensor(view, numbers)
+        changed[rest] = given
+        given = changed
+    while given.ndim > view.ndim - len(numbers):
         given = given.squeeze(0)
-    torch.ops.aten.index_put_.default(view, places, given)
+    torch.ops.aten.index_put_.default(view, numbers, given)
 
 
 def _assign_data(module: torch.nn.Module, tensor: Tensor, value: Tensor, line: str, lines: set[str]) -> None:

@@ -42,13 +42,15 @@ def scaled_dot_product_attention(
 ) -> Any:
     """query [..., Hq, L, E], key [..., Hk, S, E], value [..., Hk, S, Ev] -> [..., Hq, L, Ev] in the query's dtype.
 
-    Computed in float32 or wider; a row whose keys are all masked gives zeros, as in torch. Leading dimensions are broadcast.
+    Computed in float32 or wider; a row without keys, or whose keys are all masked, gives zeros, as in torch. Leading dimensions are broadcast.
     Source: the ATen schema, Vaswani et al. 2017 section 3.2.1, and Ainslie et al. 2023 for grouped heads.
     """
     if query.is_nested or not query.is_floating_point():
         return NotImplemented
     if not _is_grouped(query, key, value, enable_gqa):
         return _broadcast(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    if guard_or_false(key.shape[-2] == 0):
+        return query.new_zeros([*query.shape[:-1], value.shape[-1]])
     side_by_side = _gives_heads_side_by_side(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     heads, kv_heads = query.shape[-3], key.shape[-3]
     scale = query.shape[-1] ** -0.5 if scale is None else scale

@@ -1,4 +1,4 @@
-"""Sampling of volumes at the points of a grid."""
+"""Grids of sampling points, and sampling of volumes at them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,19 @@ import torch.nn.modules.linear_cross_entropy  # registers its ops
 from ...passes.fx.random_key import DISTRIBUTIONS
 from ...passes.torch_private import OpOverload, decomposition_table, is_mutable
 from ..registry import overload_name, rules
-from . import convolution, create, histograms, linear_algebra, losses, norms, pools, reductions, sampling, strides
+from . import (
+    convolution,
+    create,
+    histograms,
+    indexing,
+    linear_algebra,
+    losses,
+    norms,
+    pools,
+    reductions,
+    sampling,
+    strides,
+)
 from .attention import scaled_dot_product_attention
 
 aten = torch.ops.aten
@@ -45,8 +57,9 @@ DECOMPOSITIONS: dict[OpOverload, Callable] = {
     torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default: losses.linear_cross_entropy_no_reduction,
     aten.multi_margin_loss.default: losses.multi_margin_loss,
     aten.multilabel_margin_loss_forward.default: losses.multilabel_margin_loss,
-    aten.affine_grid_generator.default: sampling.affine_grid_generator,
     aten.grid_sampler_3d.default: sampling.grid_sampler_3d,
+    aten.affine_grid_generator.default: sampling.affine_grid_generator,
+    aten.repeat_interleave.Tensor: indexing.repeat_interleave,
     aten.histc.default: histograms.histc,
     aten.histogram.bin_ct: histograms.histogram,
     aten.histogram.bins_tensor: histograms.histogram_of_edges,

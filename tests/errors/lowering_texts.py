@@ -118,6 +118,15 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
   at: HERE
   next: change the model at these lines as the reasons say""",
     ),
+    "a size that repeats decide": (
+        ContractError,
+        lambda tmp: fxhlo.lower(Module(lambda x, n: x.repeat_interleave(n, 0)), (X, torch.tensor([1, 2, 3, 0]))),
+        """\
+1 kinds of ops cannot be lowered:
+  aten.repeat_interleave.Tensor (1x) at HERE: its result's shape depends on the repeats: pass output_size, their sum
+  at: HERE
+  next: change the model at these lines as the reasons say""",
+    ),
     "an op of one's own": (
         ContractError,
         lambda tmp: fxhlo.lower(Module(lambda x: torch.ops.fxhlo_errors.unknown(x)), (X,)),

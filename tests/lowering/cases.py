@@ -159,6 +159,8 @@ def _lengths(*results: torch.Tensor) -> Any:
     return [torch.zeros_like(result) for result in results]
 
 
+UNUSED_PRODUCTS = [(f(3, 2), torch.full((3, 4), NAN, dtype=dtype), f(4, 2, dtype=dtype), {"alpha": 0, "beta": beta}) for dtype in (torch.float32,) for beta in (0, 2)]
+
 # overload -> argument tuples; a dict at the end of one holds keyword arguments
 CASES: dict[str, list[tuple]] = {
     # arithmetic
@@ -270,10 +272,10 @@ CASES: dict[str, list[tuple]] = {
     "aten.where.self": [(b(3, 4), f(3, 4), f(4)), (b(4), f(3, 4), I), (b(3, 4), torch.tensor(1.0), I), (b(1), f(0), f(0))],
     # products
     **{name: [(f(2, 3).bfloat16(), f(3, 2).bfloat16(), torch.float32)] for name in ("aten.mm.dtype",)}, "aten.bmm.dtype": [(f(2, 2, 3).bfloat16(), f(2, 3, 2).bfloat16(), torch.float32)],
-    "aten.addmm.default": [(f(2), f(3, 4), f(4, 2)), (f(3, 2), f(3, 4), f(4, 2), {"beta": 0.5, "alpha": 2}), (torch.full((2,), NAN), f(3, 4), f(4, 2), {"beta": 0}), (i(2), i(3, 4), i(4, 2)), (f(2).bfloat16(), f(3, 4).bfloat16(), f(4, 2).bfloat16())],
-    "aten.baddbmm.default": [(f(2, 3, 2), f(2, 3, 4), f(2, 4, 2)), (f(2), f(2, 3, 4), f(2, 4, 2), {"beta": 0.5, "alpha": 2})],
-    "aten.addbmm.default": [(f(3, 2), f(2, 3, 4), f(2, 4, 2)), (f(2), f(2, 3, 4), f(2, 4, 2), {"beta": 0.5, "alpha": 2})],
-    "aten.addmv.default": [(f(3), f(3, 4), f(4)), (f(1), f(3, 4), f(4), {"beta": 0, "alpha": 2})], "aten.addr.default": [(f(3, 4), f(3), f(4)), (f(4), f(3), f(4), {"beta": 2, "alpha": 0.5}), (i(3, 4), i(3), i(4))],
+    "aten.addmm.default": [(f(2), f(3, 4), f(4, 2)), (f(3, 2), f(3, 4), f(4, 2), {"beta": 0.5, "alpha": 2}), (torch.full((2,), NAN), f(3, 4), f(4, 2), {"beta": 0}), *UNUSED_PRODUCTS, (i(2), i(3, 4), i(4, 2)), (f(2).bfloat16(), f(3, 4).bfloat16(), f(4, 2).bfloat16())],
+    "aten.baddbmm.default": [(f(1, 9, 9), torch.full((1, 9, 9), NAN), f(1, 9, 9), {"alpha": 0}), (f(1, 3, 3), torch.full((1, 3, 3), NAN), f(1, 3, 3), {"alpha": 0}), (f(2, 3, 2), f(2, 3, 4), f(2, 4, 2)), (f(2), f(2, 3, 4), f(2, 4, 2), {"beta": 0.5, "alpha": 2})],
+    "aten.addbmm.default": [(f(3, 2), torch.full((2, 3, 4), NAN), f(2, 4, 2), {"alpha": 0}), (f(3, 2), f(2, 3, 4), f(2, 4, 2)), (f(2), f(2, 3, 4), f(2, 4, 2), {"beta": 0.5, "alpha": 2})],
+    "aten.addmv.default": [(f(3), torch.full((3, 4), NAN), f(4), {"alpha": 0}), (f(3), torch.full((3, 4), NAN), f(4), {"alpha": 0, "beta": 0}), (f(3), f(3, 4), f(4)), (f(1), f(3, 4), f(4), {"beta": 0, "alpha": 2})], "aten.addr.default": [(f(3, 4), f(3), f(4)), (f(4), f(3), f(4), {"beta": 2, "alpha": 0.5}), (i(3, 4), i(3), i(4))],
     "aten._grouped_mm.default": [(f(8, 16).bfloat16(), f(3, 16, 32).bfloat16(), torch.tensor([2, 2, 8], dtype=torch.int32)), (f(2, 4, 16).bfloat16(), f(16, 32).bfloat16(), torch.tensor([16, 32], dtype=torch.int32)), (f(2, 4, 16).bfloat16(), f(2, 16, 32).bfloat16())],
     "aten._scaled_mm.default": [(EIGHT, EIGHT.t(), torch.tensor(0.5), torch.tensor(2.0), {"out_dtype": torch.float32}), (EIGHT, EIGHT.t(), torch.tensor(0.5), torch.tensor(2.0), f(16).bfloat16(), None, torch.bfloat16), (EIGHT, EIGHT.t(), f(16, 1).abs(), f(1, 16).abs(), {"out_dtype": torch.bfloat16})],
     "aten._scaled_mm_v2.default": [(EIGHT, EIGHT.t(), [torch.tensor(0.5)], [0], [0], [torch.tensor(2.0)], [0], [0], None, torch.float32), (EIGHT, EIGHT.t(), [f(16, 1).abs()], [1], [0], [f(1, 16).abs()], [1], [0], f(16).bfloat16(), torch.bfloat16)],
@@ -291,7 +293,7 @@ CASES: dict[str, list[tuple]] = {
     "aten.adaptive_avg_pool1d.default": [(WAVE, [4]), (f(3, 9), [3])], "aten._adaptive_avg_pool2d.default": [(IMAGE, [3, 5]), (IMAGE, [1, 1])], "aten._adaptive_avg_pool3d.default": [(VOLUME, [2, 3, 4])],
     "aten.adaptive_max_pool2d.default": [(IMAGE, [3, 5]), (IMAGE, [6, 7])], "aten.adaptive_max_pool3d.default": [(VOLUME, [2, 3, 4])],
     **{f"aten.{name}1d.default": [(WAVE, [13]), (WAVE, [5], 0.6)] for name in ("upsample_nearest", "_upsample_nearest_exact")},
-    **{f"aten.{name}2d.default": [(IMAGE, [9, 4]), (IMAGE, [12, 14], 2.0, 2.0)] for name in ("upsample_nearest", "_upsample_nearest_exact")},
+    **{f"aten.{name}2d.default": [(IMAGE, [9, 4]), (IMAGE, [12, 14], 2.0, 2.0), (IMAGE, [6, 7], 1.15, 1.1), (IMAGE, [12, 14], 2.1, 2.05), (IMAGE, [6, 9], 1.1, 1.3)] for name in ("upsample_nearest", "_upsample_nearest_exact")},
     **{f"aten.{name}3d.default": [(VOLUME, [5, 3, 8])] for name in ("upsample_nearest", "_upsample_nearest_exact")},
     **{f"aten.{name}{rank}d.vec": [(x, None, [1.5] * rank), (x, [5] * rank, None)] for name in ("upsample_nearest", "_upsample_nearest_exact") for rank, x in ((1, WAVE), (2, IMAGE), (3, VOLUME))},
     "aten.upsample_linear1d.default": [(WAVE, [13], corners) for corners in (False, True)], "aten.upsample_linear1d.vec": [(WAVE, None, False, [1.5]), (WAVE, None, False, [1.05])],

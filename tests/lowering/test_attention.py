@@ -200,3 +200,11 @@ HEADS = torch.randn(1, 2, 16, 8)
 )  # fmt: skip
 def test_flex_attention(function: Callable[..., Any], args: tuple[torch.Tensor, ...]) -> None:
     check(function, *args)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_rows_without_keys_are_zeros(heads: tuple[int, int]) -> None:
+    many, few = heads
+    query, key, value = torch.randn(2, many, 3, 8), torch.randn(2, few, 0, 8), torch.randn(2, few, 0, 5)
+    check(lambda query, key, value: attention(query, key, value, enable_gqa=many != few), query, key, value)
+    check(attention, query, query[:, :, :0], query[:, :, :0], torch.zeros(3, 0, dtype=torch.bool))
