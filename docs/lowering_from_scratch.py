@@ -396,7 +396,7 @@ def check(program: Program) -> None:
 #
 # One walk over the graph. Sizes are bound to numbers here, so that one Program gives a module for each size without a second
 # trace. What a rule built is compared with what the graph says: a mistake stops at its own op, with the user's line. An argument
-# that a result updates is aliased to it, so that PJRT can do it in place. [lowering/emit/emit.py, lowering/module.py]
+# that a result updates is aliased to it, so that PJRT can do it in place. [lowering/emit/emit.py, lowering/emit/signature.py]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ import torch
 from ..passes.mlir import chlo, ir, stablehlo
 from .types import TensorType, Value, mlir_type, numpy_dtype
 
+Builder = Callable[..., ir.Value[Any]]
+"""A function of the dialects' bindings that emits an op of one result, such as stablehlo.add."""
+
 COMPARISONS = {"eq": "EQ", "ne": "NE", "lt": "LT", "le": "LE", "gt": "GT", "ge": "GE"}
 
 
-def value(result: ir.Value, shape: Sequence[int], dtype: torch.dtype) -> Value:
+def value(result: ir.Value[Any], shape: Sequence[int], dtype: torch.dtype) -> Value:
     """Wraps the result of an op built by hand."""
     return Value(result, tuple(shape), dtype)
 
@@ -102,12 +106,12 @@ def iota(shape: Sequence[int], dtype: torch.dtype, dim: int) -> Value:
 # -- elementwise ---------------------------------------------------------------------------------------------------
 
 
-def unary(op: Callable, operand: Value, dtype: torch.dtype | None = None) -> Value:
+def unary(op: Builder, operand: Value, dtype: torch.dtype | None = None) -> Value:
     """`op` is one of stablehlo's or chlo's one-operand builders."""
     return Value(op(operand.ir), operand.shape, dtype or operand.dtype)
 
 
-def binary(op: Callable, left: Value, right: Value) -> Value:
+def binary(op: Builder, left: Value, right: Value) -> Value:
     """`op` is one of stablehlo's two-operand builders; shapes and dtypes already agree."""
     return Value(op(left.ir, right.ir), left.shape, left.dtype)
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a torch module and StableHLO. Every error says what, where and what to do next."""
+"""Errors of lowering a torch module to StableHLO. Each says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class CaptureError(FxhloError):
 
 
 class LoweringError(FxhloError):
-    """A rule could not lower its op, or built something else than the graph says."""
+    """A rule cannot lower its op, or built a result of another type than the graph states."""
 
 
 class GuardError(FxhloError):
-    """A binding of the symbolic dimensions breaks an assumption that the capture made."""
+    """A binding of the symbolic dimensions breaks an assumption of the capture."""

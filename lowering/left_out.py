@@ -1,4 +1,4 @@
-"""What is not lowered on purpose, with the reason: the contract's errors and docs/ops.md say it in these words."""
+"""Ops that are not lowered on purpose, with the reason that the contract's errors and docs/ops.md give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Overloads and the one reason why none of them has a rule."""
+    """Overloads without a rule, and the reason that they share."""
 
     ops: tuple[str, ...]
     reason: str

@@ -1,4 +1,4 @@
-"""LoweredModule: verified StableHLO, its signature, and the weights that go with it. Data alone: see HloModule in module.py."""
+"""LoweredModule: verified StableHLO, its signature and its weights. Data alone; HloModule (module.py) adds the public methods."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .types import numpy_dtype
 
 @dataclass(frozen=True)
 class LoweredModule:
-    """A portable StableHLO module: `fxhlo::` ops are composites that carry their reference as decomposition.
+    """A portable StableHLO module: `fxhlo::` ops are composites with their reference as decomposition.
 
     signature: the arguments of `main`, in order: weights, buffers and constants, then inputs and states.
     bindings: the sizes to which symbolic dimensions were bound.
     tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
         without weights.
-    target: the target it will be compiled for (legalization happens at `compile`, the module stays portable).
+    target: where it will be compiled for. Compiling legalizes a copy: the module stays portable.
     """
 
     module: mlir.ir.Module
@@ -44,7 +44,7 @@ class LoweredModule:
         return mlir.portable(self.module)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights, buffers and constants as numpy arrays that share the tensors' memory; none where they are fake."""
+        """Weights, buffers and constants as numpy arrays that share the tensors' memory; empty if one of them is fake."""
         wanted = {
             argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")
         }

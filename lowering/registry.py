@@ -1,8 +1,8 @@
 """The rules: one per exact ATen overload, registered by a decorator or as a row of a table.
 
-A rule is `rule(ctx, *operands, **attributes)`; its parameters carry the names, order and defaults of the ATen
-schema; tensors arrive as `Value`, everything else as Python numbers, dtypes, lists or None (symbolic sizes
-already bound). It returns one Value, or a sequence of them in the order of the schema's results.
+A rule is `rule(ctx, *operands, **attributes)`. Its parameters have the names, order and defaults of the ATen schema. Tensors are passed
+as `Value`, other arguments as Python scalars, dtypes, lists or None, with symbolic sizes bound. It returns one Value, or a sequence of
+them in the order of the schema's returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(*overloads: str) -> Callable[[SomeRule], SomeRule]:
-    """Registers a rule for overloads such as "aten.add.Tensor". A second rule for one overload is an error."""
+    """Registers a rule for overloads such as "aten.add.Tensor". Raises LoweringError for an overload that has one already."""
 
     def register(function: SomeRule) -> SomeRule:
         for overload in overloads:
@@ -55,7 +55,7 @@ def rules() -> dict[str, Rule]:
 
 
 def overload_name(target: object) -> str:
-    """The key of an FX node's target: "aten.add.Tensor" for torch.ops.aten.add.Tensor, else its qualified name."""
+    """The name of an FX node's target: "aten.add.Tensor" for torch.ops.aten.add.Tensor, else its qualified name."""
     if isinstance(target, OpOverload):
         return str(target)
     if isinstance(target, HigherOrderOperator):

@@ -1,8 +1,8 @@
-"""Types on both sides: torch dtypes, MLIR element types and numpy dtypes, and the `Value` a rule works with."""
+"""Types in torch, MLIR and numpy, and `Value`, what rules compute with."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def _element(dtype: torch.dtype) -> Dtype:
 
 
 class TensorType(NamedTuple):
-    """A static tensor type: what a fake tensor says under one binding of the symbols."""
+    """A static tensor type: a fake tensor's shape and dtype with its symbols bound."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -50,21 +50,23 @@ def mlir_type(shape: tuple[int, ...], dtype: torch.dtype) -> ir.Type:
 
 
 class Value:
-    """An SSA value with the torch-side type beside it, so that no rule has to ask MLIR for a shape."""
+    """An SSA value with its torch type, so that no rule has to ask MLIR for a shape."""
 
     __slots__ = ("dtype", "ir", "shape")
 
-    def __init__(self, value: ir.Value, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, value: ir.Value[Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.ir = value
         self.shape = shape
         self.dtype = dtype
 
     @property
     def rank(self) -> int:
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def type(self) -> TensorType:
+        """Shape and dtype."""
         return TensorType(self.shape, self.dtype)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass whose fields are its options, called with a Program, returning a Program."""
+"""The base of passes: a frozen dataclass whose fields are its options, called with a Program, returning a Program."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ class Pass:
         return head + dot.strip()
 
     def __call__(self, program: Program) -> Program:
-        raise NotImplementedError(f"{type(self).__name__} does not say what it does")
+        raise NotImplementedError(f"{type(self).__name__} has no __call__")

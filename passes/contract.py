@@ -1,7 +1,7 @@
-"""The contract between the graph side and emission: what a finished Program may hold.
+"""The contract between passes and emission: which ops a finished Program may hold.
 
-Comes in: a Program and what the emitter has rules for. Goes out: everything that is wrong, all at once, for a
-`ContractError`: ops without a rule, each with its count, the user's file and line, and near misses.
+Comes in: a Program and which ops have rules. Goes out: all violations at once, in a `ContractError`: ops without a rule, each with its
+count, the user's file and line, and near misses.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SILENT = frozenset(
 
 @dataclass(frozen=True)
 class Missing:
-    """An op that cannot be lowered: how often it stands in the graph and where first."""
+    """An op that cannot be lowered: how often it is called and where first."""
 
     overload: str
     count: int
     where: str | None
     near_misses: tuple[str, ...] = ()
     reason: str | None = None
-    """Why there can be no rule, such as a result whose shape depends on data, or why the rule refuses this call."""
+    """Why there is no rule, such as a result whose shape depends on data, or why the rule refuses this call."""
 
     def __str__(self) -> str:
         text = f"{self.overload} ({self.count}x)"
@@ -55,7 +55,7 @@ CHANGE_THE_MODEL = "change the model at these lines as the reasons say"
 
 
 class ContractError(FxhloError):
-    """The graph holds what cannot be emitted; `missing` lists all of it."""
+    """The graph holds ops that cannot be emitted; `missing` lists them all."""
 
     def __init__(
         self, message: str, *, missing: tuple[Missing, ...] = (), where: str | None = None, next_step: str | None = None
@@ -65,12 +65,12 @@ class ContractError(FxhloError):
 
 
 def is_symbolic(node: fx.Node) -> bool:
-    """Whether the node computes a size, not a tensor: such nodes are bound to numbers and need no rule."""
+    """Whether the node computes a scalar such as a size: emission binds it to a number, it needs no rule."""
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int | float | bool)
 
 
 def _all_nodes(module: torch.nn.Module) -> Iterator[fx.Node]:
-    """The nodes of a graph and, after it, of the regions of its control flow."""
+    """The nodes of a graph, then those of its regions of control flow."""
     if isinstance(module, fx.GraphModule):
         yield from module.graph.nodes
         regions = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
@@ -86,7 +86,7 @@ def missing_ops(
     near: Callable[[str], Iterable[str]],
     refusal: Callable[[fx.Node], str | None] = lambda node: None,
 ) -> tuple[Missing, ...]:
-    """Every op of the graph that `supported` does not take or `refusal` gives a reason against."""
+    """Every op of the graph that is not `supported`, or for which `refusal` returns a reason."""
     found: dict[tuple[str, str | None], list[fx.Node]] = {}
     for node in _all_nodes(program.module):
         if node.op != "call_function":
@@ -101,12 +101,12 @@ def missing_ops(
 
 
 def by_count(missing: Iterable[Missing]) -> tuple[Missing, ...]:
-    """What stands in the graph most often first."""
+    """The most frequent first."""
     return tuple(sorted(missing, key=lambda one: (-one.count, one.overload)))
 
 
 def next_step_for(missing: Iterable[Missing]) -> str:
-    """What to do: a rule helps where an op has none and nothing speaks against one."""
+    """What to do: add a rule, or where there is a reason against one, change the model."""
     reasons = [one.reason is not None for one in missing]
     if all(reasons):
         return CHANGE_THE_MODEL
@@ -114,7 +114,7 @@ def next_step_for(missing: Iterable[Missing]) -> str:
 
 
 def cannot_be_lowered(missing: Iterable[Missing], next_step: str | None = None) -> ContractError:
-    """The error that lists all of it, what stands in the graph most often first."""
+    """The error that lists all of them, the most frequent first."""
     missing = by_count(missing)
     return ContractError(
         f"{len(missing)} kinds of ops cannot be lowered:\n" + "\n".join(f"  {entry}" for entry in missing),

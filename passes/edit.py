@@ -1,7 +1,7 @@
 """Edits of a graph that keep every node's fake value: what rewrites are written with.
 
-New nodes get their fake value by running the op on the operands' fake values, so shapes stay symbolic, and the place in
-the user's code of the node they stand for.
+A new node gets its fake value by running the op on the operands' fake values, so that shapes stay symbolic, and the user's line of its
+origin, the node that it replaces.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
     raise AssertionError("the graph holds no fake tensor")
 
 
+def outputs_of(graph: fx.Graph) -> list[fx.Node]:
+    """What the graph returns; in a step of the engine every output is a tensor."""
+    return list(graph.output_node().args[0])  # type: ignore[arg-type]
+
+
 def values(arguments: Any) -> Any:
-    """Nodes in (nested) arguments replaced by their fake values."""
+    """The (nested) arguments with each node replaced by its fake value."""
     return fx.map_arg(arguments, lambda node: node.meta["val"])
 
 
@@ -41,7 +46,7 @@ def call(
     *,
     origin: fx.Node | None = None,
 ) -> fx.Node:
-    """Appends a call at the insertion point, with its fake value, standing for `origin`."""
+    """Adds a call at the insertion point, with its fake value and the user's line of `origin`."""
     kwargs = kwargs or {}
     node = graph.call_function(target, tuple(args), kwargs)
     with fake_mode_of(graph):
@@ -54,7 +59,7 @@ def call(
 def inline(
     graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, origin: fx.Node
 ) -> Any:
-    """Traces `function(*args, **kwargs)` to ATen ops and appends them at the insertion point. Returns its outputs."""
+    """Traces `function(*args, **kwargs)` to ATen ops and adds them at the insertion point. Returns its outputs: nodes, nested as they are."""
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]
 
     def flat(*tensors: torch.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Runs passes in their order and lets observers look between them. Passes never print, time or verify; observers do.
+"""Runs passes in order and calls observers after each. Passes never print, time or verify; observers do.
 
 An observer is called with (pass, program before, program after, seconds).
 """
@@ -30,7 +30,7 @@ def run(passes: Iterable[Pass], program: Program, observers: Sequence[Observer] 
 
 
 def verify(step: Pass, before: Program, after: Program, seconds: float) -> None:
-    """Asserts the Program's invariants and that the graph is well-formed."""
+    """Raises AssertionError where a pass broke an invariant of the Program, or the graph is not well-formed."""
     try:
         after.check()
         after.graph.lint()

@@ -250,7 +250,7 @@ def replacements_noted(environment: ShapeEnv, note: Callable[[Any], None]) -> It
     try:
         yield
     finally:
-        del environment._set_replacement  # type: ignore[method-assign]
+        del environment._set_replacement
 
 
 def export_below_autograd(

@@ -113,7 +113,7 @@ def _symbolic_inputs(
 
 
 def _trace(
-    function: Callable,
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
     module: torch.nn.Module,
     names: list[str],
     weights: list[torch.Tensor],

@@ -111,7 +111,7 @@ def views_to_rewrite(module: fx.GraphModule) -> list[fx.Node]:
 def rewrite(node: fx.Node) -> None:
     """Puts other views of the same elements in the node's place; its graph is changed."""
     if node.target in UNSAFE:
-        node.target = UNSAFE[node.target]  # type: ignore[index]
+        node.target = UNSAFE[node.target]
         return
     operand, dim, size, step = _unfold(node)
     count = node.meta["val"].shape[dim]
@@ -144,7 +144,7 @@ def _call(graph: fx.Graph, origin: fx.Node, op: Any, *args: Any) -> fx.Node:
 
 def _unfold(node: fx.Node) -> tuple[fx.Node, int, Any, Any]:
     operand, dim, size, step = node.args
-    return operand, dim % max(operand.meta["val"].ndim, 1), size, step  # type: ignore[union-attr, operator, return-value]
+    return operand, dim % max(operand.meta["val"].ndim, 1), size, step  # type: ignore[union-attr, return-value]
 
 
 def _covers(node: fx.Node) -> bool:
@@ -199,7 +199,7 @@ def _assignments(
     """The node, the tensor whose .data it assigns, the tensor assigned, and the line; a region of the graph is one node."""
     for node in graph.nodes:
         if node.target is aten.copy_.default and where(node) in lines:
-            yield node, node.args[0], node.args[1], where(node)  # type: ignore[misc]
+            yield node, node.args[0], node.args[1], where(node)
         region, operands = _region(node)
         if region is None:
             continue

@@ -198,7 +198,7 @@ def _bound(number: Any) -> int | None:
     return int(number) if getattr(number, "is_Integer", isinstance(number, int)) and number < 2**62 else None
 
 
-def guards_of(environment: ShapeEnv | None, symbols: set) -> tuple[Guard, ...]:
+def guards_of(environment: ShapeEnv | None, symbols: set[sympy.Symbol]) -> tuple[Guard, ...]:
     if environment is None:
         return ()
     found = []

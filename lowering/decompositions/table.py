@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.modules.linear_cross_entropy  # registers its ops
@@ -35,7 +36,7 @@ from .attention import scaled_dot_product_attention
 
 aten = torch.ops.aten
 
-DECOMPOSITIONS: dict[OpOverload, Callable] = {
+DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
     aten.as_strided.default: strides.as_strided,
     aten.as_strided_copy.default: strides.as_strided,
     aten.as_strided_scatter.default: strides.as_strided_scatter,
@@ -74,7 +75,7 @@ DECOMPOSITIONS: dict[OpOverload, Callable] = {
     aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
 }
 
-ABOVE_TABLES: dict[OpOverload, Callable] = {aten.upsample_linear1d.vec: sampling.upsample_linear1d}
+ABOVE_TABLES: dict[OpOverload, Callable[..., Any]] = {aten.upsample_linear1d.vec: sampling.upsample_linear1d}
 """Functions of composite ops, which torch decomposes before it looks into any table."""
 
 VIEWS = {aten.view.default: strides.view}
@@ -82,7 +83,7 @@ VIEWS = {aten.view.default: strides.view}
 
 
 @cache
-def decompositions() -> dict[OpOverload, Callable]:
+def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     """Overload -> function, without the ops that have rules."""
     keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are lowered by a pass
     larger = {op: function for op, function in decomposition_table.items() if _functional(op)}

@@ -1,11 +1,11 @@
-"""How `fxhlo::` ops are emitted: as `stablehlo.composite` whose decomposition is the kernel's reference, traced.
+"""Emits `fxhlo::` ops as `stablehlo.composite`, with the kernel's traced reference as decomposition.
 
-The same reference is what the op runs in eager torch, so the composite cannot mean anything else than the graph.
+The reference is also what the op runs in eager torch, so the composite means what the graph means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...kernels.catalog import kernels
@@ -24,8 +24,8 @@ def composite_rule(kernel: Kernel) -> Rule:
     names = [argument.name for argument in schema.arguments]
     defaults = {one.name: one.default_value for one in schema.arguments if one.default_value is not None}
 
-    def rule(ctx: Context, *args: Any, **kwargs: Any) -> Any:
-        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+    def rule(ctx: Context, *args: object, **kwargs: object) -> list[Value] | Value:
+        given: dict[str, object] = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
         tensors = {name: value for name, value in given.items() if isinstance(value, Value)}
         attributes = {name: value for name, value in given.items() if not isinstance(value, Value)}
         return emit_composite(ctx, kernel, names, tensors, attributes)
@@ -36,8 +36,9 @@ def composite_rule(kernel: Kernel) -> Rule:
 
 
 def emit_composite(
-    ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, Any]
-) -> Any:
+    ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, object]
+) -> list[Value] | Value:
+    """The kernel's results; one that is alone is no list. names: of all operands by the schema; tensors: those that are there."""
     types = tuple((name, tensors[name].type) for name in names if name in tensors)
     key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
     result_types = [type_ for type_ in ctx.results if type_ is not None]
@@ -63,12 +64,12 @@ def emit_composite(
 def composite_op(
     kernel: Kernel,
     names: Sequence[str],
-    operands: Sequence[ir.Value],
-    attributes: Mapping[str, Any],
+    operands: Sequence[ir.Value[Any]],
+    attributes: Mapping[str, object],
     results: Sequence[ir.Type],
     decomposition: str,
 ) -> ir.OpView:
-    """The composite at the insertion point. names: of the operands that are there, by the schema; decomposition: a function."""
+    """The composite at the insertion point. names: of the operands that are there; decomposition: the symbol of a function."""
     return stablehlo.CompositeOp(
         results,
         operands,
@@ -80,21 +81,22 @@ def composite_op(
     )
 
 
-def _attributes(names: Sequence[str], attributes: Mapping[str, Any]) -> dict[str, ir.Attribute]:
+def _attributes(names: Sequence[str], attributes: Mapping[str, object]) -> dict[str, ir.Attribute]:
     """The kernel's attributes, and `operands`: which tensors are there."""
     encoded = {name: _attribute(value) for name, value in attributes.items() if value is not None}
     encoded["operands"] = ir.ArrayAttr.get([ir.StringAttr.get(name) for name in names])
     return encoded
 
 
-def _attribute(value: Any) -> ir.Attribute:
-    encoders: dict[type, Callable[[Any], ir.Attribute]] = {
-        bool: ir.BoolAttr.get,
-        int: lambda number: ir.IntegerAttr.get(ir.IntegerType.get_signless(64), number),
-        float: lambda number: ir.FloatAttr.get(ir.F64Type.get(), number),
-        str: ir.StringAttr.get,
-    }
-    return encoders[type(value)](value)
+def _attribute(value: object) -> ir.Attribute:
+    if isinstance(value, bool):
+        return ir.BoolAttr.get(value)
+    if isinstance(value, int):
+        return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+    if isinstance(value, float):
+        return ir.FloatAttr.get(ir.F64Type.get(), value)
+    assert isinstance(value, str), value
+    return ir.StringAttr.get(value)
 
 
 def composite_rules() -> dict[str, Rule]:

@@ -1,4 +1,4 @@
-"""Which ops can be lowered: the contract's check against the rules of this installation."""
+"""Which ops of a Program can be lowered: the contract checked against the rules of this installation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .emit import refused
 
 
 def supported(node: fx.Node) -> bool:
-    """Whether emission takes this node."""
+    """Whether there is a rule for this node, or it needs none."""
     name = overload_name(node.target)
     return name == "_operator.getitem" or name in SILENT or find_rule(node.target) is not None
 
 
 def refusal(node: fx.Node) -> str | None:
-    """Why no rule could ever take this node: it is left out on purpose, or sizes are known only when it runs."""
+    """Why no rule can lower this node: it is left out on purpose, or its sizes are known only when the module runs."""
     if not supported(node) and overload_name(node.target) in reasons():
         return reasons()[overload_name(node.target)]
     return SHAPE if node.meta.get("unbacked_bindings") else None
 
 
 def everything_missing(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
-    """Every op without a rule, and every op whose rule refuses the call, what stands there most often first."""
+    """Every op without a rule and every op whose rule refuses the call, the most frequent first."""
     return contract.by_count(_with_refusals(program, bindings, _without_rule(program)))
 
 
 def check(program: Program, bindings: Mapping[str, int] | None = None) -> None:
-    """Raises ContractError listing everything that cannot be lowered, where an op has no rule."""
+    """Raises ContractError, which lists everything that cannot be lowered, if an op has no rule."""
     if without_rule := _without_rule(program):
         raise contract.cannot_be_lowered(_with_refusals(program, bindings, without_rule))
 
@@ -49,7 +49,7 @@ def _with_refusals(
     named = {one.overload for one in without_rule}
     try:
         return (*without_rule, *(one for one in refused(program, bindings) if one.overload not in named))
-    except FxhloError:  # its results have no static types, because of an op that is named already
+    except FxhloError:  # the signature has sizes that depend on data, because of an op that is listed already
         if not without_rule:
             raise
         return without_rule

@@ -1,4 +1,4 @@
-"""Traces a kernel's reference, a plain torch function over static shapes, to ATen ops that have rules."""
+"""Traces a kernel's reference, a torch function over static shapes, to ATen ops that have rules."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import fx
 
 from ...passes.functional import functional_graph
 from ...passes.torch_private import FakeTensorMode
+from ..decompositions.table import decompositions
 from ..types import TensorType
 
 
 def trace_reference(
     reference: Callable[..., Any], operands: Mapping[str, TensorType], attributes: Mapping[str, Any]
 ) -> fx.GraphModule:
-    """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order.
-
-    The same graph for the same question: buckets that differ elsewhere share it, so nobody may edit it.
+    """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order. Not to be edited: calls with
+    the same operands and attributes, as in several buckets of one model, return the same graph.
     """
     return _traced(reference, tuple(operands.items()), tuple(attributes.items()))
 
@@ -28,8 +28,6 @@ def trace_reference(
 def _traced(
     reference: Callable[..., Any], operands: tuple[tuple[str, TensorType], ...], attributes: tuple[tuple[str, Any], ...]
 ) -> fx.GraphModule:
-    from ..decompositions.table import decompositions
-
     def flat(*tensors: torch.Tensor) -> Any:
         return reference(**dict(zip((name for name, _ in operands), tensors, strict=True)), **dict(attributes))
 

@@ -1,12 +1,12 @@
-"""fxhlo's composites inside JAX functions: one JAX primitive, lowered as `stablehlo.composite`.
+"""fxhlo's composites in JAX functions: one JAX primitive, lowered to `stablehlo.composite`.
 
 Comes in: a kernel of the catalog and JAX arrays. Goes out: the kernel's results as JAX arrays, and in the module of whatever
 traces the call (`jax.jit`, `jax.export`, `lower_jax`) a composite with the name, version, attributes and decomposition that
 the same call has in a torch model's module. Guaranteed: the decomposition is the kernel's torch reference, traced by the same
-code, so that a composite means the same wherever it came from; what the schema does not take is refused at the call.
+code, so that a composite means the same in both; arguments that do not fit the schema are refused at the call.
 
-Outside of `lower_jax` a call runs that reference, on whatever backend JAX has. There is no rule for gradients or for
-`vmap`: JAX says so. Touches JAX's primitives (`jax.extend.core`, `jax.interpreters.mlir`); tried with jax 0.10.2.
+Outside of `lower_jax` a call runs the reference on JAX's default backend. There is no rule for gradients or for
+`vmap`: JAX raises. Touches JAX's primitives (`jax.extend.core`, `jax.interpreters.mlir`); tried with jax 0.10.2.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from ..errors import LoweringError
 from ..types import FROM_NUMPY, TensorType, mlir_type, numpy_dtype
 
 Attributes = tuple[tuple[str, Any], ...]
-"""A call's attributes by name, in the schema's order."""
+"""The attributes of a call by name, in the schema's order."""
 
 KINDS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 @cache
 def composite(name: str) -> Callable[..., Any]:
-    """The kernel `name` as a function of JAX arrays, with the parameters of its schema: tensors by place or name, an
-    optional one may be None or left out; attributes by name. Returns an array, or a tuple of them."""
+    """The kernel `name` as a function of JAX arrays with the parameters of its schema: tensors by position or name (optional ones may be
+    None or absent), attributes by name. Returns an array or a tuple of arrays; raises TypeError, ShapeError."""
     kernel = kernels()[f"fxhlo.{name}"]
     schema = parse_schema(f"fxhlo::{kernel.schema}")
 
@@ -63,7 +63,7 @@ def composite(name: str) -> Callable[..., Any]:
 def _bound(
     kernel: Kernel, parameters: Sequence[Any], operands: Sequence[Any], named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The call's arguments by the schema's names and in its order. Raises TypeError, as a Python function would."""
+    """The call's arguments by the schema's names, in its order. Raises TypeError, as a Python function does."""
     names = [one.name for one in parameters]
     by_place = [one.name for one in parameters if not one.kwarg_only]
     if len(operands) > len(by_place):
@@ -97,7 +97,7 @@ def _result_types(*avals: Any, kernel: str, operands: tuple[str, ...], attribute
 
 
 def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tuple[tuple[str, TensorType], ...]:
-    """The operands' names and types as the reference, which is written in torch, sees them."""
+    """The operands' names and types in torch, in which the reference is written. Raises ShapeError."""
     types, allowed = [], kernels()[f"fxhlo.{kernel}"].dtypes
     for name, aval in zip(operands, avals, strict=True):
         if not all(isinstance(size, int) for size in aval.shape):
@@ -119,7 +119,7 @@ def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tupl
 
 @lru_cache(maxsize=1024)
 def _fake(kernel: str, types: tuple[tuple[str, TensorType], ...], attributes: Attributes) -> tuple[TensorType, ...]:
-    """What the kernel gives for operands of these types."""
+    """The types of the kernel's results for operands of these types."""
     spec = kernels()[f"fxhlo.{kernel}"]
     schema = parse_schema(f"fxhlo::{spec.schema}")
     with FakeTensorMode():
@@ -137,7 +137,7 @@ def _run(*arrays: Any, **params: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    """The call alone, compiled: what runs where nobody traces."""
+    """The call alone, compiled, for a call outside of any trace."""
     return jax.jit(lambda *arrays: _composite.bind(*arrays, **dict(params)))
 
 
@@ -170,7 +170,7 @@ def reference_text(kernel: str, types: tuple[tuple[str, TensorType], ...], attri
 
 @cache
 def _tupled(kernel: str) -> Callable[..., Any]:
-    """The reference with its results in a tuple, also where there is one."""
+    """The reference, returning a tuple also where there is one result."""
     reference = kernels()[f"fxhlo.{kernel}"].reference
 
     def call(**operands: Any) -> Any:
@@ -181,7 +181,7 @@ def _tupled(kernel: str) -> Callable[..., Any]:
 
 
 def _completed(kernel: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """With None for each optional operand that is absent."""
+    """The arguments with None for each optional operand that is absent."""
     schema = parse_schema(f"fxhlo::{kernels()[f'fxhlo.{kernel}'].schema}")
     return {one.name: given.get(one.name) for one in schema.arguments}
 

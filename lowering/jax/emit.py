@@ -1,7 +1,7 @@
-"""Rules that are written as a JAX function: algorithms with loops (decompositions of matrices, special functions).
+"""Emits JAX functions, in which rules for algorithms with loops are written: matrix decompositions, special functions.
 
-Comes in: a JAX function over arrays and its static arguments. Goes out: its StableHLO as a private function of the
-module, called. Guaranteed: one function for all calls of the same types; no custom call, so the module stays portable.
+Comes in: a JAX function over arrays and its static arguments. Goes out: a call of a private function that has its StableHLO.
+Guaranteed: calls with the same types share the function; it has no custom call, so the module stays portable.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from ..errors import LoweringError
 from ..types import FROM_NUMPY, TensorType, Value, numpy_dtype
 
 PLATFORM = "tpu"
-"""JAX lowers linear algebra to LAPACK calls for the CPU; for the TPU it stays StableHLO, which every target takes."""
+"""For the CPU JAX lowers linear algebra to LAPACK calls; for the TPU it stays StableHLO, which every target takes."""
 
 WIDE = (torch.int64, torch.uint64, torch.float64, torch.complex128)
 """Dtypes that JAX has in its 64-bit mode alone."""
 
 
 def emit_jax(ctx: Context, function: Callable[..., Any], *operands: Value, **static: Any) -> list[Value]:
-    """`function(*operands, **static)` in the module. static: hashable. Returns its results in order."""
+    """Calls `function(*operands, **static)` in the module; static: hashable. Returns its results in order.
+
+    Raises LoweringError where JAX lowers the function to a custom call.
+    """
     types = [operand.type for operand in operands]
     key = ("jax", function, tuple(types), tuple(sorted(static.items())))
 

@@ -11,23 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from math import prod
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+
+Results = TypeVar("Results")
+
+Pair = tuple[Array, Array]
 
 SWEEPS = 30
 """Jacobi sweeps before giving up; five to ten are enough in practice."""
 EXACT = lax.Precision.HIGHEST
-Array = Any
 
 
-def over_matrices(function: Callable[..., Any]) -> Callable[..., Any]:
+def over_matrices(function: Callable[..., Results]) -> Callable[..., Results]:
     """`function` of matrices as one over leading dimensions that all array operands share."""
 
     @wraps(function)
-    def call(*arrays: Array, **static: Any) -> Any:
+    def call(*arrays: Array, **static: bool | str) -> Results:
         lead = arrays[0].shape[:-2]
         one = lambda *parts: function(*parts, **static)  # noqa: E731
         if not lead:
@@ -57,7 +60,7 @@ def lu(a: Array, *, pivot: bool = True) -> tuple[Array, Array, Array]:
         return a, jnp.zeros((0,), jnp.int32), jnp.zeros((), jnp.int32)
     rows, columns = jnp.arange(m), jnp.arange(n)
 
-    def step(i: Array, carry: Any) -> Any:
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         a, pivots, info = carry
         below = jnp.where(rows >= i, jnp.abs(a[:, i]), -1)
         chosen = jnp.argmax(below).astype(jnp.int32) if pivot else jnp.int32(i)
@@ -141,7 +144,7 @@ def cholesky(a: Array, *, upper: bool) -> tuple[Array, Array]:
     a = a.T if upper else a
     rows = jnp.arange(n)
 
-    def step(j: Array, carry: Any) -> Any:
+    def step(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         factor, info = carry
         row = jnp.where(rows < j, factor[j], 0)
         rest = a[:, j] - dot(factor, row)
@@ -165,7 +168,7 @@ def geqrf(a: Array) -> tuple[Array, Array]:
     rows, columns = jnp.arange(m), jnp.arange(n)
     a, scale = _scaled(a)
 
-    def step(i: Array, carry: Any) -> Any:
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         a, taus = carry
         column = a[:, i]
         alpha = column[i]
@@ -249,15 +252,17 @@ def _angle(app: Array, aqq: Array, apq: Array) -> tuple[Array, Array]:
     return cosine, tangent * cosine
 
 
-def _sweeps(turn: Callable[[Any, Array], Any], rest: Callable[[Any], Array], state: Any, n: int, eps: Any) -> Any:
+def _sweeps(
+    turn: Callable[[Pair, Array], Pair], rest: Callable[[Pair], Array], state: Pair, n: int, eps: float
+) -> Pair:
     """Turns all pairs until what is left off the diagonal is below eps."""
     rounds = _rounds(n)
 
-    def sweep(carry: Any) -> Any:
+    def sweep(carry: tuple[Pair, Array]) -> tuple[Pair, Array]:
         state, count = carry
         return lax.fori_loop(0, n - 1, lambda i, state: turn(state, rounds[i]), state), count + 1
 
-    return lax.while_loop(lambda carry: (rest(carry[0]) > eps) & (carry[1] < SWEEPS), sweep, (state, 0))[0]
+    return lax.while_loop(lambda carry: (rest(carry[0]) > eps) & (carry[1] < SWEEPS), sweep, (state, jnp.asarray(0)))[0]
 
 
 @over_matrices
@@ -273,16 +278,16 @@ def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
     a, scale = _scaled(a)
     even = n + n % 2  # a row of zeros that no rotation touches
     padded = jnp.zeros((even, even), a.dtype).at[:n, :n].set(a)
-    eps = jnp.finfo(a.dtype).eps
+    eps = float(jnp.finfo(a.dtype).eps)
 
-    def turn(state: Any, pairs: Array) -> Any:
+    def turn(state: Pair, pairs: Array) -> Pair:
         a, v = state
         p, q = pairs[:, 0], pairs[:, 1]
         rotation = _rotation(pairs, *_angle(a[p, p], a[q, q], a[p, q]), even)
         a = dot(dot(rotation.T, a), rotation)
         return (a + a.T) / 2, dot(v, rotation)
 
-    def rest(state: Any) -> Array:
+    def rest(state: Pair) -> Array:
         a = state[0]
         scale = jnp.sqrt(jnp.sum(a * a))
         return jnp.sqrt(jnp.sum(jnp.where(jnp.eye(even, dtype=bool), 0, a) ** 2)) / jnp.where(scale == 0, 1, scale)
@@ -300,17 +305,17 @@ def _svd_square(a: Array) -> tuple[Array, Array, Array]:
     if n == 0:
         return a, jnp.zeros((0,), a.dtype), a
     even = n + n % 2
-    eps = jnp.finfo(a.dtype).eps
+    eps = float(jnp.finfo(a.dtype).eps)
     padded = jnp.zeros((even, even), a.dtype).at[:n, :n].set(a)
 
-    def turn(state: Any, pairs: Array) -> Any:
+    def turn(state: Pair, pairs: Array) -> Pair:
         a, v = state
         left, right = a[:, pairs[:, 0]], a[:, pairs[:, 1]]
         angle = _angle(jnp.sum(left * left, 0), jnp.sum(right * right, 0), jnp.sum(left * right, 0))
         rotation = _rotation(pairs, *angle, even)
         return dot(a, rotation), dot(v, rotation)
 
-    def rest(state: Any) -> Array:
+    def rest(state: Pair) -> Array:
         gram = dot(state[0].T, state[0])
         norms = jnp.sqrt(jnp.diagonal(gram))
         cosines = jnp.abs(gram) / jnp.where((scale := jnp.outer(norms, norms)) == 0, 1, scale)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def lower_jax(
     settle()
     lowered = _lowered(function, jax.tree.map(_shape, args))
     results = _results(lowered.out_info, leaves, states)
-    module = mlir.parse(mlir.bytecode(lowered.compiler_ir()), mlir.context())
+    module = mlir.parse(mlir.bytecode(_module_of(lowered)), mlir.context())
     _check_portable(module)
     signature = _signature(leaves, results)
     with module.context:
@@ -70,13 +70,16 @@ def lower_jax(
     return HloModule(module=module, signature=signature, tensors=tensors, name=name, target=str(target))
 
 
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+
+
 @dataclass(frozen=True)
 class _Leaf:
     """One array of an argument or of the result."""
 
     name: str
     kind: Kind
-    value: Any
+    value: Leaf
 
     @property
     def type(self) -> tuple[tuple[int, ...], str]:
@@ -86,13 +89,13 @@ class _Leaf:
 def _leaves(
     function: Callable[..., Any], args: Sequence[Any], weights: Sequence[str], states: Sequence[str]
 ) -> list[_Leaf]:
-    """The arrays that go in, in their order."""
+    """The arrays of the arguments, in the order of the flattened pytrees."""
     bound = inspect.signature(function).bind(*args)
     places = [name for name in bound.arguments if name != "kwargs"]
     for name in (*weights, *states):
         if name not in places:
             raise CaptureError(f"{name} is no parameter of the function: {', '.join(places)}")
-    kinds: dict[str, Kind] = {**dict.fromkeys(weights, "weight"), **dict.fromkeys(states, "state")}  # type: ignore[dict-item]
+    kinds: dict[str, Kind] = {**dict.fromkeys(weights, "weight"), **dict.fromkeys(states, "state")}
     found = []
     for name, value in zip(places, args, strict=True):
         for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
@@ -103,14 +106,14 @@ def _leaves(
     return found
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Without what a device's array knows besides: where it lies would be written into the module."""
+def _shape(leaf: Leaf | complex) -> jax.ShapeDtypeStruct:
+    """Shape and dtype alone: the sharding of a device's array would be written into the module."""
     weak = getattr(leaf, "weak_type", isinstance(leaf, (bool, int, float, complex)))
     return jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf), weak_type=weak)
 
 
-def _number(name: str, value: Any) -> Any:
-    """A number of Python as the array that JAX makes of it."""
+def _number(name: str, value: object) -> jax.Array:
+    """A Python scalar as the array that JAX makes of it. Raises CaptureError for anything else."""
     if isinstance(value, (bool, int, float, complex)):
         return jax.numpy.asarray(value)
     raise CaptureError(
@@ -120,7 +123,7 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _check_dtypes(leaves: Sequence[_Leaf]) -> None:
-    """JAX narrows 64 bits without a word: the module would take other dtypes than the signature and the bundle have."""
+    """Raises CaptureError for dtypes that JAX would narrow silently: the module's would not be those of the signature and the bundle."""
     for leaf in leaves:
         dtype = leaf.value.dtype
         if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
@@ -136,12 +139,13 @@ def _check_dtypes(leaves: Sequence[_Leaf]) -> None:
             )
 
 
-def _path(root: str, path: Any) -> str:
+def _path(root: str, path: tuple[Any, ...]) -> str:
+    """The name of an array: its parameter's, and the keys of its place in the pytree."""
     tail = jax.tree_util.keystr(path, simple=True, separator=".")
     return f"{root}.{tail}" if tail else root
 
 
-def _lowered(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+def _lowered(function: Callable[..., Any], args: Sequence[Any]) -> jax.stages.Lowered:
     try:
         return jax.jit(function, keep_unused=True).trace(*args).lower(lowering_platforms=(PLATFORM,))
     except FxhloError:
@@ -154,8 +158,14 @@ def _lowered(function: Callable[..., Any], args: Sequence[Any]) -> Any:
         ) from problem
 
 
+def _module_of(lowered: jax.stages.Lowered) -> ir.Module:
+    module = lowered.compiler_ir("stablehlo")
+    assert module is not None
+    return module
+
+
 def _results(out_info: Any, leaves: Sequence[_Leaf], states: Sequence[str]) -> list[tuple[_Leaf, str | None]]:
-    """Each array that comes out, and the name of the state whose new value it is."""
+    """Each array of the result, and the name of the state whose new value it is."""
     outputs = list(out_info) if isinstance(out_info, tuple) else [out_info]
     if len(outputs) < len(states):
         raise CaptureError(
@@ -185,7 +195,7 @@ def _results(out_info: Any, leaves: Sequence[_Leaf], states: Sequence[str]) -> l
     return found
 
 
-def _listed(leaves: Any) -> str:
+def _listed(leaves: Iterable[_Leaf]) -> str:
     listed = [f"{leaf.name} {leaf.type[1]}{list(leaf.type[0])}" for leaf in leaves]
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "") if listed else "nothing"
 
@@ -199,7 +209,7 @@ def _signature(leaves: Sequence[_Leaf], results: Sequence[tuple[_Leaf, str | Non
     )
 
 
-def _has_values(value: Any) -> bool:
+def _has_values(value: Leaf) -> bool:
     return not isinstance(value, jax.ShapeDtypeStruct)
 
 

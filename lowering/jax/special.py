@@ -7,14 +7,14 @@ Exponentially Convergent Trapezoidal Rule, 2014): so do the integrals of Bessel 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import factorial, lgamma, pi
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-Array = Any
 EULER = 0.57721566490153286061
 POINTS = 128
 """Of the trapezoid sums over the circle: enough for |x| < FAR."""
@@ -25,7 +25,7 @@ TERMS = 40
 ANGLES = 2 * pi * np.arange(POINTS) / POINTS
 
 
-def _summed(term: Any, weights: np.ndarray, *others: np.ndarray) -> Array:
+def _summed(term: Callable[..., Array], weights: np.ndarray, *others: np.ndarray) -> Array:
     """sum over k of weights[k] * term(others[0][k], ...), one after the other, so that memory does not grow with k."""
     tables = [jnp.asarray(table) for table in (weights, *others)]
 
@@ -182,7 +182,7 @@ EXPLICIT = 12
 def _zeta_of_positive(x: Array, q: Array) -> Array:
     """Hurwitz's zeta for x > 1 and finite q > 0: EXPLICIT terms, then DLMF 25.11.28."""
 
-    def add(_: Array, carry: Any) -> Any:
+    def add(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         a, total = carry
         low = a < EXPLICIT
         return jnp.where(low, a + 1, a), jnp.where(low, total + a**-x, total)

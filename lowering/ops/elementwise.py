@@ -37,7 +37,7 @@ def trunc(x: Value) -> Value:
     return select(compare("lt", x, full_like(x, 0)), unary(stablehlo.ceil, x), unary(stablehlo.floor, x))
 
 
-def scaled(op: Callable, factor: float) -> Callable[[Value], Value]:
+def scaled(op: build.Builder, factor: float) -> Callable[[Value], Value]:
     return lambda x: multiply(unary(op, x), full_like(x, factor))
 
 

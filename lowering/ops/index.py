@@ -96,7 +96,7 @@ def gathered(self: Value, dim: int, index: Value) -> Value:
     )
 
 
-def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callable) -> Value:
+def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callable[[Value, Value], Value]) -> Value:
     """`body(old, update)` at each index along `dim`. `updates` has the index's shape; all are at least 1-d."""
     if 0 in index.shape or 0 in self.shape:
         return self
@@ -110,7 +110,7 @@ def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callabl
     )  # fmt: skip
 
 
-def _scatter(self: Value, dim: int, index: Value, src: Value | object, body: Callable) -> Value:
+def _scatter(self: Value, dim: int, index: Value, src: Value | object, body: Callable[[Value, Value], Value]) -> Value:
     shape, (operand, index) = self.shape, _lined_up(self, index)
     if isinstance(src, Value):
         (src,) = _lined_up(src)
@@ -135,7 +135,7 @@ def scatter_add(ctx: Context, self: Value, dim: int, index: Value, src: Value) -
     return _scatter(self, dim, index, src, build.add)
 
 
-REDUCTIONS: dict[str, Callable] = {
+REDUCTIONS: dict[str, Callable[[Value, Value], Value]] = {
     "add": build.add,
     "multiply": build.multiply,
     "sum": build.add,
@@ -181,7 +181,11 @@ def _divided(total: Value, count: Value) -> Value:
 
 
 def reduced(
-    self: Value, reduce: str, include_self: bool, write: Callable[[Value, Value | object, Callable], Value], src: Value
+    self: Value,
+    reduce: str,
+    include_self: bool,
+    write: Callable[[Value, Value | object, Callable[[Value, Value], Value]], Value],
+    src: Value,
 ) -> Value:
     """scatter_reduce and index_reduce: `write(operand, updates, body)` scatters one way or the other."""
     start = self if include_self else write(self, neutral(self.dtype, reduce), replace)
@@ -204,7 +208,9 @@ def scatter_reduce(
 # -- one index per slice: index_add and its kin --------------------------------------------------------------------
 
 
-def _written(self: Value, dim: int, index: Value, source: Value | object, body: Callable) -> Value:
+def _written(
+    self: Value, dim: int, index: Value, source: Value | object, body: Callable[[Value, Value], Value]
+) -> Value:
     """`body(old, update)` for the slices of `source` (or a scalar) at each index along `dim`."""
     operand = self if self.rank else build.reshape(self, (1,))
     dim, index = axis(dim, operand.rank), build.reshape(index, (prod(index.shape),))

@@ -68,7 +68,7 @@ def window(
     dilation: object = 1,
 ) -> Window:
     def listed(amounts: object) -> list[int]:
-        return each([amounts] if isinstance(amounts, int) else amounts, rank)  # type: ignore[arg-type, list-item]
+        return each([amounts] if isinstance(amounts, int) else amounts, rank)  # type: ignore[arg-type]
 
     return Window(
         self, ctx.shape, listed(kernel_size), listed(stride) if stride else [], listed(padding), listed(dilation)

@@ -227,7 +227,7 @@ def argmin(ctx: Context, self: Value, dim: int | None = None, keepdim: bool = Fa
     return _position(ctx, self, dim, smallest)
 
 
-def _position(ctx: Context, self: Value, dim: int | None, extreme_of: Callable) -> Value:
+def _position(ctx: Context, self: Value, dim: int | None, extreme_of: Callable[..., Value]) -> Value:
     operand = reshape(self, (prod(self.shape),)) if dim is None else self
     return reshape(extreme(operand, (dim or 0) % max(operand.rank, 1), extreme_of)[1], ctx.shape)
 

@@ -181,7 +181,7 @@ def hypot(ctx: Context, self: Value, other: Value) -> Value:
     return build.convert(emit_jax(ctx, _hypot, *operands)[0], ctx.dtype)
 
 
-def _x_log(log: Callable) -> Rule:
+def _x_log(log: build.Builder) -> Rule:
     """x log(y): 0 where x is 0, unless y is NaN. Numbers count as what they are, not as they are in the other's dtype."""
 
     def product(x: Value, y: Value) -> Value:

@@ -52,7 +52,7 @@ class Canonicalize(Pass):
 
 
 def _sweep(graph: fx.Graph) -> None:
-    seen: dict[tuple, fx.Node] = {}
+    seen: dict[tuple[object, ...], fx.Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -126,7 +126,7 @@ def _same_size(one: object, other: object) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one == other
 
 
-def _key(node: fx.Node) -> tuple | None:
+def _key(node: fx.Node) -> tuple[object, ...] | None:
     """A key that equal computations share; None for ops with effects, randomness or unhashable arguments."""
     if not isinstance(node.target, OpOverload):
         return None

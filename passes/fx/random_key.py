@@ -1,8 +1,8 @@
-"""Makes randomness explicit: ops that draw from torch's generator become functions of a key, which is an input of the program.
+"""Rewrites ops that draw from torch's generator to functions of a key, which is an input of the program.
 
-Comes in: a program with ops such as `aten.rand`. Goes out: the same with one more input, `rng_key` int32 [2], and every draw
-a `fxhlo.random_bits` of the key and of a stream of its own. Guaranteed: the same key gives the same numbers on every
-target; the distributions are torch's, the numbers are not those of torch's generator.
+Comes in: a program with ops such as `aten.rand`. Goes out: the same with one more input, `rng_key` int32 [2], and a
+`fxhlo.random_bits` of the key for every draw, each with a stream of its own. Guaranteed: the same key gives the same samples on every
+target; the distributions are torch's, the samples are not those of torch's generator.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..torch_private import OpOverload, schema_of
 aten = torch.ops.aten
 
 Bits = Callable[[Tensor], Tensor]
-"""Bits of the shape of a tensor, others at each call."""
+"""Random bits, int32, with the shape of a tensor; every call draws from another stream."""
 
 
 @dataclass(frozen=True)
 class RandomKey(Pass):
-    """A program without random ops stays as it is."""
+    """Rewrites random ops to functions of a key. A program without random ops is returned as it is."""
 
     def __call__(self, program: Program) -> Program:
         if not any(node.target in DISTRIBUTIONS for node in program.graph.nodes):
@@ -99,7 +99,7 @@ DIGITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 
 
 def _unit(bits: Bits, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uniform over [0, 1) in steps that the dtype holds exactly, so that rounding never gives 1."""
+    """Uniform over [0, 1), in multiples of a step that `dtype` represents exactly, so that rounding never gives 1."""
     if dtype is torch.float64:
         high, low = (bits(like) >> 5) & 0x7FFFFFF, (bits(like) >> 6) & 0x3FFFFFF
         return (high.to(dtype) * 2.0**26 + low.to(dtype)) * 2.0**-53
@@ -113,17 +113,17 @@ def _open(bits: Bits, like: Tensor) -> Tensor:
 
 
 def _gauss(bits: Bits, like: Tensor) -> Tensor:
-    """float32, standard normal: the inverse of its distribution function."""
+    """float32, standard normal, by the inverse of its cumulative distribution function."""
     return torch.erfinv(2 * _open(bits, like) - 1) * sqrt(2)
 
 
 def _complex(draw: Callable[[torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
-    """A number whose parts are drawn one after the other."""
+    """Real and imaginary part, drawn one after the other."""
     return torch.complex(draw(dtype.to_real()), draw(dtype.to_real()))
 
 
 def _whole(bits: Bits, like: Tensor) -> Tensor:
-    """int64, uniform over 0 .. 2**62 - 1."""
+    """int64, uniform over 0 to 2**62 - 1."""
     return ((bits(like).to(torch.int64) & 0x7FFFFFFF) << 31) | (bits(like).to(torch.int64) & 0x7FFFFFFF)
 
 
@@ -134,23 +134,27 @@ def uniform(bits: Bits, like: Tensor, *, dtype: torch.dtype, low: float = 0.0, t
     return unit if (low, to) == (0.0, 1.0) else (unit * (to - low) + low).to(dtype)
 
 
-def normal(bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: Any = 0.0, std: Any = 1.0) -> Tensor:
-    """torch gives both parts of a complex number the mean, and half of the variance."""
+def normal(
+    bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: Tensor | float = 0.0, std: Tensor | float = 1.0
+) -> Tensor:
+    """Both parts of a complex sample have the mean and half of the variance, as torch has it."""
     if dtype.is_complex:
         return _complex(lambda part: normal(bits, like, dtype=part, mean=mean, std=std * sqrt(0.5)), dtype)
     return (_gauss(bits, like) * std + mean).to(dtype)
 
 
-def normal_of_tensors(bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: Any = None, std: Any = 1.0) -> Tensor:
-    """like: the mean, or where that is a number, the standard deviation."""
-    mean, std = (like, std) if mean is None else (mean, like)
-    if isinstance(mean, Tensor) and isinstance(std, Tensor):
-        like = torch.empty(torch.broadcast_shapes(mean.shape, std.shape), dtype=torch.int32, device=like.device)
+def normal_of_tensors(
+    bits: Bits, like: Tensor, *, dtype: torch.dtype, mean: float | None = None, std: Tensor | float = 1.0
+) -> Tensor:
+    """like: the mean, or the standard deviation where the mean is a scalar."""
+    center, spread = (like, std) if mean is None else (mean, like)
+    if isinstance(center, Tensor) and isinstance(spread, Tensor):
+        like = torch.empty(torch.broadcast_shapes(center.shape, spread.shape), dtype=torch.int32, device=like.device)
     standard = normal(bits, like, dtype=dtype) if dtype.is_complex else _gauss(bits, like)
-    return (standard * std + mean).to(dtype)
+    return (standard * spread + center).to(dtype)
 
 
-def integers(bits: Bits, like: Tensor, *, dtype: torch.dtype, high: Any, low: Any = 0) -> Tensor:
+def integers(bits: Bits, like: Tensor, *, dtype: torch.dtype, high: Tensor | int, low: int = 0) -> Tensor:
     if isinstance(high, int) and isinstance(low, int) and high - low > 2**62:
         raise UnsupportedError(
             f"integers over the range from {low} to {high}, of which 62 bits are drawn",
@@ -163,13 +167,15 @@ def permutation(bits: Bits, like: Tensor, *, dtype: torch.dtype) -> Tensor:
     return torch.sort(_whole(bits, like)).indices.to(dtype)
 
 
-def bernoulli(bits: Bits, like: Tensor, *, dtype: torch.dtype, p: Any = None) -> Tensor:
-    """1 with probability p; without p, like holds the probabilities."""
+def bernoulli(bits: Bits, like: Tensor, *, dtype: torch.dtype, p: Tensor | float | None = None) -> Tensor:
+    """1 with probability p; without p, with the probabilities in `like`."""
     return (_open(bits, like) < (like if p is None else p)).to(dtype)
 
 
-def dropout(bits: Bits, like: Tensor, *, dtype: torch.dtype, p: float, train: bool | None = None) -> Any:
-    """(the rest, scaled; which were kept)."""
+def dropout(
+    bits: Bits, like: Tensor, *, dtype: torch.dtype, p: float, train: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """(what is kept, scaled by 1 / (1 - p); the mask, bool)."""
     if train is False or p == 0:
         return like.clone(), torch.ones_like(like, dtype=torch.bool)
     if p == 1:
@@ -183,7 +189,7 @@ def exponential(bits: Bits, like: Tensor, *, dtype: torch.dtype, lambd: float = 
 
 
 def geometric(bits: Bits, like: Tensor, *, dtype: torch.dtype, p: float) -> Tensor:
-    """How many trials it takes: 1, 2, ..."""
+    """The number of trials up to the first success: 1, 2, ..."""
     if p == 1:
         return torch.ones_like(like, dtype=dtype)
     return torch.clamp(torch.ceil(torch.log(_open(bits, like)) / log1p(-p)), min=1).to(dtype)
@@ -211,8 +217,8 @@ def multinomial(bits: Bits, like: Tensor, *, dtype: torch.dtype, num_samples: in
 def rrelu(
     bits: Bits, like: Tensor, *, dtype: torch.dtype, noise: Tensor, lower: float = 0.125, upper: float = 1 / 3,
     training: bool = False,
-) -> Any:  # fmt: skip
-    """(the result, the slopes)."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(result, slopes)."""
     if not training:
         return torch.where(like < 0, like * ((lower + upper) / 2), like).to(dtype), noise.clone()
     slopes = (_open(bits, like) * (upper - lower) + lower).to(dtype)
@@ -220,7 +226,7 @@ def rrelu(
     return like * slopes, slopes.to(noise.dtype)
 
 
-DISTRIBUTIONS: dict[Any, tuple[str, Callable[..., Any]]] = {
+DISTRIBUTIONS: dict[OpOverload, tuple[str, Callable[..., Tensor | tuple[Tensor, Tensor]]]] = {
     aten.rand.default: ("size", uniform),
     aten.rand.generator: ("size", uniform),
     aten.rand_like.default: ("self", uniform),
@@ -258,4 +264,4 @@ DISTRIBUTIONS: dict[Any, tuple[str, Callable[..., Any]]] = {
     aten.multinomial.default: ("self", multinomial),
     aten.rrelu_with_noise_functional.default: ("self", rrelu),
 }
-"""Op -> (the argument that gives the shape, its distribution)."""
+"""Op -> (the parameter that gives the shape, the distribution)."""

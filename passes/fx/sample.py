@@ -1,4 +1,4 @@
-"""Makes sampling part of the step: the logits become token ids, and log-probabilities where they are asked for."""
+"""Appends sampling to the step: its results are token ids, and log-probabilities where they are asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..base import Pass
-from ..edit import add_step_inputs, call, inline
+from ..edit import add_step_inputs, call, inline, outputs_of
 from ..program import Argument, Program, Result
 from ..step_inputs import DRAW, LOGPROBS, PROCESSING, RAW, RESULTS, StepInput, mask_words
 
@@ -40,13 +40,12 @@ class Sample(Pass):
         arguments = list(program.arguments)
 
         def edit(graph: fx.Graph) -> None:
-            output = next(node for node in graph.nodes if node.op == "output")
-            logits = output.args[0][0]
+            logits, *others = outputs_of(graph)
             requests, vocabulary = logits.meta["val"].shape
             sizes = {"requests": requests, "biases": self.bias, "seen": self.seen, "mask_words": mask_words(vocabulary)}
             inputs = add_step_inputs(graph, self.inputs, sizes)
             arguments.extend(Argument(name, "input") for name in inputs)
-            with graph.inserting_before(output):
+            with graph.inserting_before(graph.output_node()):
                 processed = call(
                     graph,
                     torch.ops.fxhlo.process_logits.default,
@@ -70,14 +69,14 @@ class Sample(Pass):
                 parts = [call(graph, getitem, (chosen, index), origin=logits) for index in range(3)]
                 if self.mode.endswith("_logits"):
                     parts[1] = inline(graph, _at, (shown, parts[0], inputs["grammar_mask"]), {}, origin=logits)
-            output.args = ((tokens, *parts, *output.args[0][1:]),)
+            graph.output_node().args = ((tokens, *parts, *others),)
 
         edited = program.edited(edit)
         results = (*map(Result, RESULTS), *program.results[1:])
         return replace(edited, arguments=tuple(arguments), results=results)
 
     def _shown(self, graph: fx.Graph, raw: fx.Node, processed: fx.Node, inputs: dict[str, fx.Node]) -> fx.Node:
-        """The logits [R, V] that `fxhlo.logprobs` looks at: the raw ones, or those that the draw sees."""
+        """The logits [requests, vocabulary] whose log-probabilities are returned: the raw ones, or the processed ones that the draw uses."""
         if not self.mode.startswith("processed_"):
             return raw
         arguments = [inputs[name] for name in ("temperature", "top_k", "top_p", "min_p", "logprobs_enabled")]
@@ -90,7 +89,7 @@ def _unless_prompt(enabled: torch.Tensor, raw: torch.Tensor, filtered: torch.Ten
 
 
 def _at(logits: torch.Tensor, ids: torch.Tensor, grammar_mask: torch.Tensor) -> torch.Tensor:
-    """The logits themselves where `fxhlo.logprobs` found something: ids int32 [R, n + 1] -> float32 [R, n + 1]."""
+    """The logits of the tokens that `fxhlo.logprobs` returned. ids: int32 [requests, n + 1] -> float32 [requests, n + 1]."""
     words = grammar_mask.gather(1, (ids >> 5).to(torch.int64))
     found = logits.gather(1, ids.to(torch.int64)).to(torch.float32)
     return torch.where((words >> (ids & 31)) & 1 != 0, found, float("-inf"))
