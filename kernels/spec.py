@@ -97,7 +97,7 @@ class Implementation:
     def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
         """None, or why this implementation does not take these operands on `target`: one clause, lower case."""
         if self.target not in (target.family, "any"):
-            return f"it is for {self.target}"
+            return f"it runs on {self.target} alone"
         return _ask(self.supports, operands, attributes, target)
 
     def bound(self, target: Target) -> Callable[..., Any]:

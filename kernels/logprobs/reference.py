@@ -45,9 +45,7 @@ def logprobs(
     )
 
 
-def check(
-    logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int
-) -> None:
+def check(logits: Tensor, tokens: Tensor, enabled: Tensor, allowed_mask: Tensor | None = None, *, count: int) -> None:
     """Raises IndexError where a chosen token is not in the vocabulary."""
     outside = (tokens < 0) | (tokens >= logits.shape[1])
     if enabled != 0 and outside.any():

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -22,7 +23,9 @@ from .tuning import Blocks
 ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
-def attend(scalars: tuple, query: Any, kv_cache: Any, meaning: Meaning, blocks: Blocks, cores: int) -> Any:
+def attend(
+    scalars: tuple[Array, ...], query: Array, kv_cache: Array, meaning: Meaning, blocks: Blocks, cores: int
+) -> Array:
     """The attended rows [T, Hq, D]. scalars: block_tables, seq_lens, query_start_loc, numbers per head."""
     _, heads, head_size = query.shape
     pairs = kv_cache.shape[2]

@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.experimental import pallas as pl
 
 from .tuning import Blocks
+
+Scalar = Array | int
+"""int32, known as the kernel runs."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,22 @@ class Place(NamedTuple):
     """Where the loop stands: a request, a tile of its rows, a block of the keys that the tile sees; which of the two
     buffers has the block, and which the tile."""
 
-    request: Any
-    tile: Any
-    block: Any
-    pages_at: Any
-    tile_at: Any
+    request: Scalar
+    tile: Scalar
+    block: Scalar
+    pages_at: Scalar
+    tile_at: Scalar
 
 
 class Span(NamedTuple):
-    """A tile's rows, `first` in the batch and `count` of them, the context position of its first, and its keys."""
+    """A tile's rows, `first` in the batch and `rows` of them, the context position of its first, and its keys."""
 
-    first: Any
-    count: Any
-    position: Any
-    first_page: Any
-    end_key: Any
-    blocks: Any
+    first: Scalar
+    rows: Scalar
+    position: Scalar
+    first_page: Scalar
+    end_key: Scalar
+    blocks: Scalar
 
 
 class Batch:
@@ -89,19 +93,19 @@ class Batch:
         self.table = refs.tables.shape[0] // self.requests
         self.pages = blocks.keys // self.block_size
 
-    def with_rows(self, request: Any) -> Any:
+    def with_rows(self, request: Scalar) -> Scalar:
         """The first request of this core, from `request` on, that has rows."""
 
-        def empty(request: Any) -> Any:
+        def empty(request: Scalar) -> Scalar:
             inside = jnp.minimum(request, self.requests - 1)
             return (request < self.requests) & (self.rows_of(inside) <= 0)
 
         return jax.lax.while_loop(empty, lambda request: request + self.cores, request)
 
-    def rows_of(self, request: Any) -> Any:
+    def rows_of(self, request: Scalar) -> Scalar:
         return self.refs.starts[request + 1] - self.refs.starts[request]
 
-    def span(self, request: Any, tile: Any) -> Span:
+    def span(self, request: Scalar, tile: Scalar) -> Span:
         refs, rows = self.refs, self.rows_of(request)
         before = tile * self.blocks.tile
         count = jnp.minimum(rows - before, self.blocks.tile)
@@ -112,7 +116,7 @@ class Batch:
         blocks = jnp.maximum(pl.cdiv(end_key - first_page * self.block_size, self.blocks.keys), 1)
         return Span(refs.starts[request] + before, count, position, first_page, end_key, blocks)
 
-    def next(self, place: Place, span: Span, last: Any) -> Place:
+    def next(self, place: Place, span: Span, last: Scalar) -> Place:
         done = last & ((place.tile + 1) * self.blocks.tile >= self.rows_of(place.request))
         return Place(
             jax.lax.cond(done, lambda: self.with_rows(place.request + self.cores), lambda: place.request),

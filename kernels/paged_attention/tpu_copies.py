@@ -10,7 +10,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .tpu_batch import Batch, Place
+from .tpu_batch import Batch, Place, Scalar
+
+Copy = Any
+"""What `pltpu.make_async_copy` returns, of a type that jax keeps to itself: `start()` and `wait()`."""
 
 
 class Copies:
@@ -19,13 +22,13 @@ class Copies:
     def __init__(self, batch: Batch) -> None:
         self.batch, self.refs = batch, batch.refs
 
-    def each_page(self, place: Place, act: Callable[[Any], None]) -> None:
+    def each_page(self, place: Place, act: Callable[[Copy], None]) -> None:
         refs, span = self.refs, self.batch.span(place.request, place.tile)
         first = span.first_page + place.block * self.batch.pages
         count = jnp.clip(pl.cdiv(span.end_key, self.batch.block_size) - first, 0, self.batch.pages)
 
         @pl.loop(0, count)
-        def _(page: Any) -> None:
+        def _(page: Scalar) -> None:
             block = jnp.clip(refs.tables[place.request * self.batch.table + first + page], 0, self.batch.page_count - 1)
             into = refs.pages.at[place.pages_at, pl.ds(page * self.batch.block_size, self.batch.block_size)]
             act(pltpu.make_async_copy(refs.cache.at[block], into, refs.pages_here.at[place.pages_at]))
@@ -33,7 +36,7 @@ class Copies:
     def fetch_pages(self, place: Place) -> None:
         self.each_page(place, lambda copy: copy.start())
 
-    def each_part(self, count: Any, act: Callable[[Any, int], None]) -> None:
+    def each_part(self, count: Scalar, act: Callable[[Scalar, int], None]) -> None:
         """`count` rows in parts of static size: act(first, size)."""
         size = 1 << (min(self.batch.blocks.tile, self.batch.tokens).bit_length() - 1)
         while size:
@@ -41,24 +44,24 @@ class Copies:
             pl.when((count & size) != 0)(partial(act, first, size))
             size //= 2
 
-    def each_tile_part(self, place: Place, act: Callable[[Any], None]) -> None:
+    def each_tile_part(self, place: Place, act: Callable[[Copy], None]) -> None:
         refs, span = self.refs, self.batch.span(place.request, place.tile)
 
-        def part(first: Any, size: int) -> None:
+        def part(first: Scalar, size: int) -> None:
             rows = refs.query.at[pl.ds(span.first + first, size)]
             into = refs.tiles_in.at[place.tile_at, pl.ds(first, size)]
             act(pltpu.make_async_copy(rows, into, refs.tile_here.at[place.tile_at]))
 
-        self.each_part(span.count, part)
+        self.each_part(span.rows, part)
 
     def fetch_tile(self, place: Place) -> None:
         self.each_tile_part(place, lambda copy: copy.start())
 
-    def output_part(self, at: Any, into: Any, first: Any, size: int) -> Any:
+    def output_part(self, at: Scalar, into: Scalar, first: Scalar, size: int) -> Copy:
         rows = self.refs.tiles_out.at[at, pl.ds(first, size)]
         return pltpu.make_async_copy(rows, self.refs.output.at[pl.ds(into, size)], self.refs.tile_gone.at[at])
 
-    def wait_output(self, at: Any) -> None:
+    def wait_output(self, at: Scalar) -> None:
         """Until the output buffer `at` may be written: a copy's semaphore counts bytes, so any rows of its size will do."""
         self.each_part(self.refs.leaving[at], lambda first, size: self.output_part(at, 0, first, size).wait())
         self.refs.leaving[at] = 0
@@ -69,9 +72,9 @@ class Copies:
         first = jnp.clip(refs.starts[self.batch.requests], 0, self.batch.tokens)
         refs.tiles_out[0] = jnp.zeros(refs.tiles_out.shape[1:], refs.tiles_out.dtype)
 
-        def each(act: Callable[[Any], None]) -> None:
+        def each(act: Callable[[Copy], None]) -> None:
             @pl.loop(0, pl.cdiv(self.batch.tokens - first, tile))
-            def _(number: Any) -> None:
+            def _(number: Scalar) -> None:
                 start = first + number * tile
                 count = jnp.minimum(self.batch.tokens - start, tile)
                 self.each_part(count, lambda at, size: act(self.output_part(0, start + at, at, size)))

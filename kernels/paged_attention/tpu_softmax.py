@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .tpu_batch import Batch, Place, Span
+from .tpu_batch import Batch, Place, Scalar, Span
 from .tpu_copies import Copies
 
 FAR = -1e30
@@ -27,7 +27,7 @@ class Softmax:
         low = self.refs.pages.dtype == jnp.bfloat16 and batch.blocks.compute == "bfloat16"
         self.strided = low and batch.head_size == 128 and batch.kv_heads in (1, 2, 4, 8)
 
-    def compute(self, place: Place, span: Span, last: Any, tile: int) -> None:
+    def compute(self, place: Place, span: Span, last: Scalar, tile: int) -> None:
         """The block's keys for a tile of `tile` rows at most."""
         pl.when(place.block == 0)(lambda: self.begin(place, tile))
         first_key = span.first_page * self.batch.block_size + place.block * self.batch.blocks.keys
@@ -35,11 +35,11 @@ class Softmax:
         chunks = pl.cdiv(keys, self.batch.blocks.chunk)
 
         @pl.loop(keys, chunks * self.batch.blocks.chunk)
-        def _(key: Any) -> None:  # what was here before may be NaN, and 0 * NaN is not 0
+        def _(key: Scalar) -> None:  # what was here before may be NaN, and 0 * NaN is not 0
             self.refs.pages[place.pages_at, key] = jnp.zeros(self.refs.pages.shape[2:], self.refs.pages.dtype)
 
         @pl.loop(0, chunks)
-        def _(chunk: Any) -> None:
+        def _(chunk: Array) -> None:
             at = pl.multiple_of(chunk * self.batch.blocks.chunk, self.batch.blocks.chunk)
             self.chunk(place.pages_at, at, first_key + at - span.position, tile)
 
@@ -64,7 +64,7 @@ class Softmax:
             (self.batch.kv_heads, self.batch.groups * tile, self.batch.head_size), jnp.float32
         )
 
-    def row_values(self, first: int, head: Any, tile: int) -> Any:
+    def row_values(self, first: int, head: Scalar, tile: int) -> Array:
         """Numbers per query head, from `first` on, as a column [rows, 1] for the rows of one KV head."""
         group = jax.lax.broadcasted_iota(jnp.int32, (self.batch.groups * tile, 1), 0) // tile
         at = first + head * self.batch.groups
@@ -73,7 +73,7 @@ class Softmax:
             column = jnp.where(group == number, self.refs.per_head[at + number], column)
         return column
 
-    def chunk(self, pages_at: Any, at: Any, ahead: Any, tile: int) -> None:
+    def chunk(self, pages_at: Scalar, at: Scalar, ahead: Scalar, tile: int) -> None:
         """Keys [at, at + chunk) of the block for all heads; the first is `ahead` positions after the tile's first row."""
         refs, meaning = self.refs, self.batch.meaning
         size, rows = self.batch.blocks.chunk, self.batch.groups * tile
@@ -87,7 +87,7 @@ class Softmax:
             seen &= distance > -meaning.sliding_window
         together = self.heads_together(rows)
 
-        def some(number: Any) -> None:
+        def some(number: Scalar) -> None:
             keys, values = self.keys_and_values(pages_at, at, number * together, together)
             self.some_heads(number * together, keys, values, distance, seen, tile)
 
@@ -106,7 +106,7 @@ class Softmax:
             if self.batch.kv_heads % count == 0 and count <= fitting
         )
 
-    def keys_and_values(self, pages_at: Any, at: Any, first: Any, count: int) -> tuple[Any, Any]:
+    def keys_and_values(self, pages_at: Scalar, at: Scalar, first: Scalar, count: int) -> tuple[Array, Array]:
         """Of `count` KV heads from `first` on, each [count, chunk, D].
 
         A key and a value of 16 bits lie in one word of 32, the words of a head `kv_heads` rows apart.
@@ -122,7 +122,7 @@ class Softmax:
         keys, values = (pltpu.bitcast(half, jnp.float32).astype(jnp.bfloat16) for half in halves)
         return keys, values
 
-    def some_heads(self, first: Any, keys: Any, values: Any, distance: Any, seen: Any, tile: int) -> None:
+    def some_heads(self, first: Scalar, keys: Array, values: Array, distance: Array, seen: Array, tile: int) -> None:
         """A step of the online softmax for the KV heads from `first` on that keys and values are of."""
         refs, meaning, rows, count = self.refs, self.batch.meaning, slice(0, self.batch.groups * tile), keys.shape[0]
         product = partial(
@@ -167,12 +167,12 @@ class Softmax:
         )
         refs.tiles_out[place.tile_at, 0:tile] = jnp.swapaxes(result, 0, 1) if tile > 1 else result
         self.copies.each_part(
-            span.count,
+            span.rows,
             lambda first, size: self.copies.output_part(place.tile_at, span.first + first, first, size).start(),
         )
-        refs.leaving[place.tile_at] = span.count
+        refs.leaving[place.tile_at] = span.rows
 
 
-def _lanes(alike: Any, width: int) -> Any:
+def _lanes(alike: Array, width: int) -> Array:
     """[..., 128], all lanes alike, as [..., width]: registers repeated, nothing moved across lanes."""
     return jnp.concatenate([alike] * -(-width // 128), axis=-1)[..., :width]

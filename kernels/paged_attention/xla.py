@@ -6,17 +6,22 @@ Two shapes of the loop: with few rows each row gathers its own keys; with many, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ...runtime.core.targets import Target
 from ..spec import Operands
 
+Score = Callable[[Array, Array, Array], Array]
+"""(products of queries and keys, positions of the rows, positions of the keys) -> masked scores."""
+Carry = tuple[Array, Array, Array]
+"""Of the online softmax: the highest score so far, the sum of the powers, and the output times that sum."""
 ROWS_ALONE = 32
 """Up to so many rows, each gathers its own keys: a decode step, where no two rows share a request."""
 QUERY_TILE = 64
@@ -45,7 +50,7 @@ def lower(
     if k_scale is not None:  # (query * scale) . key, so that keys are multiplied as they are
         query = query.astype(jnp.float32) * per_query_head(k_scale, query.shape[1], kv_heads)
 
-    def finished(output: Any) -> Any:
+    def finished(output: Array) -> Array:
         if v_scale is not None:
             output = output * per_query_head(v_scale, query.shape[1], kv_heads)
         return output.astype(dtype)
@@ -64,12 +69,12 @@ def lower(
     return finished(_by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks)), kv_cache
 
 
-def per_query_head(numbers: Any, heads: int, kv_heads: int) -> Any:
+def per_query_head(numbers: Array, heads: int, kv_heads: int) -> Array:
     """Numbers [1] or [Hkv] as a column [Hq, 1]."""
     return jnp.repeat(jnp.broadcast_to(numbers, (kv_heads,)), heads // kv_heads)[:, None]
 
 
-def stored(new: Any, scale: Any, dtype: Any) -> Any:
+def stored(new: Array, scale: Array | None, dtype: np.dtype) -> Array:
     """Keys or values [T, Hkv, D] as the cache keeps them."""
     if scale is not None:
         new = new.astype(jnp.float32) / scale.reshape(-1, 1)
@@ -81,7 +86,7 @@ def stored(new: Any, scale: Any, dtype: Any) -> Any:
     return new.astype(dtype)
 
 
-def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bool = True) -> Any:
+def write(key: Array, value: Array, kv_cache: Array, slot_mapping: Array, *, as_bits: bool = True) -> Array:
     """The cache with this step's keys and values; slots outside it are dropped. as_bits: see BITS."""
     blocks, block_size, pairs, head_size = kv_cache.shape
     new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size)
@@ -96,19 +101,26 @@ def write(key: Any, value: Any, kv_cache: Any, slot_mapping: Any, *, as_bits: bo
 
 
 def _by_request(
-    query: Any, kv_cache: Any, block_tables: Any, seq_lens: Any, starts: Any, ends: Any, score: Any, sinks: Any
-) -> Any:
+    query: Array,
+    kv_cache: Array,
+    block_tables: Array,
+    seq_lens: Array,
+    starts: Array,
+    ends: Array,
+    score: Score,
+    sinks: Array | None,
+) -> Array:
     """Requests one after the other, their rows in tiles of QUERY_TILE that share the keys they read."""
     tokens, heads, head_size = query.shape
     tile = min(QUERY_TILE, tokens)
     rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
     last = jnp.sum(starts < ends[-1])  # requests that have rows
 
-    def one_request(request: Any, output: Any) -> Any:
+    def one_request(request: Array, output: Array) -> Array:
         start, end = starts[request], ends[request]
         table = jax.lax.dynamic_slice_in_dim(block_tables, request, 1)
 
-        def one_tile(number: Any, output: Any) -> Any:
+        def one_tile(number: Array, output: Array) -> Array:
             first = start + number * tile
             at_row = first + jnp.arange(tile)
             position = jnp.where(at_row < end, seq_lens[request] - end + at_row, -1)
@@ -124,7 +136,9 @@ def _by_request(
     return jax.lax.fori_loop(0, last, one_request, output)[:tokens]
 
 
-def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any, sinks: Any) -> Any:
+def _attend(
+    queries: Array, positions: Array, kv_cache: Array, tables: Array, score: Score, sinks: Array | None
+) -> Array:
     """Online softmax over blocks of keys.
 
     queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative where a row is none; tables [G, P],
@@ -137,7 +151,7 @@ def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any
     tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % pages)))
     queries = queries.reshape(groups, rows, kv_heads, heads // kv_heads, head_size)
 
-    def block(number: Any, carry: tuple) -> tuple:
+    def block(number: Array, carry: Carry) -> Carry:
         highest, total, output = carry
         table = jax.lax.dynamic_slice_in_dim(tables, number * pages, pages, axis=1)
         context = jnp.take(kv_cache, table, axis=0, mode="clip").reshape(groups, pages * block_size, pairs, head_size)
@@ -166,8 +180,15 @@ def _attend(queries: Any, positions: Any, kv_cache: Any, tables: Any, score: Any
 
 
 def _scores(
-    products: Any, positions: Any, at_key: Any, *, scale: float, sliding_window: int, soft_cap: float, alibi_slopes: Any
-) -> Any:
+    products: Array,
+    positions: Array,
+    at_key: Array,
+    *,
+    scale: float,
+    sliding_window: int,
+    soft_cap: float,
+    alibi_slopes: Array | None,
+) -> Array:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
     scores = products * scale
     if soft_cap > 0:

@@ -17,7 +17,9 @@ from ..spec import Operands
 def masked(logits: Array, allowed_mask: Array) -> Array:
     """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
     rows, size = logits.shape
-    words = lax.broadcast_in_dim(allowed_mask, (*allowed_mask.shape, 32), (0, 1)).reshape(rows, 32 * allowed_mask.shape[1])[:, :size]
+    words = lax.broadcast_in_dim(allowed_mask, (*allowed_mask.shape, 32), (0, 1)).reshape(
+        rows, 32 * allowed_mask.shape[1]
+    )[:, :size]
     shifts = lax.broadcasted_iota(jnp.int32, logits.shape, 1) & 31
     return jnp.where((words >> shifts) & 1 != 0, logits, -jnp.inf)
 

@@ -61,7 +61,7 @@ def run(tests: list[Path], select: str, folder: Path, **environment: str) -> Non
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
-    assert list(folder.glob("*.so"))
+    assert list(folder.rglob("*.so"))
 
 
 def build_into(folder: Path, command: str) -> None:
@@ -72,7 +72,7 @@ def build_into(folder: Path, command: str) -> None:
     assert done.returncode == 0 or "-fsanitize" in command, (
         done.stderr
     )  # a sanitized library is loaded beside its runtime alone
-    assert list(folder.glob("*.so")), done.stderr
+    assert list(folder.rglob("*.so")), done.stderr
 
 
 EVERY_KERNEL = "not float16 and not malformed"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fxhlo.kernels.paged_attention import KERNEL
 from fxhlo.kernels.paged_attention.reference import ragged_paged_attention as reference
 from fxhlo.kernels.spec import Operands, TensorSpec
+from fxhlo.runtime.core import native
 from fxhlo.runtime.core.targets import Target
 
 CPU = Target("cpu")
@@ -70,8 +71,9 @@ def run(implementation: object, inputs: dict[str, torch.Tensor], **attributes: o
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     specs = Operands.of(arrays, (TensorSpec(array.shape, array.dtype) for array in arrays.values()))
     reason = implementation.refusal(specs, attributes, CPU)
-    if reason is not None:
+    if reason is not None and reason == native.unavailable():
         pytest.skip(reason)
+    assert reason is None
     output, cache = jax.jit(lambda operands: implementation.lower(**operands, **attributes))(arrays)
     return np.asarray(output), np.asarray(cache)
 
@@ -102,11 +104,12 @@ def test_implementations_compute_the_reference(implementation: object, case: dic
         case["lengths"], heads=heads, kv_heads=kv_heads, head_size=case["head_size"], block_size=case["block_size"],
         pages=math.ceil(longest / case["block_size"]) + 1, padding=case["padding"], seed=case["seed"],
     )  # fmt: skip
-    inputs |= {name: torch.randn(heads) for name in case["extras"]}
+    generator = torch.Generator().manual_seed(case["seed"])
+    inputs |= {name: torch.randn(heads, generator=generator) for name in case["extras"]}
     attributes = {"scale": 0.3, "sliding_window": case["sliding_window"], "soft_cap": case["soft_cap"]}
     expected, cache = reference(**{"sinks": None, "alibi_slopes": None, **inputs}, **attributes)
     output, updated = run(implementation, inputs, **attributes)
-    np.testing.assert_allclose(output, expected.numpy(), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(output, expected.numpy(), rtol=2e-4, atol=1e-4)  # ALiBi: scores of hundreds
     np.testing.assert_array_equal(updated, cache.numpy())
 
 
