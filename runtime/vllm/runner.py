@@ -1,14 +1,15 @@
 """One step: vLLM's SchedulerOutput in, its ModelRunnerOutput out, one compiled program called in between.
 
-`execute` takes the scheduler's news, `sample` runs the step: between the two vLLM works out which tokens each
-structured output allows, and the program samples too.
+`execute` updates the batch, `sample` runs the step: between the two vLLM works out which tokens each structured output
+allows, and sampling is part of the program. On the way: the batch's rows (batch/rows.py), the program that holds the step
+(`Steps.select`), its inputs (`Batch.inputs`, `Sampling.inputs`), the results still on the device (pending.py), the tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from .batch.request import PromptLogprobs, Request
 from .batch.rows import Batch
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.core.sched.output import CachedRequestData, NewRequestData
+
     from .pending import PendingStep
     from .steps.steps import Steps
 
@@ -99,30 +103,30 @@ class Runner:
             if request.prompt_logprobs is not None
         ]
 
-    def _begin(self, new: Any, scheduled: Mapping[str, int]) -> None:
+    def _begin(self, new: NewRequestData, scheduled: Mapping[str, int]) -> None:
         """A request that is new; or, as vLLM does with its second model runner, one that comes back after preemption."""
-        prompt = list(new.prompt_token_ids)
+        assert new.prompt_token_ids is not None, "prompts of embeddings are refused"
+        assert new.sampling_params is not None, "pooling is refused"
+        prompt, params = list(new.prompt_token_ids), new.sampling_params
         tokens = prompt if new.prefill_token_ids is None else list(new.prefill_token_ids)
         known = self.requests.get(new.req_id)
         request = Request(
             id=new.req_id,
-            params=new.sampling_params,
+            params=params,
             prompt=prompt,
             output=tokens[len(prompt) :],
             blocks=[list(blocks) for blocks in new.block_ids],
             computed=new.num_computed_tokens,
-            seed=self._seed(new.sampling_params) if known is None else known.seed,
+            seed=self._seed(params) if known is None else known.seed,
         )
-        if new.sampling_params.prompt_logprobs is not None and known is None:
-            request.prompt_logprobs = PromptLogprobs.of(
-                len(prompt), self.batch.sampling.count(new.sampling_params.prompt_logprobs)
-            )
+        if params.prompt_logprobs is not None and known is None:
+            request.prompt_logprobs = PromptLogprobs.of(len(prompt), self.batch.sampling.count(params.prompt_logprobs))
         elif known is not None:
             request.prompt_logprobs = known.prompt_logprobs
         self.requests[request.id] = request
         self.batch.place(request, scheduled)
 
-    def _continue(self, cached: Any, scheduled: Mapping[str, int]) -> None:
+    def _continue(self, cached: CachedRequestData, scheduled: Mapping[str, int]) -> None:
         """Requests of earlier steps: more tokens are in their cache, and they may have more blocks, or all others."""
         news = zip(
             cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, cached.num_output_tokens, strict=True
@@ -142,7 +146,7 @@ class Runner:
             del request.output[outputs:]
             self.batch.place(request, scheduled)
 
-    def _seed(self, params: Any) -> int:
+    def _seed(self, params: SamplingParams) -> int:
         """64 bits: the request's own seed, or a drawn one, which the engine's seed determines."""
         if params.seed is not None:
             return params.seed & 0xFFFFFFFFFFFFFFFF

@@ -52,7 +52,7 @@ class Batch:
             self._free.append(row)
 
     def place(self, request: Request, scheduled: Mapping[str, int]) -> int:
-        """The request's row, filled from what is known of it. scheduled: requests that keep theirs."""
+        """The request's row, with everything copied into it. scheduled: requests of this step, which keep theirs."""
         row = self.rows.get(request.id)
         if row is None:
             if not self._free:

@@ -36,7 +36,7 @@ class Sampling:
         """How many of the most likely tokens are asked for besides the chosen one; -1: nothing."""
 
     def place(self, row: int, request: Request) -> None:
-        """Takes over the request's parameters."""
+        """Copies the request's parameters into its row."""
         params = request.params
         for name in NUMBERS:
             self.numbers[name][row] = getattr(params, name)
@@ -105,7 +105,7 @@ class Sampling:
         return mask
 
     def _forbid(self, mask: np.ndarray, request: Request) -> None:
-        """Takes bits out of one row: tokens that are not allowed, that would end too early, that end a bad word."""
+        """Clears the bits of tokens that are not allowed, that would end too early, or that complete a bad word."""
         params = request.params
         if params.allowed_token_ids:
             mask &= bits(params.allowed_token_ids, self.words)

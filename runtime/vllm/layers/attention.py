@@ -6,7 +6,7 @@ which requests share a step, is put in later by passes/fx/paged_attention.py.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 
@@ -15,6 +15,11 @@ from ...core.errors import UnsupportedError
 from ..compat import AttentionBackend, AttentionImpl, AttentionLayerBase, AttentionType, MultipleOf
 from ..states.paged_kv import PagedKV
 from .kind import LayerKind
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.attention import Attention
+
+    from ..compat import KVCacheSpec
 
 
 class FxhloAttentionBackend(AttentionBackend):
@@ -32,11 +37,11 @@ class FxhloAttentionBackend(AttentionBackend):
         return FxhloAttention
 
     @staticmethod
-    def get_builder_cls() -> Any:
+    def get_builder_cls() -> NoReturn:
         raise UnsupportedError("fxhlo's attention has no metadata builder: the runner makes the step's inputs itself")
 
     @staticmethod
-    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
+    def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
         return [MultipleOf(1)]
 
     @classmethod
@@ -64,7 +69,7 @@ class FxhloAttention(AttentionImpl):
         attn_type: str = AttentionType.DECODER,
         kv_sharing_target_layer_name: str | None = None,
         sinks: torch.Tensor | None = None,
-        **others: Any,
+        **others: object,
     ) -> None:
         register_torch_ops()
         unknown = sorted(name for name, value in others.items() if value not in (None, False, -1))
@@ -91,7 +96,7 @@ class FxhloAttention(AttentionImpl):
         self._sinks_at: tuple[torch.nn.Module, str] | None = None
 
     def find_sinks(self, model: torch.nn.Module) -> None:
-        """Remembers which parameter of the model the sinks are, so that a capture that swaps parameters swaps them too."""
+        """Notes which parameter of the model the sinks are, so that a capture that swaps parameters swaps them too."""
         if self.sinks is None:
             return
         for module in model.modules():
@@ -101,17 +106,17 @@ class FxhloAttention(AttentionImpl):
 
     def forward(
         self,
-        layer: Any,
+        layer: Any,  # vLLM's Attention; the base class asks for less
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         kv_cache: torch.Tensor,
-        attn_metadata: Any,
+        attn_metadata: object,
         output: torch.Tensor,
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache is not looked at."""
+        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache and the metadata are not read."""
         if key is None or value is None or value.shape[-1] != self.head_size:
             raise UnsupportedError(
                 f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}"
@@ -131,12 +136,12 @@ class FxhloAttention(AttentionImpl):
         return output.copy_(attended)
 
 
-def is_attention(layer: Any) -> bool:
+def is_attention(layer: object) -> bool:
     """Whether the layer keeps keys and values per head."""
     return isinstance(layer, AttentionLayerBase) and hasattr(layer, "num_kv_heads")
 
 
-def cache_of(name: str, layer: Any, block_size: int) -> PagedKV:
+def cache_of(name: str, layer: Attention, block_size: int) -> PagedKV:
     """The layer's KV cache."""
     return PagedKV.of(
         name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...core.errors import UnsupportedError
 from ..states.spec import StateSpec
@@ -12,7 +11,7 @@ from . import attention
 KINDS = (attention.KIND,)
 
 
-def states(layers: Mapping[str, Any], block_size: int) -> tuple[StateSpec, ...]:
+def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ...]:
     """The state of each layer, in the model's order. layers: by name, as vLLM registers those that keep something.
 
     Raises UnsupportedError for a layer of another kind.
@@ -20,7 +19,7 @@ def states(layers: Mapping[str, Any], block_size: int) -> tuple[StateSpec, ...]:
     return tuple(_state(name, layer, block_size) for name, layer in layers.items())
 
 
-def _state(name: str, layer: Any, block_size: int) -> StateSpec:
+def _state(name: str, layer: object, block_size: int) -> StateSpec:
     for kind in KINDS:
         if kind.is_one(layer):
             return kind.state(name, layer, block_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..states.spec import StateSpec
 
@@ -15,5 +14,5 @@ class LayerKind:
     block) -> what it keeps between steps."""
 
     name: str
-    is_one: Callable[[Any], bool]
-    state: Callable[[str, Any, int], StateSpec]
+    is_one: Callable[[object], bool]
+    state: Callable[..., StateSpec]

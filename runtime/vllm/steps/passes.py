@@ -26,11 +26,11 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         Canonicalize(),  # no-ops, repeated computations and dead code go before anything looks for patterns
         Expand(ir_ops()),  # vLLM's IR ops become ATen, so that later passes and rules see only one vocabulary
         PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
-        SelectRows(),  # before products are fused: it moves over plain row-wise ops
+        SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
         # logits never leave the device
         Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
-        SiluAndMul(),  # before the products beside it, which it leaves alone
-        Linear(),  # after the selection, which changes the products' operands
+        SiluAndMul(),  # before the matmuls beside it, which it leaves alone
+        Linear(),  # after the selection, which changes the matmuls' operands
         Donate(),  # when all states have their results
         Canonicalize(),  # what the passes left behind
     )
