@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ...runtime.core import native
 from ..spec import Operands
-from .xla import where_asked
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -35,10 +35,6 @@ def lower(
         jax.ShapeDtypeStruct((rows,), "int32"),
     )
 
-    def compute(logits: Array) -> tuple[Array, Array, Array]:
-        ids, values, rank = jax.ffi.ffi_call("fxhlo_logprobs", results)(logits, tokens, enabled)
-        return ids, values, rank
-
-    if allowed_mask is None:  # the native kernel looks at `enabled` too
-        return compute(logits)
-    return where_asked(compute, logits, enabled, allowed_mask, count)
+    mask = jnp.zeros((rows, 0), jnp.int32) if allowed_mask is None else allowed_mask
+    ids, values, rank = jax.ffi.ffi_call("fxhlo_logprobs", results)(logits, tokens, enabled, mask)
+    return ids, values, rank

@@ -71,7 +71,8 @@ CALLS = (
     ),
     Call(
         "fxhlo_logprobs",
-        {"logits": floats(R, V), "tokens": np.arange(R, dtype=I32), "enabled": np.array(1, I32)},
+        {"logits": floats(R, V), "tokens": np.arange(R, dtype=I32), "enabled": np.array(1, I32),
+         "allowed_mask": np.full((R, 3), 7, I32)},
         (((R, 6), I32), ((R, 6), F32), ((R,), I32)),
     ),
     Call(
@@ -134,7 +135,7 @@ FINE = {
     ("fxhlo_process_logits", "logits: dtype"),  # float16, which it takes
     ("fxhlo_logprobs", "logits: dtype"),
     ("fxhlo_logprobs", "logits: short 1"),
-    ("fxhlo_logprobs", "logits: long 1"),
+    ("fxhlo_logprobs", "allowed_mask: empty 1"),  # absent
     ("fxhlo_ragged_paged_attention", "sinks: empty 0"),  # absent
     ("fxhlo_ragged_paged_attention", "alibi_slopes: empty 0"),
     ("fxhlo_ragged_paged_attention", "kv_cache: long 0"),  # more blocks, or a longer table

@@ -78,8 +78,14 @@ void row_logprobs(const T* logits, int64_t size, int32_t chosen, int64_t count, 
   *rank = at_least;
 }
 
+// Whether a row's mask forbids anything: most rows have none, and need no copy.
+inline bool forbids(const uint32_t* allowed, int64_t words) {
+  return std::any_of(allowed, allowed + words, [](uint32_t word) { return word != ~uint32_t{0}; });
+}
+
+// allowed_mask: int32 [rows, ceil(size / 32)], or [rows, 0] where there is none.
 ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer tokens, ffi::AnyBuffer enabled,
-                    ffi::Result<ffi::AnyBuffer> ids, ffi::Result<ffi::AnyBuffer> values,
+                    ffi::AnyBuffer allowed_mask, ffi::Result<ffi::AnyBuffer> ids, ffi::Result<ffi::AnyBuffer> values,
                     ffi::Result<ffi::AnyBuffer> ranks) {
   Door door(kName);
   door.check("logits", logits, {ffi::F32, ffi::BF16, ffi::F16}, {kAnySize, kAnySize});
@@ -87,9 +93,13 @@ ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer 
   const int64_t rows = logits.dimensions()[0], size = logits.dimensions()[1];
   door.require(size <= kMostTokens, [&] { return Door::described("logits", logits) + ", which is no vocabulary"; });
   door.check("tokens", tokens, {ffi::S32}, {rows}).check("enabled", enabled, {ffi::S32}, {});
+  door.check("allowed_mask", allowed_mask, {ffi::S32}, {rows, kAnySize});
   door.check("the ids", *ids, {ffi::S32}, {rows, kAnySize});
   if (door.failed()) return door.error();
-  const int64_t width = ids->dimensions()[1];
+  const int64_t width = ids->dimensions()[1], words = allowed_mask.dimensions()[1];
+  door.require(words == 0 || words == (size + 31) / 32, [&] {
+    return Door::described("allowed_mask", allowed_mask) + ", which has not a bit for each of " + std::to_string(size) + " tokens";
+  });
   door.check("the values", *values, {ffi::F32}, {rows, width}).check("the ranks", *ranks, {ffi::S32}, {rows});
   door.require(0 < width && width - 1 <= size, [&] {
     return Door::described("the ids", *ids) + ": a row has the chosen token and at most " + std::to_string(size) + " others";
@@ -110,8 +120,17 @@ ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer 
   if (door.failed()) return door.error();
   const auto call = [&](auto type) {
     parallel_for(pool, rows, [&](int64_t row) {
-      row_logprobs(data<decltype(type)>(logits) + row * size, size, data<int32_t>(tokens)[row], width - 1,
-                   data<int32_t>(ids) + row * width, data<float>(values) + row * width, data<int32_t>(ranks) + row);
+      const auto* x = data<decltype(type)>(logits) + row * size;
+      const uint32_t* allowed = data<uint32_t>(allowed_mask) + row * words;
+      const auto answer = [&](const auto* shown) {
+        row_logprobs(shown, size, data<int32_t>(tokens)[row], width - 1, data<int32_t>(ids) + row * width,
+                     data<float>(values) + row * width, data<int32_t>(ranks) + row);
+      };
+      if (!forbids(allowed, words)) return answer(x);
+      thread_local std::vector<float> masked;
+      masked.resize(size);
+      for (int64_t i = 0; i < size; ++i) masked[i] = (allowed[i / 32] >> (i % 32)) & 1u ? to_float(x[i]) : -kInfinity;
+      answer(masked.data());
     });
     return ffi::Error::Success();
   };
@@ -132,6 +151,7 @@ ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_logprobs, fxhlo::logprobs,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
