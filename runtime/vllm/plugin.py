@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 
 TRIED = ("0.32.0",)
@@ -26,7 +27,7 @@ def register() -> str | None:
     found = version()
     mismatch = torchvision_mismatch()
     if mismatch is not None and multiprocessing.parent_process() is None:
-        logging.getLogger("vllm.fxhlo").error("%s", mismatch)
+        _say(logging.ERROR, mismatch)
     if found in TRIED:
         answer_for_vllm()
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
@@ -39,10 +40,17 @@ def register() -> str | None:
 def say_who_serves() -> None:
     """Warns, once a start, where vLLM serves without fxhlo because the environment says so without naming it."""
     if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" and multiprocessing.parent_process() is None:
-        logging.getLogger("vllm.fxhlo").warning(
+        _say(
+            logging.WARNING,
             "fxhlo is installed and does not serve: VLLM_TARGET_DEVICE=cpu has vLLM take its own CPU backend before it asks any "
-            "plugin. Unset it to serve with fxhlo"
+            "plugin. Unset it to serve with fxhlo",
         )
+
+
+@cache
+def _say(level: int, message: str) -> None:
+    """Once in a process: vLLM calls entry points more than once."""
+    logging.getLogger("vllm.fxhlo").log(level, "%s", message)
 
 
 def torchvision_mismatch() -> str | None:
