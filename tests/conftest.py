@@ -9,7 +9,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 ENGINES = "tests/engine/"
 """One engine at a time: it takes all cores, and two of them wait for each other's threads."""
-WHOLE = ("tests/docs/test_from_scratch.py", "tests/jax/test_decoder.py", "tests/packaging/test_wheel.py")
+WHOLE = (
+    "tests/docs/test_from_scratch.py", "tests/jax/test_decoder.py", "tests/packaging/test_wheel.py", "tests/versions/test_versions.py",
+)  # fmt: skip
 """Files whose tests share what takes long to make."""
 
 
