@@ -64,7 +64,7 @@ class DynamicModule:
         return self._emit(chosen)
 
     def bind_example(self) -> HloModule:
-        """The module for the sizes of the example inputs."""
+        """The module for the sizes of the example inputs; 2, or the least size, where a program holds none."""
         return self._emit({**self._example, **self.given})
 
     def compile(self) -> DynamicExecutable:
@@ -108,7 +108,7 @@ class DynamicModule:
 
     @property
     def _example(self) -> dict[str, int]:
-        return {dim.name: dim.hint for dim in self.dims if dim.hint is not None}
+        return {dim.name: max(dim.minimum, 2) if dim.hint is None else dim.hint for dim in self.dims}
 
     @cached_property
     def _finished(self) -> Program:
@@ -148,10 +148,16 @@ class DynamicExecutable:
     def sizes(self, *args: Any, **kwargs: Any) -> dict[str, int]:
         """The dimensions' sizes by name, as the shapes of a call's arguments say. Raises ShapeError where they disagree."""
         given = dict(zip((name for name, _ in self._inputs), args, strict=False)) | kwargs
+        for name, shape in self._inputs:
+            if name in given and len(np.shape(given[name])) != len(shape):
+                raise ShapeError(
+                    f"{name} has {len(np.shape(given[name]))} dimensions, and was captured with {len(shape)}",
+                    next_step="pass an array with as many dimensions as the example has",
+                )
         equations = [
             (name, axis, size, length)
             for name, shape in self._inputs
-            if name in given and len(np.shape(given[name])) == len(shape)
+            if name in given
             for axis, (size, length) in enumerate(zip(shape, np.shape(given[name]), strict=True))
             if isinstance(size, torch.SymInt)
         ]

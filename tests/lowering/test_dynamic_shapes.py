@@ -118,6 +118,30 @@ def test_unbound_dimensions_stay_dynamic():
         run(torch.randn(65, 4), torch.randn(65, 3))
     with pytest.raises(ShapeError, match="y has 4 in dimension 0, where the other arguments ask for 5"):
         run(torch.randn(5, 4), torch.randn(4, 3))
+    with pytest.raises(ShapeError, match="x has 3 dimensions, and was captured with 2"):
+        run(torch.randn(5, 4, 1), torch.randn(5, 3))
+
+
+def test_an_exported_program_with_open_sizes_stays_dynamic(tmp_path):
+    model = torch.nn.Linear(4, 2)
+    torch.export.save(
+        torch.export.export(model, (X,), dynamic_shapes=({0: Dim("rows", max=64)},)), tmp_path / "model.pt2"
+    )
+    run = lower(torch.export.load(tmp_path / "model.pt2")).compile()
+    for size in (1, 5):
+        x = torch.randn(size, 4)
+        torch.testing.assert_close(torch.from_dlpack(run(x)[0]), model(x).detach())
+
+
+def test_an_open_size_that_no_argument_has_is_bound_before():
+    class Repeat(torch.nn.Module):
+        def forward(self, x, n: int):
+            return x.repeat(n, 1)
+
+    shapes = ({0: Dim("rows")}, Dim.DYNAMIC)
+    with pytest.raises(GuardError, match="no tensor has it as a size"):
+        lower(Repeat(), (X, 2), dynamic_shapes=shapes).compile()
+    assert lower(Repeat(), (X, 2), dynamic_shapes=shapes, bindings={"n": 3}).compile()(X)[0].shape == (18, 4)
 
 
 @pytest.mark.parametrize("ask", [lambda hlo: hlo.text, lambda hlo: hlo.bytecode, lambda hlo: hlo.signature])
