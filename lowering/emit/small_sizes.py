@@ -14,7 +14,7 @@ from torch import fx
 
 from ...passes.program import Program, where
 from ...passes.torch_private import FakeTensorMode, pytree
-from ..errors import GuardError
+from ..errors import GuardError, LoweringError
 from ..registry import overload_name
 from .dims import SMALL, Binding
 
@@ -63,8 +63,12 @@ class _Replay(fx.Interpreter):
     def _input(self, node: fx.Node) -> Any:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
-            strides = [self.binding.number(stride) for stride in val.stride()]
-            return torch.empty_strided(self.binding.type_of(val).shape, strides, dtype=val.dtype, device=val.device)
+            shape = self.binding.type_of(val).shape
+            try:
+                strides = [self.binding.number(stride) for stride in val.stride()]
+            except LoweringError:  # a part of a larger example has strides of its own, which nothing binds
+                return torch.empty(shape, dtype=val.dtype, device=val.device)
+            return torch.empty_strided(shape, strides, dtype=val.dtype, device=val.device)
         return self.binding.number(val) if isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool) else val
 
     def _compare(self, node: fx.Node, result: Any) -> None:

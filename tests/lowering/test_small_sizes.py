@@ -85,6 +85,12 @@ def test_an_exported_program_is_checked_too():
     assert lower(exported, bindings={"args_0.1": 4}).signature.results[0].shape == (3, 4)
 
 
+def test_an_example_may_be_a_part_of_a_larger_tensor():
+    """Its strides are symbolic, and no dimension's."""
+    part = torch.randn(4, 8)[:, :5]
+    assert right_or_refused(lambda x: x * 2 + x.shape[1], (1, 5), {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, part) is None
+
+
 def test_an_example_of_one_row_stands_for_all():
     function = torch.nn.Linear(5, 2)
     assert right_or_refused(function, (1, 5), {0: Dim("B")}, X[:1]) is None
