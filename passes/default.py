@@ -11,7 +11,7 @@ from .fx.random_key import RandomKey
 def default_passes() -> tuple[Pass, ...]:
     """For any model that a user exports."""
     return (
-        ItemNumbers(),  # first: what was a number is a tensor for all that follows
-        RandomKey(),  # before equal computations are shared: two draws are never the same
-        Canonicalize(),  # no-ops, repeated computations and dead code go before anything looks for patterns
+        ItemNumbers(),  # first: later passes see tensors in place of scalars
+        RandomKey(),  # before CSE: two equal draws are two computations
+        Canonicalize(),  # no-ops, CSE and DCE before emission
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from . import console
@@ -16,7 +15,6 @@ def check_model(
     *,
     dtype: str = "auto",
     max_model_len: int | None = None,
-    imports: Sequence[str] = (),
     as_json: bool = False,
 ) -> None:
     """Prints what cannot be lowered: ops without a rule, and what a rule refuses; exit code 1 where there is something."""
@@ -32,7 +30,7 @@ def check_model(
             load_libraries(model)
         try:
             with console.stage("capture", quiet=as_json):
-                captured = capture(model, dtype, max_model_len, imports=imports)
+                captured = capture(model, dtype, max_model_len)
             with console.stage("passes", quiet=as_json):
                 program = run(captured.passes, captured.program)
             ops = sum(node.op == "call_function" for node in program.graph.nodes)

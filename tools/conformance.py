@@ -18,6 +18,7 @@ from ..runtime.core.errors import FxhloError
 from ..runtime.core.names import suggestion
 from ..runtime.core.targets import Target
 from . import console
+from .imports import import_words
 from .kernel_matrix import FAST, restarted, run_group
 
 if TYPE_CHECKING:
@@ -113,8 +114,18 @@ def run_op(name: str, target: Target) -> Line:
     return replace(line, checked="yes" if apart <= allowed else f"no: {apart:.2g} apart, {allowed:g} is allowed")
 
 
-def conformance(where: Target, names: Sequence[str] = (), *, ops: bool = True, as_json: bool = False) -> None:
-    """Runs everything and shows it. Raises FxhloError where something failed, UsageError for an unknown kernel."""
+def conformance(
+    where: Target,
+    names: Sequence[str] = (),
+    *,
+    ops: bool = True,
+    as_json: bool = False,
+    imports: Sequence[str] = (),
+) -> None:
+    """Runs everything and shows it. imports: what a worker's process has to import, as this one did.
+
+    Raises FxhloError where something failed, UsageError for an unknown kernel.
+    """
     known = [kernel.name for kernel in kernels().values() if kernel.cases()]
     for name in names:
         if name not in known:
@@ -127,10 +138,10 @@ def conformance(where: Target, names: Sequence[str] = (), *, ops: bool = True, a
         if kernel.cases() and (not names or kernel.name in names):
             lines += [
                 Line(f"fxhlo.{kernel.name}", one.case, one.implementation, one.compiled, one.checked)
-                for one in run_group(kernel.name, str(where), console.say)
+                for one in run_group(kernel.name, str(where), console.say, imports)
             ]
     if ops and not names:
-        lines += _ops(where)
+        lines += _ops(where, imports)
     console.put(json.dumps([asdict(line) for line in lines], indent=2) if as_json else _table(lines))
     failed = [line for line in lines if line.failed]
     checked = sum(line.checked == "yes" for line in lines)
@@ -142,9 +153,9 @@ def conformance(where: Target, names: Sequence[str] = (), *, ops: bool = True, a
     console.say(f"{len(lines)} cases compile for {where}; the numbers of {checked} were checked")
 
 
-def _ops(target: Target) -> list[Line]:
+def _ops(target: Target, imports: Sequence[str]) -> list[Line]:
     names = list(ops())
-    command = [sys.executable, "-P", "-m", "fxhlo.tools.conformance", "--worker", str(target)]
+    command = [sys.executable, "-P", "-m", "fxhlo.tools.conformance", "--worker", str(target), *imports]
     found = restarted(command, len(names))
     return [
         Line("ops", name, compiled=f"no: {one}") if isinstance(one, str) else Line(**one)
@@ -172,4 +183,5 @@ def worker(target: str, first: int) -> None:
 
 
 if __name__ == "__main__":
-    worker(sys.argv[2], int(sys.argv[3]))
+    import_words(sys.argv[3:-1])
+    worker(sys.argv[2], int(sys.argv[-1]))

@@ -1,4 +1,4 @@
-"""`lower-model inspect`: what a bundle holds. Reads its manifest alone: neither torch nor a device."""
+"""`lower-model inspect`: what a bundle holds. Reads only its manifest; needs neither torch nor a device."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def inspect_bundle(folder: Path, *, entry: str | None = None, as_json: bool = Fa
         return
     weights = weight_facts(bundle)
     made = ", ".join(f"{name} {version}" for name, version in bundle.manifest.made.items())
-    stored = f"{weights['weights']} weights ({size(weights['weight_bytes'])})"
-    console.put(f"{bundle.name}: {len(bundle)} entries; {stored}; for {bundle.manifest.mesh}; made {made or 'by nobody knows whom'}")
+    stored = f"{weights['weights']} weights ({size(weights['weight_bytes'])})" if weights["weights"] else "no weights in it"
+    console.put(f"{bundle.name}: {len(bundle)} entries; {stored}; for {bundle.manifest.mesh}; made {made or 'by an unknown version'}")
     for name, one in bundle.entries.items():
         if entry in (None, name):
             console.put(describe(name, one))

@@ -26,6 +26,7 @@ from ..kernels.spec import Case, Implementation, Kernel, Operands
 from ..passes.torch_private import parse_schema
 from ..runtime.core.errors import FxhloError
 from ..runtime.core.targets import KNOWN, Target
+from .imports import import_words
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "kernels.json"
@@ -199,11 +200,11 @@ def run_case(kernel: Kernel, case: Case, target: Target) -> Outcome:
 # -- one process per kernel and target -----------------------------------------------------------------------------
 
 
-def run_group(name: str, target: str, say: Callable[[str], None]) -> Iterator[Outcome]:
-    """The outcomes of one kernel on one target."""
+def run_group(name: str, target: str, say: Callable[[str], None], imports: Sequence[str] = ()) -> Iterator[Outcome]:
+    """The outcomes of one kernel on one target. imports: what the worker imports first (`--import`)."""
     kernel = kernels()[f"fxhlo.{name}"]
     cases = kernel.cases()
-    command = [sys.executable, "-P", "-m", "fxhlo.tools.kernel_matrix", "--worker", name, target]
+    command = [sys.executable, "-P", "-m", "fxhlo.tools.kernel_matrix", "--worker", name, target, *imports]
     for place, found in enumerate(restarted(command, len(cases))):
         if isinstance(found, str):
             yield replace(chosen(kernel, cases[place], Target.parse(target)), compiled=f"no: {found}")
@@ -272,7 +273,8 @@ def read(path: Path = RECORD) -> list[Outcome]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        import_words(sys.argv[4:-1])
+        worker(sys.argv[2], sys.argv[3], int(sys.argv[-1]))
         return
     outcomes = matrix(names=sys.argv[1:], say=lambda line: print(line, file=sys.stderr, flush=True))
     if sys.argv[1:]:  # some kernels: the others stay as they are

@@ -86,7 +86,7 @@ LengthOption = Annotated[
 ]
 ImportOption = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="import it first: it registers the ops of a .pt2; repeatable"),
+    typer.Option("--import", metavar="MODULE", help="import it first: it registers ops, a target or kernels; a name or a .py file; repeatable"),
 ]
 TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e, tpu-v6e:2x2, ...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the same as JSON, for a script")]
@@ -160,9 +160,11 @@ def lower(
         ),
     ] = None,
 ) -> None:
+    from .imports import import_words
     from .lower.flow import lower_model, show_passes
     from .lower.request import Request, parse_bucket, parse_target
 
+    import_words(imports or ())
     if list_passes:
         show_passes(as_json=as_json)
         return
@@ -185,7 +187,6 @@ def lower(
             timing,
             as_json,
             html,
-            tuple(imports or ()),
         )
     )
 
@@ -200,8 +201,10 @@ def check(
 ) -> None:
     """Lists every op of MODEL that cannot be lowered, with counts, source lines and reasons; exit 1 if there is one."""
     from .check_model import check_model
+    from .imports import import_words
 
-    check_model(model, dtype=str(dtype), max_model_len=max_model_len, imports=imports or (), as_json=as_json)
+    import_words(imports or ())
+    check_model(model, dtype=str(dtype), max_model_len=max_model_len, as_json=as_json)
 
 
 @inspect_app.command(no_args_is_help=True, epilog=console.EXIT_CODES)
@@ -221,6 +224,7 @@ def conformance(
     target: TargetOption = "cpu",
     kernel: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this kernel; repeatable")] = None,
     ops: Annotated[bool, typer.Option(help="the slice of ops as well")] = True,
+    imports: ImportOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Runs the kernels' cases and a slice of ops on TARGET: do they compile, and are the numbers right; exit 1 if not.
@@ -228,9 +232,11 @@ def conformance(
     Numbers are checked on a device of the target where there is one. Each group runs in a process of its own.
     """
     from .conformance import conformance as run_it
+    from .imports import import_words
     from .lower.request import parse_target
 
-    run_it(parse_target(target), kernel or (), ops=ops, as_json=as_json)
+    import_words(imports or ())
+    run_it(parse_target(target), kernel or (), ops=ops, as_json=as_json, imports=imports or ())
 
 
 COMMANDS = {"check": check_app, "conformance": conformance_app, "inspect": inspect_app}

@@ -24,6 +24,17 @@ VERSION = 2
 """Of the format. 2 added meshes and shardings, and stores legalized modules as portable artifacts; 1 is refused."""
 
 
+def holds_bundle(folder: Path) -> bool:
+    """Whether the folder has a bundle's manifest, perhaps a damaged one: other programs call theirs manifest.json too."""
+    try:
+        content = json.loads((folder / FILE).read_bytes())
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 @dataclass(frozen=True)
 class Build:
     """An entry for one target: the legalized module and the compiled executable, where they were stored.

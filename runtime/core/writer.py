@@ -19,7 +19,7 @@ import numpy as np
 
 from . import files, weights
 from .errors import BundleError
-from .manifest import FILE, Build, Entry, Manifest, WeightRef
+from .manifest import FILE, Build, Entry, Manifest, WeightRef, holds_bundle
 from .signature import Argument, Signature
 from .targets import Options, Target
 
@@ -56,7 +56,7 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         with self._explained():
-            bundle_or_nothing = not self.path.exists() or (self.path / FILE).exists()
+            bundle_or_nothing = not self.path.exists() or holds_bundle(self.path)
             if not bundle_or_nothing and (self.path.is_file() or any(self.path.iterdir())):
                 raise BundleError(
                     "there is something else than a bundle, and it is not overwritten",

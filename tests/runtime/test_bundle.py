@@ -386,6 +386,10 @@ def test_what_the_writer_refuses(tmp_path):
     with pytest.raises(BundleError, match="something else than a bundle"):
         save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+    (tmp_path / "mine" / "manifest.json").write_text('{"files": {}}')  # another program's, as a prepared model has one
+    with pytest.raises(BundleError, match="something else than a bundle"):
+        save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
     with pytest.raises(BundleError, match="in a with block"):
         BundleWriter(tmp_path / "b").add_entry("main", b"", SIGNATURE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]

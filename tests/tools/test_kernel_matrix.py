@@ -92,8 +92,8 @@ def test_conformance_refuses_kernels_that_are_not_there(
     monkeypatch.setattr(sys, "argv", ["lower-model", "conformance", "--target", "cpu", "--kernel", "magic"])
     with pytest.raises(SystemExit) as end:
         lower_model.main()
-    assert end.value.code == 1
-    assert "there is no kernel magic" in capfd.readouterr().err
+    assert end.value.code == 2
+    assert "there is no kernel 'magic'" in capfd.readouterr().err
 
 
 @pytest.mark.conformance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,15 +14,48 @@ from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.core.targets import KNOWN, Specification, Target, register
 
 ROOT = Path(__file__).parents[2]
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128, "intermediate_size": 128,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float32",
+    "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
 
 
-def test_the_snippet_runs(tmp_path: Path) -> None:
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "add_a_target.md").read_text(), re.M | re.S)
-    (tmp_path / "snippet.py").write_text(snippet)
-    done = subprocess.run([sys.executable, "-P", "snippet.py"], capture_output=True, text=True, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's two files: lab.py and one that uses it."""
+    folder = tmp_path_factory.mktemp("lab")
+    backend, use = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "add_a_target.md").read_text(), re.M | re.S)
+    (folder / "lab.py").write_text(backend)
+    (folder / "use.py").write_text(use)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "256: lab; \n100: " in done.stdout
-    assert "lab: rows of 100 numbers are no multiple of 128" in done.stdout
+    return done
+
+
+def test_the_snippets_run(lab: Path) -> None:
+    script = "import sys; sys.path.insert(0, '.'); import runpy; runpy.run_path('use.py')"
+    out = ran(lab, sys.executable, "-P", "-c", script).stdout
+    assert "256: lab; \n100: " in out
+    assert "lab: rows of 100 numbers are no multiple of 128" in out
+
+
+def test_the_commands_run(lab: Path) -> None:
+    """With kernels of the target's own, and a report, since its rates are known."""
+    command = str(Path(sys.executable).with_name("lower-model"))
+    sizes = ("--bucket", "tokens=8,requests=8,num_blocks=16", "--max-model-len", "64", "--dtype", "float32")
+    words = ("--import", "lab.py", "--target", "lab-1")
+    done = ran(lab, command, "config.json", *words, *sizes, "--stop-after", "compile", "--explain")
+    assert "for lab-1" in done.stdout and "It fits" in done.stdout
+    assert re.search(r"fxhlo\.linear\s*│\s*\d+\s*│ lab ", done.stderr), done.stderr
+    done = ran(lab, command, "conformance", *words, "--no-ops", "--kernel", "sample")
+    assert "cases compile for lab-1" in done.stderr
 
 
 def test_a_registered_target() -> None:

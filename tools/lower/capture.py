@@ -79,11 +79,10 @@ def capture(
     max_model_len: int | None = None,
     block_size: int | None = None,
     buckets: Sequence[Mapping[str, int]] = (),
-    imports: Sequence[str] = (),
 ) -> Captured:
     """buckets: sizes that are asked for; the engine's limits are raised where they are larger. Raises FxhloError."""
     if model.kind == "exported":
-        return capture_exported(model.path, imports)
+        return capture_exported(model.path)
     from ...runtime.vllm.compat import engine_config
     from ...runtime.vllm.model import build_model
     from ...runtime.vllm.platform import STEP_REQUESTS, STEP_TOKENS
@@ -132,10 +131,10 @@ def check_architecture(model: Model) -> None:
         )
 
 
-def capture_exported(path: Path, imports: Sequence[str] = ()) -> Captured:
-    """The program in a file of torch.export.save. imports: modules that register the ops of the model."""
+def capture_exported(path: Path) -> Captured:
+    """The program in a file of torch.export.save, whose ops are registered in this process."""
     from ...lowering.capture.exporting import capture as capture_module
     from ...passes.default import default_passes
     from .pt2 import load
 
-    return Captured(capture_module(load(path, imports)), default_passes(), lambda finished: {})
+    return Captured(capture_module(load(path)), default_passes(), lambda finished: {})

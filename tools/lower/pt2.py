@@ -1,20 +1,17 @@
 """Reads a .pt2 of torch.export.save in a process that may know nothing of the model's own libraries.
 
-Comes in: the file, and what the user named with `--import`. Goes out: an ExportedProgram. Guaranteed: containers that only group
+Comes in: the file; what the user named with `--import` was imported before. Goes out: an ExportedProgram. Guaranteed: containers that only group
 inputs and results (transformers' outputs and caches) need no library; ops that nobody registered here are listed all at
 once, with count, file and line, and what to do. Tried with torch 2.13.0, whose file format and words it reads.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import logging
 import re
-import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,10 +30,8 @@ CONTAINER = re.compile(r"Deserializing (\S+) in pytree is not registered")
 UNREGISTERED = "to an operator"
 
 
-def load(path: Path, imports: Sequence[str] = ()) -> ExportedProgram:
-    """The exported program in `path`. imports: modules by name or by file, which register ops. Raises FxhloError."""
-    for word in imports:
-        import_word(word)
+def load(path: Path) -> ExportedProgram:
+    """The exported program in `path`. Raises FxhloError."""
     while True:
         problem = None
         with _said() as causes:
@@ -77,25 +72,6 @@ def _said() -> Iterator[list[BaseException]]:
         yield causes
     finally:
         logger.removeFilter(note)
-
-
-def import_word(word: str) -> None:
-    """Imports a module by its name, or a .py file."""
-    try:
-        if not word.endswith(".py"):
-            sys.path.append(".")  # the command's own folder is not on the path
-            importlib.import_module(word)
-            return
-        spec = importlib.util.spec_from_file_location(Path(word).stem, word)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except Exception as problem:
-        raise FxhloError(
-            f"--import {word} failed: {type(problem).__name__}: {console.first_line(problem)}",
-            next_step="name a module that this Python can import, or a .py file",
-        ) from problem
 
 
 def register_container(name: str) -> None:

@@ -5,14 +5,13 @@ Comes in: the command line's words. Goes out: a `Request`, or a UsageError (exit
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.core.errors import FxhloError, UnsupportedError
-from ...runtime.core.manifest import FILE
+from ...runtime.core.manifest import holds_bundle
 from ...runtime.core.names import suggestion
 from ...runtime.core.targets import Target
 from ..console import UsageError
@@ -48,7 +47,6 @@ class Request:
     timing: bool = False
     as_json: bool = False
     html: Path | None = None
-    imports: tuple[str, ...] = ()
 
     @property
     def compiles(self) -> bool:
@@ -129,22 +127,12 @@ def _check_output(request: Request, output: Path) -> None:
         raise UsageError(
             f"--{request.texts[0]} is a text, and -o names a folder", where=output, next_step=f"-o {output}.mlir"
         )
-    if output.is_dir() and any(output.iterdir()) and not _is_bundle(output):
+    if output.is_dir() and any(output.iterdir()) and not holds_bundle(output):
         raise FxhloError(
             "the folder holds something else than a bundle, and it is not overwritten",
             where=output,
             next_step="name another folder, or empty this one",
         )
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether its manifest is a bundle's; other tools name theirs alike. A damaged one may be written again."""
-    try:
-        return "entries" in json.loads((folder / FILE).read_bytes())
-    except ValueError:
-        return True
-    except OSError:
-        return False
 
 
 def check_place(path: Path, option: str) -> None:

@@ -98,9 +98,11 @@ def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report:
 
 
 def _ranges(program: Program) -> str:
-    """What `--bucket` may be given."""
+    """What `--bucket` may be given, and what raises the limits."""
     ranges = [f"{dim.name} {dim.minimum} to {dim.maximum or 'any size'}" for dim in program.dims]
-    return f"--bucket takes {', '.join(ranges)}; --max-model-len raises the limit of tokens, a .pt2's limits are its export's"
+    step = any(dim.name == "tokens" for dim in program.dims)
+    wider = "--max-model-len raises the limit of tokens" if step else "export the model with wider dynamic_shapes for others"
+    return f"--bucket takes {', '.join(ranges)}; {wider}"
 
 
 def legalize_one(one: Made, report: Report) -> None:
