@@ -180,3 +180,18 @@ class Kernel:
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple
     work: Callable[[Operands, Mapping[str, Any]], tuple[float, float]] | None = None
+
+    def choice(
+        self, operands: Operands, attributes: Mapping[str, Any], target: Target
+    ) -> tuple[Implementation | None, tuple[str, ...]]:
+        """The first implementation without an objection, None for the reference; and why those before it were not taken."""
+        reasons: list[str] = []
+        for implementation in self.implementations:
+            if implementation.target not in (target.family, "any"):
+                continue
+            refusal = implementation.refusal(operands, attributes, target)
+            if refusal is None:
+                return implementation, tuple(reasons)
+            reasons.append(f"{implementation.name}: {refusal}")
+        alone = f"{target.family} needs no kernel of its own for it: its compiler fuses the reference"
+        return None, tuple(reasons) or (alone,)

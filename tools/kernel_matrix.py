@@ -53,23 +53,10 @@ class Outcome:
     difference: float | None = None
 
 
-def choice(kernel: Kernel, case: Case, target: Target) -> tuple[Implementation | None, tuple[str, ...]]:
-    """The implementation that legalization takes (None: the reference), and why not those before it."""
-    operands = Operands.of(case.operands, case.operands.values())
-    reasons: list[str] = []
-    for implementation in kernel.implementations:
-        if implementation.target not in (target.family, "any"):
-            continue
-        refusal = implementation.refusal(operands, case.attributes, target)
-        if refusal is None:
-            return implementation, tuple(reasons)
-        reasons.append(f"{implementation.name}: {refusal}")
-    return None, tuple(reasons) or (f"no implementation for {target.family}",)
-
-
 def chosen(kernel: Kernel, case: Case, target: Target) -> Outcome:
     """The outcome as far as it is known before anything compiles."""
-    implementation, reasons = choice(kernel, case, target)
+    operands = Operands.of(case.operands, case.operands.values())
+    implementation, reasons = kernel.choice(operands, case.attributes, target)
     dtypes = dict.fromkeys(spec.dtype.name for spec in case.operands.values() if spec.dtype.kind not in "iub")
     narrow = [spec.dtype.name for name, spec in case.operands.items() if name == "kv_cache" or "weight" in name]
     dtype = "/".join(dict.fromkeys([next(iter(dtypes), "int32"), *narrow]))
@@ -170,7 +157,7 @@ def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: Any) -> Ou
     from ..runtime.core import pjrt
 
     target = Target.parse(outcome.target)
-    implementation, _ = choice(kernel, case, target)
+    implementation, _ = kernel.choice(Operands.of(case.operands, case.operands.values()), case.attributes, target)
     if case.values is None:
         return outcome
     arrays = case.values(np.random.default_rng(0))

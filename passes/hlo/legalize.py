@@ -108,23 +108,16 @@ class _Legalizer:
         if kernel is None or kernel.version != composite.version:
             reason = f"this installation has no kernel {composite.name} version {composite.version}"
             return composite.decomposition, Decision(composite.name, None, (reason,), 1, types)
-        reasons: list[str] = []
-        for implementation in kernel.implementations:
-            if implementation.target not in (self.target.family, "any"):
-                continue
-            refusal = implementation.refusal(composite.operands, composite.attributes, self.target)
-            if refusal is None:
-                self.row_major |= {
-                    type_
-                    for name, type_ in zip(composite.operands.named, composite.types, strict=True)
-                    if name in implementation.row_major
-                }
-                symbol = self._lower(kernel, implementation, composite)
-                return symbol, Decision(composite.name, implementation.name, tuple(reasons), 1, types)
-            reasons.append(f"{implementation.name}: {refusal}")
-        if not reasons:
-            reasons = [f"{self.target.family} needs no kernel of its own for it: its compiler fuses the reference"]
-        return composite.decomposition, Decision(composite.name, None, tuple(reasons), 1, types)
+        implementation, reasons = kernel.choice(composite.operands, composite.attributes, self.target)
+        if implementation is None:
+            return composite.decomposition, Decision(composite.name, None, reasons, 1, types)
+        self.row_major |= {
+            type_
+            for name, type_ in zip(composite.operands.named, composite.types, strict=True)
+            if name in implementation.row_major
+        }
+        symbol = self._lower(kernel, implementation, composite)
+        return symbol, Decision(composite.name, implementation.name, reasons, 1, types)
 
     def _lower(self, kernel: Kernel, implementation: Implementation, composite: Composite) -> str:
         prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"

@@ -54,7 +54,7 @@ def test_the_commands_run(lab: Path) -> None:
     done = ran(lab, command, "config.json", *words, *sizes, "--stop-after", "compile", "--explain")
     assert "for lab-1" in done.stdout and "It fits" in done.stdout
     assert re.search(r"fxhlo\.linear\s*│\s*\d+\s*│ lab ", done.stderr), done.stderr
-    done = ran(lab, command, "conformance", *words, "--no-ops", "--kernel", "sample")
+    done = ran(lab, command, "conformance", *words, "--no-ops", "--kernel", "grouped_matmul")
     assert "cases compile for lab-1" in done.stderr
 
 
