@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from rich.table import Table
 
 ROWS = 8
 BLOCK = 16
@@ -58,6 +59,17 @@ def measure(
         say(f"a cache of {row.megabytes:,.0f} MB: {row.step_ms:.1f} ms a step")
         rows.append(row)
     return rows
+
+
+def table(rows: Sequence[CacheSize]) -> Table:
+    """A row per size of the cache."""
+    made = Table(
+        "KV cache", "updated in place", "temporaries", f"a step of {ROWS} rows", title="A decode step against the cache's size"
+    )
+    for row in rows:
+        sizes = (row.megabytes, row.aliased_megabytes, row.temporary_megabytes)
+        made.add_row(*(f"{size:,.0f} MB" for size in sizes), f"{row.step_ms:.1f} ms")
+    return made
 
 
 def _inputs(signature: object) -> dict[str, np.ndarray]:

