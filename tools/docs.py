@@ -1,6 +1,7 @@
-"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md. `make docs`; a test compares them with the tree.
+"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md, measured.md, and the tables of README. `make docs`; a test compares
+them with the tree.
 
-Comes in: the registries of this installation and docs/op_db.json, which `make conformance` writes. Goes out: one text
+Comes in: the registries of this installation, docs/op_db.json, which `make conformance` writes, and the records of docs/bench. Goes out: one text
 a page, the same on every machine.
 """
 
@@ -22,6 +23,7 @@ from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass
 from ..passes.fx.random_key import DISTRIBUTIONS
 from ..passes.options import options
+from .bench import page as measured
 from .kernel_matrix import Outcome
 from .kernel_matrix import read as read_matrix
 
@@ -239,13 +241,19 @@ def core_overloads() -> list[str]:
     return sorted(found)
 
 
-PAGES = {"ops.md": ops_page, "kernels.md": kernels_page, "passes.md": passes_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "ops.md": ops_page,
+    "kernels.md": kernels_page,
+    "passes.md": passes_page,
+    "measured.md": lambda: measured.page(NOTICE),
+}
 
 
 def main() -> None:
-    for name, page in PAGES.items():
-        path = ROOT / "docs" / name
-        path.write_text(page())
+    written = {ROOT / "docs" / name: page() for name, page in PAGES.items()}
+    written[ROOT / "README.md"] = measured.readme((ROOT / "README.md").read_text())
+    for path, text in written.items():
+        path.write_text(text)
         print(path)
 
 

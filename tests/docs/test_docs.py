@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fxhlo.tools import docs
+from fxhlo.tools.bench import page as measured
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +48,11 @@ def test_a_pass_is_added_as_the_page_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(docs.PAGES))
 def test_generated_pages_are_those_of_this_tree(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == docs.PAGES[name](), "run `make docs`"
+
+
+def test_the_tables_of_readme_are_those_of_the_records() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert measured.readme(text) == text, "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -47,10 +47,12 @@ def _tables(record: Record) -> list[str]:
 
 
 def readme(text: str, found: Mapping[str, Record] | None = None) -> str:
-    """README's text with the tables between its `measured` marks written anew."""
+    """README's text with the tables between its `measured` marks written anew; those of parts without a record stay."""
     kept = records() if found is None else found
 
     def block(match: re.Match[str]) -> str:
+        if match[2] not in kept:
+            return match[0]
         record = kept[match[2]]
         return f"{match[1]}{record.tables[0].markdown()}\n\n{record.source()}\n{match[3]}"
 
