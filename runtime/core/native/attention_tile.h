@@ -238,7 +238,7 @@ inline float softmax_row(float* s, uint32_t* words, int first, int last, const S
     }
     const Ints key = lanes + v * kLanes;
     if (slope != 0) score += __builtin_convertvector(key + distance, Floats) * (slope * kLog2E);
-    if (first > 0 || last < kKeys) score = (key >= first) & (key < last) ? score : broadcast(kMinusInfinity);
+    if (first > 0 || last < kKeys) score = ((key >= first) & (key < last)) ? score : broadcast(kMinusInfinity);
     scores[v] = score;
     top = max(score, top);
   }

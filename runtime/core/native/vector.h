@@ -22,8 +22,8 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define FXHLO_AVX512 1
-#if defined(__AVX512BF16__)
-#define FXHLO_BF16_DOT 1
+#if defined(__AVX512BF16__) && !(defined(__clang__) && __clang_major__ < 17)
+#define FXHLO_BF16_DOT 1  // clang 16.0.6 crashes on attention.cc with them
 #endif
 #endif
 
