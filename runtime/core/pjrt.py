@@ -428,5 +428,8 @@ def _refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
                 f"{what} was consumed by an earlier call, as donated state is",
                 next_step="pass the new state from that call's results",
             )
+    text = first_lines(problem)
+    if "INVALID_ARGUMENT: fxhlo_" in text:  # a native kernel's door (native/door.h)
+        return ExecutionError(f"the program failed: {text}", next_step="correct the value that the message names")
     next_step = "call the executable with the same arguments: it checks them, which this path leaves out"
-    return ExecutionError(f"the program failed: {first_lines(problem)}", next_step=next_step)
+    return ExecutionError(f"the program failed: {text}", next_step=next_step)

@@ -20,12 +20,14 @@ import numpy as np
 import pytest
 import torch
 
+import fxhlo.jax
 from fxhlo.kernels import attention, linear, logprobs, paged_attention, process_logits, rms_norm, sample, silu_and_mul
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.kernels.paged_attention.cases import specs, values
 from fxhlo.kernels.process_logits.cases import values as processing
 from fxhlo.kernels.spec import Kernel, Operands, TensorSpec
 from fxhlo.runtime.core import native
+from fxhlo.runtime.core.errors import ExecutionError
 from fxhlo.runtime.core.targets import Target
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -297,6 +299,15 @@ def test_the_error_says_which_operand_and_where() -> None:
     operands = dict(processing(2, 100, biases=2, seen=2)(np.random.default_rng(0)))
     with pytest.raises(Exception, match=r"allowed_mask is int32 \[2, 3\], not int32 \[2, 4\]"):
         run(process_logits.KERNEL, operands | {"allowed_mask": operands["allowed_mask"][:, :3].copy()})
+
+
+def test_a_compiled_module_says_it_too() -> None:
+    logits, enabled = np.zeros((2, 100), F32), np.array(1, I32)
+    module = fxhlo.jax.lower(partial(fxhlo.jax.logprobs, count=3), logits, np.zeros(2, I32), enabled)
+    with pytest.raises(
+        ExecutionError, match="row 1: token 2000000000 is not in a vocabulary of 100\n  next: correct the value"
+    ):
+        module.compile()(logits, np.array([3, 2_000_000_000], I32), enabled)
 
 
 def test_eager_torch_refuses_what_the_native_kernel_refuses() -> None:
