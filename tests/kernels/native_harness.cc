@@ -26,6 +26,7 @@ static void* allocate(size_t size) {
   return found;
 }
 void* operator new(size_t size) { return allocate(size); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
 void operator delete(void* place) noexcept { std::free(place); }
 void operator delete(void* place, size_t) noexcept { std::free(place); }
 void* operator new(size_t size, std::align_val_t alignment) {
