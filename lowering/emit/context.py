@@ -12,7 +12,7 @@ from ..types import TensorType, Value
 from .functions import Functions
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made for every op, and that would take three times as long
 class Context:
     """The context of one op.
 
