@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from differential import Call, agree, eager, execute
+from tiny_transformers import build
 from torch.export import Dim
 
 from fxhlo.lowering.capture.exporting import capture
@@ -103,3 +104,12 @@ def test_an_example_of_one_row_that_broadcasts():
     hlo = lower_program(program, bindings={"args_0.0": 7}, target=CPU)
     args = torch.randn(7, 5), torch.randn(1, 5)
     agree(eager(torch.add, args), execute(hlo, args))
+
+
+def test_a_language_model_captured_with_two_rows_serves_one() -> None:
+    model, args = build("llama")
+    program = capture(model, args, dynamic_shapes={"values": tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in args)})
+    rows = {dim.name: 1 for dim in program.dims if any(place.endswith(".0") for place in dim.aliases)}
+    hlo = lower_program(program, bindings=rows, target=CPU)
+    one = tuple(tensor[:1] for tensor in args)
+    agree(eager(model, one), execute(hlo, one), rtol=1e-4, atol=1e-5)
