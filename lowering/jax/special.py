@@ -64,7 +64,7 @@ def bessel_j(x: Array, *, order: int) -> Array:
         lambda sine, angle: jnp.cos(order * angle - near * sine), np.full(POINTS, 1 / POINTS), np.sin(ANGLES), ANGLES
     )
     value = jnp.where(size > FAR, _hankel(jnp.maximum(size, FAR), order)[0], value)
-    return jnp.where(jnp.isinf(x), 0.0, jnp.where(x < 0, -value, value) if order else value)
+    return jnp.where(jnp.isinf(x), jnp.nan, jnp.where(x < 0, -value, value) if order else value)
 
 
 def bessel_y(x: Array, *, order: int) -> Array:
@@ -83,7 +83,7 @@ def bessel_y(x: Array, *, order: int) -> Array:
         value = value - 2 / (pi * near) * bessel_j(near, order=0) - 2 / pi * folded
     value = jnp.where(x > FAR, _hankel(jnp.maximum(x, FAR), order)[1], value)
     value = jnp.where(x == 0, -jnp.inf, jnp.where(x < 0, jnp.nan, value))
-    return jnp.where(jnp.isnan(x), jnp.nan, jnp.where(jnp.isposinf(x), 0.0, value))
+    return jnp.where(jnp.isnan(x) | jnp.isposinf(x), jnp.nan, value)
 
 
 def spherical_bessel_j0(x: Array) -> Array:
@@ -152,7 +152,7 @@ def airy_ai(x: Array) -> Array:
     odd = sum((-1) ** k * terms[2 * k + 1] / zeta ** (2 * k + 1) for k in range(7))
     below = (jnp.cos(zeta - pi / 4) * even + jnp.sin(zeta - pi / 4) * odd) / (jnp.sqrt(pi) * size**0.25)
     value = jnp.where(x > near_above, above, jnp.where(x < near_below, below, value))
-    return jnp.where(jnp.isnan(x), jnp.nan, jnp.where(jnp.isposinf(x), 0.0, jnp.where(jnp.isneginf(x), jnp.nan, value)))
+    return jnp.where(jnp.isfinite(x), value, jnp.nan)
 
 
 def erfcx(x: Array) -> Array:
@@ -210,6 +210,7 @@ def zeta(x: Array, q: Array) -> Array:
     parts = _zeta_of_positive(jnp.broadcast_to(exponent, (3, *x.shape)), jnp.stack([above, below, beyond]))
     sign = jnp.where(jnp.mod(exponent, 2) == 1, -1, 1)
     total = parts[0] + jnp.where(negative, sign * (parts[1] - parts[2]), 0)
+    total = jnp.where(jnp.isposinf(x), jnp.where(q < 1, jnp.inf, jnp.where(q == 1, 1.0, jnp.nan)), total)
     total = jnp.where(jnp.isposinf(q) | jnp.isnan(q) | jnp.isnan(x), jnp.nan, total)
     total = jnp.where(q <= 0, jnp.where(whole, jnp.inf, jnp.where(x == jnp.floor(x), total, jnp.nan)), total)
     return jnp.where(x == 1, jnp.inf, jnp.where(x < 1, jnp.nan, total))
@@ -272,8 +273,11 @@ def incomplete_gamma(a: Array, x: Array, *, upper: bool) -> Array:
     few = of(jnp.where(many, 1.0, a_), jnp.where(many, 1.0, x_))
     tail, is_upper = _gamma_tail(jnp.maximum(a_, MANY), x_)
     value = jnp.where(many, jnp.where(is_upper == upper, tail, 1 - tail), few)
-    value = jnp.where(jnp.isinf(x) & (x > 0), 0.0 if upper else 1.0, value)
+    value = jnp.where(
+        jnp.isnan(a) | jnp.isnan(x), jnp.nan, value
+    )  # what follows decides by the other operand, as ATen does
+    value = jnp.where(jnp.isposinf(x), 0.0 if upper else 1.0, value)
     value = jnp.where(jnp.isinf(a), jnp.where(jnp.isinf(x), jnp.nan, 1.0 if upper else 0.0), value)
     value = jnp.where(x == 0, 1.0 if upper else 0.0, value)
     value = jnp.where(a == 0, jnp.where(x > 0, 0.0 if upper else 1.0, jnp.nan), value)
-    return jnp.where((a < 0) | (x < 0) | jnp.isnan(a) | jnp.isnan(x), jnp.nan, value)
+    return jnp.where((a < 0) | (x < 0), jnp.nan, value)

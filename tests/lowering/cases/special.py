@@ -7,12 +7,15 @@ import torch
 from cases.operands import INF, NAN, SPECIAL, I, J, f, i
 from fxhlo.lowering.registry import rules
 
+SPECIAL_A = torch.tensor([INF, NAN, NAN, NAN, 2.0, 0.0, 0.0, -1.0, INF, 500.0, 1e6])
+SPECIAL_X = torch.tensor([NAN, 0.0, INF, 1.0, INF, 2.0, 0.0, 1.0, INF, 505.0, 999.9e3])
+"""Of the incomplete gamma functions: orders and arguments."""
 CASES: dict[str, list[tuple]] = {
     **{
         name: [
             (x,)
             for x in [
-                torch.tensor([0.1, 0.5, 1.0, 2.5, 7.0, 20.0]),
+                torch.tensor([0.1, 0.5, 1.0, 2.5, 7.0, 20.0, INF, NAN]),
                 torch.tensor([0.5, 2.0]).to(torch.bfloat16),
                 i(4, low=1),
             ]
@@ -38,9 +41,12 @@ CASES: dict[str, list[tuple]] = {
     },
     "aten.gcd.default": [(I, J), (I.to(torch.int8), J.to(torch.int8))],
     "aten.lcm.default": [(I, J)],
-    "aten.igamma.default": [(f(5).abs() + 0.1, f(5).abs())],
-    "aten.igammac.default": [(f(5).abs() + 0.1, f(5).abs())],
-    "aten.special_zeta.default": [(f(5).abs() + 1.5, f(5).abs() + 0.5)],
+    "aten.igamma.default": [(SPECIAL_A, SPECIAL_X), (f(5).abs() + 0.1, f(5).abs())],
+    "aten.igammac.default": [(SPECIAL_A, SPECIAL_X), (f(5).abs() + 0.1, f(5).abs())],
+    "aten.special_zeta.default": [
+        (torch.tensor([INF, INF, INF, INF, NAN, 2.0]), torch.tensor([1.0, 0.5, -0.5, 2.5, 1.0, -1e3 - 0.5])),
+        (f(5).abs() + 1.5, f(5).abs() + 0.5),
+    ],
     "aten.special_zeta.self_scalar": [(2.5, f(4).abs() + 0.5)],
     "aten.special_zeta.other_scalar": [(f(4).abs() + 1.5, 0.5)],
     "aten.polygamma.default": [(n, torch.tensor([0.5, 1.0, 2.5, 7.0])) for n in (0, 1, 2, 4)] + [(1, i(3, low=1))],
