@@ -24,11 +24,11 @@ class SelectRows(Pass):
     """Moves every `fxhlo.select_rows` towards the inputs, as far as nobody reads the other rows."""
 
     def __call__(self, program: Program) -> Program:
-        declined: dict[str, list[fx.Node]] = {}
-        return noted(program.edited(lambda graph: _sink(graph, declined)), self.name, declined)
+        sunk = program.edited(_sink)
+        return noted(sunk, self.name, _obstacles(sunk.graph))
 
 
-def _sink(graph: fx.Graph, declined: dict[str, list[fx.Node]]) -> None:
+def _sink(graph: fx.Graph) -> None:
     """One node at a time: where all users of a row-wise op are the same selection, select its operands instead."""
     todo = [node for node in graph.nodes if node.target is torch.ops.fxhlo.select_rows.default]
     while todo:
@@ -37,9 +37,7 @@ def _sink(graph: fx.Graph, declined: dict[str, list[fx.Node]]) -> None:
         assert isinstance(rows, fx.Node)
         if not isinstance(values, fx.Node) or values.op != "call_function":
             continue  # an argument: there is nothing above it
-        reason = _obstacle(values, rows)
-        if reason is not None:
-            declined.setdefault(reason, []).append(values)
+        if _obstacle(values, rows) is not None:
             continue
         with graph.inserting_before(selection):
             replacement, made = _rebuild(graph, values, rows, selection)
@@ -50,6 +48,18 @@ def _sink(graph: fx.Graph, declined: dict[str, list[fx.Node]]) -> None:
                 graph.erase_node(user)
         graph.erase_node(values)
         todo.extend(made)
+
+
+def _obstacles(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """Where the selections have stopped, by reason; one of an argument has nothing above it."""
+    found: dict[str, list[fx.Node]] = {}
+    for selection in graph.nodes:
+        if selection.target is torch.ops.fxhlo.select_rows.default:
+            values, rows = selection.args
+            reason = _obstacle(values, rows) if values.op == "call_function" else None
+            if reason is not None:
+                found.setdefault(reason, []).append(values)
+    return found
 
 
 def _obstacle(node: fx.Node, rows: fx.Node) -> str | None:
