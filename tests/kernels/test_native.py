@@ -303,7 +303,9 @@ def test_the_error_says_which_operand_and_where() -> None:
 
 def test_a_compiled_module_says_it_too() -> None:
     logits, enabled = np.zeros((2, 100), F32), np.array(1, I32)
-    module = fxhlo.jax.lower(partial(fxhlo.jax.logprobs, count=3), logits, np.zeros(2, I32), enabled)
+    module = fxhlo.jax.lower(
+        lambda x, at, on: fxhlo.jax.logprobs(x, at, on, count=3), logits, np.zeros(2, I32), enabled
+    )
     with pytest.raises(
         ExecutionError, match="row 1: token 2000000000 is not in a vocabulary of 100\n  next: correct the value"
     ):
