@@ -32,12 +32,12 @@ from .program import guards_of, mutations_as_results
 from .tracing import count_trace, first_lines, our_decompositions, user_frame
 
 FRAMES = 4
-"""How many lines of the user's code, from the call outwards, are kept on a node."""
+"""The number of lines of the user's code, from the call outwards, that a node keeps."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a captured callable: its sizes (a name for a symbolic one), its dtype."""
+    """An input of a captured callable: its sizes, a name for a symbolic one, and its dtype."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -55,8 +55,8 @@ def capture_callable(
 ) -> Program:
     """Captures `function(*inputs)`, which may call `module` in any way, with the module's parameters as arguments.
 
-    ranges: for each symbolic size its smallest and greatest number. Sizes of weights stay static. The module's
-    parameters may be on the meta device.
+    ranges: for each symbolic size its minimum and maximum. Sizes of weights are static. The module's parameters may be on the
+    meta device. Raises CaptureError where the model's Python depends on values, SealedError in a sealed process.
     """
     register_torch_ops()
     count_trace()
@@ -134,7 +134,7 @@ def _trace(
 
 
 class Watched(torch.overrides.TorchFunctionMode):
-    """Sees every call of torch in the model: notes the line that makes it, and takes functional overloads.
+    """Intercepts every call of torch in the model: records the line that makes it, and calls functional overloads.
 
     Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional `default`
     overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead.
@@ -152,7 +152,7 @@ class Watched(torch.overrides.TorchFunctionMode):
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`torch.nn.functional.linear`, which makes numbers of the sizes of [1, tokens, features] where there is a bias."""
+    """`torch.nn.functional.linear`, without the static sizes that it makes of [1, tokens, features] where there is a bias."""
     if bias is None or input.ndim < 3:
         return torch.nn.functional.linear(input, weight, bias)
     rows = torch.nn.functional.linear(input.flatten(0, -2), weight, bias)
@@ -160,7 +160,7 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def _stack(frame: FrameType | None) -> str:
-    """The innermost frames outside torch, as a traceback prints them. torch's own record of it takes a third of a trace."""
+    """The innermost frames outside torch, as a traceback prints them. Recording them by torch takes a third of a trace's time."""
     lines: list[str] = []
     while frame is not None and len(lines) < FRAMES and frame.f_code.co_filename != __file__:
         file = frame.f_code.co_filename
@@ -176,7 +176,7 @@ def _parameters(overload: OpOverload) -> list[str]:
 
 @contextmanager
 def _module_paths(module: torch.nn.Module) -> Any:
-    """Notes on every node which submodule made it, as torch.export does."""
+    """Records on every node the submodule that made it, as torch.export does."""
     paths = {id(child): path for path, child in module.named_modules()}
     stack: list[tuple[str, Any]] = []
 

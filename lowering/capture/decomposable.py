@@ -44,7 +44,7 @@ PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
 
 
 def decomposable(exported: ExportedProgram) -> ExportedProgram:
-    """The program itself where nothing stands in the way; it is never edited."""
+    """The program in a form that torch can decompose: itself, or a changed copy. Raises CaptureError."""
     _refuse_replacements(exported)
     _refuse_lost(exported)
     signature = exported.module_call_graph[0].signature
@@ -116,7 +116,7 @@ def is_wrapped(value: Any) -> bool:
 
 
 def _refuse_lost(exported: ExportedProgram) -> None:
-    """Raises CaptureError for a constant that stands for what torch.func computed from the inputs: torch.export lost how."""
+    """Raises CaptureError for a constant that is a result of torch.func: torch.export lost how it depends on the inputs."""
     nodes = {node.name: node for node in exported.graph.nodes}
     for spec in exported.graph_signature.input_specs:
         if is_wrapped(exported.constants.get(spec.target or "")):

@@ -126,7 +126,7 @@ def _has_rules_only(exported: ExportedProgram) -> bool:
     torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
     """
     tokens = any(spec.kind is InputKind.TOKEN for spec in exported.graph_signature.input_specs)
-    # Fresh from torch.export a program is "TRAINING": views and in-place updates stand in it as the model has them.
+    # Fresh from torch.export a program is "TRAINING": it has the model's views and in-place updates.
     if tokens or exported.dialect != "ATEN":
         return False
     ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))

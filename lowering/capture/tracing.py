@@ -1,6 +1,6 @@
-"""What every trace shares: the count of them, and where in the user's code a trace failed.
+"""What torch.export and make_fx share here: the count of traces, the kernels that are replaced while one runs, and error locations.
 
-Guaranteed: a process that promised to trace no more (runtime/core/seal.py) raises SealedError instead.
+Guaranteed: no trace starts in a sealed process (runtime/core/seal.py): SealedError is raised.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..decompositions.table import ABOVE_TABLES, DECOMPOSITIONS
 from ..registry import rules
 
 captures = 0
-"""How many times this process traced a model: a serving process must not add to it once it is ready."""
+"""The number of models that this process has traced; it does not grow once a serving process is ready."""
 
 
 def count_trace() -> None:
-    """Notes that a model is traced; raises SealedError in a process that promised not to."""
+    """Counts a trace that is about to start. Raises SealedError in a sealed process."""
     global captures
     seal.check("a model was about to be traced")
     captures += 1
@@ -32,8 +32,8 @@ def count_trace() -> None:
 
 @contextmanager
 def our_decompositions() -> Iterator[None]:
-    """Without torch's Python kernels of ops that are decomposed by us or not at all: they lie above any table, and their results
-    differ from ATen's. flex_attention, a region around two functions of the model, becomes what eager torch computes."""
+    """Removes torch's Python kernels of ops that have a decomposition of ours or a rule: they run before any decomposition table and
+    differ from ATen's results. flex_attention, a region with two functions of the model, is decomposed as eager torch computes it."""
     resizes = [attrgetter(name)(torch.ops) for name in rules() if "upsample" in name]
     ours = [*DECOMPOSITIONS, *resizes]
     with python_kernels_replaced(ours, {flex_attention: decomposed_flex_attention}, ABOVE_TABLES):
@@ -44,6 +44,7 @@ _OURS = f"{Path(__file__).parents[1]}/"
 
 
 def user_frame(problem: BaseException) -> str | None:
+    """ "file:line" of the innermost frame of the user's code in the traceback; None where it has none."""
     frames = [
         frame
         for frame in traceback.extract_tb(problem.__traceback__)
@@ -53,5 +54,6 @@ def user_frame(problem: BaseException) -> str | None:
 
 
 def first_lines(problem: BaseException, count: int = 3) -> str:
+    """The error's type and the first `count` lines of its text, on one line."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return f"{type(problem).__name__}: " + " ".join(lines[:count])
