@@ -1,8 +1,9 @@
-"""SIGTERM and SIGINT in the engine's process: they reach Python's main thread whatever it waits for, and end a start at once.
+"""SIGTERM and SIGINT in the engine's process reach Python's main thread whatever it waits for; SIGTERM ends a start at once.
 
 The kernel may give a signal to any thread of a process, and Python runs its handler in the main thread only: one that waits
 in a lock, as vLLM's idle engine does, is not woken by a signal that another thread took (XLA's threads, OpenMP's). vLLM then
-waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note.
+waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note. Ctrl-C is for the front end
+to see first: it sends SIGTERM, and does not notice an engine that ended by itself before it was ready.
 """
 
 from __future__ import annotations
@@ -51,18 +52,17 @@ def install() -> None:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Meanwhile SIGTERM and SIGINT end this process by SystemExit, and after a second without asking. No-op without `install`."""
+    """Meanwhile SIGTERM ends this process by SystemExit, and after a second without asking. No-op without `install`."""
     if not _installed:
         yield
         return
-    before = {number: signal.signal(number, _end) for number in ENDING}
+    before = signal.signal(signal.SIGTERM, _end)
     _starting.set()
     try:
         yield
     finally:
         _starting.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -79,7 +79,7 @@ def _wake(reader: socket.socket, writer: socket.socket, main: int) -> None:
         ending = [number for number in numbers if number in ENDING]
         if not ending:
             continue
-        was_starting = _starting.is_set()
+        was_starting = signal.SIGTERM in ending and _starting.is_set()
         began = time.monotonic()
         for seconds in POKES:
             time.sleep(max(0.0, began + seconds - time.monotonic()))
@@ -87,4 +87,4 @@ def _wake(reader: socket.socket, writer: socket.socket, main: int) -> None:
                 signal.pthread_kill(main, POKE)
         if was_starting:
             time.sleep(max(0.0, began + PATIENCE - time.monotonic()))
-            os._exit(128 + ending[0])
+            os._exit(128 + signal.SIGTERM)

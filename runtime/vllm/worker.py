@@ -165,7 +165,7 @@ class FxhloWorker(compat.WorkerBase):
 
 @contextmanager
 def _logged(doing: str) -> Iterator[None]:
-    """Part of the start: SIGTERM and SIGINT end it at once. Logs fxhlo's own errors before vLLM wraps them, and leaves
+    """Part of the start: SIGTERM ends it at once. Logs fxhlo's own errors before vLLM wraps them, and leaves
     them for the front end to end with."""
     try:
         with interrupts.ending_at_once():
