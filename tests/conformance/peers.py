@@ -117,20 +117,17 @@ def by_torchax(exported: Any) -> Any:
 
 def by_torch_mlir(exported: Any) -> Any:
     import differential
-    import jax
     import numpy as np
 
     from fxhlo.lowering.lowered import as_numpy
+    from fxhlo.runtime.core import pjrt
 
     text = peers.lower_by_torch_mlir(exported)
 
     def call(tensors: list[Any]) -> list[Any]:
-        client, devices, options = differential._client()
-        executable = client.compile_and_load(text.encode(), devices, options)
-        with jax.enable_x64(True):
-            buffers = [jax.device_put(np.array(as_numpy(tensor)), devices[0]) for tensor in tensors]
-            shards = executable.execute_sharded(buffers).disassemble_into_single_device_arrays()
-            return [differential.as_tensor(np.asarray(one[0])) for one in shards]
+        loaded = pjrt.compile(text.encode(), "cpu")
+        results = loaded.execute([pjrt.put(np.array(as_numpy(tensor))) for tensor in tensors])
+        return [differential.as_tensor(pjrt.get(result)) for result in results]
 
     return call
 
