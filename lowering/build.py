@@ -1,8 +1,8 @@
-"""Builders: the vocabulary in which rules are written. Each takes and returns `Value`s and emits StableHLO at
-the current insertion point and location.
+"""Builders, which lowering rules are written with. Each takes and returns `Value`s and emits StableHLO at the current
+insertion point and location.
 
-Guaranteed: shapes and dtypes of results are computed here from the operands, never asked of MLIR; no builder
-promotes or broadcasts unless its name says so.
+Guaranteed: result shapes and dtypes are computed here from the operands, not inferred by MLIR; no builder promotes or
+broadcasts unless its name says so. Builders do not check their operands: MLIR's verifier rejects those that disagree.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..passes.mlir import chlo, ir, stablehlo
 from .types import TensorType, Value, mlir_type, numpy_dtype
 
 Builder = Callable[..., ir.Value[Any]]
-"""A function of the dialects' bindings that emits an op of one result, such as stablehlo.add."""
+"""A function of the dialects' Python bindings that emits an op with one result, such as stablehlo.add."""
 
 COMPARISONS = {"eq": "EQ", "ne": "NE", "lt": "LT", "le": "LE", "gt": "GT", "ge": "GE"}
 
 
 def value(result: ir.Value[Any], shape: Sequence[int], dtype: torch.dtype) -> Value:
-    """Wraps the result of an op built by hand."""
+    """Wraps the MLIR result of an op built without a builder, whose shape and dtype the caller gives."""
     return Value(result, tuple(shape), dtype)
 
 
@@ -32,7 +32,7 @@ def value(result: ir.Value[Any], shape: Sequence[int], dtype: torch.dtype) -> Va
 
 
 def array(data: np.ndarray, dtype: torch.dtype) -> Value:
-    """A dense constant; `data` is converted to the numpy form of `dtype`."""
+    """Dense constant of the shape of `data`, which is converted to the numpy form of `dtype`; a splat if all elements are equal."""
     data = np.ascontiguousarray(data, dtype=numpy_dtype(dtype)).reshape(np.shape(data))
     type_ = mlir_type(data.shape, dtype)
     if data.size and (data.size == 1 or (data.reshape(-1)[0:1].tobytes() * data.size) == data.tobytes()):
@@ -47,7 +47,7 @@ def array(data: np.ndarray, dtype: torch.dtype) -> Value:
 
 
 def _dense(data: np.ndarray, type_: ir.Type) -> ir.Attribute:
-    """Dense attribute of any element type, extension dtypes as raw bits."""
+    """Dense attribute of any element type; extension dtypes (bfloat16, float8) are passed as raw bits."""
     element = ir.RankedTensorType(type_).element_type
     bits = (
         data if data.dtype.kind in "iufc" and data.dtype.isbuiltin == 1 else data.view(f"uint{8 * data.dtype.itemsize}")
@@ -58,13 +58,14 @@ def _dense(data: np.ndarray, type_: ir.Type) -> ir.Attribute:
 
 
 def full(shape: Sequence[int], dtype: torch.dtype, scalar: object) -> Value:
-    """A splat constant, converted to `dtype` as torch converts a Python scalar."""
+    """Splat constant of `shape`; `scalar` is converted to `dtype` as torch converts a Python scalar (integers wrap around)."""
     shape = tuple(shape)
     type_ = ir.RankedTensorType(mlir_type(shape, dtype))
     return Value(stablehlo.ConstantOp(_splat(type_, dtype, scalar)).result, shape, dtype)
 
 
 def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir.Attribute:
+    """Dense attribute with every element equal to `scalar`; MLIR's bindings have no splat for complex or empty types."""
     element = type_.element_type
     if prod(type_.shape) == 0:
         return _dense(np.zeros(tuple(type_.shape), numpy_dtype(dtype)), type_)
@@ -86,18 +87,19 @@ def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir
 
 
 def _wrap(number: int, dtype: torch.dtype) -> int:
-    """A Python int as its bits in `dtype`, negative where the sign bit is set."""
+    """Wraps a Python int around to the width of `dtype`; negative if the sign bit is set, as IntegerAttr expects."""
     width = 8 * dtype.itemsize
     number &= (1 << width) - 1
     return number - (1 << width) if number >> (width - 1) else number
 
 
 def full_like(like: Value, scalar: object) -> Value:
+    """Splat constant of the shape and dtype of `like`."""
     return full(like.shape, like.dtype, scalar)
 
 
 def iota(shape: Sequence[int], dtype: torch.dtype, dim: int) -> Value:
-    """Counts 0, 1, ... along `dim`."""
+    """0, 1, ... along `dim`, the same along the other dimensions; as bool: False, then True."""
     if dtype is torch.bool:
         return convert(iota(shape, torch.int32, dim), dtype)
     return Value(stablehlo.iota(mlir_type(tuple(shape), dtype), dim), tuple(shape), dtype)
@@ -107,16 +109,17 @@ def iota(shape: Sequence[int], dtype: torch.dtype, dim: int) -> Value:
 
 
 def unary(op: Builder, operand: Value, dtype: torch.dtype | None = None) -> Value:
-    """`op` is one of stablehlo's or chlo's one-operand builders."""
+    """Applies a one-operand op of stablehlo or chlo; `dtype` is the result's, if it is not the operand's."""
     return Value(op(operand.ir), operand.shape, dtype or operand.dtype)
 
 
 def binary(op: Builder, left: Value, right: Value) -> Value:
-    """`op` is one of stablehlo's two-operand builders; shapes and dtypes already agree."""
+    """Applies a two-operand op of stablehlo or chlo to operands of one shape and dtype, which the result has too."""
     return Value(op(left.ir, right.ir), left.shape, left.dtype)
 
 
 def add(left: Value, right: Value) -> Value:
+    """left + right; logical or for bool."""
     return binary(stablehlo.or_ if left.dtype is torch.bool else stablehlo.add, left, right)
 
 
@@ -125,35 +128,42 @@ def subtract(left: Value, right: Value) -> Value:
 
 
 def multiply(left: Value, right: Value) -> Value:
+    """left * right; logical and for bool."""
     return binary(stablehlo.and_ if left.dtype is torch.bool else stablehlo.multiply, left, right)
 
 
 def divide(left: Value, right: Value) -> Value:
+    """left / right; integers are truncated towards zero."""
     return binary(stablehlo.divide, left, right)
 
 
 def maximum(left: Value, right: Value) -> Value:
+    """The larger of two elements; NaN if either is NaN."""
     return binary(stablehlo.maximum, left, right)
 
 
 def minimum(left: Value, right: Value) -> Value:
+    """The smaller of two elements; NaN if either is NaN."""
     return binary(stablehlo.minimum, left, right)
 
 
 def logical_and(left: Value, right: Value) -> Value:
+    """Logical and for bool; bitwise and for integers."""
     return binary(stablehlo.and_, left, right)
 
 
 def logical_or(left: Value, right: Value) -> Value:
+    """Logical or for bool; bitwise or for integers."""
     return binary(stablehlo.or_, left, right)
 
 
 def logical_not(operand: Value) -> Value:
+    """Logical not for bool; bitwise not for integers."""
     return unary(stablehlo.not_, operand)
 
 
 def compare(direction: str, left: Value, right: Value) -> Value:
-    """`direction` is one of eq, ne, lt, le, gt, ge. The result is bool."""
+    """Compares elements; `direction` is eq, ne, lt, le, gt or ge. The result is bool; with NaN, only ne is True."""
     return Value(
         stablehlo.compare(left.ir, right.ir, stablehlo.ComparisonDirectionAttr.get(COMPARISONS[direction])),
         left.shape,
@@ -162,11 +172,12 @@ def compare(direction: str, left: Value, right: Value) -> Value:
 
 
 def select(condition: Value, on_true: Value, on_false: Value) -> Value:
+    """Elementwise select; `condition` is bool, of the operands' shape or 0-d."""
     return Value(stablehlo.select(condition.ir, on_true.ir, on_false.ir), on_true.shape, on_true.dtype)
 
 
 def convert(operand: Value, dtype: torch.dtype) -> Value:
-    """torch's `.to(dtype)`: anything nonzero (NaN too) is True; floats go to integers towards zero."""
+    """torch's `.to(dtype)`: nonzero values and NaN become True; floats are truncated to integers; complex drops its imaginary part."""
     if operand.dtype == dtype:
         return operand
     if dtype is torch.bool:
@@ -175,11 +186,11 @@ def convert(operand: Value, dtype: torch.dtype) -> Value:
         part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
         return convert(Value(stablehlo.real(operand.ir), operand.shape, part), dtype)
     if operand.dtype is torch.bool and (dtype.is_floating_point or dtype.is_complex):
-        # XLA takes `convert(i1) * x` for a select, where False times NaN is 0: through an integer it does not
+        # XLA rewrites `convert(i1) * x` to a select, in which False * NaN is 0; converting by way of uint8 prevents that
         operand = Value(
             stablehlo.convert(mlir_type(operand.shape, torch.uint8), operand.ir), operand.shape, torch.uint8
         )
-    if dtype is torch.float8_e4m3fn and operand.dtype.itemsize > 1:  # torch saturates; XLA makes what is too large NaN
+    if dtype is torch.float8_e4m3fn and operand.dtype.itemsize > 1:  # torch saturates; XLA converts overflow to NaN
         operand = operand if operand.dtype.is_floating_point else convert(operand, torch.float32)
         largest = full_like(operand, 448.0)
         operand = maximum(minimum(operand, largest), unary(stablehlo.negate, largest))
@@ -187,13 +198,13 @@ def convert(operand: Value, dtype: torch.dtype) -> Value:
 
 
 def bitcast(operand: Value, dtype: torch.dtype) -> Value:
-    """Reinterprets the bits. Where the widths differ the last dimension grows or shrinks, as in torch's `view(dtype)`."""
-    if torch.bool in (operand.dtype, dtype) and operand.dtype is not dtype:  # in memory a bool is a byte, 0 or 1
+    """Reinterprets the bits as `dtype`. If the widths differ, the last dimension grows or shrinks, as in torch's `view(dtype)`."""
+    if torch.bool in (operand.dtype, dtype) and operand.dtype is not dtype:  # torch stores a bool as a byte, 0 or 1
         if operand.dtype is torch.bool:
             return bitcast(convert(operand, torch.uint8), dtype)
         return convert(bitcast(operand, torch.uint8), dtype)
     old, new, shape = operand.dtype.itemsize, dtype.itemsize, operand.shape
-    if old < new:  # StableHLO gathers and spreads bits in a dimension of its own, the last
+    if old < new:  # StableHLO's bitcast adds or removes a last dimension
         operand = reshape(operand, (*shape[:-1], shape[-1] * old // new, new // old))
     cast = operand.shape[:-1] if old < new else (*shape, old // new) if old > new else shape
     result = Value(stablehlo.bitcast_convert(mlir_type(cast, dtype), operand.ir), cast, dtype)
@@ -204,6 +215,7 @@ def bitcast(operand: Value, dtype: torch.dtype) -> Value:
 
 
 def reshape(operand: Value, shape: Sequence[int]) -> Value:
+    """Reshapes to `shape`, which has as many elements, in row-major order; no op if the shape is the same."""
     shape = tuple(shape)
     if shape == operand.shape:
         return operand
@@ -211,7 +223,7 @@ def reshape(operand: Value, shape: Sequence[int]) -> Value:
 
 
 def broadcast_in_dim(operand: Value, shape: Sequence[int], dims: Sequence[int]) -> Value:
-    """Dimension i of the operand becomes dimension dims[i] of the result."""
+    """Broadcasts to `shape`; dimension i of the operand, of size 1 or of the result's size, becomes dimension dims[i]."""
     shape = tuple(shape)
     if shape == operand.shape and list(dims) == list(range(len(shape))):
         return operand
@@ -222,12 +234,13 @@ def broadcast_in_dim(operand: Value, shape: Sequence[int], dims: Sequence[int]) 
 
 
 def broadcast(operand: Value, shape: Sequence[int]) -> Value:
-    """Broadcasts to `shape` from the right, as torch does."""
+    """Broadcasts to `shape`, aligning dimensions from the right, as torch does."""
     first = len(shape) - operand.rank
     return broadcast_in_dim(operand, shape, range(first, len(shape)))
 
 
 def transpose(operand: Value, permutation: Sequence[int]) -> Value:
+    """Permutes dimensions as torch.permute does: result dimension i is operand dimension permutation[i]."""
     permutation = list(permutation)
     if permutation == list(range(operand.rank)):
         return operand
@@ -236,6 +249,7 @@ def transpose(operand: Value, permutation: Sequence[int]) -> Value:
 
 
 def slice_(operand: Value, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int] | None = None) -> Value:
+    """Slices every dimension by start, limit (exclusive) and stride (1 by default); bounds lie within the operand."""
     strides = list(strides or [1] * operand.rank)
     shape = tuple(
         max(0, -(-(limit - start) // stride)) for start, limit, stride in zip(starts, limits, strides, strict=True)
@@ -249,13 +263,14 @@ def slice_(operand: Value, starts: Sequence[int], limits: Sequence[int], strides
 
 
 def slice_dim(operand: Value, dim: int, start: int, limit: int, stride: int = 1) -> Value:
-    """Slices one dimension."""
+    """Slices one dimension; the others are kept whole."""
     starts, limits, strides = [0] * operand.rank, list(operand.shape), [1] * operand.rank
     starts[dim], limits[dim], strides[dim] = start, limit, stride
     return slice_(operand, starts, limits, strides)
 
 
 def concatenate(operands: Sequence[Value], dim: int) -> Value:
+    """Concatenates operands of one dtype along `dim`; their other sizes are equal."""
     operands = list(operands)
     if len(operands) == 1:
         return operands[0]
@@ -267,7 +282,7 @@ def concatenate(operands: Sequence[Value], dim: int) -> Value:
 def pad(
     operand: Value, fill: Value, low: Sequence[int], high: Sequence[int], interior: Sequence[int] | None = None
 ) -> Value:
-    """Pads (or, with negative amounts, crops) with the 0-d `fill`."""
+    """Pads each dimension with the 0-d `fill`: `low` before, `high` after, `interior` between elements. Negative amounts crop."""
     interior = list(interior or [0] * operand.rank)
     shape = tuple(
         size + before + after + max(size - 1, 0) * between
@@ -280,6 +295,7 @@ def pad(
 
 
 def reverse(operand: Value, dims: Sequence[int]) -> Value:
+    """Reverses the order of elements along `dims`."""
     return Value(stablehlo.reverse(operand.ir, ir.DenseI64ArrayAttr.get(list(dims))), operand.shape, operand.dtype)
 
 
@@ -289,7 +305,7 @@ Body = Callable[..., "Sequence[Value] | Value"]
 
 
 def fill_region(region: ir.Region, types: Sequence[TensorType], body: Body) -> None:
-    """Appends a block with arguments of `types` to `region`; `body` gets them and returns what the block yields."""
+    """Appends a block with arguments of `types` to `region`; `body` takes them and returns the values that the block returns."""
     location = ir.Location.current
     block = region.blocks.append(*[mlir_type(*type_) for type_ in types], arg_locs=[location] * len(types))
     with ir.InsertionPoint(block):
@@ -300,7 +316,10 @@ def fill_region(region: ir.Region, types: Sequence[TensorType], body: Body) -> N
 
 
 def reduce(operands: Sequence[Value], initials: Sequence[Value], dims: Sequence[int], body: Body) -> list[Value]:
-    """stablehlo.reduce: `body(*left, *right)` over 0-d values gives the combined 0-d values."""
+    """Reduces operands of one shape together over `dims`, from 0-d `initials`; results have the operands' dtypes, without `dims`.
+
+    `body(*left, *right)` takes 0-d values and returns the combined ones, one per operand; it must be associative.
+    """
     shape = tuple(size for dim, size in enumerate(operands[0].shape) if dim not in set(dims))
     op = stablehlo.ReduceOp(
         [mlir_type(shape, operand.dtype) for operand in operands],
@@ -313,7 +332,7 @@ def reduce(operands: Sequence[Value], initials: Sequence[Value], dims: Sequence[
 
 
 def reduce_with(op: Callable[[Value, Value], Value], operand: Value, initial: object, dims: Sequence[int]) -> Value:
-    """Reduces one operand with a builder such as `add` or `maximum` from the scalar `initial`."""
+    """Reduces one operand over `dims` with a builder such as `add` or `maximum`, from the scalar `initial`."""
     if not dims:
         return operand
     return reduce([operand], [full((), operand.dtype, initial)], dims, op)[0]
@@ -325,6 +344,7 @@ def if_(
     on_true: Callable[[], Sequence[Value]],
     on_false: Callable[[], Sequence[Value]],
 ) -> list[Value]:
+    """stablehlo.if on a 0-d bool; both branches return values of `types`."""
     op = stablehlo.IfOp([mlir_type(*type_) for type_ in types], predicate.ir)
     fill_region(op.regions[0], [], on_true)
     fill_region(op.regions[1], [], on_false)
@@ -332,7 +352,7 @@ def if_(
 
 
 def while_(initials: Sequence[Value], condition: Body, body: Body) -> list[Value]:
-    """`condition` gets the carried values and gives a 0-d bool; `body` gives the next carried values."""
+    """stablehlo.while: `condition` maps the carried values to a 0-d bool, `body` to the next ones, whose types stay the same."""
     types = [initial.type for initial in initials]
     op = stablehlo.WhileOp([mlir_type(*type_) for type_ in types], [initial.ir for initial in initials])
     fill_region(op.regions[0], types, condition)
@@ -341,7 +361,7 @@ def while_(initials: Sequence[Value], condition: Body, body: Body) -> list[Value
 
 
 def sort(operands: Sequence[Value], dim: int, before: Body, *, stable: bool = True) -> list[Value]:
-    """Sorts all operands together; `before(a0, b0, a1, b1, ...)` says whether a comes first."""
+    """Sorts operands of one shape together along `dim`; `before(a0, b0, a1, b1, ...)` returns whether a comes before b (0-d bool)."""
     op = stablehlo.SortOp(
         [mlir_type(*operand.type) for operand in operands],
         [operand.ir for operand in operands],
@@ -363,7 +383,10 @@ def dot_general(
     batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
     dtype: torch.dtype | None = None,
 ) -> Value:
-    """Contraction that accumulates in, and returns, `dtype`. Result dims: batch, left free, right free."""
+    """Contracts dimensions of `left` with those of `right`; sums are kept and returned in `dtype` (`left.dtype` by default).
+
+    `contract` and `batch` hold dimensions of (left, right), in matching order. Result dimensions: batch, left free, right free.
+    """
     dtype = dtype or left.dtype
     free_left = [dim for dim in range(left.rank) if dim not in {*contract[0], *batch[0]}]
     free_right = [dim for dim in range(right.rank) if dim not in {*contract[1], *batch[1]}]
@@ -383,7 +406,7 @@ def dot_general(
 
 
 def _precision(dtype: torch.dtype) -> ir.ArrayAttr | None:
-    """Of a product of `dtype`: a TPU rounds float32 operands to bfloat16 unless it is told not to; torch never does."""
+    """Precision config for a dot in `dtype`: XLA rounds float32 operands to bfloat16 on TPU by default, torch never does."""
     if dtype not in (torch.float32, torch.complex64):
         return None
     highest = stablehlo.PrecisionAttr.get("HIGHEST")
@@ -407,7 +430,7 @@ def gather(
     indices_batching: Sequence[int] = (),
     sorted_indices: bool = False,
 ) -> Value:
-    """stablehlo.gather; out-of-range starts are clamped (StableHLO's own semantics)."""
+    """stablehlo.gather with its dimension numbers and the result's `shape`; out-of-range start indices are clamped, as StableHLO defines."""
     numbers = stablehlo.GatherDimensionNumbers.get(
         offset_dims=list(offset_dims),
         collapsed_slice_dims=list(collapsed),
@@ -423,7 +446,7 @@ def gather(
 
 
 def take(operand: Value, indices: Value, dim: int = 0) -> Value:
-    """numpy.take with clamped indices: the result has the shape of `indices` in the place of `dim`."""
+    """numpy.take with clamped indices: in the result's shape, the shape of `indices` (integers) replaces `dim`."""
     shape = operand.shape[:dim] + indices.shape + operand.shape[dim + 1 :]
     offset_dims = [d if d < dim else d + indices.rank - 1 for d in range(operand.rank) if d != dim]
     sizes = [1 if d == dim else size for d, size in enumerate(operand.shape)]
@@ -455,7 +478,7 @@ def scatter(
     indices_batching: Sequence[int] = (),
     unique: bool = False,
 ) -> Value:
-    """stablehlo.scatter of one operand; updates out of range are dropped. `body(old, update)` gives the new element."""
+    """stablehlo.scatter into one operand; out-of-range updates are dropped. `body(old, update)` returns the new element (0-d)."""
     numbers = stablehlo.ScatterDimensionNumbers.get(
         update_window_dims=list(update_window_dims),
         inserted_window_dims=list(inserted),
@@ -472,17 +495,18 @@ def scatter(
 
 
 def erf(operand: Value) -> Value:
+    """The error function (a CHLO op)."""
     return unary(chlo.erf, operand)
 
 
 def dynamic_update_slice(operand: Value, update: Value, starts: Sequence[Value | int]) -> Value:
-    """`operand` with `update` written at `starts` (0-d Values of one integer dtype, or numbers)."""
+    """`operand` with `update` written at `starts` (0-d Values of one integer dtype, or ints), which are clamped so that it fits."""
     at = [start if isinstance(start, Value) else full((), torch.int32, start) for start in starts]
     return Value(stablehlo.dynamic_update_slice(operand.ir, update.ir, [start.ir for start in at]), *operand.type)
 
 
 def conjugate(operand: Value) -> Value:
-    """The complex conjugate; real values as they are."""
+    """Complex conjugate; returns real operands unchanged."""
     if not operand.dtype.is_complex:
         return operand
     part = torch.float32 if operand.dtype is torch.complex64 else torch.float64
@@ -501,7 +525,10 @@ def convolution(
     groups: int = 1,
     dtype: torch.dtype | None = None,
 ) -> Value:
-    """operand [N, C, ...] with kernel [O, C / groups, ...]; accumulates in, and returns, `dtype`. Negative padding crops."""
+    """Convolves operand [N, C, ...] with kernel [O, C / groups, ...] to [N, O, ...]; accumulates in, and returns, `dtype`.
+
+    `padding` holds the amounts (before, after) of each spatial dimension; negative amounts crop.
+    """
     rank, dtype = operand.rank - 2, dtype or operand.dtype
     ones = [1] * rank
     strides, wide, reach = strides or ones, input_dilation or ones, kernel_dilation or ones
@@ -531,7 +558,7 @@ def convolution(
 
 
 def _pairs(low: Sequence[int], high: Sequence[int]) -> ir.Attribute:
-    """Padding before and after each dimension, as StableHLO's windows take it."""
+    """Padding attribute [dimensions, 2] of StableHLO's windows, from the amounts before and after each dimension."""
     return ir.DenseIntElementsAttr.get(np.array([low, high], np.int64).T.copy().data)
 
 
@@ -545,7 +572,7 @@ def reduce_window(
     dilation: Sequence[int] | None = None,
     padding: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> list[Value]:
-    """stablehlo.reduce_window over all dimensions; `body(*left, *right)` gives the combined 0-d values."""
+    """stablehlo.reduce_window over all dimensions; `body(*left, *right)` returns the combined 0-d values, as in `reduce`."""
     rank = operands[0].rank
     strides, dilation = strides or [1] * rank, dilation or [1] * rank
     low, high = padding or ([0] * rank, [0] * rank)
@@ -570,7 +597,7 @@ def reduce_window(
 
 
 def dynamic_slice(operand: Value, starts: Sequence[Value | int], sizes: Sequence[int]) -> Value:
-    """The block of `sizes` at `starts` (0-d Values of one integer dtype, or numbers), moved inside where it would stand out."""
+    """The block of `sizes` at `starts` (0-d Values of one integer dtype, or ints), which are clamped so that it lies in the operand."""
     at = [start if isinstance(start, Value) else full((), torch.int32, start) for start in starts]
     result = stablehlo.dynamic_slice(operand.ir, [start.ir for start in at], ir.DenseI64ArrayAttr.get(list(sizes)))
     return Value(result, tuple(sizes), operand.dtype)

@@ -1,1 +1,1 @@
-"""ATen ops in terms of other ATen ops: the table that capture traces through, and the decompositions of our own."""
+"""Decompositions of ATen ops into other ATen ops: our own functions, and the table that capture traces with."""

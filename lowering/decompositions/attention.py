@@ -1,8 +1,8 @@
-"""`aten.scaled_dot_product_attention` and flex_attention, taken apart; the first so that a compiler moves as little memory as it can.
+"""Decomposes `aten.scaled_dot_product_attention`, with as little memory traffic as possible, and flex_attention.
 
-torch's own way scales queries and keys, and repeats the keys and values of grouped heads; a compiler then writes both
-copies to memory. Here the rows of one group are rows of one product with its keys, the scores are scaled where they are made, and
-no pass over them is spent on rows that see nothing. Measured with libtpu for v5e and v6e: `make bench BENCH="--only tpu"`.
+torch's decomposition scales queries and keys, and repeats the keys and values of grouped heads; a compiler then writes these
+copies to memory. Here the query rows of one group share one matmul with the group's keys, the scale is applied to the scores as they
+are computed, and fully masked rows need no extra pass over the scores. Measured with libtpu for v5e and v6e: `make bench BENCH="--only tpu"`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...passes.torch_private import (
 )
 
 LONG = 512
-"""Rows and keys from which on `fxhlo.attention` is used: docs/kernels_considered.md."""
+"""Minimum numbers of query rows and of keys for `fxhlo.attention`: docs/kernels_considered.md."""
 
 
 def scaled_dot_product_attention(
@@ -42,7 +42,8 @@ def scaled_dot_product_attention(
 ) -> Any:
     """query [..., Hq, L, E], key [..., Hk, S, E], value [..., Hk, S, Ev] -> [..., Hq, L, Ev] in the query's dtype.
 
-    Computed in float32 or wider; a row without keys, or whose keys are all masked, gives zeros, as in torch. Leading dimensions are broadcast.
+    Computed in float32, or float64 for float64; a row with no keys, or with all keys masked, is zero, as in torch. Leading dimensions are broadcast.
+    Returns NotImplemented for nested tensors and integers.
     Source: the ATen schema, Vaswani et al. 2017 section 3.2.1, and Ainslie et al. 2023 for grouped heads.
     """
     if query.is_nested or not query.is_floating_point():
@@ -75,7 +76,7 @@ def scaled_dot_product_attention(
 
 
 def _is_grouped(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
-    """Whether nothing is broadcast but the heads of keys and values: one for all heads of the query, or for a group of them."""
+    """Whether only KV heads are broadcast: one KV head for all query heads, or one per group of them."""
     if query.ndim < 3 or not query.ndim == key.ndim == value.ndim:
         return False
     heads, kv_heads = query.shape[-3], key.shape[-3]
@@ -88,7 +89,7 @@ def _broadcast(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool,
     scale: float | None, enable_gqa: bool,
 ) -> Tensor:  # fmt: skip
-    """Attention of operands whose leading dimensions differ, or that have none, as products of matrices take them."""
+    """Attention of operands whose leading dimensions differ or are missing: broadcasts them as matmul does."""
     if enable_gqa:
         heads = query.shape[-3]
         key, value = (one.repeat_interleave(heads // one.shape[-3], -3) for one in (key, value))
@@ -99,9 +100,9 @@ def _broadcast(
 
 
 def _is_long(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> bool:
-    """Whether `fxhlo.attention` is the better form: where a target has a flash attention, no scores are written.
+    """Whether to emit `fxhlo.attention`, whose flash-attention kernels do not write the scores to memory.
 
-    The dtype is the one that has such kernels; sizes are numbers, since an implementation is chosen by them.
+    Only for bfloat16, the dtype of those kernels, and static sizes, by which an implementation is chosen.
     """
     sizes = (*query.shape, *key.shape, *value.shape)
     static = all(isinstance(size, int) for size in sizes)
@@ -113,7 +114,7 @@ def _is_long(query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> bool
 
 
 def _composite(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float) -> Tensor:
-    """Heads of all sequences side by side: head h of sequence b has the keys of head h // group of the same one there too."""
+    """Calls `fxhlo.attention` with batch and heads as one dimension; head h still attends to KV head h // group of its sequence."""
     rows = [one.reshape(-1, *one.shape[-2:]).transpose(0, 1) for one in (query, key, value)]
     attended = torch.ops.fxhlo.attention(
         *rows, None, None, layer="", scale=scale, sliding_window=0, soft_cap=0.0, causal=is_causal
@@ -125,9 +126,9 @@ def _gives_heads_side_by_side(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool,
     scale: float | None, enable_gqa: bool,
 ) -> bool:  # fmt: skip
-    """Whether a trace of torch has the heads of a row side by side in the result: its kernel for the CPU is taken, and the query is so.
+    """Whether torch's result has strides of [N, L, H, E]: so does the query, and torch selects its CPU flash attention.
 
-    Which kernel is asked with real tensors, of a row of memory each: for fake ones torch answers as if it had none.
+    torch is asked for its choice of kernel with real tensors, each one row expanded to the shape: with fake ones it never selects flash.
     """
     operands = (query, key, value, *([] if attn_mask is None else [attn_mask]))
     if query.ndim != 4 or any(not has_guarding_hint(size) for one in operands for size in one.shape):
@@ -147,7 +148,7 @@ FLASH = 1
 
 
 def _row(tensor: Tensor) -> Tensor:
-    """A real tensor with the sizes of a fake one, all rows in one place; contiguous where the fake one's rows are."""
+    """A real tensor with the sizes of a fake one, all rows in the same memory; rows are contiguous if the fake tensor's are."""
     sizes = [guarding_hint_or_throw(size) for size in tensor.shape]
     step = 1 if tensor.ndim == 0 or guard_or_false(tensor.stride(-1) == 1) else 2
     row = torch.empty([step * size for size in sizes[-1:]], dtype=tensor.dtype)
@@ -155,15 +156,15 @@ def _row(tensor: Tensor) -> Tensor:
 
 
 def _in_torch_order(attended: Tensor, side_by_side: bool) -> Tensor:
-    """With the strides that the result has in a trace: the model's view of the transposed one counts on them."""
+    """Gives the result the strides that torch's has: the model's view of the transposed result relies on them."""
     return attended.transpose(1, 2).contiguous().transpose(1, 2) if side_by_side else attended
 
 
 def _softmax(scores: Tensor, *, masked: bool) -> Tensor:
-    """Softmax over the keys; masked: a row that sees none gives zeros.
+    """Softmax over the keys; with `masked`, a fully masked row is zero.
 
-    As a maximum and a sum of the scores, which a compiler takes in one pass, and a function of each score, which it computes where the
-    product reads it. That a row sees nothing is read off those two numbers: `_safe_softmax` looks at all scores once more.
+    Written as a maximum and a sum over the scores, which a compiler computes in one pass, and an elementwise function, which it fuses
+    into the matmul. Fully masked rows are detected from the maximum and the sum; `_safe_softmax` reads all scores once more.
     """
     highest = scores.amax(-1, keepdim=True)
     if masked:
@@ -176,7 +177,7 @@ def _softmax(scores: Tensor, *, masked: bool) -> Tensor:
 
 
 def _by_group(mask: Tensor, kv_heads: int, group: int) -> Tensor:
-    """The mask with the dimension of heads as (KV heads, group); one that has no heads is the same for all."""
+    """Splits the mask's head dimension into (KV heads, group); a mask without that dimension applies to all heads."""
     if mask.ndim < 3:
         return mask
     if mask.shape[-3] == 1:
@@ -195,8 +196,11 @@ def flex_attention(
     score_buffers: tuple[Any, ...] = (),
     mask_buffers: tuple[Any, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(result, log2 of the sums, maxima) as torch's eager form gives them: score_mod and the mask's function (the last of block_mask)
-    see one element each, and run over all of them by vmap. The block mask's tables only say which blocks a kernel may skip."""
+    """query [B, Hq, L, E], key and value [B or 1, Hk, S, E] -> (result [B, Hq, L, E], log2 of the sums and maxima [B, Hq, L]).
+
+    As torch's eager implementation: score_mod and the mask function (the last item of block_mask) take one element and are vmapped
+    over all of them. The block mask's tables are ignored: they only tell a kernel which blocks it may skip.
+    """
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1).expand(query.shape[0], query.shape[1], -1, -1) for x in (key, value))

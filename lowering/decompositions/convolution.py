@@ -1,4 +1,4 @@
-"""The gradients of a convolution in terms of convolutions."""
+"""Decomposes the gradients of a convolution into convolutions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def convolution_backward(
     padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of input, weight and bias, in their shapes; None for those that output_mask leaves out."""
     rank = input.ndim - 2
     stride, padding, dilation, output_padding = (
         list(amounts) * (rank if len(amounts) == 1 else 1) for amounts in (stride, padding, dilation, output_padding)
@@ -47,7 +48,7 @@ def convolution_backward(
 def _kernel_gradient(
     outer: Tensor, inner: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
 ) -> Tensor:
-    """[inner channels, outer channels, *kernel]: the batch is what is summed over, so it takes the channels' place."""
+    """[inner channels, outer channels, *kernel]: batch and channels are swapped, because the gradient sums over the batch."""
     rank = outer.ndim - 2
     made = aten.convolution(
         outer.transpose(0, 1), inner.transpose(0, 1), None, dilation, padding, stride, False, [0] * rank, 1

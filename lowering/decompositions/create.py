@@ -1,4 +1,4 @@
-"""Tensors made from numbers: linspace with ends that are tensors."""
+"""Decomposes creation ops with tensor arguments: linspace whose ends are tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def linspace(
     start: Tensor | float, end: Tensor | float, steps: int, *, dtype: torch.dtype | None = None, layout: Any = None,
     device: Any = None, pin_memory: bool | None = None,
 ) -> Tensor:  # fmt: skip
-    """With ends that are tensors. Integers: ATen cuts both ends off before it divides, which torch's decomposition does not."""
+    """linspace whose ends are 0-d tensors. For integer dtypes ATen truncates both ends before it divides; torch's decomposition does not."""
     if dtype is None or dtype.is_floating_point or dtype.is_complex:
         options = {"dtype": dtype, "layout": layout or torch.strided, "device": device, "pin_memory": bool(pin_memory)}
         return torch_private.linspace(start, end, steps, **options)

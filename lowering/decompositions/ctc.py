@@ -1,7 +1,7 @@
-"""Connectionist temporal classification (Graves et al. 2006) in other ATen ops: ATen's own op keeps a table whose size depends on the targets.
+"""Decomposes connectionist temporal classification (Graves et al. 2006): ATen's op returns a table whose size depends on the targets.
 
-Comes in: what torch.nn.functional.ctc_loss takes. Goes out: its loss, where eager torch raises no error. Shapes are those of the
-arguments alone: lengths that are tensors only mask.
+Takes the arguments of torch.nn.functional.ctc_loss and returns its loss, for arguments that eager torch accepts. Shapes depend only
+on the arguments' shapes: tensor lengths are applied as masks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ctc_loss(
     reduction: str | int = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:
-    """log_probs [time, batch, classes] or [time, classes]; targets [batch, places], or all labels one after the other."""
+    """log_probs [time, batch, classes] or [time, classes]; targets [batch, labels], or 1-d: the labels of all sequences concatenated."""
     batched = log_probs.ndim == 3
     steps = log_probs if batched else log_probs.unsqueeze(1)
     counts, labels = _lengths(target_lengths), _rows(targets, target_lengths, batched)
@@ -40,11 +40,12 @@ def ctc_loss(
 
 
 def _lengths(lengths: Tensor | Sequence[int]) -> Tensor:
+    """int64 [batch]."""
     return torch.as_tensor(lengths, dtype=torch.int64).reshape(-1)
 
 
 def _rows(targets: Tensor, lengths: Tensor | Sequence[int], batched: bool) -> Tensor:
-    """[batch, places]: the labels of each sequence; what is behind its length has no meaning."""
+    """[batch, labels]: the labels of each sequence; elements past its length are arbitrary."""
     if targets.ndim == 2 or not batched:
         return torch.atleast_2d(targets)
     longest = targets.shape[0] if isinstance(lengths, Tensor) else max(lengths, default=0)
@@ -54,15 +55,15 @@ def _rows(targets: Tensor, lengths: Tensor | Sequence[int], batched: bool) -> Te
 
 
 def _between_blanks(labels: Tensor, blank: int) -> Tensor:
-    """[batch, 2 places + 1]: blank, label, blank, ..., label, blank."""
+    """[batch, 2 labels + 1]: blank, label, blank, ..., label, blank."""
     pairs = torch.stack([torch.full_like(labels, blank), labels], -1).flatten(1)
     return torch.nn.functional.pad(pairs, (0, 1), value=blank)
 
 
 def _log_likelihood(steps: Tensor, labels: Tensor, lengths: Tensor, counts: Tensor, blank: int) -> Tensor:
-    """[batch]: of all paths through `labels`, by the forward recursion over time."""
+    """[batch]: log of the summed probability of all paths through `labels`, by the forward recursion over time."""
     places = torch.arange(labels.shape[1])
-    emitted = torch.gather(steps, 2, labels.expand(steps.shape[0], -1, -1))  # [time, batch, 2 places + 1]
+    emitted = torch.gather(steps, 2, labels.expand(steps.shape[0], -1, -1))  # [time, batch, 2 labels + 1]
     running = (torch.arange(steps.shape[0]).unsqueeze(1) < lengths).unsqueeze(-1)
     before = torch.nn.functional.pad(labels, (2, 0), value=blank)[:, : labels.shape[1]]
     skips = (
@@ -76,7 +77,7 @@ def _log_likelihood(steps: Tensor, labels: Tensor, lengths: Tensor, counts: Tens
         following = torch.where(goes_on, torch.logsumexp(ways, 0) + log_probs, paths)
         return following, following.sum()
 
-    # Before the first step a path stands before the first blank, from where the first label is reached, too.
+    # Without any time step a path stays at the first blank; the first step reaches the first blank or the first label.
     start = torch.where(places == 0, 0.0, -inf).to(steps.dtype).expand(labels.shape)
     first = torch.where((places <= 1) & running[0], emitted[0], -inf)
     first = torch.where(running[0], first, start)

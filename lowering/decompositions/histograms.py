@@ -1,4 +1,4 @@
-"""Histograms in terms of other ATen ops: where each element belongs, and how many of them there are.
+"""Decomposes histograms: finds the bin of each element, then counts the elements of each bin.
 
 Each function has the parameters of its ATen schema; they run in eager torch, so tests compare them with the op directly.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def histc(self: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
-    """How many elements fall into each of equal bins; elements outside of [min, max] count nowhere."""
+    """[bins] counts of elements in bins of equal width; elements outside [min, max] are not counted. min == max == 0 takes the data's range."""
     flat = self.reshape(-1)
     low, high = _range(flat, min, max, min == max, 1)
     return _counted(flat, low, high, bins, None).to(self.dtype)
@@ -24,6 +24,7 @@ def histogram(
     self: Tensor, bins: int = 100, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
     density: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(counts [bins], edges [bins + 1]) of bins of equal width."""
     flat = self.reshape(-1)
     edges = _edges(flat, bins, range)
     return _histogram([flat], [edges], weight, density), edges
@@ -32,6 +33,7 @@ def histogram(
 def histogram_of_edges(
     self: Tensor, bins: Tensor, *, weight: Tensor | None = None, density: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """(counts, edges) of the bins between the sorted edges `bins`."""
     return _histogram([self.reshape(-1)], [bins], weight, density), bins.clone()
 
 
@@ -39,7 +41,7 @@ def histogramdd_edges(
     self: Tensor, bins: Sequence[int], *, range: Sequence[float] | None = None, weight: Tensor | None = None,
     density: bool = False,
 ) -> list[Tensor]:  # fmt: skip
-    """The edges along each coordinate of the points [..., coordinates]; `range` holds a lower and an upper end for each."""
+    """Bin edges of each coordinate of the points [..., coordinates]; `range` holds a lower and an upper end per coordinate."""
     columns = self.reshape(-1, self.shape[-1]).unbind(1)
     ends = [None if range is None else range[2 * index : 2 * index + 2] for index, _ in enumerate(columns)]
     return [_edges(column, count, end) for column, count, end in zip(columns, bins, ends, strict=True)]
@@ -59,7 +61,7 @@ def histogramdd_of_edges(
 
 
 def _histogram(columns: Sequence[Tensor], edges: Sequence[Tensor], weight: Tensor | None, density: bool) -> Tensor:
-    """How many points (or how much weight) fall into each cell, one dimension for each column of coordinates."""
+    """Count (or summed weight) of the points in each cell, with one dimension per column of coordinates."""
     sizes = [edge.shape[0] - 1 for edge in edges]
     cell: Tensor = torch.zeros_like(columns[0], dtype=torch.int64)
     inside = torch.ones_like(columns[0], dtype=torch.bool)
@@ -79,6 +81,7 @@ def _histogram(columns: Sequence[Tensor], edges: Sequence[Tensor], weight: Tenso
 
 
 def _edges(flat: Tensor, bins: int, ends: Sequence[float] | None) -> Tensor:
+    """[bins + 1] equally spaced edges, each computed from the nearer end, as torch.linspace does."""
     low, high = _range(flat, ends[0] if ends else 0, ends[1] if ends else 0, not ends or ends[0] == ends[1], 0.5)
     steps = torch.arange(bins + 1, dtype=flat.dtype)
     step = (high - low) / bins
@@ -86,7 +89,7 @@ def _edges(flat: Tensor, bins: int, ends: Sequence[float] | None) -> Tensor:
 
 
 def _range(flat: Tensor, low: Any, high: Any, own: bool, widening: float) -> tuple[Tensor, Tensor]:
-    """The range asked for, or the data's; one that is empty is widened on both sides."""
+    """The given range, or with `own` and low 0 the data's; an empty own range is widened by `widening` on both sides. Both ends are 0-d."""
     if not own:
         return torch.full([], low, dtype=flat.dtype), torch.full([], high, dtype=flat.dtype)
     if low != 0 or flat.shape[0] == 0:
@@ -98,6 +101,7 @@ def _range(flat: Tensor, low: Any, high: Any, own: bool, widening: float) -> tup
 
 
 def _counted(flat: Tensor, low: Tensor, high: Tensor, bins: int, weight: Tensor | None) -> Tensor:
+    """[bins] counts, or summed weights, of the elements in [low, high]."""
     inside = (flat >= low) & (flat <= high)
     place = ((flat - low) / (high - low) * bins).to(torch.int64)
     place = torch.where(inside, torch.clamp(place, 0, bins - 1), bins)

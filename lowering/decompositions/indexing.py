@@ -1,4 +1,4 @@
-"""Indexing ops whose result has a data-dependent size in ATen, where the caller gives that size."""
+"""Decomposes indexing ops with a data-dependent result size, if the caller gives that size."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def repeat_interleave(repeats: Tensor, *, output_size: int | None = None) -> Any:
-    """repeats int32 or int64 [N] -> [output_size] in its dtype: index i repeats[i] times. Without output_size the op is left as it is.
+    """repeats int32 or int64 [N] -> [output_size] in its dtype: index i repeats[i] times. Without output_size the op is not decomposed.
 
-    Eager torch raises where repeats does not sum to output_size; here the last index fills what is missing.
+    Eager torch raises if repeats does not sum to output_size; here the last index fills the rest.
     """
     if output_size is None:
         return NotImplemented

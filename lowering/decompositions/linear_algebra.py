@@ -1,4 +1,4 @@
-"""Distances, trilinear products and the pseudoinverse in terms of ATen ops that have rules."""
+"""Decomposes pairwise distances, trilinear products and the pseudoinverse into ATen ops that have rules."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ def pdist_forward(self: Tensor, p: float = 2.0) -> Tensor:
 
 
 def _pairs(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All i < j below `count`, in order, which may be symbolic: torch.triu_indices makes a number of it."""
+    """All pairs i < j < `count` in order, as two int64 tensors. torch.triu_indices does not take a symbolic `count`."""
     if isinstance(count, int):
         first, second = torch.triu_indices(count, count, 1, device=device).unbind(0)
         return first, second
     place = torch.arange(count * (count - 1) // 2, device=device)
     whole = torch.full((), 1, dtype=torch.int64, device=device) * (
         2 * count - 1
-    )  # of row i: i * (whole - i) / 2 pairs stand before it
+    )  # i * (whole - i) / 2 pairs precede row i
     root = (whole * whole - 8 * place).to(torch.float64).sqrt()
     first = ((whole - root) / 2).to(torch.int64)
-    first = torch.where(first * (whole - first) // 2 > place, first - 1, first)  # the root may be off by a rounding
+    first = torch.where(first * (whole - first) // 2 > place, first - 1, first)  # corrects rounding of the root
     first = torch.where((first + 1) * (whole - first - 1) // 2 <= place, first + 1, first)
     return first, place - first * (whole - first) // 2 + first + 1
 
 
 def _distance(difference: Tensor, p: float) -> Tensor:
+    """p-norm over the last dimension of absolute differences."""
     if difference.shape[-1] == 0:
         return difference.sum(-1)
     if p == 0:
@@ -52,7 +53,7 @@ def trilinear(
     i1: Tensor, i2: Tensor, i3: Tensor, expand1: Sequence[int], expand2: Sequence[int], expand3: Sequence[int],
     sumdim: Sequence[int], unroll_dim: int = 1,
 ) -> Tensor:  # fmt: skip
-    """The product of three tensors, each with dimensions of size 1 put in, summed over `sumdim`."""
+    """Product of three tensors, unsqueezed at their `expand` dimensions and broadcast, summed over `sumdim`; in float32 for half precision."""
     for dim in expand1:
         i1 = i1.unsqueeze(dim)
     for dim in expand2:
@@ -65,7 +66,7 @@ def trilinear(
 
 
 def pinv(self: Tensor, *, atol: Tensor | None = None, rtol: Tensor | None = None, hermitian: bool = False) -> Tensor:
-    """The pseudoinverse; singular values up to max(atol, rtol * largest) count as zero."""
+    """Pseudoinverse [..., n, m] of [..., m, n]; singular values up to max(atol, rtol * largest) are treated as zero."""
     if self.numel() == 0:
         return self.new_zeros([*self.shape[:-2], self.shape[-1], self.shape[-2]])
     m, n = self.shape[-2:]

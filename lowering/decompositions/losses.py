@@ -1,4 +1,4 @@
-"""Losses that torch decomposes not at all, or with other results than ATen's."""
+"""Decomposes losses that torch does not decompose, or whose decomposition differs from the ATen op."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def linear_cross_entropy(
     ignore_index: int, label_smoothing: float, batch_chunk_size: int, acc_policy: str, acc_dtype: torch.dtype,
     allow_retain_graph: bool, compute_input_grad: bool, compute_linear_weight_grad: bool, compute_linear_bias_grad: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """(loss, and the gradients to input, weight and bias where they are asked for): torch computes both chunk by chunk, here in one."""
+    """(loss, gradients of input, weight and bias), empty tensors for gradients that are not requested.
+
+    input [N, D], linear_weight [C, D], target int64 [N]; computed in acc_dtype, all rows at once instead of in chunks.
+    """
     x, matrix = input.to(acc_dtype), linear_weight.to(acc_dtype)
     scores, wanted, mass = _scores_and_targets(x, matrix, target, linear_bias, weight, ignore_index, label_smoothing)
     loss = -(wanted * scores).sum()
@@ -32,6 +35,7 @@ def linear_cross_entropy_no_reduction(
     input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, weight: Tensor | None,
     ignore_index: int, batch_chunk_size: int, acc_policy: str, acc_dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
+    """Loss of each row [N], in the input's dtype; no label smoothing."""
     scores, wanted, _ = _scores_and_targets(
         input.to(acc_dtype), linear_weight.to(acc_dtype), target, linear_bias, weight, ignore_index, 0.0
     )
@@ -42,7 +46,7 @@ def _scores_and_targets(
     x: Tensor, matrix: Tensor, target: Tensor, bias: Tensor | None, weight: Tensor | None, ignore_index: int,
     smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(log probabilities [N, C], the weights with which they count [N, C], the weight of each row's target [N])."""
+    """(log probabilities [N, C], their weights in the loss [N, C], the class weight of each row's target [N]; 0 for ignored rows)."""
     logits = x @ matrix.mT
     logits = logits if bias is None else logits + bias.to(x.dtype)
     classes = matrix.shape[0]
@@ -55,13 +59,13 @@ def _scores_and_targets(
 
 
 def multilabel_margin_loss(self: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
-    """(loss, 1 where a class is a target). A row's targets end at its first -1; torch's decomposition counts the places after it."""
+    """(loss, mask of target classes). A row's targets end at its first -1; torch's decomposition also counts labels after it."""
     rows, labels = torch.atleast_2d(self), torch.atleast_2d(target)
     classes = torch.arange(rows.shape[1])
     given = (labels >= 0).cumprod(1).bool()
     picked = torch.gather(rows, 1, torch.where(given, labels, 0))
     is_target = ((labels.unsqueeze(-1) == classes) & given.unsqueeze(-1)).any(1)
-    margins = (1 - picked.unsqueeze(-1) + rows.unsqueeze(1)).clamp_min(0)  # [rows, place of a target, class]
+    margins = (1 - picked.unsqueeze(-1) + rows.unsqueeze(1)).clamp_min(0)  # [rows, target, class]
     counted = given.unsqueeze(-1) & ~is_target.unsqueeze(1)
     losses = torch.where(counted, margins, 0).sum((1, 2)) / rows.shape[1]
     loss = (losses.reshape(self.shape[:-1]), losses.mean(), losses.sum())[reduction]
@@ -76,6 +80,6 @@ def multi_margin_loss(
     weight: Tensor | None = None,
     reduction: int = 1,
 ) -> Tensor:
-    """torch's decomposition, which gives [1] for one sample without a batch."""
+    """torch's decomposition, whose unreduced result for one unbatched sample is [1] instead of 0-d."""
     loss = torch_private.multi_margin_loss(self, target, p, margin, weight, reduction)
     return loss.reshape(target.shape) if reduction == 0 else loss

@@ -1,4 +1,4 @@
-"""Batch norm in training, with its statistics as ATen saves them."""
+"""Decomposes batch norm in training, with the statistics that ATen saves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ aten = torch.ops.aten
 def _normalized(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Sequence[Tensor | None], eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(result, mean and 1 / standard deviation as ATen saves them, variance in the wide dtype). ATen's CPU kernel normalizes with the
-    saved ones, which are rounded to 16 bits unless a parameter is float32."""
+    """(result, saved mean, saved 1 / standard deviation, variance in float32 or wider), each statistic [C].
+
+    ATen's CPU kernel normalizes with the saved statistics, which are rounded to a 16-bit input's dtype unless a parameter is float32.
+    """
     wide = torch.float32 if input.dtype in (torch.bfloat16, torch.float16) else input.dtype
     given = [one for one in (weight, bias, *statistics) if one is not None]
     saved = wide if any(one.dtype is torch.float32 for one in given) else input.dtype
@@ -29,6 +31,7 @@ def _normalized(
 
 
 def _moved(running: Tensor, new: Tensor, momentum: float) -> Tensor:
+    """The updated running statistic, in its dtype."""
     return (momentum * new.to(torch.promote_types(new.dtype, torch.float32)) + (1 - momentum) * running).to(
         running.dtype
     )
@@ -38,7 +41,7 @@ def batch_norm_functional(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, training: bool,
     momentum: float, eps: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """(result, mean, 1 / standard deviation, the new running mean, the new running variance)."""
+    """(result, saved mean, saved 1 / standard deviation, new running mean, new running variance)."""
     if not training:
         result = aten._native_batch_norm_legit_no_training(
             input, weight, bias, running_mean, running_var, momentum, eps

@@ -1,4 +1,4 @@
-"""Gradients of pools, and fractional pools, in terms of ATen ops that have rules."""
+"""Decomposes gradients of pooling, and fractional pooling, into ATen ops that have rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def max_pool2d_backward(
     grad_output: Tensor, self: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
     dilation: Sequence[int], ceil_mode: bool, indices: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Each gradient is added where its maximum was."""
+    """Adds each gradient to the element that was the maximum of its window."""
     lead = self.shape[:-2]
     flat = grad_output.new_zeros([*lead, self.shape[-2] * self.shape[-1]])
     return flat.scatter_add(-1, indices.flatten(-2), grad_output.flatten(-2)).reshape(self.shape)
@@ -22,7 +22,7 @@ def avg_pool2d_backward(
     grad_output: Tensor, self: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
     ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
 ) -> Tensor:  # fmt: skip
-    """Rᵀ g C with R and C saying which rows and columns a window covers."""
+    """Rᵀ g C, where the 0/1 matrices R and C give the rows and columns that each window covers."""
     wide = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
     grad, covers = grad_output.to(wide), []
     for index, dim in enumerate((-2, -1)):
@@ -58,11 +58,14 @@ def adaptive_avg_pool2d_backward(grad_output: Tensor, self: Tensor) -> Tensor:
 def fractional_max_pool(
     self: Tensor, kernel_size: Sequence[int], output_size: Sequence[int], random_samples: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Windows at pseudorandom starts (Graham 2014), as ATen places them; indices count over the flattened sizes."""
+    """(maxima, int64 indices into the flattened spatial dimensions) over windows at pseudorandom starts (Graham 2014), as ATen places them.
+
+    self [N, C, *sizes] or [C, *sizes]; random_samples [N, C, spatial dimensions] in 0 .. 1.
+    """
     rank = len(output_size)
     batched = self if self.ndim == rank + 2 else self.unsqueeze(0)
     lead, sizes = batched.shape[:2], batched.shape[2:]
-    samples = random_samples[: lead[0]]  # ATen takes more rows than the batch has
+    samples = random_samples[: lead[0]]  # ATen accepts more rows than the batch has
     places: Tensor = torch.zeros([1] * (2 + 2 * rank), dtype=torch.int64)
     stride = 1
     for dim in reversed(range(rank)):
@@ -83,7 +86,7 @@ def fractional_max_pool(
 
 
 def _fractional_starts(sample: Tensor, size: int, count: int, kernel: int) -> Tensor:
-    """int64 [..., count]."""
+    """int64 [..., count]: where the windows of one dimension start; the last window ends at the last element."""
     last = torch.full((*sample.shape, 1), size - kernel, dtype=torch.int64)
     if count == 1:
         return last

@@ -1,4 +1,4 @@
-"""Reductions that StableHLO has no op for: the hash of a tensor, and reductions over segments."""
+"""Decomposes reductions without a StableHLO op: the hash of a tensor, and segment reductions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def hash_tensor(self: Tensor, dim: Sequence[int] = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
-    """The exclusive or of all bits (mode 0), of floats as float64, of integers as int64."""
+    """uint64 exclusive or of the elements' bits (mode 0), floats converted to float64 and integers to int64."""
     wide = self.to(torch.float64).view(torch.int64) if self.dtype.is_floating_point else self.to(torch.int64)
     dims = [one % max(self.ndim, 1) for one in dim] if len(dim) else list(range(self.ndim))
     kept = [one for one in range(self.ndim) if one not in dims]
@@ -33,7 +33,10 @@ def segment_reduce(
     data: Tensor, reduce: str, *, lengths: Tensor | None = None, indices: Tensor | None = None,
     offsets: Tensor | None = None, axis: int = 0, unsafe: bool = False, initial: Any = None,
 ) -> Tensor:  # fmt: skip
-    """One result per segment of `axis`; segments are given by lengths or by offsets (with the end), per leading index."""
+    """Reduces each segment of `axis`; segments are given by lengths [..., segments] or offsets [..., segments + 1].
+
+    Accumulates in float32 for half precision; an empty segment is `initial`, or the reduction's neutral element (NaN for mean).
+    """
     assert lengths is not None or offsets is not None
     if lengths is not None:
         ends = lengths.cumsum(-1)

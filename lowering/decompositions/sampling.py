@@ -1,4 +1,4 @@
-"""Grids of sampling points, and sampling of volumes at them."""
+"""Decomposes sampling grids, sampling of volumes, and one upsampling op with scale factors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def grid_sampler_3d(
     input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> Tensor:
     """input [N, C, D, H, W], grid [N, D', H', W', 3] of (x, y, z) in -1 .. 1. Modes: 0 trilinear, 1 nearest; padding: 0 zeros,
-    1 border, 2 reflection. Places and weights of small floats are computed in float32."""
+    1 border, 2 reflection. Returns [N, C, D', H', W']; half precision is computed in float32."""
     dtype = input.dtype
     if dtype in (torch.bfloat16, torch.float16):
         input, grid = input.float(), grid.float()
@@ -36,6 +36,7 @@ def grid_sampler_3d(
 
 
 def _unnormalized(coordinate: Tensor, size: int, padding_mode: int, align_corners: bool) -> Tensor:
+    """Pixel coordinate for a normalized one in -1 .. 1, moved into the volume by border or reflection padding."""
     point = (coordinate + 1) / 2 * (size - 1) if align_corners else ((coordinate + 1) * size - 1) / 2
     if padding_mode == 2:
         low, high = (0, 2 * (size - 1)) if align_corners else (-1, 2 * size - 1)
@@ -51,7 +52,7 @@ def _unnormalized(coordinate: Tensor, size: int, padding_mode: int, align_corner
 
 
 def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
-    """The elements at whole places (x, y, z), zero outside: [N, C, D', H', W']."""
+    """The elements at integral coordinates (x, y, z), zero outside the volume: [N, C, D', H', W']."""
     sizes = input.shape[:1:-1]
     inside = torch.ones_like(at[0], dtype=torch.bool)
     places = []
@@ -67,7 +68,7 @@ def _voxels(input: Tensor, at: Sequence[Tensor]) -> Tensor:
 def upsample_linear1d(
     input: Tensor, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
 ) -> Tensor:
-    """`upsample_linear1d.vec`: ATen's makes numbers of the input's sizes to compute the output's."""
+    """`upsample_linear1d.vec` on symbolic sizes: ATen's computes the output size from the input's as a Python int."""
     if output_size is not None or scale_factors is None:
         size, scale = output_size, None
     else:
@@ -77,7 +78,10 @@ def upsample_linear1d(
 
 
 def affine_grid_generator(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Coordinates of each output pixel, by the matrices `theta`; torch's decomposition makes a tensor of a number on an axis of size 1."""
+    """theta [N, 2, 3] or [N, 3, 4] -> sampling grid [N, *spatial, 2 or 3].
+
+    torch's decomposition creates a tensor from a Python number for an axis of size 1.
+    """
     axes = [_centers(length, align_corners, theta) for length in reversed(size[2:])]
     spatial = list(size[2:])
     last = len(spatial) - 1
@@ -90,7 +94,7 @@ def affine_grid_generator(theta: Tensor, size: Sequence[int], align_corners: boo
 
 
 def _centers(length: int, align_corners: bool, theta: Tensor) -> Tensor:
-    """From -1 to 1: the corners' centers where they are aligned, else the pixels'; 0 where there is one."""
+    """[length] pixel centers in -1 .. 1; the outermost are at -1 and 1 with align_corners. A single pixel is at 0."""
     if length == 1:
         return torch.zeros(1, dtype=theta.dtype, device=theta.device)
     centers = torch.linspace(-1, 1, length, dtype=theta.dtype, device=theta.device)

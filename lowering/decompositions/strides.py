@@ -1,4 +1,4 @@
-"""Strided views and resizing in terms of ATen ops that have rules."""
+"""Decomposes strided views and resizing into ATen ops that have rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import LoweringError
 
 
 def as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
-    """Elements picked from the operand in the order in which they lie in memory."""
+    """Gathers elements from the operand, flattened in memory order. Raises LoweringError if the operand has gaps or overlaps in memory."""
     flat = _in_memory_order(self)
     start = 0 if storage_offset is None else storage_offset - self.storage_offset()
     if not size:
@@ -25,7 +25,7 @@ def as_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], storage
 def as_strided_scatter(
     self: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:
-    """The operand with the picked elements replaced by `src`."""
+    """The operand with the elements of that strided view replaced by `src`."""
     start = 0 if storage_offset is None else storage_offset - self.storage_offset()
     place = torch.add(_places(self, size, stride), start).reshape(-1)  # type: ignore[arg-type]
     flat = _in_memory_order(self).index_put([place], src.reshape(-1))
@@ -35,6 +35,7 @@ def as_strided_scatter(
 
 
 def _places(self: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """int64 [*size]: offset in memory of each element of the view."""
     place = torch.zeros([1] * len(size), dtype=torch.int64, device=self.device)
     for dim, (count, step) in enumerate(zip(size, stride, strict=True)):
         shape = [1] * len(size)
@@ -45,7 +46,7 @@ def _places(self: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
 
 
 def _memory_order(self: Tensor) -> list[int]:
-    """The dimensions from the largest stride to the smallest; what has gaps or overlaps is refused."""
+    """Dimensions from the largest stride to the smallest. Raises LoweringError for strides with gaps or overlaps."""
     order = sorted(range(self.ndim), key=lambda dim: (-self.stride()[dim], dim))
     expected = 1
     for dim in reversed(order):
@@ -60,17 +61,19 @@ def _memory_order(self: Tensor) -> list[int]:
 
 
 def _in_memory_order(self: Tensor) -> Tensor:
+    """1-d: the elements in the order in which they are stored."""
     return self.permute(_memory_order(self)).reshape(-1)
 
 
 def view(self: Tensor, size: Sequence[int]) -> Any:
-    """A view, or a copy where an op that was taken apart has left other strides than those the model's view counts on."""
+    """A view; a copy first if a decomposition changed the strides so that this view is impossible."""
     if is_contiguous_or_false(self) or _viewable(self, size):
         return NotImplemented
     return self.clone(memory_format=torch.contiguous_format).view(size)
 
 
 def _viewable(self: Tensor, size: Sequence[int]) -> bool:
+    """Whether torch can view a tensor of these strides as `size`, tried on the meta device."""
     with without_modes():
         try:
             torch.empty_strided(self.shape, self.stride(), dtype=self.dtype, device="meta").view(size)
@@ -80,7 +83,7 @@ def _viewable(self: Tensor, size: Sequence[int]) -> bool:
 
 
 def resize(self: Tensor, size: Sequence[int], *, memory_format: Any = None) -> Tensor:
-    """The first elements in row-major order; what is added has no promised value, and is zero here."""
+    """The first elements in row-major order; additional elements, which torch leaves uninitialized, are zero."""
     count, flat = prod(size), self.reshape(-1)
     if count > flat.shape[0]:
         flat = torch.cat([flat, flat.new_zeros(count - flat.shape[0])])

@@ -1,8 +1,8 @@
-"""The table of decompositions: which ops are decomposed before lowering, by which function.
+"""The decomposition table: which ops are decomposed before lowering, and by which function.
 
-torch's core decompositions are the base, torch's larger table adds ops that they lack, and DECOMPOSITIONS replaces what torch
-decomposes not at all, or in a way that is not functional, not exportable or not ATen's result. An op with a rule is never
-decomposed: its rule is shorter, faster to emit, and keeps the meaning visible in the module.
+It merges torch's core decompositions, ops from torch's larger table that they lack, and DECOMPOSITIONS, for ops that torch does not
+decompose, or decomposes in a way that is not functional, cannot be exported or differs from ATen's result. An op with a rule is never
+decomposed: its rule is shorter, faster to emit, and keeps the op recognizable in the module.
 
 Each function of ours has the parameters of its op's ATen schema and runs in eager torch, so tests compare it with the op.
 """
@@ -76,16 +76,16 @@ DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {
 }
 
 ABOVE_TABLES: dict[OpOverload, Callable[..., Any]] = {aten.upsample_linear1d.vec: sampling.upsample_linear1d}
-"""Functions of composite ops, which torch decomposes before it looks into any table."""
+"""Decompositions of composite ops, which torch would decompose before it consults a table."""
 
 VIEWS = {aten.view.default: strides.view}
-"""Functions of ops that have a rule: they return NotImplemented where the op stays as it is."""
+"""Decompositions of ops that have a rule: they return NotImplemented if the op is kept."""
 
 
 @cache
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:
-    """Overload -> function, without the ops that have rules."""
-    keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # random ops are lowered by a pass
+    """Overload -> decomposition, without ops that have rules (except VIEWS). Cached."""
+    keep = {*rules(), *(overload_name(op) for op in DISTRIBUTIONS)}  # a pass lowers random ops
     larger = {op: function for op, function in decomposition_table.items() if _functional(op)}
     table = {**larger, **torch.export.default_decompositions(), **DECOMPOSITIONS}
     decomposed = {
@@ -95,4 +95,5 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
 
 
 def _functional(op: object) -> bool:
+    """Whether `op` is an ATen overload that does not mutate its arguments."""
     return isinstance(op, OpOverload) and op.namespace == "aten" and not is_mutable(op)
