@@ -1,1 +1,1 @@
-"""Lowering rules, one file per family of ops."""
+"""Lowering rules of ATen, prims, higher-order and fxhlo ops, one file per family of ops."""

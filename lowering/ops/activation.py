@@ -1,4 +1,4 @@
-"""Activation functions that are kept whole; the others are decomposed by torch."""
+"""Activation functions with rules of their own; torch decomposes the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparisons, logic, bits, and choosing by a condition."""
+"""Comparisons, logical and bitwise ops, shifts, and where."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..types import Value
 
 
 def _comparison(direction: str) -> Rule:
+    """Rule of a comparison (see build.compare): compares in the operands' common dtype, returns bool."""
+
     def rule_(ctx: Context, self: Value, other: Operand) -> Value:
         dtype = common_dtype(self, other)
         return compare(direction, shaped(self, ctx.shape, dtype), shaped(other, ctx.shape, dtype))
@@ -34,6 +36,8 @@ LOGICAL: dict[str, Callable[[Value, Value], Value]] = {
 
 
 def _logical(function: Callable[[Value, Value], Value]) -> Rule:
+    """Rule of a logical op: operands of any dtype are converted to bool; returns bool."""
+
     def rule_(ctx: Context, self: Value, other: Value) -> Value:
         return function(shaped(self, ctx.shape, torch.bool), shaped(other, ctx.shape, torch.bool))
 
@@ -41,6 +45,8 @@ def _logical(function: Callable[[Value, Value], Value]) -> Rule:
 
 
 def _bitwise(function: Callable[[Value, Value], Value]) -> Rule:
+    """Rule of a bitwise op, computed in the result's dtype: bool or an integer."""
+
     def rule_(ctx: Context, self: Operand, other: Operand) -> Value:
         return function(shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
 
@@ -74,7 +80,7 @@ _SHIFT_OVERLOADS = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
     "aten.__lshift__.Scalar",
 )
 def left_shift(ctx: Context, self: Operand, other: Operand) -> Value:
-    """Shifts by less than 0 or by the width and more give 0, as StableHLO's (unsigned) amounts do."""
+    """Negative amounts, and amounts of at least the width, give 0: StableHLO reads amounts as unsigned."""
     return build.binary(stablehlo.shift_left, shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
 
 
@@ -84,7 +90,7 @@ def left_shift(ctx: Context, self: Operand, other: Operand) -> Value:
     "aten.__rshift__.Scalar",
 )
 def right_shift(ctx: Context, self: Operand, other: Operand) -> Value:
-    """Arithmetic: shifts by less than 0 or by the width and more leave the sign."""
+    """Arithmetic shift, logical for unsigned dtypes; negative amounts, and amounts of at least the width, leave only the sign."""
     shift = stablehlo.shift_right_arithmetic if ctx.dtype.is_signed else stablehlo.shift_right_logical
     return build.binary(shift, shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
 

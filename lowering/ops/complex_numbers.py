@@ -1,4 +1,4 @@
-"""Complex numbers: made, taken apart, conjugated."""
+"""Complex numbers: construction, real and imaginary parts, conjugation, angle."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ..types import Value
 
 
 def part_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the parts of a complex dtype."""
+    """Dtype of the real and imaginary parts of a complex dtype."""
     return torch.float64 if dtype is torch.complex128 else torch.float32
 
 
 def joined(real: Value, imag: Value, dtype: torch.dtype) -> Value:
-    """real + i imag; both parts have the dtype that belongs to `dtype`."""
+    """real + i imag in the complex `dtype`; both parts have the dtype `part_dtype(dtype)`."""
     return build.value(stablehlo.complex(real.ir, imag.ir), real.shape, dtype)
 
 
 def parts(self: Value) -> tuple[Value, Value]:
+    """(real part, imaginary part) of a complex value, in `part_dtype(self.dtype)`."""
     dtype = part_dtype(self.dtype)
     return (
         build.value(stablehlo.real(self.ir), self.shape, dtype),
@@ -77,7 +78,7 @@ def conj(ctx: Context, self: Value) -> Value:
 
 @rule("aten.resolve_conj.default", "aten.resolve_neg.default")
 def resolve(ctx: Context, self: Value) -> Value:
-    """Values carry no such bit here: `_conj` and `_neg_view` compute."""
+    """Identity: values have no lazy conjugate or negative bit, `_conj` and `_neg_view` compute theirs."""
     return self
 
 
@@ -88,7 +89,7 @@ def neg_view(ctx: Context, self: Value) -> Value:
 
 @rule("aten.angle.default")
 def angle(ctx: Context, self: Value) -> Value:
-    """Of real numbers: 0, pi where negative, NaN where NaN."""
+    """atan2(imag, real); for real dtypes pi if negative, NaN if NaN, else 0."""
     if self.dtype.is_complex:
         first, second = parts(self)
         return build.binary(stablehlo.atan2, second, first)

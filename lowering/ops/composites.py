@@ -1,4 +1,4 @@
-"""`fxhlo::` ops: one rule per kernel of the catalog."""
+"""`fxhlo::` ops: one rule per kernel in the catalog."""
 
 from ..emit.composite import composite_rules
 from ..registry import rule

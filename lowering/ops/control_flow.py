@@ -1,5 +1,7 @@
-"""Control flow: cond, while_loop, scan, map and what torch wraps around regions. A region's graph is emitted in place, inside
-the StableHLO op; it reads values from outside directly."""
+"""Control flow: cond, while_loop, scan, associative_scan and map; and torch's wrappers around subgraphs, which are inlined.
+
+A subgraph is emitted in place, inside the region of its StableHLO op, and reads values from outside the region directly.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,22 @@ from ..types import TensorType, Value
 
 
 def inlined(ctx: Context, region: fx.GraphModule, operands: Sequence[Any]) -> list[Value]:
-    """The results of `region` for `operands`, emitted at the insertion point."""
+    """Emits the graph `region`, applied to `operands`, at the insertion point and returns its results."""
     return ctx.inline(region, operands)
 
 
 def _types(ctx: Context) -> list[TensorType]:
+    """Types of the op's results. Raises UnsupportedError if a result is not a tensor."""
     if any(type_ is None for type_ in ctx.results):
         raise UnsupportedError(
-            f"{ctx.target_op} gives a number that is known only when it runs",
+            f"{ctx.target_op} returns a number that is known only at run time",
             next_step="carry a 0-d tensor instead of a Python number",
         )
     return [type_ for type_ in ctx.results if type_ is not None]
 
 
 def _tensors(ctx: Context, values: Sequence[Any]) -> list[Value]:
+    """`values` if all are tensors. Raises UnsupportedError for Python numbers, which a loop cannot carry."""
     if not all(isinstance(value, Value) for value in values):
         raise UnsupportedError(
             f"{ctx.target_op} carries a Python number", next_step="carry a 0-d tensor: torch.tensor(number)"
@@ -42,7 +46,7 @@ def _tensors(ctx: Context, values: Sequence[Any]) -> list[Value]:
 def cond(
     ctx: Context, pred: Value | bool, true_fn: fx.GraphModule, false_fn: fx.GraphModule, operands: Sequence[Any] = ()
 ) -> list[Value]:
-    """A predicate over sizes is decided here; one over data becomes stablehlo.if."""
+    """A Python bool (a predicate on sizes) selects the branch now; a tensor becomes stablehlo.if."""
     if not isinstance(pred, Value):
         return inlined(ctx, true_fn if pred else false_fn, operands)
     branches = [lambda region=region: inlined(ctx, region, operands) for region in (true_fn, false_fn)]
@@ -72,7 +76,10 @@ Step = Callable[[Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Seque
 def _loop(
     step: Step, carried: Sequence[Value], rows: Sequence[Value], stacked: Sequence[TensorType], first: int = 0
 ) -> tuple[list[Value], list[Value]]:
-    """`step(carried, one row of each)` gives the next carried values and one row of each stacked result, along dimension 0."""
+    """Loops over dimension 0 of `rows`, from index `first`, and returns (final carried values, stacked results).
+
+    `step(carried, slices)` takes one slice of each of `rows` and returns the next carried values and one slice of each stacked result.
+    """
     length, kept = rows[0].shape[0], len(carried)
     buffers = [build.full(*type_, 0) for type_ in stacked]
 
@@ -121,7 +128,7 @@ def map_impl(ctx: Context, f: fx.GraphModule, xs: Sequence[Any], args: Sequence[
 def associative_scan(
     ctx: Context, combine_fn: fx.GraphModule, xs: Sequence[Any], additional_inputs: Sequence[Any] = ()
 ) -> list[Value]:
-    """One element after the other: the combination is some graph, and its order is then eager torch's."""
+    """Scans sequentially: combine_fn is an arbitrary graph, and this is the order of eager torch."""
     rows = _tensors(ctx, xs)
     first = [build.slice_dim(row, 0, 0, 1) for row in rows]
     carried = [build.reshape(row, row.shape[1:]) for row in first]
@@ -134,7 +141,7 @@ def associative_scan(
     return [build.dynamic_update_slice(result, row, [0] * row.rank) for result, row in zip(stacked, first, strict=True)]
 
 
-# -- regions that run once -----------------------------------------------------------------------------------------
+# -- subgraphs that run once ---------------------------------------------------------------------------------------
 
 
 @rule("higher_order.wrap_with_set_grad_enabled")

@@ -24,7 +24,7 @@ def to_copy(
     non_blocking: bool = False,
     memory_format: Any = None,
 ) -> Value:
-    """Only the dtype has a meaning in StableHLO. Floats out of an integer's range saturate (undefined in torch)."""
+    """Only the dtype matters in StableHLO. Floats outside an integer's range saturate (undefined in torch)."""
     return convert(self, ctx.dtype)
 
 
@@ -35,5 +35,5 @@ def convert_element_type(ctx: Context, a: Value, dtype: torch.dtype) -> Value:
 
 @rule("aten.view.dtype")
 def view_dtype(ctx: Context, self: Value, dtype: torch.dtype) -> Value:
-    """The same bits as another dtype; the last dimension grows or shrinks where the widths differ."""
+    """Reinterprets the bits; the last dimension grows or shrinks if the widths differ."""
     return bitcast(self, dtype)

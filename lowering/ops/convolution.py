@@ -1,4 +1,4 @@
-"""Convolutions: any number of spatial dimensions, groups, dilation, transposed; and their gradients."""
+"""Convolution, plain and transposed, with any number of spatial dimensions, groups and dilation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .matmul import accumulator
 
 
 def each(amounts: Sequence[int], rank: int) -> list[int]:
-    """One amount per spatial dimension; torch takes a single one for all."""
+    """One amount per spatial dimension; torch accepts a single one for all."""
     return list(amounts) if len(amounts) == rank else list(amounts) * rank
 
 
@@ -30,7 +30,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
-    """input [N, C, ...]; weight [O, C / groups, ...], or transposed [C, O / groups, ...]."""
+    """input [N, C, ...]; weight [O, C / groups, ...], or [C, O / groups, ...] if transposed. Half precision accumulates in float32."""
     rank = input.rank - 2
     stride, padding, dilation, extra = (each(amounts, rank) for amounts in (stride, padding, dilation, output_padding))
     if 0 in ctx.shape or 0 in input.shape:
@@ -64,7 +64,7 @@ def convolution(
 
 
 def _flipped(weight: Value, groups: int) -> Value:
-    """[C, O / groups, ...] as the kernel [O, C / groups, ...] of the plain convolution that a transposed one is."""
+    """[C, O / groups, ...] -> [O, C / groups, ...], spatially reversed: the kernel of the plain convolution equal to the transposed one."""
     channels, per_group, *window = weight.shape
     grouped = build.reshape(weight, (groups, channels // groups, per_group, *window))
     swapped = build.transpose(grouped, [0, 2, 1, *range(3, grouped.rank)])

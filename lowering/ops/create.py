@@ -1,4 +1,4 @@
-"""Tensors from nothing but sizes and numbers. `empty` gives zeros: its elements are nobody's business, but never garbage."""
+"""Creation ops: constants, sequences and patterns. `empty` returns zeros, so that results are deterministic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..types import Value
 
 
 def _filled(ctx: Context, scalar: object) -> Value:
+    """Constant of the result's shape and dtype."""
     return build.full(ctx.shape, ctx.dtype, scalar)
 
 
@@ -226,7 +227,7 @@ def fill_tensor(ctx: Context, self: Value, value: Value) -> Value:
 
 
 def _counted(ctx: Context, start: float, step: float) -> Value:
-    """start + i * step. Floats whose steps are not whole are computed by torch now: it multiplies in double."""
+    """start + i * step [n]. Non-integral float steps become a constant, computed here in float64 as torch does."""
     if not ctx.dtype.is_floating_point or (
         float(start).is_integer() and float(step).is_integer() and ctx.dtype in (torch.float32, torch.float64)
     ):
@@ -287,7 +288,7 @@ def iota(
 
 
 def _computed(ctx: Context, tensor: torch.Tensor) -> Value:
-    """A constant that torch computes now, to the last bit as eager torch."""
+    """Constant from `tensor`, which torch computed during lowering, so that it equals eager torch bit by bit."""
     return build.array(tensor.to(torch.float64 if ctx.dtype.is_floating_point else tensor.dtype).numpy(), ctx.dtype)
 
 
@@ -326,6 +327,7 @@ def logspace(
 
 
 def _eye(ctx: Context) -> Value:
+    """[n, m] with ones on the main diagonal."""
     if 0 in ctx.shape:
         return _filled(ctx, 0)
     rows, columns = build.iota(ctx.shape, torch.int32, 0), build.iota(ctx.shape, torch.int32, 1)

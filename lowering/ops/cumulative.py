@@ -1,4 +1,4 @@
-"""Scans along a dimension, by doubling: log2(n) whole-tensor steps, which every backend vectorizes."""
+"""Cumulative ops, as Hillis-Steele scans: log2(n) elementwise steps over the whole tensor, which every backend vectorizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .complex_numbers import parts
 def scan(
     operands: Sequence[Value], identities: Sequence[object], dim: int, combine: Callable[..., Sequence[Value]]
 ) -> list[Value]:
-    """Inclusive scan: `combine(*earlier, *later)` is associative; `identities` are its neutral numbers."""
+    """Inclusive scan of operands of one shape along `dim`; `combine(*earlier, *later)` is associative, `identities` its neutral scalars."""
     values = list(operands)
     size = values[0].shape[dim] if values[0].rank else 1
     step = 1
@@ -50,6 +50,7 @@ def scan(
 
 
 def _along(ctx: Context, self: Value, dim: int, identity: object, combine: Callable[[Value, Value], Value]) -> Value:
+    """Scan of one operand, converted to the result's dtype first and accumulated in float32 for half precision."""
     operand = convert(convert(self, ctx.dtype), wide(ctx.dtype))
     (result,) = scan([operand], [identity], dim % max(self.rank, 1), lambda earlier, later: [combine(earlier, later)])
     return convert(result, ctx.dtype)
@@ -71,7 +72,7 @@ def logcumsumexp(ctx: Context, self: Value, dim: int) -> Value:
 
 
 def log_add_exp(left: Value, right: Value) -> Value:
-    """log(exp(left) + exp(right)) that keeps infinities; of complex numbers, the real parts say which one is the larger."""
+    """log(exp(left) + exp(right)), exact for infinities; complex numbers are ordered by their real parts."""
     if left.dtype.is_complex:
         return _complex_log_add_exp(left, right)
     high, low = maximum(left, right), minimum(left, right)
@@ -82,7 +83,7 @@ def log_add_exp(left: Value, right: Value) -> Value:
 
 def _complex_log_add_exp(left: Value, right: Value) -> Value:
     size = parts(left)[0], parts(right)[0]
-    larger = logical_or(compare("ge", *size), compare("ne", size[0], size[0]))  # NaN is kept
+    larger = logical_or(compare("ge", *size), compare("ne", size[0], size[0]))  # NaN propagates
     high, low = select(larger, left, right), select(larger, right, left)
     sum_ = add(high, unary(stablehlo.log_plus_one, unary(stablehlo.exponential, subtract(low, high))))
     nothing = compare("eq", parts(high)[0], full(high.shape, size[0].dtype, float("-inf")))
@@ -100,7 +101,7 @@ def cummin(ctx: Context, self: Value, dim: int) -> tuple[Value, Value]:
 
 
 def _running(self: Value, dim: int, direction: str) -> tuple[Value, Value]:
-    """The running extreme and its last position. A position of -1 marks the neutral element; NaN is an extreme."""
+    """Running maximum (`ge`) or minimum (`le`) and its last position, int64. NaN counts as the extreme; position -1 marks padding."""
     dim %= max(self.rank, 1)
     if self.rank == 0:
         return self, full((), torch.int64, 0)

@@ -1,4 +1,4 @@
-"""Arithmetic and mathematical functions, one element at a time. Most are rows of a table."""
+"""Elementwise arithmetic and mathematical functions; most are rows of a table."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ from ..types import Value
 
 
 def trunc(x: Value) -> Value:
+    """Rounds a float towards zero."""
     return select(compare("lt", x, full_like(x, 0)), unary(stablehlo.ceil, x), unary(stablehlo.floor, x))
 
 
 def scaled(op: build.Builder, factor: float) -> Callable[[Value], Value]:
+    """A function that applies `op` and multiplies by `factor`."""
     return lambda x: multiply(unary(op, x), full_like(x, factor))
 
 
@@ -46,7 +48,7 @@ def exp2(x: Value) -> Value:
 
 
 def digamma(x: Value) -> Value:
-    """Minus infinity at 0 (plus at -0), as ATen has it; CHLO says NaN."""
+    """chlo.digamma, with -inf at 0 and inf at -0 as in ATen, where CHLO returns NaN."""
     zero = full_like(x, 0)
     pole = build.binary(stablehlo.divide, full_like(x, -1), x)
     return select(compare("eq", x, zero), pole, unary(chlo.digamma, x))
@@ -86,7 +88,7 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "tan": lambda x: unary(stablehlo.tan, x),
     "tanh": lambda x: unary(stablehlo.tanh, x),
 }
-"""`aten.<name>.default`: floats in, floats out (integers are converted first), computed in float32 for narrow floats."""
+"""`aten.<name>.default`, float to float: integers are converted first, half precision is computed in float32."""
 
 ROUNDINGS: dict[str, Callable[[Value], Value]] = {
     "ceil": lambda x: unary(stablehlo.ceil, x),
@@ -94,7 +96,7 @@ ROUNDINGS: dict[str, Callable[[Value], Value]] = {
     "round": lambda x: unary(stablehlo.round_nearest_even, x),
     "trunc": trunc,
 }
-"""`aten.<name>.default`: to integral values; integers stay as they are."""
+"""`aten.<name>.default`: rounds floats to integral values; returns integers unchanged."""
 
 
 def _function(function: Callable[[Value], Value]) -> Rule:
@@ -131,7 +133,7 @@ def neg(ctx: Context, self: Value) -> Value:
 
 @rule("aten.sign.default")
 def sign(ctx: Context, self: Value) -> Value:
-    """NaN has the sign 0, which StableHLO's has not."""
+    """The sign of NaN is 0, unlike stablehlo.sign's."""
     if self.dtype is torch.bool:
         return self
     zero = full_like(self, 0)
@@ -200,7 +202,7 @@ def isfinite(ctx: Context, self: Value) -> Value:
 
 
 def ctx_real(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a complex dtype's parts."""
+    """Dtype of the real and imaginary parts of a complex dtype."""
     return torch.float64 if dtype is torch.complex128 else torch.float32
 
 
@@ -208,13 +210,14 @@ def ctx_real(dtype: torch.dtype) -> torch.dtype:
 
 
 def arithmetic(function: Callable[[Value, Value], Value], ctx: Context, self: Operand, other: Operand) -> Value:
-    """In the result's dtype, or wider where a number would be rounded first (torch computes with the number as it is)."""
+    """Computes in the result's dtype, or wider if a Python scalar is not exact in it: torch does not round scalars first."""
     if exact(self, ctx.dtype) and exact(other, ctx.dtype):
         return function(shaped(self, ctx.shape, ctx.dtype), shaped(other, ctx.shape, ctx.dtype))
     return computed(function, ctx.shape, ctx.dtype, self, other)
 
 
 def _times(value: Operand, alpha: int | float, dtype: torch.dtype) -> Operand:
+    """alpha * value; tensors are multiplied in `dtype`."""
     if alpha == 1:
         return value
     if not isinstance(value, Value):
@@ -265,7 +268,7 @@ def floor_divide(ctx: Context, self: Operand, other: Operand) -> Value:
 
 
 def _floor_divide(left: Value, right: Value) -> Value:
-    """c10::div_floor_integer and c10::div_floor_floating, operation by operation."""
+    """Follows c10::div_floor_integer and c10::div_floor_floating step by step."""
     zero = full_like(left, 0)
     if not left.dtype.is_signed:
         return divide(left, right)
@@ -290,12 +293,12 @@ def _floor_divide(left: Value, right: Value) -> Value:
 
 @rule("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor")
 def remainder(ctx: Context, self: Operand, other: Operand) -> Value:
-    """With the divisor's sign, as Python's %."""
+    """The remainder has the divisor's sign, as Python's %."""
     return computed(_remainder, ctx.shape, ctx.dtype, *_rounded(ctx, self, other))
 
 
 def _rounded(ctx: Context, *operands: Operand) -> list[Operand]:
-    """Numbers rounded to the result's dtype first, as torch does in these ops."""
+    """Operands with Python scalars rounded to the result's dtype, as torch rounds them in these ops."""
     return [operand if isinstance(operand, Value) else build.full((), ctx.dtype, operand) for operand in operands]
 
 
@@ -312,7 +315,7 @@ def _remainder(left: Value, right: Value) -> Value:
 
 @rule("aten.fmod.Tensor", "aten.fmod.Scalar")
 def fmod(ctx: Context, self: Operand, other: Operand) -> Value:
-    """With the dividend's sign, as C's fmod."""
+    """The remainder has the dividend's sign, as C's fmod."""
     return computed(
         lambda left, right: build.binary(stablehlo.remainder, left, right),
         ctx.shape,
@@ -342,6 +345,7 @@ def fmin(ctx: Context, self: Value, other: Value) -> Value:
 
 
 def _ignoring_nan(op: Callable[[Value, Value], Value], left: Value, right: Value) -> Value:
+    """op(left, right), or the other operand if one is NaN."""
     if not left.dtype.is_floating_point:
         return op(left, right)
     return select(is_nan(left), right, select(is_nan(right), left, op(left, right)))
@@ -358,7 +362,7 @@ def pow_(ctx: Context, self: Operand, exponent: Operand) -> Value:
         short = _power(shaped(self, ctx.shape, wide(ctx.dtype)), exponent)
         if short is not None:
             return convert(short, ctx.dtype)
-    if ctx.dtype is torch.bool:  # False only where False is raised to True
+    if ctx.dtype is torch.bool:  # only False ** True is False
         return build.logical_or(
             shaped(self, ctx.shape, torch.bool), logical_not(shaped(exponent, ctx.shape, torch.bool))
         )
@@ -369,11 +373,11 @@ def pow_(ctx: Context, self: Operand, exponent: Operand) -> Value:
 
 
 EXPONENTS = 64
-"""XLA's integer power looks at the six lowest bits of an exponent."""
+"""XLA's integer power uses only the six lowest bits of an exponent; larger exponents use `_integer_power`."""
 
 
 def _integer_power(base: Value, exponent: Value) -> Value:
-    """By repeated squaring, which wraps around as torch's does; 1, -1 or 0 for negative exponents."""
+    """Integer power by repeated squaring, wrapping around as torch's does; 1, -1 or 0 for negative exponents."""
     zero, one = full_like(base, 0), full_like(base, 1)
     negative = compare("lt", exponent, zero)
 
@@ -390,7 +394,7 @@ def _integer_power(base: Value, exponent: Value) -> Value:
 
 
 def _power(base: Value, exponent: int | float | bool | complex) -> Value | None:
-    """The exponents that torch computes without pow."""
+    """Powers that torch computes without pow; None for other exponents."""
     if exponent == 1:
         return base
     if exponent == 2:
@@ -427,7 +431,7 @@ def nextafter(ctx: Context, self: Value, other: Value) -> Value:
 
 @rule("aten.clamp.default", "aten.clamp.Tensor")
 def clamp(ctx: Context, self: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
-    """min(max(self, min), max): the upper bound wins, NaN stays NaN."""
+    """min(max(self, min), max): if the bounds cross, the upper one wins; NaN propagates."""
     result = shaped(self, ctx.shape, ctx.dtype)
     if min is not None:
         result = maximum(result, shaped(min, ctx.shape, ctx.dtype))

@@ -1,4 +1,4 @@
-"""Fourier transforms. Normalization as ATen numbers it: 0 none, 1 by the root of the number of elements, 2 by the number."""
+"""Fourier transforms, by JAX. ATen's normalization codes for n transformed elements: 0 none, 1 divides by sqrt(n), 2 by n."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..types import Value
 
 
 def _transform(x: Any, *, kind: str, dims: tuple[int, ...], size: int, factor: float) -> Any:
+    """Unnormalized transform over `dims`, times `factor`; kind is c2r (whose last size is `size`), r2c, forward or backward."""
     import jax.numpy as jnp
 
     *others, last = dims
@@ -32,6 +33,7 @@ def _transform(x: Any, *, kind: str, dims: tuple[int, ...], size: int, factor: f
 
 
 def _emit(ctx: Context, kind: str, operand: Value, dim: Sequence[int], normalization: int, size: int = 0) -> Value:
+    """Emits `_transform` with ATen's normalization; without `dim` the operand is only converted."""
     dims = tuple(one % operand.rank for one in dim)
     if not dims or 0 in ctx.shape:
         return build.convert(operand, ctx.dtype) if operand.shape == ctx.shape else build.full(ctx.shape, ctx.dtype, 0)

@@ -1,8 +1,8 @@
-"""Reading and writing at indices that are data.
+"""Indexing by tensors: gather, scatter, masks, embeddings; and scatters into slices.
 
-Negative indices count from the end exactly where torch takes them (index, index_put, take, index_fill); elsewhere
-torch refuses them. An index out of range is an error in eager torch; here a read is clamped to the nearest element
-and a write is dropped, as StableHLO's gather and scatter define (docs/semantics.md).
+Negative indices count from the end in the ops that accept them in torch (index, index_put, take, put, index_fill); the other
+ops reject them. An out-of-range index is an error in eager torch; here reads are clamped to the nearest element and
+writes are dropped, as StableHLO's gather and scatter define (docs/semantics.md).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ MASKS = (torch.bool, torch.uint8)
 
 
 def wrapped(index: Value, size: int) -> Value:
-    """Negative indices as torch counts them: from the end."""
+    """Indices with negative ones counted from the end of a dimension of `size`."""
     negative = build.compare("lt", index, build.full_like(index, 0))
     return build.select(negative, build.add(index, build.full_like(index, size)), index)
 
 
 def replace(old: Value, update: Value) -> Value:
+    """Scatter body that overwrites."""
     return update
 
 
@@ -67,7 +68,7 @@ def take(ctx: Context, self: Value, index: Value) -> Value:
 
 
 def _lined_up(self: Value, *others: Value) -> list[Value]:
-    """0-d operands as 1-d: gather and scatter take either."""
+    """Operands, 0-d ones as 1-d: torch's gather and scatter accept both."""
     return [value if value.rank else build.reshape(value, (1,)) for value in (self, *others)]
 
 
@@ -78,7 +79,7 @@ def gather(ctx: Context, self: Value, dim: int, index: Value, *, sparse_grad: bo
 
 
 def gathered(self: Value, dim: int, index: Value) -> Value:
-    """torch.gather. The other dimensions of self, cut to the index's sizes, are batch dimensions of one StableHLO gather."""
+    """torch.gather: one StableHLO gather, with the other dimensions of self, sliced to the index's sizes, as batch dimensions."""
     if 0 in index.shape:
         return build.full(index.shape, self.dtype, 0)
     rest = [d for d in range(self.rank) if d != dim]
@@ -97,7 +98,7 @@ def gathered(self: Value, dim: int, index: Value) -> Value:
 
 
 def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callable[[Value, Value], Value]) -> Value:
-    """`body(old, update)` at each index along `dim`. `updates` has the index's shape; all are at least 1-d."""
+    """Applies `body(old, update)` at each index along `dim`; `updates` has the shape of `index`, and all operands are at least 1-d."""
     if 0 in index.shape or 0 in self.shape:
         return self
     batch = [d for d in range(self.rank) if d != dim and index.shape[d] == self.shape[d]]
@@ -111,6 +112,7 @@ def scattered(self: Value, dim: int, index: Value, updates: Value, body: Callabl
 
 
 def _scatter(self: Value, dim: int, index: Value, src: Value | object, body: Callable[[Value, Value], Value]) -> Value:
+    """`scattered` for operands of any rank, with `src` a tensor (sliced to the index's sizes) or a scalar."""
     shape, (operand, index) = self.shape, _lined_up(self, index)
     if isinstance(src, Value):
         (src,) = _lined_up(src)
@@ -157,7 +159,7 @@ def scatter_value_op(ctx: Context, self: Value, dim: int, index: Value, value: o
 
 
 def neutral(dtype: torch.dtype, reduce: str) -> object:
-    """The element that a reduction starts from."""
+    """Neutral element of a reduction (a key of REDUCTIONS) in `dtype`."""
     if reduce in ("sum", "add", "mean"):
         return 0
     if reduce in ("prod", "multiply"):
@@ -171,7 +173,7 @@ def neutral(dtype: torch.dtype, reduce: str) -> object:
 
 
 def _divided(total: Value, count: Value) -> Value:
-    """total / count, integers towards minus infinity, as torch's mean of scattered elements."""
+    """total / max(count, 1), rounded down for integers, as in torch's mean of scattered elements."""
     count = build.convert(build.maximum(count, build.full_like(count, 1)), total.dtype)
     if total.dtype.is_floating_point or total.dtype.is_complex:
         return build.divide(total, count)
@@ -187,7 +189,7 @@ def reduced(
     write: Callable[[Value, Value | object, Callable[[Value, Value], Value]], Value],
     src: Value,
 ) -> Value:
-    """scatter_reduce and index_reduce: `write(operand, updates, body)` scatters one way or the other."""
+    """scatter_reduce and index_reduce; `write(operand, updates, body)` is the scatter of the op."""
     start = self if include_self else write(self, neutral(self.dtype, reduce), replace)
     result = write(start, src, REDUCTIONS[reduce])
     if reduce != "mean":
@@ -205,13 +207,13 @@ def scatter_reduce(
     )
 
 
-# -- one index per slice: index_add and its kin --------------------------------------------------------------------
+# -- one index per slice: index_add and similar --------------------------------------------------------------------
 
 
 def _written(
     self: Value, dim: int, index: Value, source: Value | object, body: Callable[[Value, Value], Value]
 ) -> Value:
-    """`body(old, update)` for the slices of `source` (or a scalar) at each index along `dim`."""
+    """Applies `body(old, update)` to whole slices: slice i of `source` (or a scalar) updates slice index[i] along `dim`."""
     operand = self if self.rank else build.reshape(self, (1,))
     dim, index = axis(dim, operand.rank), build.reshape(index, (prod(index.shape),))
     shape = (*operand.shape[:dim], index.shape[0], *operand.shape[dim + 1 :])
@@ -241,6 +243,7 @@ def index_copy(ctx: Context, self: Value, dim: int, index: Value, source: Value)
 
 
 def _size_of(self: Value, dim: int) -> int:
+    """Size of a dimension; 1 for a 0-d tensor."""
     return self.shape[axis(dim, self.rank)] if self.rank else 1
 
 
@@ -270,7 +273,7 @@ def index_reduce(
 
 
 def _placed(self: Value, indices: Sequence[Value | None]) -> tuple[list[int], list[Value]]:
-    """The indexed dimensions and their indices, negative ones counted from the end."""
+    """(indexed dimensions, their non-negative indices). Raises UnsupportedError for masks, whose result shape depends on data."""
     dims = [dim for dim, index in enumerate(indices) if index is not None]
     given = [index for index in indices if index is not None]
     if any(index.dtype in MASKS for index in given):
@@ -282,7 +285,7 @@ def _placed(self: Value, indices: Sequence[Value | None]) -> tuple[list[int], li
 
 
 def _starts(indices: Sequence[Value]) -> Value:
-    """The indices broadcast together, as one tensor of index vectors."""
+    """Start indices [*broadcast shape, number of indices] from index tensors, broadcast together."""
     shape = torch.broadcast_shapes(*[index.shape for index in indices])
     dtype = indices[0].dtype if len({index.dtype for index in indices}) == 1 else torch.int64
     parts = [build.reshape(build.broadcast(build.convert(index, dtype), shape), (*shape, 1)) for index in indices]
@@ -290,7 +293,7 @@ def _starts(indices: Sequence[Value]) -> Value:
 
 
 def _front(dims: Sequence[int]) -> int:
-    """Where the indices' dimensions stand in the result: in the place of adjacent indexed dimensions, else in front."""
+    """Position of the indices' dimensions in the result: that of the indexed dimensions if they are adjacent, else 0."""
     return dims[0] if list(dims) == list(range(dims[0], dims[0] + len(dims))) else 0
 
 
@@ -337,7 +340,7 @@ def unsafe_index_put(
 
 
 def _masked_put(self: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> Value:
-    """x[:, mask] = v where v is the same for every True: a select, whatever the number of them."""
+    """x[:, mask] = v as a select, for one v for all True elements. Raises UnsupportedError for one value per True element."""
     first = next(dim for dim, index in enumerate(indices) if index is not None)
     mask = indices[first]
     assert mask is not None
@@ -345,7 +348,7 @@ def _masked_put(self: Value, indices: Sequence[Value | None], values: Value, acc
     trues = values.shape[len(values.shape) - rest - 1] if values.rank > rest else 1
     if trues != 1:
         raise UnsupportedError(
-            "an assignment through a mask takes as many values as the mask has True, which depends on data",
+            "an assignment through a mask takes one value per True element, and their number depends on data",
             next_step="assign one value, or use torch.where(mask, values, x) with values of x's shape",
         )
     lead = values.shape[: max(values.rank - rest - 1, 0)]
@@ -381,7 +384,7 @@ def masked_fill_tensor(ctx: Context, self: Value, mask: Value, value: Value) -> 
 
 
 def _ranks(mask: Value) -> Value:
-    """For each element of a flat mask, how many True stand before it."""
+    """int32 [n]: for each element of a 1-d mask, the number of True elements before it."""
     ones = build.convert(mask, torch.int32)
     (counts,) = scan([ones], [0], 0, lambda earlier, later: [build.add(earlier, later)])
     return build.subtract(counts, ones)
@@ -389,7 +392,7 @@ def _ranks(mask: Value) -> Value:
 
 @rule("aten.masked_scatter.default")
 def masked_scatter(ctx: Context, self: Value, mask: Value, source: Value) -> Value:
-    """The n-th True takes the n-th element of source; no element count depends on data."""
+    """The n-th True element takes the n-th element of source, found by a running count, so that shapes do not depend on data."""
     if 0 in ctx.shape or 0 in source.shape:
         return build.broadcast(self, ctx.shape)
     chosen = build.broadcast(mask, ctx.shape)
@@ -400,7 +403,7 @@ def masked_scatter(ctx: Context, self: Value, mask: Value, source: Value) -> Val
 
 @rule("aten.nonzero_static.default")
 def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1) -> Value:
-    """Each nonzero element writes its place into the row of its rank; rows beyond `size` are dropped."""
+    """Each nonzero element scatters its indices into the row of its running count; rows past `size` are dropped."""
     count = prod(self.shape)
     if 0 in ctx.shape or not count:
         return build.full(ctx.shape, ctx.dtype, fill_value)
@@ -418,7 +421,7 @@ def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1
 
 @rule("aten.embedding_renorm.default")
 def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
-    """The rows that are looked up are scaled down to `max_norm`."""
+    """Scales rows that `indices` name down to `max_norm`; computed in float32."""
     rows = build.convert(self, torch.float32)
     norms = _norms(build.unary(stablehlo.abs, rows), norm_type)
     scale = build.divide(build.full_like(norms, max_norm), build.add(norms, build.full_like(norms, 1e-7)))
@@ -429,7 +432,7 @@ def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float,
 
 
 def _norms(sizes: Value, norm_type: float) -> Value:
-    """Of each row; `sizes` are absolute values. A norm of type 0 counts what is not 0."""
+    """Norm of each row of absolute values [rows, columns]; a norm of type 0 counts nonzero elements."""
     if math.isinf(norm_type):
         return build.reduce_with(
             build.maximum if norm_type > 0 else build.minimum, sizes, 0 if norm_type > 0 else math.inf, [1]
@@ -460,7 +463,7 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> tuple[Value, Value, Value, Value]:
-    """Rows of `weight`, reduced per bag. Of the further results, which only gradients use, the bag sizes are exact."""
+    """Reduces rows of `weight` [rows, width] per bag, in float32 or wider. Of the other results, which only gradients use, only the bag sizes are computed."""
     bags, width = ctx.shape
     count, dtype = prod(indices.shape), torch.float64 if ctx.dtype is torch.float64 else torch.float32
     starts = build.slice_dim(offsets, 0, 0, bags)
@@ -470,7 +473,7 @@ def embedding_bag(
     rows = build.convert(build.take(weight, indices, 0), dtype)
     if per_sample_weights is not None:
         rows = build.multiply(rows, build.broadcast_in_dim(build.convert(per_sample_weights, dtype), rows.shape, [0]))
-    if padding_idx >= 0:  # padding falls into no bag
+    if padding_idx >= 0:  # padding belongs to no bag
         bag = build.select(
             build.compare("eq", indices, build.full_like(indices, padding_idx)), build.full_like(bag, bags), bag
         )
@@ -487,7 +490,7 @@ def embedding_bag(
     return build.convert(total, ctx.dtype), *further  # type: ignore[return-value]
 
 
-# -- slices at places that are known -------------------------------------------------------------------------------
+# -- scatters into static slices -----------------------------------------------------------------------------------
 
 
 @rule("aten.slice_scatter.default")
@@ -520,7 +523,7 @@ def select_scatter(ctx: Context, self: Value, src: Value, dim: int, index: int) 
 
 @rule("aten.diagonal_scatter.default")
 def diagonal_scatter(ctx: Context, self: Value, src: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    """The diagonal's elements stand in their rows, spread over all columns, and are taken where row and column meet."""
+    """Broadcasts each diagonal element over its row and selects it at the diagonal's column."""
     if 0 in src.shape:
         return self
     dim1, dim2 = axis(dim1, self.rank), axis(dim2, self.rank)

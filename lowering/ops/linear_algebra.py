@@ -1,5 +1,8 @@
-"""Linear algebra: the rules of torch.linalg's kernels over lowering/jax/linalg.py. Errors that eager torch raises for singular
-matrices are not raised: `info` says so, and the results hold infinities or NaN (docs/semantics.md)."""
+"""Linear algebra: rules of torch.linalg's ops, with the algorithms in lowering/jax/linalg.py.
+
+Operands are [..., m, n] with batch dimensions in front. Singular matrices, for which eager torch raises, set `info`, and results
+hold infinities or NaN (docs/semantics.md). Complex matrices raise LoweringError where the algorithms are real.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from ..types import Value
 
 
 def _algorithms() -> Any:
-    from ..jax import linalg  # jax only where it is wanted
+    from ..jax import linalg  # imports jax only if a rule needs it
 
     return linalg
 
 
 def _real(ctx: Context, *operands: Value) -> None:
+    """Raises LoweringError if an operand is complex."""
     if any(operand.dtype.is_complex for operand in operands):
         raise LoweringError(
             f"{ctx.target_op} of complex matrices needs LAPACK, which a portable module cannot call",
@@ -30,21 +34,23 @@ def _real(ctx: Context, *operands: Value) -> None:
 
 
 def _flipped(value: Value) -> Value:
+    """Transposes the last two dimensions."""
     order = [*range(value.rank - 2), value.rank - 1, value.rank - 2]
     return build.transpose(value, order)
 
 
 def _matched(value: Value, lead: tuple[int, ...], rank: int) -> Value:
-    """With the leading dimensions `lead` and `rank` of its own."""
+    """Broadcasts all but the last `rank` dimensions to `lead`."""
     return build.broadcast(value, (*lead, *value.shape[value.rank - rank :]))
 
 
 def _lead(*operands: tuple[Value, int]) -> tuple[int, ...]:
-    """The common leading dimensions of operands with so many dimensions of their own."""
+    """Broadcast batch dimensions of (operand, its number of core dimensions) pairs."""
     return tuple(torch.broadcast_shapes(*[operand.shape[: operand.rank - rank] for operand, rank in operands]))
 
 
 def _column(value: Value) -> Value:
+    """Appends a dimension of size 1."""
     return build.reshape(value, (*value.shape, 1))
 
 
@@ -83,6 +89,7 @@ def lu_solve(ctx: Context, LU: Value, pivots: Value, B: Value, *, left: bool = T
 
 
 def _determinants(ctx: Context, A: Value) -> tuple[list[Value], Value, Value]:
+    """([determinant, its sign, log of its absolute value], packed LU, pivots)."""
     _real(ctx, A)
     packed, pivots, _ = emit_jax(ctx, _algorithms().lu, A, pivot=True)
     return emit_jax(ctx, _algorithms().determinant, packed, _column(pivots)), packed, pivots
@@ -104,7 +111,7 @@ def slogdet(ctx: Context, A: Value) -> list[Value]:
 def solve_ex(ctx: Context, A: Value, B: Value, *, left: bool = True, check_errors: bool = False) -> list[Value]:
     _real(ctx, A, B)
     packed, pivots, info = emit_jax(ctx, _algorithms().lu, A, pivot=True)
-    # torch's rule: B is a batch of vectors where it has one dimension, or the leading dimensions of A and one more
+    # as in torch, B is a batch of vectors if it is 1-d, or has the batch dimensions of A and one more
     vectors = B.rank == 1 or (A.rank - 1 == B.rank and B.shape == A.shape[:-1])
     right = _column(B) if vectors else B
     lead = _lead((A, 2), (right, 2))
@@ -208,7 +215,7 @@ def householder_product(ctx: Context, input: Value, tau: Value) -> Value:
 
 @rule("aten.ormqr.default")
 def ormqr(ctx: Context, self: Value, input2: Value, input3: Value, left: bool = True, transpose: bool = False) -> Value:
-    """self: the reflectors; input2: tau; input3: what Q is multiplied with."""
+    """self: Householder reflectors; input2: tau; input3: the matrix that Q multiplies."""
     _real(ctx, self, input3)
     other = input3 if left else _flipped(input3)
     (result,) = emit_jax(ctx, _algorithms().reflect, self, _column(input2), other, transposed=transpose == left)
@@ -261,6 +268,6 @@ def matrix_exp(ctx: Context, self: Value) -> Value:
 
 
 def _as_stated(ctx: Context, parts: list[Value]) -> list[Value]:
-    """The parts; what was not asked for is an empty tensor in the graph."""
+    """Results with the graph's types: parts that were not requested are empty tensors there."""
     types = [type_ for type_ in ctx.results if type_ is not None]
     return [part if part.type == type_ else build.full(*type_, 0) for part, type_ in zip(parts, types, strict=True)]

@@ -1,5 +1,5 @@
-"""Products of matrices. bfloat16 and float16 products are summed in float32, with whatever is added to them, and
-rounded once, as torch does; integers wrap around in their own dtype."""
+"""Matmuls. bfloat16 and float16 accumulate in float32, including an added bias, and are rounded once, as in torch;
+integers accumulate, and wrap around, in their own dtype."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums of products of `dtype` are kept."""
+    """Accumulation dtype of a dot in `dtype`."""
     return torch.float32 if dtype in HALVES else dtype
 
 
 def _product(left: Value, right: Value) -> Value:
-    """[..., M, K] x [..., K, N] over common leading dimensions, not yet rounded."""
+    """[..., M, K] x [..., K, N] with equal batch dimensions -> [..., M, N] in the accumulation dtype."""
     lead = list(range(left.rank - 2))
     return build.dot_general(
         left, right, contract=([left.rank - 1], [right.rank - 2]), batch=(lead, lead), dtype=accumulator(left.dtype)
@@ -31,13 +31,14 @@ def _product(left: Value, right: Value) -> Value:
 
 
 def scaled(value: Value, factor: object) -> Value:
+    """factor * value, without an op for factor 1."""
     return value if factor == 1 else build.multiply(value, build.full_like(value, factor))
 
 
 def _added(ctx: Context, self: Value, product: Value, beta: object, alpha: object, *, skips: bool = False) -> Value:
-    """beta * self + alpha * product, rounded to ctx.dtype; with beta 0, self is not looked at (NaN does not pass).
+    """beta * self + alpha * product, rounded to ctx.dtype; with beta 0, self is not read (its NaN does not propagate).
 
-    skips: whether ATen does not look at the product either with alpha 0, as BLAS does not.
+    skips: whether with alpha 0 the product is not read either, as in BLAS.
     """
     product = build.full_like(product, 0) if skips and alpha == 0 else scaled(product, alpha)
     if beta != 0:
@@ -47,9 +48,9 @@ def _added(ctx: Context, self: Value, product: Value, beta: object, alpha: objec
 
 
 BLAS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-"""Dtypes whose products ATen gives to BLAS, which takes alpha 0 as no product at all; its own loops multiply, so that NaN passes."""
+"""Dtypes whose matmuls ATen passes to BLAS, which skips the product for alpha 0; ATen's own loops multiply, so that NaN propagates."""
 SMALL_BATCH = 400
-"""Multiplications per matrix below which baddbmm takes ATen's own loop (LinearAlgebra.cpp)."""
+"""Multiplications per matrix below which baddbmm uses ATen's own loop (LinearAlgebra.cpp)."""
 
 
 @rule("aten.mm.default")
@@ -126,7 +127,7 @@ def scaled_mm(
     out_dtype: torch.dtype | None = None,
     use_fast_accum: bool = False,
 ) -> Value:
-    """float8 operands with a scale for each tensor, or one for each row and each column; summed in float32."""
+    """float8 [M, K] x [K, N] with one scale per tensor, or per row and per column; accumulates in float32. Raises UnsupportedError for other scales."""
     wide = [build.convert(operand, torch.float32) for operand in (self, mat2)]
     product = build.dot_general(*wide, contract=([1], [0]), dtype=torch.float32)
     for scale in (scale_a, scale_b):
@@ -161,20 +162,18 @@ def scaled_mm_v2(
     contraction_dim: Sequence[int] = (),
     use_fast_accum: bool = False,
 ) -> Value:
-    """Recipes 0 (a scale for the tensor) and 1 (one for each row); those by blocks are refused."""
+    """Supports recipes 0 (one scale per tensor) and 1 (one per row). Raises UnsupportedError for block scales and swizzles."""
     if {*recipe_a, *recipe_b} - {0, 1} or any([*swizzle_a, *swizzle_b]) or len(scale_a) != 1 or len(scale_b) != 1:
-        raise UnsupportedError(
-            "_scaled_mm_v2 with scales by blocks", next_step="scale whole tensors, or rows and columns"
-        )
+        raise UnsupportedError("_scaled_mm_v2 with block scales", next_step="scale whole tensors, or rows and columns")
     columns = scale_b[0] if recipe_b[0] == 0 else build.reshape(scale_b[0], (1, prod(scale_b[0].shape)))
     return scaled_mm(ctx, self, mat2, scale_a[0], columns, bias)
 
 
-# -- products by groups --------------------------------------------------------------------------------------------
+# -- grouped matmul ------------------------------------------------------------------------------------------------
 
 
 def _members(offs: Value, size: int) -> Value:
-    """bool [groups, size]: which places belong to a group; `offs` holds each group's end. Places beyond the last end belong to none."""
+    """bool [groups, size]: which indices belong to each group; `offs` [groups] holds the groups' ends. Indices past the last end belong to none."""
     groups = offs.shape[0]
     ends = build.convert(offs, torch.int32)
     starts = build.concatenate([build.full((1,), torch.int32, 0), build.slice_dim(ends, 0, 0, groups - 1)], 0)
@@ -184,7 +183,7 @@ def _members(offs: Value, size: int) -> Value:
 
 
 def _spread(operand: Value, members: Value, dim: int) -> Value:
-    """[groups, *operand]: each group's places along `dim`, zeros elsewhere."""
+    """[groups, *operand.shape]: the operand per group, zero outside the group's indices along `dim`."""
     shape = (members.shape[0], *operand.shape)
     chosen = build.broadcast_in_dim(members, shape, [0, dim + 1])
     return build.select(
@@ -201,8 +200,10 @@ def grouped_mm(
     bias: Value | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Value:
-    """Rows, columns or summed places come in groups, and each group has a matrix of its own: one product over (group, place),
-    in which the places of other groups are zero."""
+    """Grouped matmul: rows, columns or contracted indices come in groups, and each group has its own matrix.
+
+    Emitted as one dot over (group, index), with elements of other groups set to zero.
+    """
     dtype = accumulator(self.dtype)
     if offs is None:
         product = _product(self, mat2)
@@ -222,5 +223,5 @@ def grouped_mm(
 
 @rule("transformers.grouped_mm_fallback.default")
 def grouped_mm_fallback(ctx: Context, input: Value, weight: Value, offs: Value) -> Value:
-    """What transformers' mixtures of experts call where torch has no grouped product."""
+    """transformers' mixtures of experts call this op where torch has no grouped matmul."""
     return grouped_mm(ctx, input, weight, offs)

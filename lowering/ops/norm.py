@@ -1,4 +1,4 @@
-"""Softmax and normalization layers: computed in float32 for narrow floats, rounded once."""
+"""Softmax and normalization layers; half precision is computed in float32 and rounded once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from .reduce import along, largest, moments, total
 
 
 def _check_floating(name: str, operand: Value) -> None:
+    """Raises LoweringError if the operand is not floating point."""
     if not operand.dtype.is_floating_point:
         raise LoweringError(
             f"{name} of {str(operand.dtype).removeprefix('torch.')}, which eager torch does not compute either",
-            next_step=f"say the dtype: x.{name}(dim, dtype=torch.float32)",
+            next_step=f"pass a dtype: x.{name}(dim, dtype=torch.float32)",
         )
 
 
@@ -46,6 +47,7 @@ def log_softmax(ctx: Context, self: Value, dim: int, half_to_float: bool) -> Val
 def native_layer_norm(
     ctx: Context, input: Value, normalized_shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
 ) -> tuple[Value, ...]:
+    """(result, mean, 1 / standard deviation), normalized over the last len(normalized_shape) dimensions."""
     operand = convert(input, wide(input.dtype))
     dims = list(range(input.rank - len(normalized_shape), input.rank))
     variance, mean = moments(operand, dims, 0)
@@ -76,7 +78,7 @@ def batch_norm_no_training(
     momentum: float,
     eps: float,
 ) -> list[Value]:
-    """Normalizes channel 1 by the running statistics, in float32 for the small floats; saves nothing."""
+    """Normalizes dimension 1 by the running statistics, half precision in float32; saved statistics are empty tensors."""
     precise = torch.float64 if input.dtype is torch.float64 else torch.float32
 
     def channel(value: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Pooling over windows: maxima (with indices), means, adaptive windows."""
+"""Max pooling (with indices) and average pooling, over strided or adaptive windows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .index import neutral
 
 
 class Window:
-    """A window over the last dimensions of `self`: sizes, strides, dilation, padding that gives `result` elements each."""
+    """Pooling window over the last dimensions of `self`: sizes, strides, dilation and padding that yield the shape `result`."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Window:
         self.reach = [(length - 1) * d + 1 for length, d in zip(self.size, self.dilation, strict=True)]
 
     def reduce(self, operands: Sequence[Value], initials: Sequence[Value], body: build.Body) -> list[Value]:
+        """build.reduce_window over the window's positions; positions past the input are padded with `initials`."""
         ones, zeros = [1] * self.lead, [0] * self.lead
         needed = [(count - 1) * s + r for count, s, r in zip(self.result, self.stride, self.reach, strict=True)]
         high = [need - size - low for need, size, low in zip(needed, self.input, self.padding, strict=True)]
@@ -47,7 +48,7 @@ class Window:
         )  # fmt: skip
 
     def counts(self, padded: bool) -> np.ndarray:
-        """How many elements each window covers; with `padded`, those of the padding (not beyond it) too."""
+        """Number of input elements in each window, int64 of the spatial result shape; with `padded`, padding counts too, positions beyond it do not."""
         per_dim = []
         for count, stride, reach, low, size in zip(
             self.result, self.stride, self.reach, self.padding, self.input, strict=True
@@ -67,6 +68,8 @@ def window(
     padding: object,
     dilation: object = 1,
 ) -> Window:
+    """The window of a pooling op, whose arguments are ints or sequences; no stride means the kernel size."""
+
     def listed(amounts: object) -> list[int]:
         return each([amounts] if isinstance(amounts, int) else amounts, rank)  # type: ignore[arg-type]
 
@@ -79,7 +82,7 @@ def window(
 
 
 def _larger(left: Value, left_at: Value, right: Value, right_at: Value) -> tuple[Value, Value]:
-    """The larger value and its place; NaN is the largest (its last place counts), of equal values the first place."""
+    """The larger value and its index: the first of equal values; NaN is the largest, with its last index."""
     keep = build.compare("gt", left, right)
     later = build.compare("gt", left_at, right_at)
     tie = build.logical_and(build.compare("eq", left, right), build.logical_not(later))
@@ -93,12 +96,13 @@ def _larger(left: Value, left_at: Value, right: Value, right_at: Value) -> tuple
 
 
 def _places(self: Value, rank: int) -> Value:
-    """The place of each element in its plane (the last `rank` dimensions), counted through."""
+    """int32 index of each element within the flattened last `rank` dimensions."""
     plane = self.shape[self.rank - rank :]
     return build.broadcast(build.reshape(build.iota((prod(plane),), torch.int32, 0), plane), self.shape)
 
 
 def _max_with_places(ctx: Context, self: Value, over: Window) -> tuple[Value, Value]:
+    """(maxima, their int64 indices into the flattened spatial dimensions)."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0), build.full(ctx.shape, torch.int64, 0)
     lowest = build.full((), self.dtype, neutral(self.dtype, "amax"))
@@ -117,7 +121,7 @@ def max_pool2d_with_indices(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Value, Value]:
-    """The values come from a window of their own, so that places that nobody uses cost nothing."""
+    """Values and indices are separate reduce_window ops, so that unused indices are removed as dead code."""
     return _max_with_places(ctx, self, window(ctx, self, 2, kernel_size, stride, padding, dilation))
 
 
@@ -142,6 +146,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _mean(ctx: Context, self: Value, over: Window, count_include_pad: bool, divisor: int | None) -> Value:
+    """Window means, half precision summed in float32; `divisor` replaces the number of elements."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
     operand = build.convert(self, _wide(self.dtype))
@@ -197,13 +202,13 @@ def avg_pool3d(
 
 
 def _adaptive(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where torch's adaptive windows start and stop."""
+    """Starts and stops of torch's adaptive windows, int64 [count] each."""
     at = np.arange(count)
     return at * size // count, ((at + 1) * size + count - 1) // count
 
 
 def _windows(self: Value, dim: int, count: int, fill: object) -> Value:
-    """`dim` as (window, place in the window), the places beyond a window's end filled."""
+    """Splits `dim` into (window, index in the window), with `fill` past a window's end."""
     starts, stops = _adaptive(self.shape[dim], count)
     longest = int((stops - starts).max())
     if self.shape[dim] == count * longest:
@@ -215,6 +220,7 @@ def _windows(self: Value, dim: int, count: int, fill: object) -> Value:
 
 
 def _adaptive_mean(ctx: Context, self: Value, rank: int) -> Value:
+    """Means over adaptive windows of the last `rank` dimensions."""
     if 0 in ctx.shape or 0 in self.shape:
         return build.full(ctx.shape, ctx.dtype, 0 if 0 in ctx.shape else float("nan"))
     total, counts = build.convert(self, _wide(self.dtype)), []
@@ -242,6 +248,7 @@ def adaptive_avg_pool3d(ctx: Context, self: Value, output_size: Sequence[int]) -
 
 
 def _adaptive_max(ctx: Context, self: Value, rank: int) -> tuple[Value, Value]:
+    """(maxima, int64 indices) over adaptive windows of the last `rank` dimensions."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0), build.full(ctx.shape, torch.int64, 0)
     values, places = self, _places(self, rank)

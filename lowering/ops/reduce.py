@@ -1,7 +1,7 @@
-"""Reductions: sums, products, extremes, their positions, and what is built from them.
+"""Reductions: sums, products, maxima and minima with positions, variance, logsumexp.
 
-Narrow floats are accumulated in float32 and rounded once, as torch does. NaN wins every maximum and minimum; among
-equal extremes the first position wins.
+Half precision accumulates in float32 and is rounded once, as in torch. A maximum or minimum with a NaN is NaN; of
+equal extremes the first position is returned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .complex_numbers import parts
 
 
 def dims_of(operand: Value, dim: int | Sequence[int] | None, *, empty_is_all: bool = True) -> list[int]:
-    """Dimensions as non-negative numbers; None (and, as most reductions have it, an empty list) means all."""
+    """Sorted non-negative dimensions; None, and with `empty_is_all` an empty list, means all."""
     if dim is None or (empty_is_all and not isinstance(dim, int) and len(dim) == 0):
         return list(range(operand.rank))
     if operand.rank == 0:
@@ -57,28 +57,31 @@ def along(reduced: Value, operand: Value, dims: Sequence[int]) -> Value:
 
 
 def total(operand: Value, dims: Sequence[int]) -> Value:
-    """The sum, in the operand's dtype."""
+    """Sum over `dims`, which are dropped, in the operand's dtype."""
     return build.reduce_with(add, operand, 0, dims)
 
 
 def lowest(dtype: torch.dtype) -> float | int:
-    """What no maximum is below."""
+    """Neutral element of maximum in `dtype`."""
     if dtype.is_floating_point:
         return float("-inf")
     return 0 if dtype is torch.bool else torch.iinfo(dtype).min
 
 
 def highest(dtype: torch.dtype) -> float | int:
+    """Neutral element of minimum in `dtype`."""
     if dtype.is_floating_point:
         return float("inf")
     return 1 if dtype is torch.bool else torch.iinfo(dtype).max
 
 
 def largest(operand: Value, dims: Sequence[int]) -> Value:
+    """Maximum over `dims`, which are dropped; any for bool."""
     return build.reduce_with(_or_max, operand, lowest(operand.dtype), dims)
 
 
 def smallest(operand: Value, dims: Sequence[int]) -> Value:
+    """Minimum over `dims`, which are dropped; all for bool."""
     return build.reduce_with(_and_min, operand, highest(operand.dtype), dims)
 
 
@@ -136,6 +139,7 @@ def prod_dim(ctx: Context, self: Value, dim: int, keepdim: bool = False, *, dtyp
 
 
 def _product(ctx: Context, self: Value, dim: int | None) -> Value:
+    """Product over `dim`, or over all dimensions."""
     operand = convert(convert(self, ctx.dtype), wide(ctx.dtype))
     return reshape(convert(build.reduce_with(multiply, operand, 1, dims_of(self, dim)), ctx.dtype), ctx.shape)
 
@@ -192,7 +196,7 @@ def aminmax(ctx: Context, self: Value, *, dim: int | None = None, keepdim: bool 
 
 
 def extreme(operand: Value, dim: int, extreme_of: Callable[[Value, Sequence[int]], Value]) -> tuple[Value, Value]:
-    """The extreme along one dimension and its first position (int64); a NaN is the extreme."""
+    """(extreme along `dim`, its first position as int64), without `dim`; `extreme_of` is `largest` or `smallest`, and NaN is the extreme."""
     if operand.rank == 0:
         return operand, full((), torch.int64, 0)
     best = extreme_of(operand, [dim])
@@ -228,6 +232,7 @@ def argmin(ctx: Context, self: Value, dim: int | None = None, keepdim: bool = Fa
 
 
 def _position(ctx: Context, self: Value, dim: int | None, extreme_of: Callable[..., Value]) -> Value:
+    """Position of the extreme along `dim`, or in the flattened operand."""
     operand = reshape(self, (prod(self.shape),)) if dim is None else self
     return reshape(extreme(operand, (dim or 0) % max(operand.rank, 1), extreme_of)[1], ctx.shape)
 
@@ -236,7 +241,7 @@ def _position(ctx: Context, self: Value, dim: int | None, extreme_of: Callable[.
 
 
 def moments(operand: Value, dims: Sequence[int], correction: float) -> tuple[Value, Value]:
-    """Variance and mean over `dims`, by two passes, in the operand's dtype; a complex one's variance is real."""
+    """(variance, mean) over `dims`, in two passes and in the operand's dtype; a complex operand's variance is real."""
     count = prod(operand.shape[dim] for dim in dims)
     mean_ = total(operand, dims)
     mean_ = divide(mean_, full_like(mean_, count))

@@ -1,5 +1,8 @@
-"""Upsampling and interpolation. Source places and weights depend on sizes only: they are constants, computed by torch's
-formulas (aten/src/ATen/native/UpSample.h) in float32, or float64 for float64, one dimension at a time."""
+"""Upsampling and interpolation of [N, C, ...], one spatial dimension at a time.
+
+Source indices and weights depend only on sizes: they are constants, computed by torch's formulas
+(aten/src/ATen/native/UpSample.h) in float32, or in float64 for float64.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ..types import Value
 Real = type[np.floating]
 
 
-# -- where a result element comes from -----------------------------------------------------------------------------
+# -- source indices and weights ------------------------------------------------------------------------------------
 
 
 def _ratio(
@@ -30,17 +33,18 @@ def _ratio(
 
 
 def _source(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> np.ndarray:
-    """The real place in the source of each result element (may be negative)."""
+    """Source coordinate of each result element [count]; may be negative or fractional."""
     ratio, at = _ratio(size, count, scale, align_corners, real), np.arange(count, dtype=real)
     return ratio * at if align_corners else ratio * (at + real(0.5)) - real(0.5)
 
 
 Taps = tuple[np.ndarray, np.ndarray]
-"""For each result element the source elements, and their weights: both [count, taps]. A place at the source's size is none."""
+"""(source indices, their weights) of each result element, both [count, taps]. An index equal to the source's size reads 0."""
 
 
 def _linear(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> Taps:
-    if size == count:  # whatever the scale; each element beside itself times 0, which makes an infinity NaN
+    """Two taps per result element, linearly weighted."""
+    if size == count:  # for any scale; as in ATen, the second tap has weight 0, which turns an infinity into NaN
         return np.stack([np.arange(size)] * 2, 1), np.stack([np.ones(size, real), np.zeros(size, real)], 1)
     at = np.maximum(_source(size, count, scale, align_corners, real), real(0))
     first = np.minimum(at.astype(np.int64), size - 1)
@@ -49,6 +53,7 @@ def _linear(size: int, count: int, scale: float | None, align_corners: bool, rea
 
 
 def _cubic(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> Taps:
+    """Four taps per result element, weighted by Keys' kernel with a = -0.75."""
     at = _source(size, count, scale, align_corners, real)
     first = np.floor(at).astype(np.int64)
     share = np.clip(at - first.astype(real), real(0), real(1))
@@ -66,6 +71,7 @@ def _keys(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _lanczos(distance: np.ndarray) -> np.ndarray:
+    """The Lanczos kernel with a = 3."""
     return np.sinc(distance) * np.sinc(distance / 3) * (np.abs(distance) < 3)
 
 
@@ -74,10 +80,11 @@ FILTERS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "cubic": (4, lambda distance: _keys(distance, -0.5)),
     "lanczos": (6, _lanczos),
 }
-"""Antialiasing filters: width at scale 1, weight at a distance."""
+"""Antialiasing filters: (width at scale 1, weight as a function of distance)."""
 
 
 def _antialiased(name: str) -> Callable[[int, int, float | None, bool, Real], Taps]:
+    """Taps of a filter in FILTERS, widened by the scale when downsampling; weights are normalized."""
     width, weigh = FILTERS[name]
 
     def taps(size: int, count: int, scale: float | None, align_corners: bool, real: Real) -> Taps:
@@ -98,10 +105,10 @@ def _antialiased(name: str) -> Callable[[int, int, float | None, bool, Real], Ta
 def _resample(
     ctx: Context, self: Value, scales: Sequence[float | None], align_corners: bool, taps: Callable[..., Taps]
 ) -> Value:
-    """Each spatial dimension, the last one first, as a weighted sum of source elements.
+    """Resamples each spatial dimension, from the last to the first, as a weighted sum of source elements.
 
-    ATen leaves dimensions alone that keep their size when it works stepwise (antialiasing, bytes), whatever their scale;
-    otherwise it sums there too, and a weight of 0 makes an infinity NaN.
+    ATen skips dimensions of unchanged size, for any scale, when it processes dimensions separately (antialiasing, uint8);
+    otherwise it sums over them too, where a weight of 0 turns an infinity into NaN.
     """
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
@@ -120,7 +127,8 @@ def _resample(
 
 
 def _weighted(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -> Value:
-    if places.max() == value.shape[dim]:  # places that are none read a 0
+    """Weighted sum of taps along `dim`; `places` and `weights` are [count, taps]."""
+    if places.max() == value.shape[dim]:  # taps past the end read 0
         zero = build.full([*value.shape[:dim], 1, *value.shape[dim + 1 :]], value.dtype, 0)
         value = build.concatenate([value, zero], dim)
     taken = build.take(value, build.array(places, torch.int32), dim)
@@ -131,10 +139,10 @@ def _weighted(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -
 
 
 def _weighted_bytes(value: Value, dim: int, places: np.ndarray, weights: np.ndarray) -> Value:
-    """uint8 by 16-bit fixed-point weights, rounded after each dimension (compute_index_ranges_int16_weights of torch).
+    """`_weighted` for uint8, with 16-bit fixed-point weights and rounding after each dimension.
 
-    Elements that the border repeats have one weight, which is summed before it is rounded; the largest one on the way,
-    sums that are not complete included, decides how many bits there are.
+    As torch's compute_index_ranges_int16_weights: weights of an element repeated at the border are summed before they are rounded,
+    and the largest weight, partial sums included, determines the number of fractional bits.
     """
     weights, largest = weights.copy(), weights[:, 0].max()
     for tap in range(1, weights.shape[1]):
@@ -156,7 +164,7 @@ def _weighted_bytes(value: Value, dim: int, places: np.ndarray, weights: np.ndar
 
 
 def _nearest(ctx: Context, self: Value, scales: Sequence[float | None], offset: float) -> Value:
-    """The source element at floor((index + offset) * ratio) of each spatial dimension, self [N, C, ...]."""
+    """Takes the source element at floor((index + offset) * ratio) along each spatial dimension of self [N, C, ...]."""
     if 0 in ctx.shape:
         return build.full(ctx.shape, ctx.dtype, 0)
     for dim in range(2, self.rank):
@@ -168,7 +176,7 @@ def _nearest(ctx: Context, self: Value, scales: Sequence[float | None], offset: 
 
 
 def _nearest_places(size: int, count: int, scale: float | None, offset: float, short: bool) -> np.ndarray:
-    """Source indices int64 [count]. short: nearest in two dimensions, whose kernel keeps and doubles sizes without the scale."""
+    """int64 source indices [count]. short: 2-d nearest, whose kernel ignores the scale for equal and doubled sizes."""
     index = np.arange(count)
     if short and count == size:
         return index
@@ -180,6 +188,7 @@ def _nearest_places(size: int, count: int, scale: float | None, offset: float, s
 
 
 def _factors(scale_factors: Sequence[float] | None, rank: int) -> list[float | None]:
+    """One scale factor per spatial dimension; None if not given."""
     return list(scale_factors) if scale_factors else [None] * rank
 
 

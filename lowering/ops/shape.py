@@ -1,4 +1,4 @@
-"""Views, joins, cuts and moves: everything that only says where elements go."""
+"""Shape ops, which only move elements: views, permutations, slices, concatenation, padding, triangles."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..types import Value
 
 
 def axis(dim: int, rank: int) -> int:
-    """A dimension counted from either end, as torch takes it; a 0-d tensor counts as 1-d."""
+    """Non-negative dimension for one that may be negative; a 0-d tensor is treated as 1-d."""
     return dim % max(rank, 1)
 
 
-# -- the same elements under another shape -------------------------------------------------------------------------
+# -- reshapes -------------------------------------------------------------------------------------------------------
 
 
 @rule("aten.view.default", "aten._unsafe_view.default", "aten.view_copy.default")
@@ -83,7 +83,7 @@ def expand(ctx: Context, self: Value, size: Sequence[int], *, implicit: bool = F
 
 @rule("aten.repeat.default")
 def repeat(ctx: Context, self: Value, repeats: Sequence[int]) -> Value:
-    """Each dimension as (repeats, size), the first of them broadcast, then both as one."""
+    """Splits each dimension into (1, size), broadcasts the first to `repeats` and merges both."""
     sizes = (1,) * (len(repeats) - self.rank) + self.shape
     wide = [part for pair in zip(repeats, sizes, strict=True) for part in pair]
     kept = [2 * dim + 1 for dim in range(len(repeats) - self.rank, len(repeats))]
@@ -133,7 +133,7 @@ def flip(ctx: Context, self: Value, dims: Sequence[int]) -> Value:
 
 @rule("aten.roll.default")
 def roll(ctx: Context, self: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
-    """Cuts each dimension in two and swaps the parts; without dims the tensor counts as flat."""
+    """Slices each dimension in two and swaps the parts; without dims the tensor is flattened first."""
     result = self if dims else build.reshape(self, (prod(self.shape),))
     for shift, dim in zip(shifts, dims or (0,), strict=True):
         dim = axis(dim, result.rank)
@@ -149,7 +149,7 @@ def roll(ctx: Context, self: Value, shifts: Sequence[int], dims: Sequence[int] =
 
 
 def bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
-    """Start and end of a slice as torch clamps them: start <= end, both within the size."""
+    """(start, end) of a slice, clamped as in torch: 0 <= start <= end <= size."""
     start, end, _ = slice(start, end).indices(size)
     return start, max(start, end)
 
@@ -177,6 +177,7 @@ def select(ctx: Context, self: Value, dim: int, index: int) -> Value:
 
 
 def _cut(self: Value, sizes: Sequence[int], dim: int) -> list[Value]:
+    """Splits `dim` into consecutive slices of `sizes`."""
     dim, parts, start = axis(dim, self.rank), [], 0
     for size in sizes:
         parts.append(build.slice_dim(self, dim, start, start + size))
@@ -207,7 +208,7 @@ def unbind(ctx: Context, self: Value, dim: int = 0) -> list[Value]:
 
 @rule("aten.diagonal.default", "aten.diagonal_copy.default")
 def diagonal(ctx: Context, self: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    """The square around the diagonal, flat: its diagonal is every (length + 1)-th element."""
+    """Slices the square that the diagonal spans and flattens it: the diagonal is every (length + 1)-th element."""
     dim1, dim2 = axis(dim1, self.rank), axis(dim2, self.rank)
     rest = [dim for dim in range(self.rank) if dim not in (dim1, dim2)]
     length = ctx.shape[-1]
@@ -223,7 +224,7 @@ def diagonal(ctx: Context, self: Value, offset: int = 0, dim1: int = 0, dim2: in
 
 @rule("aten.unfold.default", "aten.unfold_copy.default")
 def unfold(ctx: Context, self: Value, dimension: int, size: int, step: int) -> Value:
-    """Windows along a dimension, one strided slice per place in the window (or per window, where those are fewer)."""
+    """Windows along a dimension, as one strided slice per index in the window, or one slice per window if those are fewer."""
     if not self.rank:
         return build.reshape(self, ctx.shape) if size else build.full(ctx.shape, ctx.dtype, 0)
     dim = axis(dimension, self.rank)
@@ -243,7 +244,7 @@ def unfold(ctx: Context, self: Value, dimension: int, size: int, step: int) -> V
 
 @rule("aten.cat.default")
 def cat(ctx: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
-    """Operands of shape [0] join anything (torch's old rule); dtypes are promoted."""
+    """Concatenates; operands of shape [0] are skipped (torch's legacy rule), dtypes are promoted."""
     parts = [tensor for tensor in tensors if tensor.shape != (0,)]
     if not parts:
         return build.full(ctx.shape, ctx.dtype, 0)
@@ -262,7 +263,7 @@ def stack(ctx: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 @rule("aten.constant_pad_nd.default")
 def constant_pad_nd(ctx: Context, self: Value, pad: Sequence[int], value: float = 0) -> Value:
-    """`pad` holds (before, after) from the last dimension on; negative amounts crop."""
+    """`pad` holds (before, after) pairs from the last dimension to the first; negative amounts crop."""
     low, high = [0] * self.rank, [0] * self.rank
     for pair in range(len(pad) // 2):
         low[-1 - pair], high[-1 - pair] = pad[2 * pair], pad[2 * pair + 1]
@@ -270,7 +271,7 @@ def constant_pad_nd(ctx: Context, self: Value, pad: Sequence[int], value: float 
 
 
 def _triangle(self: Value, diagonal: int, keep: str) -> Value:
-    """Keeps elements whose column - row stands in relation `keep` to the diagonal."""
+    """Zeroes elements of [..., rows, columns] except where `column - row` compares as `keep` (le or ge) with `diagonal`."""
     if 0 in self.shape:
         return self
     plane = self.shape[-2:]

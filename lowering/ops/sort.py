@@ -1,4 +1,4 @@
-"""Orders. NaN counts as greater than every number, -0.0 equals 0.0, and equal elements keep their order, in both directions."""
+"""Sorting, order statistics and binary search. NaN is greater than every number, -0.0 equals 0.0, and sorts are stable in both directions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .shape import axis
 
 
 def before(descending: bool) -> Callable[..., Value]:
-    """The comparator of build.sort for the first of the sorted operands; further operands only travel along."""
+    """Comparator for build.sort that compares the first operand; the other operands are only permuted."""
 
     def comes_first(left: Value, right: Value, *_: Value) -> Value:
         if not left.dtype.is_floating_point:
             return build.compare("gt" if descending else "lt", left, right)
         number = right if descending else left
-        beyond = build.logical_not(build.compare("le" if descending else "ge", left, right))  # true where either is NaN
+        beyond = build.logical_not(build.compare("le" if descending else "ge", left, right))  # True if either is NaN
         return build.logical_and(beyond, build.compare("eq", number, number))
 
     return comes_first
 
 
 def sorted_with_indices(self: Value, dim: int, descending: bool) -> tuple[Value, Value]:
-    """Sorted values and where they came from (int64)."""
+    """(sorted values, int64 indices of them in `self`) along `dim`; a stable sort."""
     if not self.rank:
         return self, build.full((), torch.int64, 0)
     dim = axis(dim, self.rank)
@@ -57,7 +57,7 @@ def sort_stable(
 def topk(
     ctx: Context, self: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, Value]:
-    """The first k of a stable sort: of equal elements the ones that stand first."""
+    """The first k of a stable sort: of equal elements, those with the smallest indices."""
     values, indices = sorted_with_indices(self, dim, largest)
     if not self.rank:
         return build.reshape(values, ctx.shape), build.reshape(indices, ctx.shape)
@@ -65,11 +65,11 @@ def topk(
     return build.slice_dim(values, dim, 0, k), build.slice_dim(indices, dim, 0, k)
 
 
-# -- one element of the order --------------------------------------------------------------------------------------
+# -- order statistics ----------------------------------------------------------------------------------------------
 
 
 def _picked(ctx: Context, values: Value, indices: Value, dim: int, at: Value) -> tuple[Value, Value]:
-    """The elements of both at position `at` (size 1 along `dim`), shaped as the results are."""
+    """Gathers values and indices at position `at` (size 1 along `dim`), in the result's shape."""
     return tuple(build.reshape(gathered(part, dim, at), ctx.shape) for part in (values, indices))  # type: ignore[return-value]
 
 
@@ -83,7 +83,7 @@ def kthvalue(ctx: Context, self: Value, k: int, dim: int = -1, keepdim: bool = F
 
 
 def _median(ctx: Context, self: Value, dim: int, ignore_nan: bool) -> tuple[Value, Value]:
-    """The lower of the middle elements. NaN stand last: median gives the first of them, nanmedian the middle of the others."""
+    """(lower median, its int64 index). NaN sort last: median returns the first NaN, nanmedian the median of the other elements."""
     self = self if self.rank else build.reshape(self, (1,))
     dim = axis(dim, self.rank)
     size, shape = self.shape[dim], (*self.shape[:dim], 1, *self.shape[dim + 1 :])
@@ -129,7 +129,7 @@ def nanmedian(ctx: Context, self: Value) -> Value:
 
 @rule("aten.mode.default")
 def mode(ctx: Context, self: Value, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
-    """The smallest of the most frequent elements, and the last place where it stands."""
+    """(smallest of the most frequent elements, its last index)."""
     if not self.rank or 0 in self.shape:
         return build.reshape(self, ctx.shape), build.full(ctx.shape, torch.int64, 0)
     dim = axis(dim, self.rank)
@@ -152,13 +152,13 @@ def mode(ctx: Context, self: Value, dim: int = -1, keepdim: bool = False) -> tup
     return _picked(ctx, values, indices, dim, build.reshape(last, shape))
 
 
-# -- where an element belongs --------------------------------------------------------------------------------------
+# -- binary search ------------------------------------------------------------------------------------------------
 
 
 def _places(ctx: Context, boundaries: Value, values: Operand, right: bool) -> Value:
-    """How many boundaries stand before each value: those below it, with `right` those equal to it too.
+    """Number of boundaries less than each value, or with `right` less than or equal to it, in the result's dtype.
 
-    ATen's binary search step by step, so that NaN and boundaries that are not sorted end where they end in eager torch.
+    Follows ATen's binary search step by step, so that NaN and unsorted boundaries give eager torch's results.
     """
     size = boundaries.shape[-1]
     if not size or 0 in ctx.shape:
@@ -182,6 +182,7 @@ def _places(ctx: Context, boundaries: Value, values: Operand, right: bool) -> Va
 def _searchsorted(
     ctx: Context, sequence: Value, values: Operand, right: bool, side: str | None, sorter: Value | None
 ) -> Value:
+    """`_places` in a sequence permuted by `sorter`; `side`, if given, overrides `right`."""
     if sorter is not None:
         sequence = gathered(sequence, sequence.rank - 1, sorter)
     return _places(ctx, sequence, values, right if side is None else side == "right")

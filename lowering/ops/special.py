@@ -1,4 +1,4 @@
-"""Special functions and integer algorithms that have no op in StableHLO or CHLO, as JAX writes them."""
+"""Special functions and integer algorithms without an op in StableHLO or CHLO; most are emitted from JAX functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..promote import Operand, computed, shaped, wide
 from ..registry import Rule, rule, rules
 from ..types import Value
 
-# overload -> the function of jax.scipy.special
+# overload -> function of jax.scipy.special
 ONE = {
     "aten.i0.default": "i0",
     "aten.special_i0e.default": "i0e",
@@ -26,7 +26,7 @@ ONE = {
     "aten.special_ndtri.default": "ndtri",
     "aten.special_log_ndtr.default": "log_ndtr",
 }
-# overload -> (the function of lowering/jax/special.py, its static arguments); computed in float64
+# overload -> (function of lowering/jax/special.py, its static arguments); computed in float64
 PRECISE: dict[str, tuple[str, dict[str, Any]]] = {
     "aten.special_bessel_j0.default": ("bessel_j", {"order": 0}),
     "aten.special_bessel_j1.default": ("bessel_j", {"order": 1}),
@@ -51,6 +51,8 @@ def _scipy(x: Any, *others: Any, name: str) -> Any:
 
 
 def _unary(name: str) -> Rule:
+    """Rule of a function of jax.scipy.special, half precision computed in float32."""
+
     def rule_(ctx: Context, self: Value) -> Value:
         return build.convert(emit_jax(ctx, _scipy, build.convert(self, wide(ctx.dtype)), name=name)[0], ctx.dtype)
 
@@ -58,12 +60,14 @@ def _unary(name: str) -> Rule:
 
 
 def _algorithms() -> Any:
-    from ..jax import special  # jax only where it is wanted
+    from ..jax import special  # imports jax only if a rule needs it
 
     return special
 
 
 def _precise(overload: str, name: str, static: dict[str, Any]) -> Rule:
+    """Rule of an entry of PRECISE, with the parameter name of the op's schema (self or x)."""
+
     def computed(ctx: Context, operand: Value) -> Value:
         operand = build.convert(build.convert(operand, wide(ctx.dtype)), torch.float64)
         return build.convert(emit_jax(ctx, getattr(_algorithms(), name), operand, **static)[0], ctx.dtype)
@@ -124,9 +128,9 @@ def frexp(ctx: Context, self: Value) -> list[Value]:
 
 
 def _gcd(a: Value, b: Value) -> Value:
-    """c10's calc_gcd, step by step: `abs` leaves the dtype's minimum negative, so its divisors come out with C's signs.
+    """Follows c10's calc_gcd step by step: `abs` of the dtype's minimum stays negative, so that signs are those of C.
 
-    Each step makes the remainder smaller in size, and two steps halve it, so twice the dtype's bits end it for all operands.
+    Two steps at least halve the remainder's absolute value, so twice the dtype's bits suffice for all operands.
     """
     zero, last = full_like(a, 0), 2 * 8 * a.dtype.itemsize
 
@@ -143,11 +147,12 @@ def _gcd(a: Value, b: Value) -> Value:
 
 
 def _magnitude(x: Value) -> Value:
+    """abs for signed integers; returns unsigned ones unchanged."""
     return build.unary(stablehlo.abs, x) if x.dtype.is_signed else x
 
 
 def _lcm(a: Value, b: Value) -> Value:
-    """|a / gcd * b|. C multiplies 8-bit and 16-bit integers as int32 and cuts the result; wider ones wrap around."""
+    """|a / gcd * b|. As in C, 8-bit and 16-bit integers are multiplied as int32 and truncated; wider ones wrap around."""
     dtype, divisor = a.dtype, _gcd(a, b)
     within = torch.int32 if dtype.itemsize < 4 else dtype
     a, b, divisor = (build.convert(one, within) for one in (a, b, divisor))
@@ -157,7 +162,7 @@ def _lcm(a: Value, b: Value) -> Value:
 
 
 def _integers(function: Callable[[Value, Value], Value]) -> Rule:
-    """ATen's op of two integers of one dtype, int8 to int64 and uint8, broadcast to one shape."""
+    """Rule of an op on two integer operands, converted to the result's dtype and broadcast to its shape."""
 
     def rule_(ctx: Context, self: Value, other: Value) -> Value:
         return function(*[shaped(operand, ctx.shape, ctx.dtype) for operand in (self, other)])
@@ -182,7 +187,7 @@ def hypot(ctx: Context, self: Value, other: Value) -> Value:
 
 
 def _x_log(log: build.Builder) -> Rule:
-    """x log(y): 0 where x is 0, unless y is NaN. Numbers count as what they are, not as they are in the other's dtype."""
+    """Rule of x log(y), which is 0 if x is 0 and y is not NaN. Scalars are not rounded to the tensor's dtype first."""
 
     def product(x: Value, y: Value) -> Value:
         zero = build.logical_and(build.compare("eq", x, build.full_like(x, 0)), build.compare("eq", y, y))
@@ -205,7 +210,7 @@ def _ldexp(x: Any, exponent: Any) -> Any:
 
 @rule("aten.ldexp.Tensor")
 def ldexp(ctx: Context, self: Value, other: Value) -> Value:
-    """x 2^n. ATen counts in exponents where n is an integer, so that 2^n may lie out of range where the result does not."""
+    """x 2^n. For integer n, ATen adds to the exponent, so that 2^n may overflow where the result does not."""
     within = wide(ctx.dtype)
     if other.dtype.is_floating_point or not self.dtype.is_floating_point:
         return computed(
@@ -216,21 +221,22 @@ def ldexp(ctx: Context, self: Value, other: Value) -> Value:
     return build.convert(emit_jax(ctx, _ldexp, shaped(self, ctx.shape, within), exponent)[0], ctx.dtype)
 
 
-# -- polynomials: the three-term recurrences, n an operand as well -------------------------------------------------
+# -- orthogonal polynomials, by three-term recurrences in n --------------------------------------------------------
 
 
 HIGHEST_ORDER = 2.0**24
-"""Polynomials of a higher order are NaN: each order is a step of a loop, and float32 does not count further."""
+"""Polynomials of a higher order are NaN: each order is a loop step, and float32 does not count integers beyond it exactly."""
 
 
 def _polynomial(x: Any, n: Any, *, family: str) -> Any:
+    """The polynomial of degree n at x, elementwise, by a loop over degrees; `family` names the ATen op without `special_`."""
     import jax
     import jax.numpy as jnp
 
     shift = {"shifted_chebyshev_polynomial": True}.get(family[:-2], False)
     x = 2 * x - 1 if shift else x
     kind = family.removeprefix("shifted_")
-    n = jnp.where(jnp.isfinite(n), jnp.trunc(n), -1)  # ATen's int64 of the others is negative
+    n = jnp.where(jnp.isfinite(n), jnp.trunc(n), -1)  # ATen casts non-finite n to int64, which is negative
     first = {
         "chebyshev_polynomial_t": x, "chebyshev_polynomial_u": x + x, "chebyshev_polynomial_v": x + x - 1,
         "chebyshev_polynomial_w": x + x + 1, "hermite_polynomial_h": x + x, "hermite_polynomial_he": x,
@@ -260,13 +266,13 @@ def _polynomial(x: Any, n: Any, *, family: str) -> Any:
 
     def unfinished(carry: Any) -> Any:
         k, _, last, _ = carry
-        return jnp.any((k < counted) & ~jnp.isnan(last))  # what has overflowed stays NaN
+        return jnp.any((k < counted) & ~jnp.isnan(last))  # NaN after an overflow stays NaN
 
     k, _, last, found = jax.lax.while_loop(unfinished, step, (jnp.ones((), n.dtype), one, first, start))
     found = jnp.where(counted > k, last, found)
     if kind == "laguerre_polynomial_l":
         found = jnp.where((x == 0) & (n >= 0), 1, found)
-    if kind == "legendre_polynomial_p":  # exact at both ends, where the recurrence's rounding would add up
+    if kind == "legendre_polynomial_p":  # exact at both ends, where rounding errors of the recurrence would accumulate
         found = jnp.where((x == 1) & (n >= 0), 1, jnp.where((x == -1) & (n >= 0), 1 - 2 * (n % 2), found))
     return jnp.where(n > HIGHEST_ORDER, jnp.nan, found)
 

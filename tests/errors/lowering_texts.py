@@ -234,7 +234,7 @@ args[0] is a nested tensor; StableHLO has dense tensors
         """\
 softmax of int64, which eager torch does not compute either
   at: HERE
-  next: say the dtype: x.softmax(dim, dtype=torch.float32)""",
+  next: pass a dtype: x.softmax(dim, dtype=torch.float32)""",
     ),
     "a size that squeezes": (
         errors.GuardError,
@@ -296,7 +296,7 @@ torch.complex32 has no StableHLO element type
         UnsupportedError,
         lambda tmp: fxhlo.lower(Module(lambda x, y: torch.index_put(x, [x > 0], y)), (X, torch.ones(16))),
         """\
-an assignment through a mask takes as many values as the mask has True, which depends on data
+an assignment through a mask takes one value per True element, and their number depends on data
   at: HERE
   next: assign one value, or use torch.where(mask, values, x) with values of x's shape""",
     ),
