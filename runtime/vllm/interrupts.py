@@ -1,9 +1,11 @@
-"""SIGTERM and SIGINT in the engine's process reach Python's main thread whatever it waits for; SIGTERM ends a start at once.
+"""Signals end what they are meant to end, at once: in the engine's process, and in the front end while it waits for the engine.
 
-The kernel may give a signal to any thread of a process, and Python runs its handler in the main thread only: one that waits
-in a lock, as vLLM's idle engine does, is not woken by a signal that another thread took (XLA's threads, OpenMP's). vLLM then
-waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note. Ctrl-C is for the front end
-to see first: it sends SIGTERM, and does not notice an engine that ended by itself before it was ready.
+The engine: the kernel may give a signal to any thread of a process, and Python runs its handler in the main thread only: one
+that waits in a lock, as vLLM's idle engine does, is not woken by a signal that another thread took (XLA's threads, OpenMP's).
+vLLM then waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note.
+
+The front end: vLLM swallows the KeyboardInterrupt of Ctrl-C while it waits for an engine (`zmq_socket_ctx`), or asyncio keeps it
+until the wait is over. SystemExit goes through, and vLLM then sends the engine SIGTERM. Tried with vLLM 0.32.0.
 """
 
 from __future__ import annotations
@@ -63,6 +65,32 @@ def ending_at_once() -> Iterator[None]:
     finally:
         _starting.clear()
         signal.signal(signal.SIGTERM, before)
+
+
+def end_waiting_fronts() -> None:
+    """Ctrl-C ends a front end, by SystemExit with status 130, while it waits for its engine to start. Otherwise the handler
+    that was there before decides. Called where a config is made; does nothing outside the main thread, or twice."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before) or hasattr(before, "fxhlo"):
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if _waits_for_engine(frame):
+            _end(number, frame)
+        before(number, frame)
+
+    interrupted.fxhlo = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, interrupted)
+
+
+def _waits_for_engine(frame: FrameType | None) -> bool:
+    """Whether the main thread is inside the constructor of vLLM's client of an engine process."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_filename.endswith("vllm/v1/engine/core_client.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end(number: int, frame: FrameType | None) -> None:

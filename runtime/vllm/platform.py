@@ -16,6 +16,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ..core import native
 from ..core.errors import UnsupportedError
+from . import interrupts
 from .folder import check_folder
 from .host import without_accelerator
 from .refusals import check_config, check_request
@@ -71,6 +72,7 @@ class FxhloPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Checks the config and the model folder, and sets what fxhlo decides. Raises UnsupportedError, ModelError."""
         _prepare_process()
+        interrupts.end_waiting_fronts()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)

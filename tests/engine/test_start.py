@@ -76,17 +76,19 @@ def test_a_script_says_what_it_does_and_ends_at_once(script: Script) -> None:
         assert "exiting busy loop" in again
 
 
-def test_a_start_that_is_ended_leaves_nothing(script: Script) -> None:
-    """All processes of the group are asked to end: none is left behind, and nothing half made is in the cache."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_start_that_is_ended_leaves_nothing(script: Script, number: signal.Signals) -> None:
+    """All processes of the group are asked to end, as Ctrl-C does: none is left behind, and nothing half made is in the cache."""
     process = script.start()
     said = []
     for line in lines(process):
         said.append(line)
         if "capturing the model" in line:
             break
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     rest, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == (130 if number is signal.SIGINT else -number)
+    assert "Traceback" not in rest or number is signal.SIGTERM, rest[-3000:]
     assert "force killing" not in rest, rest[-3000:]
     assert "ANSWERED" not in rest
     deadline = time.monotonic() + 10
