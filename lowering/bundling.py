@@ -1,4 +1,4 @@
-"""From lowered modules to a bundle: the compiler's end of the seam between compiler and runtime."""
+"""Writes lowered modules as a bundle, the interface between compiler and runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save(directory: str | Path, modules: Mapping[str, LoweredModule]) -> Bundle:
 
 
 class _Compiling(NamedTuple):
-    """An entry whose executable is not there yet."""
+    """An entry whose executable is still being compiled."""
 
     name: str
     target: str
@@ -44,7 +44,7 @@ def save_compiled(
 ) -> None:
     """Writes a bundle without weights whose entries are compiled for their target.
 
-    modules: may be a generator: one module is emitted while others compile in `pool`. done: called after each.
+    modules: (entry name, module); a generator emits one while others compile in `pool`. done: called after each entry.
     """
     compiling: list[_Compiling] = []
     with Bundle.create(directory) as writer:

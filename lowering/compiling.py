@@ -1,4 +1,4 @@
-"""From a lowered module to an executable: legalization for its target, the target's compiler, weights on the device."""
+"""Compiles a lowered module: legalizes it for its target, runs the target's compiler, places the weights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .lowered import LoweredModule
 
 
 def legalized(module: LoweredModule) -> Legalized:
-    """The module with its composites replaced for its target; the lowered module stays portable."""
+    """Returns a copy with the composites replaced for the target; the lowered module stays portable. Raises LegalizeError."""
     return legalize(mlir.bytecode(module.module), module.target)
 
 
 def legalized_to_run(module: LoweredModule) -> Legalized:
-    """The same for a module that is compiled next: the native kernels that it calls are built, or it calls none."""
+    """Like `legalized`, for a module that is compiled next: builds the native kernels that it calls, or lets it call none."""
     return legalize_to_run(mlir.bytecode(module.module), module.target)
 
 
 def compiled(module: LoweredModule, like: Executable | None = None) -> Executable:
-    """The module compiled for its target, with the weights bound where they have values.
+    """Compiles the module for its target and binds the weights that have values.
 
-    like: a program of the same model for other sizes, whose weights are taken; what calls update is placed anew.
+    like: a program of the same model for other sizes, whose weights are shared; buffers that calls update are placed anew.
     """
     legal = legalized_to_run(module)
     loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls)
@@ -36,6 +36,6 @@ def compiled(module: LoweredModule, like: Executable | None = None) -> Executabl
 
 
 def compiled_ahead(module: LoweredModule) -> pjrt.Compiled:
-    """The module compiled without a device where the target's compiler can."""
+    """Compiles the module ahead of time, without a device where the target's compiler can."""
     legal = legalized(module)
     return pjrt.build(legal.bytecode, module.target, custom_calls=legal.custom_calls)

@@ -1,7 +1,7 @@
-"""A lowered module whose sizes are not all bound: one capture, and a StableHLO module for each shape that is asked for.
+"""DynamicModule: a lowered module with unbound dimensions, of one capture; a StableHLO module is emitted per shape.
 
-StableHLO that fxhlo emits has numbers for sizes: kernels, layouts and rules are chosen by them. So a module with dynamic dimensions
-stays a Program, on which all passes have run, and is emitted when its sizes are known: by `bind`, or by the arguments of a call.
+fxhlo emits static shapes, since kernels, layouts and rules are chosen by size. So a module with dynamic dimensions stays a Program,
+on which all passes have run, and is emitted when its sizes are known: by `bind`, or by the arguments of a call.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DynamicModule:
-    """What `fxhlo.lower` gives where dimensions are dynamic and `bindings` does not name them all.
+    """The result of `fxhlo.lower` where dimensions are dynamic and `bindings` does not name them all.
 
-    program: as captured. given: the sizes that are bound. target: where modules will be compiled for.
+    program: as captured. given: the bound sizes by name. target: what modules will be compiled for.
     """
 
     program: Program
@@ -47,16 +47,16 @@ class DynamicModule:
 
     @cached_property
     def dims(self) -> tuple[Dim, ...]:
-        """The dimensions that are not bound: names, ranges and the size of the example (`hint`)."""
+        """The unbound dimensions: names, ranges and the example's sizes (`hint`)."""
         bound = Binding.names(self.program, self.given)
         return tuple({dim.name: dim for dim in self.program.dims if dim.name not in bound}.values())
 
     def check(self) -> None:
-        """Raises ContractError where an op has no rule, and GuardError where a size that is given is out of range."""
+        """Raises ContractError where an op has no rule, and GuardError where a bound size is out of range."""
         check(self._finished, {**self._example, **self.given})
 
     def bind(self, bindings: Mapping[str, int] | None = None, /, **sizes: int) -> HloModule:
-        """The module for these sizes. Raises GuardError for a size that is missing, out of range, or excluded by the model."""
+        """Emits the module for these sizes, by dimension name. Raises GuardError for a size that is missing, out of range, or excluded by the model."""
         chosen = {**self.given, **(bindings or {}), **sizes}
         bound = Binding.names(self.program, chosen)
         if left := [dim.name for dim in self.dims if dim.name not in bound]:
@@ -64,11 +64,11 @@ class DynamicModule:
         return self._emit(chosen)
 
     def bind_example(self) -> HloModule:
-        """The module for the sizes of the example inputs; 2, or the least size, where a program holds none."""
+        """Emits the module for the example's sizes; 2, or the minimum, where a program has none."""
         return self._emit({**self._example, **self.given})
 
     def compile(self) -> DynamicExecutable:
-        """A program for each shape, compiled when the first call with it comes; weights are placed once."""
+        """Returns an executable that compiles a program at the first call with each shape; weights are placed once."""
         return DynamicExecutable(self)
 
     def save(self, directory: str | Path, bindings: Sequence[Mapping[str, int]] = ()) -> Bundle:
@@ -119,7 +119,7 @@ class DynamicModule:
 
 
 class DynamicExecutable:
-    """Called with arrays of any sizes in the dimensions' ranges; a new shape is emitted and compiled at its first call."""
+    """An executable for arrays of any sizes in the dimensions' ranges; emits and compiles a program at the first call with each shape."""
 
     def __init__(self, module: DynamicModule) -> None:
         self.module = module
@@ -146,7 +146,7 @@ class DynamicExecutable:
         return executable(*args, **kwargs)
 
     def sizes(self, *args: Any, **kwargs: Any) -> dict[str, int]:
-        """The dimensions' sizes by name, as the shapes of a call's arguments say. Raises ShapeError where they disagree."""
+        """Solves for the dimensions' sizes, by name, from the shapes of a call's arguments. Raises ShapeError where they contradict."""
         given = dict(zip((name for name, _ in self._inputs), args, strict=False)) | kwargs
         for name, shape in self._inputs:
             if name in given and len(np.shape(given[name])) != len(shape):
@@ -180,7 +180,7 @@ class DynamicExecutable:
         return {dim.name: int(known[dim.symbol]) for dim in self.module.program.dims if dim.symbol in known}
 
     def at(self, sizes: Mapping[str, int]) -> Executable:
-        """The compiled program for these sizes, with the weights bound. Raises GuardError, CompileError."""
+        """Returns the compiled program for these sizes, with the weights bound. Raises GuardError, CompileError."""
         key = tuple(sorted(sizes.items()))
         if key not in self._by_sizes:
             self._by_sizes[key] = self.module.bind(sizes).compile(like=next(iter(self._by_sizes.values()), None))
@@ -190,7 +190,7 @@ class DynamicExecutable:
         return f"<DynamicExecutable of {self.module!r}; {len(self._by_sizes)} shapes compiled>"
 
 
-def _symbols(size: Any) -> set[sympy.Symbol]:
+def _symbols(size: object) -> set[sympy.Symbol]:
     return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
 
 

@@ -1,4 +1,4 @@
-"""Ops that are not lowered on purpose, with the reason that the contract's errors and docs/ops.md give."""
+"""Ops that are left out on purpose, with the reasons that the contract's errors and docs/ops.md give."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from .module import HloModule
 @overload
 def lower(
     module: torch.nn.Module,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic_shapes: None = None,
     bindings: Mapping[str, int] | None = None,
@@ -30,8 +30,8 @@ def lower(
 @overload
 def lower(
     module: torch.nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic_shapes: Any = None,
     bindings: Mapping[str, int] | None = None,
@@ -41,8 +41,8 @@ def lower(
 
 def lower(
     module: torch.nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic_shapes: Any = None,
     bindings: Mapping[str, int] | None = None,
@@ -51,9 +51,9 @@ def lower(
     """Lowers `module` to StableHLO.
 
     args, kwargs: example inputs (an ExportedProgram needs none). dynamic_shapes: as for torch.export.
-    bindings: sizes of the symbolic dimensions by name. Where one is not named, a DynamicModule comes back, which is bound
-    later, or compiles a program for each shape that it is called with.
-    target: where it will be compiled for, such as "cpu" or "tpu-v6e:2x2".
+    bindings: sizes of the symbolic dimensions by name. Where one is not named, the result is a DynamicModule: bind it later, or
+    compile it, which compiles a program for each shape that it is called with.
+    target: what the module will be compiled for, such as "cpu" or "tpu-v6e:2x2".
 
     Raises FxhloError: CaptureError, ContractError (everything that has no rule, at once), GuardError, LoweringError.
     """
@@ -67,8 +67,8 @@ def lower(
 
 
 def lower_program(program: Program, *, bindings: Mapping[str, int] | None = None, target: Target) -> HloModule:
-    """Passes, contract and emission of a captured Program; call it again with other bindings: nothing is traced.
+    """Runs the passes and the contract on a captured Program and emits it. Traces nothing: call it again for other bindings.
 
-    bindings: a dimension that is not named takes the example's size.
+    bindings: sizes by dimension name; a dimension that is not named takes the example's size.
     """
     return DynamicModule(program, target, dict(bindings or {})).bind_example()

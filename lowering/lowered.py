@@ -23,7 +23,7 @@ class LoweredModule:
     bindings: the sizes to which symbolic dimensions were bound.
     tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
         without weights.
-    target: where it will be compiled for. Compiling legalizes a copy: the module stays portable.
+    target: what it will be compiled for. Compiling legalizes a copy: the module stays portable.
     """
 
     module: mlir.ir.Module
@@ -44,7 +44,7 @@ class LoweredModule:
         return mlir.portable(self.module)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights, buffers and constants as numpy arrays that share the tensors' memory; empty if one of them is fake."""
+        """Weights, buffers and constants as numpy arrays that share the tensors' memory; {} if one of them is fake."""
         wanted = {
             argument.name for argument in self.signature.arguments if argument.kind in ("weight", "buffer", "constant")
         }

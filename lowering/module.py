@@ -16,19 +16,19 @@ class HloModule(LoweredModule):
     """A LoweredModule that compiles and saves itself: `.text .bytecode .signature .compile() .save(directory)`."""
 
     def legalized(self) -> Legalized:
-        """The module with its composites replaced for the target, and what was decided for each. Raises LegalizeError."""
+        """Returns a copy with the composites replaced for the target, and the decision for each. Raises LegalizeError."""
         return compiling.legalized(self)
 
     def compile(self, like: Executable | None = None) -> Executable:
         """Compiles for the target and places the weights; call the result with the user's inputs.
 
-        like: a program of the same model for other sizes, whose weights are taken instead of placing them once more.
+        like: a program of the same model for other sizes, whose weights are shared instead of placed again.
         Raises CompileError, OutOfMemoryError, UnsupportedError where the target's device is not here.
         """
         return compiling.compiled(self, like)
 
     def compile_ahead(self) -> Compiled:
-        """What the target's compiler makes of it, also without a device: its memory, costs, text and bytes.
+        """Compiles ahead of time, without a device: memory, costs, text and bytes of the executable.
 
         Raises OutOfMemoryError, CompileError; UnsupportedError where only a machine with the device compiles.
         """

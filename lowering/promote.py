@@ -1,7 +1,7 @@
-"""torch's type promotion, written down for rules: operands of an op in one dtype and one shape.
+"""torch's type promotion for rules: converts an op's operands to one dtype and one shape.
 
-Operands are `Value`s or Python numbers. torch distinguishes tensors with dimensions, 0-d tensors and numbers: a
-lower kind only decides the dtype where its category (bool, integer, float, complex) is higher.
+Operands are `Value`s or Python numbers. torch ranks tensors with dimensions above 0-d tensors, and those above numbers: a
+lower rank decides the dtype only where its category (bool, integer, float, complex) is higher.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float32, complex: t
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which torch computes and accumulates for `dtype`: float32 for 16-bit and 8-bit floats."""
+    """The dtype in which torch computes and accumulates values of `dtype`: float32 for 16-bit and 8-bit floats."""
     return torch.float32 if dtype in NARROW_FLOATS else dtype
 
 
@@ -47,13 +47,14 @@ def common_dtype(*operands: Operand) -> torch.dtype:
 
 
 def _kind(operand: Operand) -> tuple[int, torch.dtype]:
+    """(rank: 0 for tensors with dimensions, 1 for 0-d ones, 2 for numbers; dtype)."""
     if isinstance(operand, Value):
         return (0 if operand.shape else 1), operand.dtype
     return 2, _NUMBERS[type(operand)]
 
 
 def _combine(higher: torch.dtype | None, lower: torch.dtype | None) -> torch.dtype | None:
-    """c10's combine_categories: the higher kind's dtype, unless the lower one is of a higher category."""
+    """c10's combine_categories: the dtype of the higher rank, unless the lower rank's category is higher."""
     if higher is None or lower is None or higher is lower:
         return higher if higher is not None else lower
     if higher.is_complex or (higher.is_floating_point and not lower.is_complex):
@@ -66,7 +67,7 @@ def _combine(higher: torch.dtype | None, lower: torch.dtype | None) -> torch.dty
 
 
 def shaped(operand: Operand, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
-    """The operand converted to `dtype` and broadcast to `shape`; a number becomes a splat constant."""
+    """Converts the operand to `dtype` and broadcasts it to `shape`; a number becomes a splat constant."""
     if not isinstance(operand, Value):
         return full(shape, dtype, operand)
     if operand.dtype is not dtype:
@@ -75,13 +76,13 @@ def shaped(operand: Operand, shape: tuple[int, ...], dtype: torch.dtype) -> Valu
 
 
 def computed(function: Callable[..., Value], shape: tuple[int, ...], dtype: torch.dtype, *operands: Operand) -> Value:
-    """`function` of the operands in `shape`, computed in the wide form of `dtype` and rounded once, as torch does."""
+    """Applies `function` to the operands, broadcast to `shape`, in `wide(dtype)` and rounds its result to `dtype` once, as torch does."""
     within = wide(dtype)
     return convert(function(*[shaped(operand, shape, within) for operand in operands]), dtype)
 
 
 def exact(operand: Operand, dtype: torch.dtype) -> bool:
-    """Whether an operand keeps its value in `dtype`: torch computes with the unrounded number where it does not."""
+    """Whether converting the operand to `dtype` is exact; torch computes with the unrounded number where it is not."""
     if isinstance(operand, Value):
         return operand.dtype is dtype or bool(operand.shape) or not operand.dtype.is_floating_point
     return not isinstance(operand, float) or operand != operand or float(torch.tensor(operand, dtype=dtype)) == operand

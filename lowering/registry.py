@@ -42,14 +42,14 @@ def rule(*overloads: str) -> Callable[[SomeRule], SomeRule]:
 
 @cache
 def load_rules() -> None:
-    """Imports every module of lowering/ops, which register their rules."""
+    """Imports every module of lowering/ops; each registers its rules at import."""
     package = import_module(f"{__package__}.ops")
     for module in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")
 
 
 def rules() -> dict[str, Rule]:
-    """Every rule by its overload."""
+    """All rules by overload name."""
     load_rules()
     return _RULES
 
@@ -64,18 +64,18 @@ def overload_name(target: object) -> str:
 
 
 def find_rule(target: object) -> Rule | None:
-    """The rule for an FX node's target, or None."""
+    """Returns the rule for an FX node's target, or None."""
     return rules().get(overload_name(target))
 
 
 SIMILAR = 0.9
-"""Least similarity (difflib's ratio) of two names for one op to be a form of the other: `_stack` and `stack`, not `isin` and `isinf`."""
+"""Minimum similarity (difflib's ratio) for two names to be variants of one op: `_stack` and `stack`, not `isin` and `isinf`."""
 
 
 def near_misses(overload: str) -> list[str]:
-    """Overloads with a rule that are near an op without one: its other overloads; else ops of its namespace with almost its name.
+    """Suggestions for an op without a rule: its other overloads that have one; else ops of its namespace with nearly the same name.
 
-    Empty where there is no such op: a name that is merely alike helps nobody.
+    Empty where there is none: a merely similar name does not help.
     """
     namespace, _, op = overload.rpartition(".")[0].partition(".")
     overloads: dict[str, list[str]] = {}

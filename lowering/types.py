@@ -1,4 +1,4 @@
-"""Types in torch, MLIR and numpy, and `Value`, what rules compute with."""
+"""Types in torch, MLIR and numpy, and `Value`, the operand and result of rules."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def mlir_type(shape: tuple[int, ...], dtype: torch.dtype) -> ir.Type:
     Not cached: a cache would keep contexts alive, with the modules in them, and MLIR finds an existing type in 0.4 us.
     """
     if dtype not in _ELEMENT_TYPES:
-        _element(dtype)  # raises
+        _element(dtype)  # raises LoweringError
     return ir.RankedTensorType.get(shape, _ELEMENT_TYPES[dtype]())
 
 

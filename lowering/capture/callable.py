@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -140,7 +140,9 @@ class Watched(torch.overrides.TorchFunctionMode):
     overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         if isinstance(func, OpOverload) and is_mutable(func) and func.namespace not in ("aten", "prims"):
             default = getattr(func.overloadpacket, "default", None)
             if default is not None and not is_mutable(default) and _parameters(default) == _parameters(func):
@@ -175,19 +177,19 @@ def _parameters(overload: OpOverload) -> list[str]:
 
 
 @contextmanager
-def _module_paths(module: torch.nn.Module) -> Any:
+def _module_paths(module: torch.nn.Module) -> Iterator[None]:
     """Records on every node the submodule that made it, as torch.export does."""
     paths = {id(child): path for path, child in module.named_modules()}
-    stack: list[tuple[str, Any]] = []
+    stack: list[tuple[str, type[torch.nn.Module]]] = []
 
     def note() -> None:
         fx.traceback.current_meta["nn_module_stack"] = {path: (path, kind) for path, kind in stack}
 
-    def enter(child: torch.nn.Module, args: Any) -> None:
+    def enter(child: torch.nn.Module, args: object) -> None:
         stack.append((paths.get(id(child), ""), type(child)))
         note()
 
-    def leave(child: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(child: torch.nn.Module, args: object, output: object) -> None:
         stack.pop()
         note()
 

@@ -1,18 +1,18 @@
-"""Exported programs in a form that torch can decompose.
+"""Rewrites exported programs so that torch can decompose them.
 
-Comes in: an ExportedProgram. Goes out: the same program, or another one with the same values and these things changed.
+Comes in: an ExportedProgram. Goes out: the same program, or an equivalent one with these changes:
 
-- Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` builds them
-  while it traces, and what their constructors compute (a new cache joins its first keys to an empty tensor) comes into the graph
-  with constants that the new program does not hold.
-- A constant that is the memory of a buffer becomes that buffer. Non-strict export lifts a tensor that is reached through a plain Python
-  object, such as the keys of a static cache, although the module has it as a buffer: what is written to it is then lost.
-- Buffers that are one memory become the first of them where the program writes, as strict export makes them everywhere: torch
-  decomposes no program that changes an input which is another one too.
-- Views that are written through, and that torch's functionalization gets wrong, become others: memory.py.
+- Containers that a library registered, such as transformers' caches, become lists of their parts. `run_decompositions` constructs
+  them while it traces, and their constructors' ops (a new cache concatenates its first keys to an empty tensor) would enter the
+  graph with constants that the new program does not hold.
+- A constant that aliases a buffer becomes that buffer. Non-strict export lifts a tensor that is reached through a plain Python
+  object, such as the keys of a static cache, although the module has it as a buffer: writes to it would be lost.
+- Buffers that alias each other become the first of them where the program writes, as strict export does everywhere: torch
+  cannot decompose a program that mutates an aliased input.
+- Views that are written through, and that torch's functionalization gets wrong, are replaced: memory.py.
 
-Refused is what replaces a tensor of the caller, or assigns to `.data`: torch's decomposition drops it. Refused is a program in
-which torch.export lost what torch.func computes.
+Refused: replacing a tensor of the caller and assigning to `.data`, which torch's decomposition drops; and a program in which
+torch.export lost what torch.func computes.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from ..errors import CaptureError
 from .memory import graphs, rewrite, views_to_rewrite
 
 PLAIN = (None, tuple, list, dict, OrderedDict, defaultdict, deque, namedtuple)
-"""Types of containers that compute nothing when they are built; None is a leaf's."""
+"""Types of containers whose constructors compute nothing; None is the type of a leaf."""
 
 
 def decomposable(exported: ExportedProgram) -> ExportedProgram:
-    """The program in a form that torch can decompose: itself, or a changed copy. Raises CaptureError."""
+    """Returns the program, or a changed copy, so that torch can decompose it. Raises CaptureError."""
     _refuse_replacements(exported)
     _refuse_lost(exported)
     signature = exported.module_call_graph[0].signature
@@ -67,11 +67,13 @@ def decomposable(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _refuse_replacements(exported: ExportedProgram) -> None:
-    """Raises CaptureError where an input, weight or buffer gets other memory or another shape in place: set_, resize_, t_."""
+    """Raises CaptureError where set_, resize_ or t_ changes the memory or the shape of an input, weight or buffer in place."""
     for node in (node for graph in graphs(exported.graph_module) for node in graph.nodes):
         op = node.target
         _refuse_growth(node)
-        if op is torch.ops.aten._has_compatible_shallow_copy_type.default:  # all that export keeps of `x.data = y`
+        if (
+            op is torch.ops.aten._has_compatible_shallow_copy_type.default
+        ):  # the only trace of `x.data = y` in an exported graph
             what, instead = "a tensor's .data is assigned, which torch.export does not capture", "x.copy_(y)"
         elif not isinstance(op, OpOverload) or torch.Tag.inplace_view not in op.tags:
             continue
@@ -89,7 +91,7 @@ def _refuse_replacements(exported: ExportedProgram) -> None:
 
 
 def _refuse_growth(node: fx.Node) -> None:
-    """Raises CaptureError where a buffer is assigned a value of another shape: its state has one shape in a compiled module."""
+    """Raises CaptureError where a buffer is assigned a value of another shape: a compiled module's states have fixed shapes."""
     owner = node.args[0] if node.target is torch.ops.aten.copy_.default else None
     if not isinstance(owner, fx.Node) or owner.op != "placeholder":
         return
@@ -110,8 +112,8 @@ def _refuse_growth(node: fx.Node) -> None:
         )
 
 
-def is_wrapped(value: Any) -> bool:
-    """Whether a tensor is one of torch.func's, which ended with the call that made it."""
+def is_wrapped(value: object) -> bool:
+    """Whether the value is a torch.func wrapper tensor, which is invalid outside the call that made it."""
     return isinstance(value, torch.Tensor) and is_functorch_wrapped_tensor(value)
 
 
@@ -129,13 +131,13 @@ def _refuse_lost(exported: ExportedProgram) -> None:
 
 
 def _changed(node: fx.Node) -> fx.Node:
-    """The tensor that an in-place op, or a chain of them, changes."""
+    """The tensor that an in-place op, or a chain of them, mutates."""
     while is_mutable(node.target) and node.args:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
-def _laid_out(value: Any) -> tuple[Any, ...]:
+def _laid_out(value: object) -> tuple[object, ...]:
     return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else ()
 
 
@@ -152,9 +154,9 @@ def _as_lists(spec: pytree.TreeSpec) -> pytree.TreeSpec:
 
 
 def _shared(exported: ExportedProgram) -> dict[str, str]:
-    """Input name of a constant or a buffer -> input name of the first buffer that is the same memory, seen the same way."""
+    """Maps the input name of a constant or buffer to that of the first buffer with the same memory, shape, strides and dtype."""
     specs = exported.graph_signature.input_specs
-    first: dict[tuple[Any, ...] | None, str] = {}
+    first: dict[tuple[object, ...] | None, str] = {}
     for spec in specs:
         if spec.kind is InputKind.BUFFER:
             first.setdefault(_place(exported, spec.target), spec.arg.name)
@@ -166,22 +168,22 @@ def _shared(exported: ExportedProgram) -> dict[str, str]:
 
 
 def _writes(exported: ExportedProgram) -> bool:
-    """Whether an op of the program, or of a region in it, changes an operand."""
+    """Whether an op of the program, or of its regions, mutates an operand."""
     graphs = (module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule))
     ops = (node.target for graph in graphs for node in graph.nodes)
     return any(is_mutable(op) for op in ops)
 
 
-def _place(exported: ExportedProgram, target: str | None) -> tuple[Any, ...] | None:
-    """Where a tensor's elements are; None of one that has none."""
-    tensor: Any = exported.state_dict.get(target or "", exported.constants.get(target or ""))
+def _place(exported: ExportedProgram, target: str | None) -> tuple[object, ...] | None:
+    """A tensor's storage, offset, shape, strides and dtype; None for one that is not strided or has no elements."""
+    tensor: object = exported.state_dict.get(target or "", exported.constants.get(target or ""))
     if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or not tensor.numel():
         return None
     return storage_id(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _copied(exported: ExportedProgram, shared: dict[str, str]) -> tuple[fx.GraphModule, ExportGraphSignature]:
-    """A copy of the program's graph, and of its regions', in which the uses of each shared input are its buffer's."""
+    """Copies the program's graph and its regions and replaces each shared input by its buffer. shared: as `_shared` returns it."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(exported.graph, copies))

@@ -1,4 +1,4 @@
-"""An ExportedProgram to a Program: decomposed to the ops that have rules, then given names, dimensions and guards."""
+"""Turns an ExportedProgram into a Program: decomposes it to ops that have rules, then adds names, dimensions and guards."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ KINDS = {
 
 
 def from_exported(exported: ExportedProgram, sizes: Sizes | None = None) -> Program:
-    """A Program from an ExportedProgram, decomposed to the ops that have rules.
+    """Decomposes an ExportedProgram to ops that have rules and makes the Program of it.
 
-    sizes: what the user called the symbolic dimensions of each input, and how they were traced.
-    Raises CaptureError, also where the decomposition makes a number of a symbolic size.
+    sizes: the user's names for the symbolic dimensions of each input, and how they were traced.
+    Raises CaptureError, also where the decomposition specializes a symbolic size to a number.
     """
     register_torch_ops()
     sizes = sizes or Sizes()
@@ -44,7 +44,7 @@ def from_exported(exported: ExportedProgram, sizes: Sizes | None = None) -> Prog
     with sizes_stay_symbolic(exported, sizes):
         exported = _decomposed(exported)
     module = exported.graph_module
-    if exported is not given:  # the user's own graph is shared and never edited: dead code goes with the passes' copies
+    if exported is not given:  # the user's own graph is never edited: passes remove dead code from their copies
         erase_tokens(module.graph)
         erase_assertions(module.graph)
         module = lazy_module(module, module.graph)
@@ -88,7 +88,7 @@ def from_exported(exported: ExportedProgram, sizes: Sizes | None = None) -> Prog
 
 
 def _apart(name: str, owned: set[str]) -> str:
-    """An input's name, where a weight or a buffer has it too: forward(self, weight) of a module with a weight."""
+    """An input's name, distinct from those of weights and buffers: forward(self, weight) of a module that has a weight."""
     while name in owned:
         name += "_input"
     return name
@@ -121,12 +121,12 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _has_rules_only(exported: ExportedProgram) -> bool:
-    """Whether the user has decomposed the program already, and to nothing but ops that have rules.
+    """Whether the user has decomposed the program already, to ops that all have rules.
 
-    torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering does.
+    torch's decomposition traces every op again, which takes thirty times as long as the rest of lowering.
     """
     tokens = any(spec.kind is InputKind.TOKEN for spec in exported.graph_signature.input_specs)
-    # Fresh from torch.export a program is "TRAINING": it has the model's views and in-place updates.
+    # A program fresh from torch.export has dialect "TRAINING", and the model's views and in-place updates.
     if tokens or exported.dialect != "ATEN":
         return False
     ops = (node.target for node in exported.graph.nodes if node.op == "call_function" and not is_symbolic(node))

@@ -1,4 +1,4 @@
-"""torch.export of a module: from an nn.Module and example inputs to an ExportedProgram and its Program."""
+"""Exports an nn.Module with example inputs by torch.export and makes the Program of it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from .tracing import count_trace
 
 def capture(
     module: torch.nn.Module | ExportedProgram,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic_shapes: Any = None,
 ) -> Program:
-    """Captures a module by torch.export, or takes an ExportedProgram as it is, and decomposes it.
+    """Exports a module by torch.export (an ExportedProgram is used as given) and decomposes the program.
 
-    args, kwargs: example inputs; real or fake. dynamic_shapes: as torch.export takes it.
+    args, kwargs: example inputs, real or fake tensors. dynamic_shapes: as for torch.export. Raises CaptureError, and
+    SealedError in a sealed process.
     """
     register_torch_ops()
     if isinstance(module, ExportedProgram):
@@ -65,18 +66,18 @@ def capture(
 
 
 def _exported(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+    module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], dynamic_shapes: Any
 ) -> tuple[ExportedProgram, bool]:
-    """The exported program, and whether its dynamic sizes may be 0 and 1 too."""
+    """Returns the exported program, and whether its dynamic sizes may also be 0 or 1."""
     if not dynamic_shapes:
         return _export_module(module, args, kwargs, None), False
     return export_any_size(lambda shapes: _export_module(module, args, kwargs, shapes), dynamic_shapes)
 
 
 def _export_module(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+    module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """torch.export's program; where that lost the inside of torch.func.grad or torch.autograd.grad, the one it records below them."""
+    """Exports the module; below autograd where torch.export loses what torch.func.grad or torch.autograd.grad computes."""
     try:
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except NotImplementedError as problem:
@@ -91,8 +92,8 @@ def _export_module(
         if not any(is_wrapped(constant) for constant in exported.constants.values()):
             return exported
 
-    # Results that want gradients would bring their own backward into the graph.
-    def detached(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # Results that require gradients would add their backward to the graph.
+    def detached(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, forward(*args, **kwargs))
 
     with forward_through(module, detached):

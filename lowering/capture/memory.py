@@ -1,12 +1,12 @@
-"""Which tensors of an exported graph are one memory, and writes through views that torch's functionalization gets wrong.
+"""Aliasing in exported graphs, and writes through views that torch's functionalization gets wrong.
 
 Comes in: the graph of a program fresh from torch.export, with its views and in-place ops. Goes out: the same, or a copy of it with
 
-- `unfold` that is written as other views: functionalization sets what no window covers to zero;
-- `unsafe_split` and `unsafe_chunk` that are written as `split` and `chunk`: functionalization takes them for copies.
+- `unfold` replaced by other views: functionalization zeroes the elements that no window covers;
+- `unsafe_split` and `unsafe_chunk` replaced by `split` and `chunk`: functionalization treats them as copies.
 
-Refused, with the line: a write through a view in which elements share memory, whose order eager torch does not define;
-and `x.data = y` (an in-place copy here, see stand_ins.py) where a view of the old memory, or `y` after a change, is read later.
+Refused, with the line: a write through a view with overlapping elements, whose order eager torch does not define; and
+`x.data = y` (an in-place copy here, see stand_ins.py) where a view of the old memory, or `y` after a mutation, is read later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNSAFE = {
 
 
 def sources(node: fx.Node) -> list[fx.Node]:
-    """The operands whose memory the node's result is, or has a part of."""
+    """The operands that the node's result aliases."""
     if node.target is getitem:
         return [node.args[0]]  # type: ignore[list-item]
     if node.target in UNSAFE:
@@ -42,7 +42,7 @@ def sources(node: fx.Node) -> list[fx.Node]:
 
 
 def written(node: fx.Node) -> list[fx.Node]:
-    """The operands that the node changes."""
+    """The operands that the node mutates."""
     if isinstance(node.target, OpOverload):
         return [operand for operand, alias in _operands(node) if alias is not None and alias.is_write]
     region, operands = _region(node)
@@ -58,7 +58,7 @@ def written(node: fx.Node) -> list[fx.Node]:
 
 
 def chain(node: fx.Node) -> Iterator[fx.Node]:
-    """The node and everything that it is a view of, up to the first tensor."""
+    """The node and all that it is a view of, back to the base tensor."""
     left = [node]
     seen = set()
     while left:
@@ -81,7 +81,7 @@ def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, Any]]:
 
 
 def _region(node: fx.Node) -> tuple[fx.GraphModule | None, tuple[Any, ...]]:
-    """The graph that stands for `with torch.no_grad():` and the like, and its operands."""
+    """The subgraph of a node for `torch.no_grad()` or autocast, and its operands; (None, ()) for other nodes."""
     if getattr(node.target, "__name__", "") not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
         return None, ()
     index = next(index for index, one in enumerate(node.args) if isinstance(one, fx.Node) and one.op == "get_attr")
@@ -90,12 +90,12 @@ def _region(node: fx.Node) -> tuple[fx.GraphModule | None, tuple[Any, ...]]:
 
 
 def graphs(module: fx.GraphModule) -> Iterator[fx.Graph]:
-    """The graph, and those of its regions."""
+    """The module's graph and those of its regions."""
     return (one.graph for one in module.modules() if isinstance(one, fx.GraphModule))
 
 
 def views_to_rewrite(module: fx.GraphModule) -> list[fx.Node]:
-    """The views, written through, of which functionalization does not know what they are. Raises CaptureError: see above."""
+    """The views that are written through and that functionalization gets wrong. Raises CaptureError for overlapping elements."""
     found: dict[fx.Node, None] = {}
     for graph in graphs(module):
         through = {one for node in graph.nodes for target in written(node) for one in chain(target)}
@@ -109,7 +109,7 @@ def views_to_rewrite(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def rewrite(node: fx.Node) -> None:
-    """Puts other views of the same elements in the node's place; its graph is changed."""
+    """Replaces the node, in its graph, by other views of the same elements. Raises CaptureError where there are none."""
     if node.target in UNSAFE:
         node.target = UNSAFE[node.target]
         return
@@ -148,7 +148,7 @@ def _unfold(node: fx.Node) -> tuple[fx.Node, int, Any, Any]:
 
 
 def _covers(node: fx.Node) -> bool:
-    """Whether each element of the operand is in a window."""
+    """Whether the windows of an `unfold` cover every element of the operand."""
     operand, dim, size, step = _unfold(node)
     if operand.meta["val"].ndim == 0:
         return True
@@ -173,9 +173,9 @@ def _refuse_overlap(node: fx.Node) -> None:
 
 
 def refuse_old_memory(module: fx.GraphModule, lines: Collection[str]) -> None:
-    """Raises CaptureError where an in-place copy on one of these lines, which stands for `x.data = y`, is not the same as that.
+    """Raises CaptureError where an in-place copy on one of `lines` is not equivalent to the `x.data = y` that it replaces.
 
-    It is the same where nothing reads what was a view of x before, and where x and y do not change and are read both later.
+    It is equivalent where no older view of x is read later, and where y is read later only if neither is mutated.
     """
     for graph in graphs(module):
         order = {node: index for index, node in enumerate(graph.nodes)}
@@ -196,7 +196,7 @@ def refuse_old_memory(module: fx.GraphModule, lines: Collection[str]) -> None:
 def _assignments(
     graph: fx.Graph, lines: Collection[str]
 ) -> Iterator[tuple[fx.Node, fx.Node, fx.Node | None, str | None]]:
-    """The node, the tensor whose .data it assigns, the tensor assigned, and the line; a region of the graph is one node."""
+    """Yields the node, the tensor whose .data it assigns, the assigned tensor, and the line; a region counts as one node."""
     for node in graph.nodes:
         if node.target is aten.copy_.default and where(node) in lines:
             yield node, node.args[0], node.args[1], where(node)
@@ -216,11 +216,11 @@ def _root(node: fx.Node) -> fx.Node:
 
 
 def _family(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
-    """Every node whose memory is, or is in, that of the first tensor that `node` is a view of."""
+    """Every node that is a view of the same base tensor as `node`."""
     root = _root(node)
     return {one for one in graph.nodes if root in chain(one)}
 
 
 def _handles(node: fx.Node) -> set[fx.Node]:
-    """What an in-place copy is called on: x.detach()."""
+    """The views that an in-place copy writes through, such as x.detach()."""
     return set(chain(node.args[0])) if node.target is aten.copy_.default else set()  # type: ignore[arg-type]

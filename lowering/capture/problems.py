@@ -1,6 +1,6 @@
-"""What a failure of torch.export means to the user: the error that says what, where and what to do next.
+"""Explains failures of torch.export: an error that says what is wrong, where, and what to do next.
 
-Comes in: the exception, the module, and the lines at which sizes were asked for. Goes out: a CaptureError.
+Comes in: the exception, the module, and the conditions on sizes with their lines. Goes out: a CaptureError.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import sympy
 import torch
@@ -25,12 +24,12 @@ from ..errors import CaptureError
 from ..left_out import SHAPE, reasons
 from .tracing import first_lines, user_frame
 
-Asked = tuple[Any, str | None]
-"""A condition on sizes, as sympy has it, and the user's file and line that asked."""
+Asked = tuple[sympy.Basic, str | None]
+"""A condition on sizes that the trace relied on, and the user's file and line that caused it."""
 
 
 def explained(problem: Exception, module: torch.nn.Module, asked: Sequence[Asked]) -> CaptureError:
-    """The error in place of torch.export's. asked: what was asked of sizes during the trace, in order."""
+    """The error to raise for torch.export's. asked: conditions on sizes that the trace relied on, in order."""
     name = type(module).__name__
     if "Constraints violated" in str(problem):
         return _broken_sizes(problem, name, asked)
@@ -55,7 +54,7 @@ def explained(problem: Exception, module: torch.nn.Module, asked: Sequence[Asked
 
 
 def _broken_sizes(problem: Exception, name: str, asked: Sequence[Asked]) -> CaptureError:
-    """dynamic_shapes that the model does not allow: each violation, the line that asks for it, and torch's suggestion."""
+    """The error for dynamic_shapes that the model does not allow: each violation, its line, and torch's suggestion."""
     lines = [line.strip() for line in str(problem).splitlines()]
     violations = [_without_advice(line.removeprefix("- ")) for line in lines if line.startswith("- ")]
     fixes = []
@@ -63,7 +62,7 @@ def _broken_sizes(problem: Exception, name: str, asked: Sequence[Asked]) -> Capt
         for line in lines[lines.index("Suggested fixes:") + 1 :]:
             if "=" not in line or line.startswith("The error"):
                 break
-            if not re.search(r" = \d+$", line):  # "n = 6" is no dynamic size
+            if not re.search(r" = \d+$", line):  # "n = 6" is static
                 fixes.append(line)
     advice = (
         f"in dynamic_shapes, as torch suggests: {'; '.join(fixes)}"
@@ -83,7 +82,7 @@ def _without_advice(violation: str) -> str:
 
 
 def _line(violations: Sequence[str], asked: Sequence[Asked]) -> str | None:
-    """The line of the first condition in which a number of the violations stands; else the first that has a line."""
+    """The line of the first condition with a number that the violations name; else the first line there is."""
     numbers = {int(number) for text in violations for number in re.findall(r"(?<![\w\[.])\d+(?![\w\]])", text)}
     for condition, line in asked:
         if line and any(int(number) in numbers for number in condition.atoms(sympy.Integer)):
@@ -106,8 +105,8 @@ def _advice(problem: Exception) -> str:
     return "make the module exportable: torch.export.export(module, args) shows the whole story"
 
 
-def check_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises CaptureError for an example that is no dense tensor: nested, masked, or of a class with kernels of its own."""
+def check_inputs(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """Raises CaptureError for an example that is not a dense tensor: nested, masked, or of a class with its own kernels."""
     for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
         if isinstance(leaf, torch.Tensor) and (leaf.is_nested or is_subclass(leaf)):
             kind = "a nested tensor" if leaf.is_nested else f"a {type(leaf).__name__}, a class with kernels of its own"

@@ -1,7 +1,7 @@
-"""What makes a captured graph a Program: its arguments, results, symbolic dimensions and guards.
+"""Turns a captured graph into a Program: arguments, results, symbolic dimensions and guards.
 
-Guaranteed: the graph is functional (mutations of inputs and buffers are extra results), holds no Python of the
-model, every node has a fake value, the user's file and line and the module path; no weight is read.
+Guaranteed: the graph is functional (mutations of inputs and buffers are extra results) and holds no Python of the model;
+every node has a fake value, the user's file and line, and the module path; no weight is read.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch.export.graph_signature import InputKind
 
 from ...passes.contract import SILENT
 from ...passes.program import Argument, Dim, Guard, Program, Result
-from ...passes.torch_private import ShapeEnv
+from ...passes.torch_private import ShapeEnv, ShapeGuard
 from ..errors import CaptureError
 from ..registry import overload_name
 from .results import renumbered
 from .sizes import Sizes
 
 
-def check_layout(name: str, value: Any) -> None:
+def check_layout(name: str, value: object) -> None:
+    """Raises CaptureError for a sparse, nested or quantized tensor."""
     if isinstance(value, torch.Tensor) and (value.layout is not torch.strided or value.is_quantized):
         layout = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
         raise CaptureError(
@@ -35,9 +36,10 @@ def check_layout(name: str, value: Any) -> None:
 
 
 def without_none(program: Program) -> Program:
-    """None is no result of `main`, as JAX has it; the structure keeps its place.
+    """Removes None from the results of `main`, as JAX does; the structure still has it.
 
-    Raises CaptureError for a result that is neither None nor a tensor nor a number."""
+    Raises CaptureError for a result that is not None, a tensor or a number.
+    """
     output = next(node for node in program.graph.nodes if node.op == "output")
     values = [value.meta["val"] if isinstance(value, fx.Node) else value for value in output.args[0]]
     for result, value in zip(program.results, values, strict=True):
@@ -62,14 +64,14 @@ def without_none(program: Program) -> Program:
 
 
 def erase_assertions(graph: fx.Graph) -> None:
-    """Assertions of the trace give nothing and carry no value: what they ask of sizes is in the guards."""
+    """Removes the trace's assertions, which have no result: the guards hold their conditions on sizes."""
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and node.meta.get("val") is None and overload_name(node.target) in SILENT:
             graph.erase_node(node)
 
 
 def erase_tokens(graph: fx.Graph) -> None:
-    """Calls that torch orders by tokens become plain calls: a module has no effects, and what asks for one has no rule."""
+    """Replaces calls that torch orders by effect tokens with plain calls: a lowered module has no effects, and effectful ops no rule."""
     tokens = set()
     for node in list(graph.nodes):
         if node.target is not torch.ops.higher_order.with_effects:
@@ -112,7 +114,7 @@ def unique_names(results: list[Result]) -> list[Result]:
 def mutations_as_results(
     graph_module: fx.GraphModule, arguments: Sequence[Argument], results: Sequence[Result]
 ) -> tuple[fx.GraphModule, tuple[Result, ...]]:
-    """Functionalization leaves `copy_(placeholder, value)` behind for each mutated argument: makes it a result."""
+    """Turns each `copy_(placeholder, value)`, which functionalization leaves for a mutated argument, into a result."""
     graph = graph_module.graph
     names = {
         node: argument.name
@@ -134,12 +136,12 @@ def mutations_as_results(
 
 
 def dims_of_exported(exported: ExportedProgram, sizes: Sizes) -> tuple[tuple[Dim, ...], tuple[Guard, ...]]:
-    """The free symbols of the placeholders, named as the user named them, with their ranges and the guards on them."""
+    """Returns a Dim for each free symbol of the placeholders, with the user's name and its range, and the guards on them."""
     inputs = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     given = dict(zip(inputs, sizes.asked, strict=False))
-    aliases: dict[Any, list[str]] = {}
-    names: dict[Any, str] = {}
-    least: dict[Any, int] = {}
+    aliases: dict[sympy.Symbol, list[str]] = {}
+    names: dict[sympy.Symbol, str] = {}
+    least: dict[sympy.Symbol, int] = {}
     environment = None
     for node in exported.graph_module.graph.nodes:
         if node.op != "placeholder":
@@ -151,7 +153,7 @@ def dims_of_exported(exported: ExportedProgram, sizes: Sizes) -> tuple[tuple[Dim
             environment = size.node.shape_env
             for symbol in sorted(
                 size.node.expr.free_symbols, key=str
-            ):  # more than the symbol itself where the size is derived, as 2 * n
+            ):  # a derived size, such as 2 * n, is an expression
                 aliases.setdefault(symbol, [])
                 if size.node.expr.is_symbol:
                     aliases[symbol].append(f"{node.name}.{index}" if isinstance(val, torch.Tensor) else node.name)
@@ -181,9 +183,11 @@ def dims_of_exported(exported: ExportedProgram, sizes: Sizes) -> tuple[tuple[Dim
     return tuple(dims), guards
 
 
-def _minimum(traced: int, symbol: Any, least: Mapping[Any, int], sizes: Sizes, guards: Sequence[Guard]) -> int:
-    """The smallest size that can be bound. traced: torch's, which is 2 where it only wants to be spared 0 and 1."""
-    if symbol not in least:  # a program that the user exported: its own range holds
+def _minimum(
+    traced: int, symbol: sympy.Symbol, least: Mapping[sympy.Symbol, int], sizes: Sizes, guards: Sequence[Guard]
+) -> int:
+    """The smallest size that can be bound. traced: torch's minimum, which is 2 where it only specializes 0 and 1."""
+    if symbol not in least:  # exported by the user: its own range applies
         return traced
     if not sizes.any_size:
         return max(traced, 2)
@@ -194,7 +198,7 @@ def _minimum(traced: int, symbol: Any, least: Mapping[Any, int], sizes: Sizes, g
 
 
 def _bound(number: Any) -> int | None:
-    """A bound of a range as a number; None where it is infinite."""
+    """A bound of a range as an int; None where it is infinite."""
     return int(number) if getattr(number, "is_Integer", isinstance(number, int)) and number < 2**62 else None
 
 
@@ -208,15 +212,15 @@ def guards_of(environment: ShapeEnv | None, symbols: set[sympy.Symbol]) -> tuple
     return tuple(found)
 
 
-def _is_internal(guard: Any) -> bool:
-    """Whether a kernel of torch asked, and not Python of the model or of torch.nn."""
+def _is_internal(guard: ShapeGuard) -> bool:
+    """Whether the guard comes from torch's kernels rather than from the Python of the model or of torch.nn."""
     file = getattr(getattr(guard.sloc, "framework_loc", None), "filename", "")
     return "/torch/" in file and "/torch/nn/" not in file
 
 
-def guard_frame(guard: Any) -> str | None:
-    """ "file:line" of the user's code that made a guard, where torch noted one."""
-    frame: Any = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside the machinery of tracing
+def guard_frame(guard: ShapeGuard) -> str | None:
+    """ "file:line" of the user's code that caused a guard; None where torch recorded none."""
+    frame: Any = getattr(guard.sloc, "framework_loc", None)  # the innermost frame outside torch's tracing code
     if hasattr(frame, "filename") and not _is_internal(guard):
         return f"{frame.filename}:{frame.lineno}"
     found = re.search(r"([^\s\"]+\.py)\"?(?::|, line )(\d+)", str(getattr(guard.sloc, "maybe_user_loc", None) or ""))

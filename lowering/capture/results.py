@@ -1,7 +1,7 @@
-"""How a module's results nest, from torch's tree to a Structure that needs no torch.
+"""Converts the nesting of a module's results from torch's TreeSpec to a Structure, which needs no torch.
 
-Tuples, lists, dicts and named tuples stay what they are. Any other container that is registered with torch, such as a
-dataclass or transformers' ModelOutput, becomes a dict by its fields' names; one without names becomes a list.
+Tuples, lists, dicts and named tuples keep their type. Every other container that is registered with torch, such as a
+dataclass or transformers' ModelOutput, becomes a dict with its fields' names as keys; one without names becomes a list.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
 
 from ...passes.torch_private import child_names, pytree
 from ...runtime.core.structure import Structure
 
 
 def structure_of(spec: pytree.TreeSpec) -> Structure:
-    """The structure whose results are numbered as the leaves are."""
+    """The Structure of `spec`, its results numbered in the order of the leaves."""
     return _structure(spec, count())
 
 
@@ -39,12 +38,12 @@ def _structure(spec: pytree.TreeSpec, numbers: Iterator[int]) -> Structure:
     return Structure("dict", keys=names, children=children)
 
 
-def _key(key: Any) -> str | int | float | bool | None:
+def _key(key: object) -> str | int | float | bool | None:
     return key if isinstance(key, str | int | float | bool | None) else str(key)
 
 
 def renumbered(structure: Structure, places: dict[int, int]) -> Structure:
-    """The structure with other numbers for its results; None stands where a number has no place."""
+    """The structure with result i renumbered to places[i]; a result that is not in `places` becomes None."""
     if structure.kind == "result":
         return Structure("result", places[structure.index]) if structure.index in places else Structure("none")
     children = tuple(renumbered(child, places) for child in structure.children)
@@ -52,7 +51,7 @@ def renumbered(structure: Structure, places: dict[int, int]) -> Structure:
 
 
 def names_in(structure: Structure) -> dict[int, str]:
-    """The names of the results that stand in dicts and named tuples: `logits`, `cache.0`."""
+    """Names, by number, of the results within dicts and named tuples: `logits`, `cache.0`."""
     return {index: ".".join(path) for path, index in _paths(structure, ()) if any(not part.isdigit() for part in path)}
 
 

@@ -1,8 +1,8 @@
-"""Symbolic sizes while torch.export traces: a size of 0 or 1 is like any other, and each keeps the user's name and range.
+"""Symbolic sizes while torch.export traces: 0 and 1 are not specialized, and each size keeps the user's name and range.
 
-Plain torch.export assumes that a dynamic size is 2 or more and notes no guard for it. Under `backed_size_oblivious` it takes the
-general way where an op asks for a size of 1, and Python of the model that asks leaves a guard. lowering/emit/small_sizes.py checks
-the ops' general ways when such a size is bound.
+Plain torch.export assumes that a dynamic size is 2 or more and records no guard for it. Under `backed_size_oblivious` an op that
+branches on a size of 1 takes its general branch, and a branch in the model's Python records a guard. lowering/emit/small_sizes.py
+checks the ops' general branches when such a size is bound.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch.export import Dim, ExportedProgram
@@ -32,7 +33,7 @@ from ..errors import CaptureError
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user said of one dynamic dimension. name: None for Dim.AUTO and Dim.DYNAMIC. minimum: the least size wanted."""
+    """One dynamic dimension as the user declared it. name: None for Dim.AUTO and Dim.DYNAMIC. minimum: the smallest size."""
 
     name: str | None
     minimum: int
@@ -40,14 +41,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sizes:
-    """asked: per leaf of the user's inputs, its dynamic dimensions by index. any_size: whether the trace took 0 and 1 as any other size."""
+    """asked: per leaf of the user's inputs, its dynamic dimensions by index. any_size: whether the trace did not specialize 0 and 1."""
 
     asked: Sequence[Mapping[int, Asked]] = ()
     any_size: bool = False
 
 
 def export_any_size(export: Callable[[Any], ExportedProgram], dynamic_shapes: Any) -> tuple[ExportedProgram, bool]:
-    """`export(dynamic_shapes)`, and whether its sizes may be 0 and 1 too. Raises what torch.export raises."""
+    """Returns `export(dynamic_shapes)`, and whether its sizes may also be 0 or 1. Raises what torch.export raises."""
     try:
         with zero_and_one_not_specialized():
             return export(dynamic_shapes), True
@@ -60,21 +61,21 @@ def export_any_size(export: Callable[[Any], ExportedProgram], dynamic_shapes: An
             with zero_and_one_not_specialized():
                 return export(relaxed), True
         except Exception:
-            pass  # the plain way below says what is wrong in the user's own names
+            pass  # the plain export below raises an error with the user's own names
     return export(dynamic_shapes), False
 
 
 def _only_excludes_a_number(problem: Exception) -> bool:
-    """Whether torch.export only minds that a named dimension may not have one size, such as 1: a hint takes that as a guard."""
+    """Whether torch.export's only objection is a guard that excludes one size, such as 1: for Dim.DYNAMIC it records such a guard."""
     violations = re.findall(r"^\s*- (.*)$", str(problem), re.MULTILINE)
     return bool(violations) and all(re.search(r"generated guard .* != \d+\.?$", line) for line in violations)
 
 
 def _hints(dynamic_shapes: Any) -> Any | None:
-    """The tree with `Dim.DYNAMIC` in place of named dimensions; None where one is derived from another."""
+    """dynamic_shapes with `Dim.DYNAMIC` for each named dimension; None where one is derived from another."""
     derived = False
 
-    def hint(leaf: Any) -> Any:
+    def hint(leaf: object) -> object:
         nonlocal derived
         derived = derived or hasattr(leaf, "root")
         return Dim.DYNAMIC(min=leaf.min, max=_maximum(leaf)) if isinstance(leaf, Dim) else leaf
@@ -85,23 +86,23 @@ def _hints(dynamic_shapes: Any) -> Any | None:
     return None if derived else hinted
 
 
-def _maximum(dim: Any) -> int | None:
+def _maximum(dim: Dim) -> int | None:
     return dim.max if isinstance(dim.max, int) and dim.max < 2**62 else None
 
 
 def asked_sizes(
-    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
+    module: torch.nn.Module, args: Sequence[object], kwargs: Mapping[str, object] | None, dynamic_shapes: Any
 ) -> list[dict[int, Asked]]:
-    """For each leaf of the inputs, in order, its dynamic dimensions: `Dim("batch")`, and the root of a derived one.
+    """Returns the dynamic dimensions of each leaf of the inputs, in order; a derived dimension counts as its root.
 
-    dynamic_shapes was accepted by torch.export; its entries are found as torch finds them, by argument name or place.
+    dynamic_shapes: accepted by torch.export already; entries are matched as torch does, by argument name or position.
     """
     if not dynamic_shapes:
         return []
     return [_asked_of(shape) for shape in leaves_with_shapes(module, tuple(args), dict(kwargs or {}), dynamic_shapes)]
 
 
-def _asked_of(shape: Any) -> dict[int, Asked]:
+def _asked_of(shape: object) -> dict[int, Asked]:
     """The dynamic dimensions of one leaf. shape: its entry in dynamic_shapes."""
     parts = (
         dict(shape)
@@ -125,14 +126,14 @@ def _asked(dim: Any) -> Asked | None:
 
 @contextmanager
 def sizes_stay_symbolic(exported: ExportedProgram, sizes: Sizes) -> Iterator[None]:
-    """While `exported` is decomposed. Raises CaptureError with the line where a symbolic size was made a number."""
+    """Wraps the decomposition of `exported`. Raises CaptureError with the line where a symbolic size was specialized."""
     symbols, environment = _symbols(exported)
     if environment is None:
         yield
         return
-    lines: dict[Any, str | None] = {}
+    lines: dict[sympy.Symbol, str | None] = {}
 
-    def note(symbol: Any) -> None:
+    def note(symbol: sympy.Symbol) -> None:
         lines.setdefault(symbol, source_in(fx.traceback.get_current_meta().get("stack_trace")))
 
     with replacements_noted(environment, note), zero_and_one_not_specialized() if sizes.any_size else nullcontext():
@@ -147,9 +148,9 @@ def sizes_stay_symbolic(exported: ExportedProgram, sizes: Sizes) -> Iterator[Non
             )
 
 
-def _symbols(exported: ExportedProgram) -> tuple[dict[Any, str], ShapeEnv | None]:
-    """The symbols of the inputs' sizes, each with the first place where it stands, and their environment."""
-    found: dict[Any, str] = {}
+def _symbols(exported: ExportedProgram) -> tuple[dict[sympy.Symbol, str], ShapeEnv | None]:
+    """The symbols of the inputs' sizes, each with the first dimension that has it, such as "x.0", and their environment."""
+    found: dict[sympy.Symbol, str] = {}
     environment = None
     for node in exported.graph.nodes:
         val = node.meta.get("val") if node.op == "placeholder" else None

@@ -1,16 +1,16 @@
-"""Functions of torch that look at values while they are traced, and what is called in their stead.
+"""Stand-ins: replacements, while a module is exported, for functions of torch that read tensors' values.
 
-`torch.cov` asks whether its divisor is positive, `torch.combinations` picks by a mask that depends on nothing but sizes,
-`torch.narrow` reads a start that is a tensor, `torch.equal` gives a Python bool, `x[t]` with a 0-d tensor reads it, nn.Transformer
-asks whether its mask is causal: a trace stops at each.
-Comes in: a module's calls, while it is exported.
-Guaranteed: a stand-in computes what the function does where eager torch raises no error.
+`torch.cov` asks whether its divisor is positive, `torch.combinations` selects by a mask that depends on sizes alone,
+`torch.narrow` reads a start that is a tensor, `torch.equal` returns a Python bool, `x[t]` reads a 0-d tensor, nn.Transformer
+checks whether its mask is causal: tracing stops at each.
+Comes in: a module's calls, while it is exported. Goes out: the same calls, or those of their stand-ins.
+Guaranteed: a stand-in computes what eager torch computes, wherever eager torch raises no error.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from itertools import combinations as choices
@@ -31,14 +31,14 @@ from ..errors import CaptureError
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
-    """Rows are variables, columns observations; fweights count an observation several times, aweights weigh it."""
+    """torch.cov without its check that the divisor is positive. input: [variables, observations]; the weights: [observations]."""
     x = input.reshape(1, -1) if input.ndim < 2 else input
     count = x.shape[1]
     weights: Any = fweights
     if aweights is not None:
         weights = aweights if fweights is None else aweights * fweights
     if weights is None:
-        total: Any = count
+        total: Tensor | int = count
         mean = x.sum(1) / total
     else:
         total = weights.sum()
@@ -68,7 +68,7 @@ def corrcoef(input: Tensor) -> Tensor:
 
 
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
-    """Which elements stand together is known from the size alone."""
+    """torch.combinations by indices made ahead of time: they depend on the size alone."""
     if r == 0:
         return input.new_empty([0])
     choose = combinations_with_replacement if with_replacement else choices
@@ -79,7 +79,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 
 def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
-    """A start that is a tensor only says which elements are taken; how many they are is known."""
+    """torch.narrow with a start that is a tensor, by index_select: the length is a number."""
     if not isinstance(start, Tensor):
         return torch.ops.aten.narrow.default(input, dim, start, length)
     first = torch.where(start < 0, start + input.shape[dim], start)
@@ -87,7 +87,7 @@ def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
 
 
 def equal(input: Tensor, other: Tensor) -> Tensor | bool:
-    """The answer as a 0-d tensor, where eager torch gives a Python bool."""
+    """torch.equal as a 0-d bool tensor, where eager torch returns a Python bool; False for different shapes."""
     if input.shape != other.shape:
         return False
     return (input == other).all()
@@ -100,7 +100,7 @@ def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e
 def gaussian_nll_loss(
     input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Tensor:
-    """Without torch's look at whether all variances are positive."""
+    """torch's loss without its check that all variances are positive."""
     if not isinstance(var, Tensor):
         var = torch.full_like(input, var)
     if var.shape != input.shape and var.shape == input.shape[:-1]:
@@ -114,7 +114,7 @@ def gaussian_nll_loss(
 
 
 def is_causal_mask(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
-    """Without nn.Transformer's look at whether a mask's values are causal, which only lets it leave the mask out: it is added as given."""
+    """nn.Transformer's test without reading the mask's values: a causal mask could be left out, and is added as given instead."""
     return is_causal is True
 
 
@@ -127,7 +127,7 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """By max_pool2d: torch's makes a number of the length."""
+    """torch.max_pool1d by max_pool2d where the length is symbolic: torch's own makes it a number."""
     if return_indices or not isinstance(input.shape[-1], torch.SymInt):
         pool: Any = torch.nn.functional.max_pool1d
         return pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
@@ -142,7 +142,7 @@ def max_pool1d(
 
 
 def linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor:
-    """torch.linspace takes a symbolic number of steps for a number."""
+    """torch.linspace with a symbolic number of steps, which torch's own makes a number."""
     if not isinstance(steps, torch.SymInt):
         return torch.linspace(start, end, steps, **options)
     options.pop("out", None)
@@ -151,9 +151,8 @@ def linspace(start: Any, end: Any, steps: Any = None, **options: Any) -> Tensor:
     return torch_private.linspace(start, end, count, **options)
 
 
-def _by_tensor(index: Any) -> bool:
-    """Whether an index has a 0-d integer tensor, which torch.export would read as a number, beside other parts than new
-    dimensions and masks."""
+def _by_tensor(index: object) -> bool:
+    """Whether an index has a 0-d integer tensor, which torch.export would read, and no new dimensions or masks."""
     parts = index if isinstance(index, tuple) else (index,)
     return any(_is_number(part) for part in parts) and all(
         part is Ellipsis
@@ -166,14 +165,14 @@ def _by_tensor(index: Any) -> bool:
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
-def _is_number(part: Any) -> bool:
+def _is_number(part: object) -> bool:
     return isinstance(part, Tensor) and part.ndim == 0 and part.dtype in INTEGERS
 
 
 def _split(self: Tensor, index: Any) -> tuple[Tensor, list[Tensor], tuple[Any, ...]]:
-    """(a view of self whose first dimensions the 0-d tensors index, these, the index of the dimensions that they leave).
+    """Returns (a view of self whose first dimensions the 0-d tensors index, the 0-d tensors, the index of the other dimensions).
 
-    torch selects by numbers and 0-d tensors and slices first; tensors with dimensions index what is left.
+    torch applies numbers, 0-d tensors and slices first; tensors with dimensions index the result.
     """
     parts = list(index) if isinstance(index, tuple) else [index]
     for place, part in enumerate(parts):
@@ -215,9 +214,9 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
 
 
 def _assign_data(module: torch.nn.Module, tensor: Tensor, value: Tensor, line: str, lines: set[str]) -> None:
-    """`tensor.data = value` of a weight or a buffer as an in-place copy; memory.py looks whether that means the same.
+    """`tensor.data = value` of a weight or a buffer as an in-place copy; memory.py checks that the two are equivalent.
 
-    Raises CaptureError for any other tensor, whose old memory may be anything's.
+    lines: gets `line`. Raises CaptureError for any other tensor, whose memory others may share.
     """
     same = tensor.shape == value.shape and tensor.dtype == value.dtype
     owned = any(tensor is one for one in (*module.parameters(), *module.buffers()))
@@ -238,7 +237,7 @@ _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def _line(frame: FrameType | None) -> str:
-    """ "file:line" of the innermost frame outside of torch."""
+    """ "file:line" of the innermost frame outside torch."""
     while frame is not None and "/torch/" in frame.f_code.co_filename:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
@@ -248,7 +247,7 @@ def _type(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
+STAND_INS: dict[Callable[..., object], Callable[..., object]] = {
     torch.cov: cov,
     Tensor.cov: cov,
     torch.corrcoef: corrcoef,
@@ -272,9 +271,9 @@ STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class StandIns(torch.overrides.TorchFunctionMode):
-    """While it is entered, calls of the functions in STAND_INS become calls of what stands for them.
+    """Replaces calls of the functions in STAND_INS by calls of their stand-ins while it is entered.
 
-    note: called with the frame of each call. assigned: gets the lines, as "file:line", where a weight's .data is assigned.
+    note: called with the frame of each call. assigned: collects the lines, as "file:line", that assign a weight's .data.
     """
 
     def __init__(self, module: torch.nn.Module, note: Callable[[FrameType], None], assigned: set[str]) -> None:
@@ -283,8 +282,14 @@ class StandIns(torch.overrides.TorchFunctionMode):
         self.note = note
         self.assigned = assigned
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not torch.compiler.is_dynamo_compiling():  # regions of control flow go through dynamo, this mode with them
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> Any:
+        if not torch.compiler.is_dynamo_compiling():  # dynamo traces regions of control flow, and this mode with them
             self.note(sys._getframe(1))
         if func == _SET_DATA:
             tensor, value = args
@@ -294,13 +299,13 @@ class StandIns(torch.overrides.TorchFunctionMode):
 
 @contextmanager
 def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> Iterator[set[str]]:
-    """While it is entered, calls within `module` are seen by StandIns before torch.export's own mode, which would read `x[t]`.
+    """Runs `module` under StandIns while it is entered: before torch.export's own mode, which would read `x[t]`.
 
-    Gives the lines where a weight's or a buffer's .data is assigned, once the module ran.
+    Yields a set that holds, once the module has run, the lines that assign a weight's or a buffer's .data.
     """
     assigned: set[str] = set()
 
-    def watched(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def watched(forward: Callable[..., object], *args: object, **kwargs: object) -> object:
         with StandIns(module, note, assigned):
             return forward(*args, **kwargs)
 
@@ -309,13 +314,13 @@ def standing_in(module: torch.nn.Module, note: Callable[[FrameType], None]) -> I
 
 
 @contextmanager
-def forward_through(module: torch.nn.Module, call: Callable[..., Any]) -> Iterator[None]:
-    """While it is entered, `module(*args)` is `call(forward, *args)`."""
+def forward_through(module: torch.nn.Module, call: Callable[..., object]) -> Iterator[None]:
+    """Makes `module(*args)` run `call(forward, *args)` while it is entered."""
     own = vars(module).get("forward")
     forward = module.forward
 
     @wraps(forward)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: object, **kwargs: object) -> object:
         return call(forward, *args, **kwargs)
 
     vars(module)["forward"] = wrapped

@@ -1,6 +1,6 @@
 """Emits `fxhlo::` ops as `stablehlo.composite`, with the kernel's traced reference as decomposition.
 
-The reference is also what the op runs in eager torch, so the composite means what the graph means.
+The op runs the same reference in eager torch, so composite and graph have one meaning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def composite_rule(kernel: Kernel) -> Rule:
 def emit_composite(
     ctx: Context, kernel: Kernel, names: list[str], tensors: dict[str, Value], attributes: dict[str, object]
 ) -> list[Value] | Value:
-    """The kernel's results; one that is alone is no list. names: of all operands by the schema; tensors: those that are there."""
+    """Emits the kernel's composite; returns its results, a single one not as a list.
+
+    names: the schema's operands, in order; tensors: those that the call passes. attributes: the other arguments.
+    """
     types = tuple((name, tensors[name].type) for name in names if name in tensors)
     key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
     result_types = [type_ for type_ in ctx.results if type_ is not None]
@@ -69,7 +72,7 @@ def composite_op(
     results: Sequence[ir.Type],
     decomposition: str,
 ) -> ir.OpView:
-    """The composite at the insertion point. names: of the operands that are there; decomposition: the symbol of a function."""
+    """Emits the composite at the insertion point. names: of `operands`; decomposition: the symbol of a function."""
     return stablehlo.CompositeOp(
         results,
         operands,
@@ -82,7 +85,7 @@ def composite_op(
 
 
 def _attributes(names: Sequence[str], attributes: Mapping[str, object]) -> dict[str, ir.Attribute]:
-    """The kernel's attributes, and `operands`: which tensors are there."""
+    """The kernel's attributes, and `operands`: the names of the tensors that are passed."""
     encoded = {name: _attribute(value) for name, value in attributes.items() if value is not None}
     encoded["operands"] = ir.ArrayAttr.get([ir.StringAttr.get(name) for name in names])
     return encoded

@@ -1,4 +1,4 @@
-"""What a rule gets besides its operands: the result types that the graph states, and the module under construction."""
+"""Context: a rule's argument besides its operands, with the result types that the graph states and the module under construction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..types import TensorType, Value
 from .functions import Functions
 
 
-@dataclass(slots=True)  # not frozen: one is made for every op, and that would take three times as long
+@dataclass(slots=True)  # not frozen: one is made for every op, and a frozen one takes three times as long to make
 class Context:
     """The context of one op.
 
-    results: the type of each result as the fake tensors on the node say; None for a result that is no tensor.
+    results: the type of each result, from the node's fake tensors; None for a result that is not a tensor.
     target_op: the overload's name, for errors.
     functions: the module's private functions.
     inline: emits a graph, such as a region of control flow, at the insertion point; it takes the graph's operands (Values and

@@ -1,4 +1,4 @@
-"""Which ops of a Program can be lowered: the contract checked against the rules of this installation."""
+"""Checks which ops of a Program can be lowered: the contract, against the rules of this installation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .emit import refused
 
 
 def supported(node: fx.Node) -> bool:
-    """Whether there is a rule for this node, or it needs none."""
+    """Whether the node has a rule or needs none."""
     name = overload_name(node.target)
     return name == "_operator.getitem" or name in SILENT or find_rule(node.target) is not None
 
 
 def refusal(node: fx.Node) -> str | None:
-    """Why no rule can lower this node: it is left out on purpose, or its sizes are known only when the module runs."""
+    """Why no rule can lower this node: the op is left out on purpose, or its sizes depend on data; None where one can."""
     if not supported(node) and overload_name(node.target) in reasons():
         return reasons()[overload_name(node.target)]
     return SHAPE if node.meta.get("unbacked_bindings") else None
 
 
 def everything_missing(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
-    """Every op without a rule and every op whose rule refuses the call, the most frequent first."""
+    """Returns every op without a rule and every op whose rule refuses the call, the most frequent first."""
     return contract.by_count(_with_refusals(program, bindings, _without_rule(program)))
 
 
 def check(program: Program, bindings: Mapping[str, int] | None = None) -> None:
-    """Raises ContractError, which lists everything that cannot be lowered, if an op has no rule."""
+    """Raises ContractError with everything that cannot be lowered if an op has no rule."""
     if without_rule := _without_rule(program):
         raise contract.cannot_be_lowered(_with_refusals(program, bindings, without_rule))
 
@@ -49,7 +49,7 @@ def _with_refusals(
     named = {one.overload for one in without_rule}
     try:
         return (*without_rule, *(one for one in refused(program, bindings) if one.overload not in named))
-    except FxhloError:  # the signature has sizes that depend on data, because of an op that is listed already
+    except FxhloError:  # sizes of the signature depend on data, because of an op that is listed already
         if not without_rule:
             raise
         return without_rule

@@ -1,7 +1,7 @@
-"""Symbolic dimensions: from names and numbers that a user binds to the number behind every symbolic size.
+"""Binds symbolic dimensions to numbers and evaluates symbolic sizes.
 
-Comes in: a Program's dims and guards and the user's bindings. Goes out: `Binding.number(size)`.
-Guaranteed: every dimension is bound within its range, every guard of the capture holds, or GuardError says which not.
+Comes in: a Program's dims and guards, and the user's bindings by name. Goes out: `Binding.number(size)`.
+Guaranteed: every dimension is bound within its range and every guard of the capture holds; else GuardError names it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ..errors import GuardError, LoweringError
 from ..types import TensorType
 
 SMALL = (0, 1)
-"""Sizes at which an op of torch may go another way: it broadcasts, squeezes, or has nothing to do."""
+"""Sizes for which ops of torch may branch: they broadcast, squeeze, or compute nothing."""
 
 
 class Binding:
-    """Numbers for all symbols of a Program.
+    """A number for each symbol of a Program.
 
-    bindings: sizes by dimension name (or alias). A dimension that is not named takes the size seen at capture.
+    bindings: sizes by dimension name or alias; a dimension that is not named takes the example's size. Raises GuardError for an
+    unknown name, a size out of range, and a guard that does not hold.
     """
 
     def __init__(self, program: Program, bindings: Mapping[str, int] | None = None) -> None:
@@ -34,11 +35,14 @@ class Binding:
 
     @staticmethod
     def names(program: Program, bindings: Mapping[str, int]) -> set[str]:
-        """The dimensions that `bindings` names, by name or alias. Raises GuardError for a name that there is not."""
+        """Names of the dimensions in `bindings`, whose keys are names or aliases. Raises GuardError for an unknown one."""
         return set(_named(program, bindings))
 
     def number(self, size: Any) -> Any:
-        """The number behind a SymInt, SymFloat, SymBool or sympy expression; plain numbers come back as they are."""
+        """The value of a SymInt, SymFloat, SymBool or sympy expression; a plain number is returned unchanged.
+
+        Raises LoweringError for a size that depends on data.
+        """
         if isinstance(size, int | float | bool):
             return size
         expression = size if isinstance(size, sympy.Basic) else size.node.expr
@@ -70,7 +74,7 @@ class Binding:
                     dict.fromkeys(dim.name for dim in program.dims if dim.symbol in guard.expression.free_symbols)
                 )
                 if guard.internal and program.source is not None and any(self.sizes[name] in SMALL for name in names):
-                    continue  # small_sizes.py looks at what each op gives at that size
+                    continue  # small_sizes.py checks each op at that size
                 given = ", ".join(f"{name}={self.sizes[name]}" for name in names)
                 raise GuardError(
                     f"{given} breaks the assumption {guard.expression} that the capture made",
@@ -80,7 +84,7 @@ class Binding:
 
 
 def _named(program: Program, given: Mapping[str, int]) -> dict[str, int]:
-    """The sizes by dimension, where they were given by name or alias."""
+    """Sizes by dimension name, from sizes by name or alias. Raises GuardError for an unknown name or two sizes of one dimension."""
     names = {alias: dim for dim in program.dims for alias in (dim.name, str(dim.symbol), *dim.aliases)}
     sizes: dict[str, int] = {}
     for name, size in given.items():
@@ -119,7 +123,7 @@ def _check_range(program: Program, dim: Dim, size: int) -> None:
 
 
 def _narrowed_at(program: Program, dim: Dim, size: int) -> str | None:
-    """The line whose assumption rules out this size; None where the user's own range does."""
+    """The line whose assumption excludes this size; None where the user's own range excludes it."""
     broken = [
         guard.where
         for guard in program.guards

@@ -1,9 +1,9 @@
-"""From a Program to StableHLO: walks the graph once, calls the rule of each op, checks what the rule built.
+"""Emits a Program as StableHLO: walks the graph once, calls the rule of each op and verifies its results.
 
 Comes in: a Program that passed the contract, and numbers for its symbols. Goes out: an HloModule.
 Guaranteed: every result has the type that the graph states; every op carries the user's file and line and the
 module path as its location; arguments that the program updates are aliased to their results; the module verifies.
-Refusals of rules are collected: emission goes on with placeholders for what is missing, and ends in one error with all of it.
+Refusals of rules are collected: emission continues with placeholders for rejected ops' results and ends in one error that lists all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .signature import annotate, output_type, signature_of
 
 
 def emit(program: Program, bindings: Mapping[str, int] | None = None) -> HloModule:
-    """Emits `program` with its symbolic dimensions bound (those not named take the size seen at capture).
+    """Emits `program` with its symbolic dimensions bound (those not named take the example's size).
 
     Raises LoweringError or UnsupportedError where one rule refuses, ContractError where several do, GuardError for the bindings.
     """
@@ -41,7 +41,7 @@ def emit(program: Program, bindings: Mapping[str, int] | None = None) -> HloModu
 
 
 def refused(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
-    """Every op whose rule refuses, or that has none: by an emission whose module is thrown away."""
+    """Returns every op that has no rule or whose rule refuses, found by an emission whose module is discarded."""
     emitter = Emitter(program, Binding(program, bindings))
     try:
         emitter.module()
@@ -56,14 +56,14 @@ class NotEmitted(Exception):
 
 
 UNKNOWN = object()
-"""The placeholder for a refused op's result whose type is not known either; its users are skipped."""
+"""Placeholder for a rejected op's result of unknown type; its users are skipped."""
 
 Environment = dict[fx.Node, object]
-"""What each node evaluates to: a Value, a number, a list of them, a region's graph."""
+"""The value of each node: a Value, a number, a list of them, a region's graph."""
 
 
 class Emitter:
-    """One emission: the MLIR module under construction and what its functions share."""
+    """One emission: the MLIR module under construction, and the state that its functions share."""
 
     def __init__(self, program: Program, binding: Binding) -> None:
         self.program = program
@@ -112,12 +112,12 @@ class Emitter:
         return emit_function("main", "public", operands, results, body)
 
     def inline(self, module: fx.GraphModule, operands: Sequence[object]) -> list[Value]:
-        """Emits the nodes of `module` at the insertion point and returns its outputs. operands: Values and numbers."""
+        """Emits the nodes of `module` at the insertion point and returns its outputs. operands: Values and numbers, one per placeholder."""
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         return self._graph(module, dict(zip(placeholders, operands, strict=True)))
 
     def _graph(self, module: fx.GraphModule, environment: Environment) -> list[Value]:
-        """`environment` holds the placeholders that are tensors, and is filled."""
+        """Emits the graph and returns its outputs. environment: holds the tensor placeholders; gets the value of every node."""
         for node in module.graph.nodes:
             if node in environment:
                 continue
@@ -205,7 +205,7 @@ class Emitter:
         return self._placeholder(node)
 
     def _placeholder(self, node: fx.Node) -> object:
-        """Zeros of the types that the graph states, for a result that was not emitted; UNKNOWN where there is no type."""
+        """Zeros of the stated types for a rejected op's results; UNKNOWN where there is no type."""
         val = node.meta["val"]
         if not isinstance(val, torch.Tensor | tuple | list):
             return UNKNOWN
@@ -230,7 +230,7 @@ class Emitter:
 
 
 def _verify(node: fx.Node, name: str, results: object, types: Sequence[TensorType | None]) -> None:
-    """The rule's results against the types that the graph states: a mistake stops at its own op."""
+    """Raises LoweringError where a rule's results have other types than the graph states: a mistake is reported at its own op."""
     built = results if isinstance(results, tuple | list) else (results,)
     for result, type_ in zip(built, types, strict=False):
         if type_ is not None and (not isinstance(result, Value) or result.type != type_):
@@ -243,7 +243,7 @@ def _verify(node: fx.Node, name: str, results: object, types: Sequence[TensorTyp
 
 
 def _attribute(module: fx.GraphModule, node: fx.Node) -> object:
-    """A tensor that the graph holds, as a constant; the graph of a region of control flow."""
+    """Returns a get_attr node's tensor as a constant, or the graph of a region of control flow."""
     value: object = module
     for part in str(node.target).split("."):
         value = getattr(value, part)
@@ -251,7 +251,7 @@ def _attribute(module: fx.GraphModule, node: fx.Node) -> object:
 
 
 def constant(tensor: torch.Tensor, at: str | None = None) -> Value:
-    """A tensor as a constant of the module. at: the user's line, for the LoweringError of a tensor without values."""
+    """Emits a tensor as a constant. at: the user's line, for the LoweringError of a tensor without values."""
     if isinstance(tensor, FakeTensor):
         raise LoweringError("a constant of the graph has no values (it was captured as a fake tensor)", where=at)
     return array(as_numpy(tensor), tensor.dtype)

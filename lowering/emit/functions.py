@@ -1,4 +1,4 @@
-"""The private functions of the module under construction: composites' decompositions and what jax lowers.
+"""The private functions of the module under construction: composites' decompositions and functions that jax lowers.
 
 Comes in: a traced graph over tensors, or a module's text. Goes out: the function's symbol and result types.
 Guaranteed: one function per key, so that calls with the same types and attributes share it.
@@ -24,7 +24,7 @@ class Function(NamedTuple):
 
 
 class Functions:
-    """block: the module's, into which the functions go."""
+    """block: of the module; the functions are added to it."""
 
     def __init__(self, block: ir.Block) -> None:
         self._block = block
@@ -33,7 +33,7 @@ class Functions:
     def emitted(
         self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
     ) -> Function:
-        """The function of `key`; where there is none yet, one with that body. name: what its symbol starts with."""
+        """Returns the function of `key`, emitted at first use with this body. name: the prefix of its symbol."""
         if key in self._by_key:
             return self._by_key[key]
         function = self._by_key[key] = Function(self._symbol(name), tuple(results))
@@ -42,7 +42,7 @@ class Functions:
         return function
 
     def adopted(self, key: Hashable, name: str, lower: Callable[[], tuple[str, Sequence[TensorType]]]) -> Function:
-        """The function of `key`; where there is none yet, `main` of the module that `lower()` returns: its text and result types."""
+        """Returns the function of `key`, at first use the `main` of the module that `lower()` returns: its text and result types."""
         if key not in self._by_key:
             source, results = lower()
             self._by_key[key] = Function(adopt(source, self._block, self._symbol(name)), tuple(results))
@@ -59,7 +59,7 @@ def emit_function(
     results: Sequence[TensorType],
     body: Body,
 ) -> ir.OpView:
-    """A function at the insertion point; visibility: "public" or "private"."""
+    """Emits a function at the insertion point. visibility: "public" or "private"."""
     function = func.FuncOp(name, ([mlir_type(*type_) for type_ in operands], [mlir_type(*type_) for type_ in results]))
     function.attributes["sym_visibility"] = ir.StringAttr.get(visibility)
     block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
@@ -70,7 +70,7 @@ def emit_function(
 
 
 def call(function: Function, operands: Sequence[Value]) -> list[Value]:
-    """func.call at the insertion point."""
+    """Emits func.call at the insertion point and returns its results."""
     op = func.CallOp(
         [mlir_type(*type_) for type_ in function.results],
         ir.FlatSymbolRefAttr.get(function.symbol),

@@ -1,4 +1,4 @@
-"""What rules refuse in one emission: collected, so that one error lists all of it."""
+"""Collects the refusals of rules during one emission, so that one error lists them all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Refusals:
         return bool(self._found)
 
     def add(self, node: fx.Node, problem: FxhloError) -> None:
-        """Collects `problem`, once: an op in a region that is emitted twice raises it twice."""
+        """Adds `problem` once, although an op in a region that is emitted twice raises it twice."""
         if not any(problem is other for _, other in self._found):
             self._found.append((node, problem))
 
@@ -33,7 +33,7 @@ class Refusals:
         return tuple(Missing(name, len(places), places[0], reason=reason) for (name, reason), places in found.items())
 
     def raise_all(self) -> None:
-        """Raises the one error as it is, several as one ContractError; returns where there is none."""
+        """Raises a single refusal unchanged, and several as one ContractError; returns if there is none."""
         if len(self._found) == 1:
             raise self._found[0][1]
         if self._found:

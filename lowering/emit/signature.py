@@ -1,4 +1,4 @@
-"""The signature of a lowered Program: static types, names and aliasing of what goes in and comes out."""
+"""The signature of a lowered Program: static types, names and aliasing of arguments and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .dims import Binding
 
 
 def signature_of(program: Program, binding: Binding) -> Signature:
-    """Arguments are the placeholders that are tensors. An argument that a result updates is aliased to it."""
+    """Returns the signature: an argument per tensor placeholder; one that a result updates is aliased to that result."""
     updated = {result.updates: index for index, result in enumerate(program.results) if result.updates}
     arguments = []
     for node, argument in zip(program.placeholders, program.arguments, strict=True):
@@ -30,7 +30,7 @@ def signature_of(program: Program, binding: Binding) -> Signature:
 
 
 def output_type(value: object, binding: Binding) -> TensorType:
-    """The type of an output: a node's tensor, or a number (also a symbolic one), which is returned as a 0-d tensor."""
+    """The type of an output: of a node's tensor, or of the 0-d tensor as which a (symbolic) number is returned."""
     val = value.meta["val"] if isinstance(value, fx.Node) else value
     if isinstance(val, torch.Tensor):
         return binding.type_of(val)
@@ -38,7 +38,7 @@ def output_type(value: object, binding: Binding) -> TensorType:
 
 
 def annotate(function: ir.OpView, signature: Signature) -> None:
-    """Writes names and aliasing on the public function: PJRT donates by the aliasing, readers and tools use the names."""
+    """Adds names and aliasing to the public function as attributes: PJRT donates buffers by the aliasing, tools read the names."""
     arguments = []
     for argument in signature.arguments:
         attributes: dict[str, ir.Attribute] = {

@@ -1,13 +1,12 @@
-"""Whether a captured program means the same where a dynamic size is bound to 0 or 1.
+"""Checks that a captured program is still right where a dynamic size is bound to 0 or 1.
 
-torch.export records the general way: `x.squeeze(1)` keeps a dimension whose size is symbolic, a sum does not broadcast. For a size
-of 1 eager torch may go another way. Comes in: a Program and the numbers of its symbols. Guaranteed: every op of the exported graph
-and of the decomposed one, run on fake tensors of the bound sizes, gives the shape that the program states, or GuardError names its line.
+torch.export records the general branch: `x.squeeze(1)` keeps a dimension whose size is symbolic, a sum does not broadcast. For a
+size of 1 eager torch may take another branch. Comes in: a Program and the numbers of its symbols. Guaranteed: every op of the
+exported graph and of the decomposed one, run on fake tensors of the bound sizes, returns the shape that the program states; else
+GuardError names its line.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import fx
@@ -20,7 +19,7 @@ from .dims import SMALL, Binding
 
 
 def check_small_sizes(program: Program, binding: Binding) -> None:
-    """Raises GuardError where an op gives another shape at these sizes than at the sizes of the capture."""
+    """Raises GuardError where an op's shape at these sizes is not the one that the capture states. No-op without small sizes."""
     if program.source is None:
         return
     small = {
@@ -48,7 +47,7 @@ class _Replay(fx.Interpreter):
             inputs = [self._input(node) for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
             self.run(*inputs, enable_io_processing=False)
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         try:
             result = super().run_node(n)
         except GuardError:
@@ -60,18 +59,18 @@ class _Replay(fx.Interpreter):
             self._compare(n, result)
         return result
 
-    def _input(self, node: fx.Node) -> Any:
+    def _input(self, node: fx.Node) -> object:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
             shape = self.binding.type_of(val).shape
             try:
                 strides = [self.binding.number(stride) for stride in val.stride()]
-            except LoweringError:  # a part of a larger example has strides of its own, which nothing binds
+            except LoweringError:  # the example was a view of a larger tensor: its strides are not bound
                 return torch.empty(shape, dtype=val.dtype, device=val.device)
             return torch.empty_strided(shape, strides, dtype=val.dtype, device=val.device)
         return self.binding.number(val) if isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool) else val
 
-    def _compare(self, node: fx.Node, result: Any) -> None:
+    def _compare(self, node: fx.Node, result: object) -> None:
         stated = pytree.tree_leaves(node.meta.get("val"))
         for before, after in zip(stated, pytree.tree_leaves(result), strict=False):
             if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):

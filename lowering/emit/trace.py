@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import fx
@@ -16,19 +15,22 @@ from ..types import TensorType
 
 
 def trace_reference(
-    reference: Callable[..., Any], operands: Mapping[str, TensorType], attributes: Mapping[str, Any]
+    reference: Callable[..., object], operands: Mapping[str, TensorType], attributes: Mapping[str, object]
 ) -> fx.GraphModule:
-    """The graph of `reference(**operands, **attributes)` with one placeholder per operand, in their order. Not to be edited: calls with
-    the same operands and attributes, as in several buckets of one model, return the same graph.
+    """Returns the graph of `reference(**operands, **attributes)`, a placeholder per operand in order.
+
+    Must not be edited: calls with the same operands and attributes, as in several buckets of one model, share the graph.
     """
     return _traced(reference, tuple(operands.items()), tuple(attributes.items()))
 
 
 @lru_cache(maxsize=256)
 def _traced(
-    reference: Callable[..., Any], operands: tuple[tuple[str, TensorType], ...], attributes: tuple[tuple[str, Any], ...]
+    reference: Callable[..., object],
+    operands: tuple[tuple[str, TensorType], ...],
+    attributes: tuple[tuple[str, object], ...],
 ) -> fx.GraphModule:
-    def flat(*tensors: torch.Tensor) -> Any:
+    def flat(*tensors: torch.Tensor) -> object:
         return reference(**dict(zip((name for name, _ in operands), tensors, strict=True)), **dict(attributes))
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
