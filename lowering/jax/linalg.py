@@ -1,9 +1,9 @@
-"""Decompositions of matrices as JAX functions of plain array operations, over any leading dimensions.
+"""Matrix factorizations as JAX functions of plain array operations, batched over leading dimensions.
 
-They follow LAPACK's conventions (pivots count from 1, Householder vectors below the diagonal, signs of R), so that results
-can be compared entry by entry. Eigenvalues and singular values come from Jacobi's method (Golub and Van Loan, Matrix
-Computations, 8.5 and 8.6): every step is a product of matrices, which any PJRT device does well, and small values are
-accurate. Meant for the sizes that models have in their graphs, not for thousands of rows.
+They follow LAPACK's conventions (pivots from 1, Householder vectors below the diagonal, signs of R), so that results can be
+compared entry by entry. Eigenvalues and singular values come from Jacobi's method (Golub and Van Loan, Matrix Computations,
+8.5 and 8.6): every step is a matmul, which is fast on any PJRT device, and small values are accurate. Meant for the sizes in
+models' graphs, not for thousands of rows. Shapes in docstrings are those of one matrix.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Results = TypeVar("Results")
 Pair = tuple[Array, Array]
 
 SWEEPS = 30
-"""Jacobi sweeps before giving up; five to ten are enough in practice."""
+"""Maximum number of Jacobi sweeps; five to ten are enough in practice."""
 EXACT = lax.Precision.HIGHEST
 
 
 def over_matrices(function: Callable[..., Results]) -> Callable[..., Results]:
-    """`function` of matrices as one over leading dimensions that all array operands share."""
+    """Batches a function of matrices over leading dimensions [...], the same for all array operands; static: keyword arguments."""
 
     @wraps(function)
     def call(*arrays: Array, **static: bool | str) -> Results:
@@ -45,6 +45,7 @@ def over_matrices(function: Callable[..., Results]) -> Callable[..., Results]:
 
 
 def dot(left: Array, right: Array) -> Array:
+    """Matmul at full precision: a TPU's default rounds float32 operands to bfloat16."""
     return jnp.matmul(left, right, precision=EXACT)
 
 
@@ -53,7 +54,11 @@ def dot(left: Array, right: Array) -> Array:
 
 @over_matrices
 def lu(a: Array, *, pivot: bool = True) -> tuple[Array, Array, Array]:
-    """Crout's getrf: (L below and U on and above the diagonal, pivots int32 from 1, info int32)."""
+    """LU of [m, n] as getrf returns it, by Crout's method.
+
+    Returns (L below and U on and above the diagonal [m, n], pivots int32 [min(m, n)] from 1, info int32: 0, or the first i from 1
+    with U[i, i] == 0).
+    """
     m, n = a.shape
     count = min(m, n)
     if count == 0:
@@ -80,7 +85,7 @@ def lu(a: Array, *, pivot: bool = True) -> tuple[Array, Array, Array]:
 
 
 def permutation(pivots: Array, size: int) -> Array:
-    """The rows' order that a matrix's pivots (from 1) make: int32 [size]."""
+    """Converts pivots (from 1) to the permutation of rows, int32 [size]."""
     order = jnp.arange(size, dtype=jnp.int32)
 
     def step(i: Array, order: Array) -> Array:
@@ -93,13 +98,13 @@ def permutation(pivots: Array, size: int) -> Array:
 def triangular(
     a: Array, b: Array, *, lower: bool, unit: bool = False, transposed: bool = False, left: bool = True
 ) -> Array:
-    """x of a x = b (left), or of x a = b; `a` as it is or transposed."""
+    """Solves a x = b (left) or x a = b for a triangular `a` [..., n, n]. transposed: with aT for a. unit: a's diagonal is 1."""
     return lax.linalg.triangular_solve(a, b, left_side=left, lower=lower, unit_diagonal=unit, transpose_a=transposed)
 
 
 @over_matrices
 def lu_solve(lu_: Array, b: Array, pivots: Array, *, left: bool = True, adjoint: bool = False) -> Array:
-    """a x = b (left) or x a = b, from `lu`; adjoint: with a transposed."""
+    """Solves a x = b (left) or x a = b from the results of `lu`. pivots: [n, 1]. adjoint: with aT for a."""
     if b.size == 0:
         return b
     order = permutation(pivots[:, 0], lu_.shape[0])
@@ -115,7 +120,7 @@ def lu_solve(lu_: Array, b: Array, pivots: Array, *, left: bool = True, adjoint:
 
 @over_matrices
 def lu_pivots_matrix(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
-    """(P, L, U) with a = P L U."""
+    """Unpacks the results of `lu` to (P [m, m], L [m, k], U [k, n]) with a = P L U, k = min(m, n). pivots: [k, 1]."""
     m, n = lu_.shape
     count = min(m, n)
     lower = jnp.tril(lu_[:, :count], -1) + jnp.eye(m, count, dtype=lu_.dtype)
@@ -125,7 +130,7 @@ def lu_pivots_matrix(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
 
 @over_matrices
 def determinant(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
-    """(determinant, its sign, log of its absolute value) from `lu`."""
+    """Returns (determinant, its sign, log of its absolute value), 0-d, from the results of `lu`. pivots: [n, 1]."""
     n = lu_.shape[0]
     swaps = jnp.sum(pivots[:, 0] != jnp.arange(1, n + 1)) % 2
     diagonal = jnp.diagonal(lu_)
@@ -137,7 +142,7 @@ def determinant(lu_: Array, pivots: Array) -> tuple[Array, Array, Array]:
 
 @over_matrices
 def cholesky(a: Array, *, upper: bool) -> tuple[Array, Array]:
-    """(the factor, info int32: 0, or the order of the first minor that is not positive)."""
+    """Returns (the lower or upper factor [n, n], info int32: 0, or the order of the first leading minor that is not positive)."""
     n = a.shape[0]
     if n == 0:
         return a, jnp.zeros((), jnp.int32)
@@ -162,7 +167,7 @@ def cholesky(a: Array, *, upper: bool) -> tuple[Array, Array]:
 
 @over_matrices
 def geqrf(a: Array) -> tuple[Array, Array]:
-    """Householder QR as LAPACK stores it: (R with the reflectors' vectors below the diagonal, tau)."""
+    """Householder QR of [m, n] as LAPACK stores it: (R with the Householder vectors below the diagonal [m, n], tau [min(m, n)])."""
     m, n = a.shape
     count = min(m, n)
     rows, columns = jnp.arange(m), jnp.arange(n)
@@ -191,7 +196,7 @@ def geqrf(a: Array) -> tuple[Array, Array]:
 
 @over_matrices
 def reflect(a: Array, taus: Array, other: Array, *, transposed: bool = False) -> Array:
-    """Q other, or QT other; Q is the product of the reflectors below a's diagonal. taus [k, 1]."""
+    """Multiplies `other` by Q (transposed: by QT), the product of the reflectors of `geqrf`. taus: [k, 1]."""
     count, rows = taus.shape[0], jnp.arange(a.shape[0])
     if not count:
         return other
@@ -205,7 +210,7 @@ def reflect(a: Array, taus: Array, other: Array, *, transposed: bool = False) ->
 
 
 def qr(a: Array, *, mode: str) -> tuple[Array, Array]:
-    """torch.linalg.qr's (Q, R); an empty Q where mode is "r"."""
+    """torch.linalg.qr: (Q, R), with an empty Q for mode "r". a: [..., m, n]; mode: "reduced", "complete" or "r"."""
     m, n = a.shape[-2:]
     packed, taus = geqrf(a)
     width = m if mode == "complete" else min(m, n)
@@ -220,14 +225,14 @@ def qr(a: Array, *, mode: str) -> tuple[Array, Array]:
 
 
 def _scaled(a: Array) -> tuple[Array, Array]:
-    """(the matrices with elements of up to 1, so that their squares stay in range; what they were divided by [..., 1, 1])."""
+    """Returns (the matrices scaled to a largest magnitude of 1, so that squares do not overflow; the divisors [..., 1, 1])."""
     scale = jnp.max(jnp.abs(a), (-2, -1), keepdims=True, initial=0)
     scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
     return a / scale, scale
 
 
 def _rounds(n: int) -> Array:
-    """A round-robin tournament: [n - 1, n / 2, 2] pairs, each pair of 0..n-1 once (n even)."""
+    """Pairs of a round-robin tournament, int32 [n - 1, n / 2, 2]: each pair of 0..n-1 once (n even)."""
     seats, rounds = list(range(n)), []
     for _ in range(n - 1):
         rounds.append([sorted((seats[i], seats[n - 1 - i])) for i in range(n // 2)])
@@ -236,14 +241,14 @@ def _rounds(n: int) -> Array:
 
 
 def _rotation(pairs: Array, cosine: Array, sine: Array, n: int) -> Array:
-    """The rotations of disjoint pairs as one matrix."""
+    """One matrix [n, n] of the Givens rotations of disjoint pairs [k, 2]; cosine, sine: [k]."""
     p, q = pairs[:, 0], pairs[:, 1]
     made = jnp.zeros((n, n), cosine.dtype)
     return made.at[p, p].set(cosine).at[q, q].set(cosine).at[p, q].set(sine).at[q, p].set(-sine)
 
 
 def _angle(app: Array, aqq: Array, apq: Array) -> tuple[Array, Array]:
-    """(cosine, sine) of the rotation that makes apq zero."""
+    """Returns (cosine, sine) of the Jacobi rotation that zeroes apq."""
     still = apq == 0
     theta = (aqq - app) / jnp.where(still, 1, 2 * apq)
     tangent = jnp.where(theta < 0, -1, 1) / (jnp.abs(theta) + jnp.sqrt(theta * theta + 1))
@@ -255,7 +260,10 @@ def _angle(app: Array, aqq: Array, apq: Array) -> tuple[Array, Array]:
 def _sweeps(
     turn: Callable[[Pair, Array], Pair], rest: Callable[[Pair], Array], state: Pair, n: int, eps: float
 ) -> Pair:
-    """Turns all pairs until what is left off the diagonal is below eps."""
+    """Rotates all pairs until the off-diagonal residual is at most eps, for up to SWEEPS sweeps.
+
+    turn: rotates the pairs of one round. rest: the residual of a state.
+    """
     rounds = _rounds(n)
 
     def sweep(carry: tuple[Pair, Array]) -> tuple[Pair, Array]:
@@ -267,7 +275,7 @@ def _sweeps(
 
 @over_matrices
 def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
-    """(eigenvalues ascending, eigenvectors as columns) of the symmetric matrix in one triangle of `a`."""
+    """Returns (eigenvalues ascending [n], eigenvectors as columns [n, n]) of a symmetric matrix. lower: the triangle of `a` to read."""
     n = a.shape[0]
     if n == 0:
         return a[:, 0] if a.shape[1] else jnp.zeros((0,), a.dtype), a
@@ -276,7 +284,7 @@ def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
     if n == 1:
         return a[0], jnp.ones_like(a)
     a, scale = _scaled(a)
-    even = n + n % 2  # a row of zeros that no rotation touches
+    even = n + n % 2  # pads with a row of zeros, which no rotation changes
     padded = jnp.zeros((even, even), a.dtype).at[:n, :n].set(a)
     eps = float(jnp.finfo(a.dtype).eps)
 
@@ -300,7 +308,7 @@ def eigh(a: Array, *, lower: bool) -> tuple[Array, Array]:
 
 @over_matrices
 def _svd_square(a: Array) -> tuple[Array, Array, Array]:
-    """(U, S descending, V) of a square matrix, by rotations of its columns."""
+    """One-sided Jacobi SVD of a square matrix: (U, S descending, V)."""
     n = a.shape[0]
     if n == 0:
         return a, jnp.zeros((0,), a.dtype), a
@@ -329,13 +337,13 @@ def _svd_square(a: Array) -> tuple[Array, Array, Array]:
     order = jnp.argsort(-values)
     a, values, v = a[:, order], values[order], v[:, order]
     left = a / jnp.where(values == 0, 1, values)[None, :]
-    q, r = qr(left, mode="reduced")  # columns of zeros become whatever completes the basis
+    q, r = qr(left, mode="reduced")  # completes the basis for columns of zeros
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(a.dtype)
     return q * signs[None, :], values, v
 
 
 def svd(a: Array, *, full: bool) -> tuple[Array, Array, Array]:
-    """torch.linalg.svd's (U, S, Vh)."""
+    """torch.linalg.svd: (U, S descending, Vh) of [..., m, n]. full: square U and Vh."""
     m, n = a.shape[-2:]
     if m < n:
         u, s, vh = svd(jnp.swapaxes(a, -1, -2), full=full)
@@ -351,7 +359,10 @@ def svd(a: Array, *, full: bool) -> tuple[Array, Array, Array]:
 
 
 def lstsq(a: Array, b: Array, *, rcond: float) -> tuple[Array, Array, Array]:
-    """(the least-squares solution of least norm, rank int64 per matrix, singular values)."""
+    """Solves a x = b by least squares, with the least norm. rcond: singular values up to rcond * the largest count as 0.
+
+    Returns (x [..., n, k], rank int per matrix, singular values).
+    """
     u, s, vh = svd(a, full=False)
     kept = s > rcond * jnp.max(s, -1, keepdims=True, initial=0)
     inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1), 0)
@@ -361,14 +372,14 @@ def lstsq(a: Array, b: Array, *, rcond: float) -> tuple[Array, Array, Array]:
 
 @over_matrices
 def matrix_exp(a: Array) -> Array:
-    """Scaling and squaring of a Taylor sum of degree 18 (Bader, Blanes, Casas 2019 give the bound)."""
+    """Matrix exponential by scaling and squaring a Taylor polynomial of degree 18 (error bound: Bader, Blanes, Casas 2019)."""
     n = a.shape[0]
     if n == 0:
         return a
     norm = jnp.max(jnp.sum(jnp.abs(a), 0))
-    finite = jnp.isfinite(norm)  # an infinity would be squared without end
+    finite = jnp.isfinite(norm)  # infinite entries would give an infinite number of squarings
     squarings = jnp.where(finite & (norm > 1), jnp.ceil(jnp.log2(jnp.where(norm > 1, norm, 1))), 0).astype(jnp.int32)
-    half = squarings // 2  # in two steps: the whole factor may lie out of range
+    half = squarings // 2  # in two steps: the whole factor may overflow
     scaled = jnp.where(finite, a, jnp.nan)
     for steps in (half, squarings - half):
         scaled = scaled / (2.0 ** steps.astype(norm.dtype)).astype(a.dtype)

@@ -1,7 +1,7 @@
-"""The one file that touches vLLM's unstable internals, and the check at start-up that they are what we rely on.
+"""The only file that uses vLLM's unstable internals, and the check at start-up that they have not changed.
 
-Everything the other files of this package take from vLLM comes through here, except for the base class of the platform
-(vLLM resolves the platform while it is itself being imported). docs/vllm_contract.md says what each hook is for.
+The other files of this package import vLLM's names from here, except for the base class of the platform (vLLM resolves
+the platform while it is itself being imported). docs/vllm_contract.md gives each hook's purpose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.distributed
 import vllm.envs as envs
 import vllm.ir.ops  # noqa: F401 - fills the registry of IR ops
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import (
     ensure_model_parallel_initialized,
     init_distributed_environment,
@@ -106,7 +106,7 @@ STATIC_ROTARY = (
     RotaryEmbedding, Gemma4RotaryEmbedding, LinearScalingRotaryEmbedding, Llama3RotaryEmbedding, NTKScalingRotaryEmbedding,
     YaRNScalingRotaryEmbedding,
 )  # fmt: skip
-"""vLLM's rotary embeddings whose angle is position times a frequency that does not depend on the request's length."""
+"""vLLM's rotary embeddings whose frequencies do not depend on the request's length."""
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.platforms.interface:Platform.apply_config_platform_defaults": ("vllm_config",),
@@ -148,11 +148,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.outputs:LogprobsTensors": ("logprob_token_ids", "logprobs", "selected_token_ranks"),
     "vllm.v1.outputs:LogprobsLists": ("logprob_token_ids", "logprobs", "sampled_token_ranks"),
 }  # fmt: skip
-"""What must exist: a function's parameters, or a class's fields, that we name; in this order."""
+"""Hooks that must exist, each with the parameters or fields that fxhlo uses, in this order."""
 
 
 def check() -> None:
-    """Raises UnsupportedError with everything in vLLM that is not as we rely on it; called when a worker starts."""
+    """Raises UnsupportedError with every hook that is missing or has changed; called when a worker starts."""
     if version() not in TRIED:
         raise UnsupportedError(
             f"vLLM {version()} was not tried with fxhlo",
@@ -167,10 +167,10 @@ def check() -> None:
 
 
 def look_at_models_here() -> None:
-    """Has vLLM import a model's class in this process when it first asks what the class can do.
+    """Makes vLLM inspect a model's class in this process.
 
-    It does that in a process of its own, lest the import touches a GPU, and keeps the answer on disk: the first start of each
-    architecture would import all of vLLM twice, where our engine, a fork of this process, needs the class anyway.
+    vLLM does so in a process of its own, in case the import touches a GPU, and caches the result on disk: the first start of
+    each architecture would import all of vLLM twice, although the engine, a fork of this process, needs the class anyway.
     """
     registry = importlib.import_module("vllm.model_executor.models.registry")
     registry._run_in_subprocess = lambda fn: fn()  # type: ignore[attr-defined]
@@ -200,8 +200,8 @@ def _problem(hook: str, names: tuple[str, ...]) -> str | None:
 def start_one_process(vllm_config: VllmConfig) -> None:
     """Sets up vLLM's process groups for a world of one process, once, without opening a socket.
 
-    vLLM's layers ask for their groups even where nothing is parallel, and it makes a gloo group, which listens on a port,
-    for each of them. A group of one has nothing to say, so torch's "fake" backend does.
+    vLLM's layers need their groups even without parallelism, and vLLM makes a gloo group, which listens on a port, for each.
+    A group of one process does not communicate, so torch's "fake" backend is enough.
     """
     if model_parallel_is_initialized():
         return
@@ -216,9 +216,9 @@ def start_one_process(vllm_config: VllmConfig) -> None:
 
 @contextmanager
 def _fake_groups() -> Iterator[None]:
-    original: Callable[..., Any] = torch.distributed.new_group
+    original: Callable[..., object] = torch.distributed.new_group
 
-    def new_group(*args: Any, **kwargs: Any) -> Any:
+    def new_group(*args: object, **kwargs: object) -> object:
         return original(*args, **{**kwargs, "backend": "fake"})
 
     torch.distributed.new_group = new_group
@@ -229,21 +229,21 @@ def _fake_groups() -> Iterator[None]:
 
 
 def forget_layers(vllm_config: VllmConfig) -> None:
-    """Makes room for a model of its own: empties the config's registry of layers, where its names would be taken, and
-    vLLM's cache of rotary embeddings, which it would share with the models before it."""
+    """Clears the config's registry of layers, in which a second model's names would collide, and vLLM's cache of rotary
+    embeddings, which a second model would share with the first."""
     rotary_embedding._ROPE_DICT.clear()
     vllm_config.compilation_config.static_forward_context.clear()
     vllm_config.compilation_config.static_all_moe_layers.clear()
 
 
 def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
-    """The attention layers of the model that was built last, by name."""
+    """The layers of the model that was built last and that keep state, by name."""
     return dict(vllm_config.compilation_config.static_forward_context)
 
 
-def ir_implementations() -> dict[Any, Callable[..., Any]]:
-    """vLLM's IR ops, each with its implementation in plain torch; the overload `maybe_inplace` computes the same."""
-    table: dict[Any, Callable[..., Any]] = {}
+def ir_implementations() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """Maps each overload of vLLM's IR ops to the op's implementation in plain torch; `maybe_inplace` has the same."""
+    table: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
     for name, op in IrOp.registry.items():
         packet = getattr(torch.ops.vllm_ir, name)
         for overload in packet.overloads():
@@ -253,7 +253,7 @@ def ir_implementations() -> dict[Any, Callable[..., Any]]:
 
 @contextmanager
 def no_compile() -> Iterator[None]:
-    """Functions that vLLM's models put torch.compile on run as they are written, in a trace as well."""
+    """Runs functions that vLLM's models decorate with torch.compile eagerly while it is entered, also within a trace."""
     import torch._dynamo.config
 
     with torch.compiler.set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
@@ -261,8 +261,8 @@ def no_compile() -> Iterator[None]:
 
 
 @contextmanager
-def no_comparison_of_heads(model_config: Any) -> Iterator[None]:
-    """vLLM does not compare a head with the embedding meanwhile, which parameters on the meta device cannot be."""
+def no_comparison_of_heads(model_config: ModelConfig) -> Iterator[None]:
+    """Keeps vLLM from comparing a head with the embedding while it is entered: meta tensors cannot be compared."""
     untied = model_config.word_embeddings_untied_by_checkpoint
     model_config.word_embeddings_untied_by_checkpoint = False
     try:
@@ -280,17 +280,17 @@ def engine_config(
     max_num_batched_tokens: int | None = None,
     block_size: int | None = None,
 ) -> VllmConfig:
-    """vLLM's config of a model folder as its engine would make it; config.json is all that is read of the folder.
+    """Makes vLLM's config of a model folder as its engine would; reads config.json alone.
 
-    What is None is the engine's own default. max_model_len, max_num_batched_tokens, block_size: in tokens.
-    Raises ModelError with what vLLM or transformers say of a bad config, FxhloError for what is not supported.
+    max_model_len, max_num_batched_tokens, block_size: in tokens; None: the engine's default.
+    Raises ModelError with vLLM's or transformers' message for a bad config, FxhloError for unsupported options.
     """
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
     arguments = EngineArgs(
         model=model,
-        dtype=dtype,  # type: ignore[arg-type]  # it takes the words of a command line
+        dtype=dtype,  # type: ignore[arg-type]  # EngineArgs accepts a command line's strings
         max_model_len=max_model_len,  # type: ignore[arg-type]  # None: the model's own
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -316,7 +316,7 @@ def kv_cache_space() -> int | None:
 
 
 def default_sizes() -> tuple[set[int], set[int]]:
-    """The numbers that vLLM takes for max_num_batched_tokens and max_num_seqs where nobody gives one."""
+    """vLLM's default values of max_num_batched_tokens and of max_num_seqs."""
     from vllm.engine.arg_utils import EngineArgs
 
     tokens, requests = EngineArgs.get_batch_defaults(1)

@@ -1,7 +1,7 @@
-"""A model folder, looked at before an engine starts: are the weights there, and whole?
+"""Checks a model folder before an engine starts: whether its weight files exist and are complete.
 
-Reads file sizes and the headers of safetensors files, no weights. What is wrong is a ModelError, here and not minutes
-later in another process. Folders that vLLM would download, and formats other than safetensors, are left to vLLM.
+Reads file sizes and the headers of safetensors files, no weights. Raises ModelError here rather than minutes later in
+another process. Folders that vLLM would download, and formats other than safetensors, are left to vLLM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 
 
 class ModelError(FxhloError):
-    """A model folder from which no model can be made: no such architecture, weights missing, damaged or of other shapes."""
+    """No model can be made of a folder: unknown architecture; weights missing, damaged or of other shapes."""
 
 
 def check_folder(folder: Path) -> None:
@@ -51,7 +51,7 @@ def check_file(file: Path) -> None:
 
 
 def _named_by(index: Path) -> list[str]:
-    """The weight files that an index names. Raises ModelError."""
+    """Names of the weight files in an index. Raises ModelError."""
     try:
         return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:

@@ -1,8 +1,8 @@
-"""The last word of `vllm serve`: why it did not start, in a few lines without a traceback.
+"""Explains why `vllm serve` did not start, in a few lines without a traceback.
 
-The engine runs in a process of its own, whose error the front end does not have: it only says that the engine failed.
-So the engine leaves its reason in a file that the front end named, and the front end prints it. Beside it lies a mark while
-an engine runs: where it is left, the engine was killed or failed, and the server, which vLLM ends in order, ends with status 1.
+The engine runs in a process of its own, and vLLM's front end reports only that it failed. So the engine writes its error to a
+file that the front end chose, and the front end prints it. A marker file beside it exists while an engine runs: if it is
+still there at the end, the engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from types import TracebackType
 from ..core.errors import FxhloError
 
 REPORT = "FXHLO_STARTUP_REPORT"
-"""Environment variable with the file's path: set by the front end, inherited by the engine."""
+"""Environment variable with the report's path: set by the front end, inherited by the engine."""
 
 LONGEST = 400
-"""Characters of somebody else's message: vLLM's about an unknown architecture names all 400 that it knows."""
+"""Maximum length, in characters, of a library's message: vLLM's about an unknown architecture lists all 400 known ones."""
 
 
 def install() -> None:
-    """Replaces the traceback of what ends this process. Called in the process of vLLM's command line only."""
+    """Replaces the traceback of an error that ends this process. Called only in the process of vLLM's command line."""
     if REPORT in os.environ:
         return
     os.environ[REPORT] = str(Path(tempfile.gettempdir()) / f"fxhlo-startup-{os.getpid()}.txt")
@@ -43,20 +43,20 @@ def install() -> None:
 
 
 def leave(problem: FxhloError) -> None:
-    """In the engine: leaves the reason for the front end, if there is one."""
+    """In the engine: writes the error for the front end, if there is one."""
     path = os.environ.get(REPORT)
     if path:
         Path(path).write_text(str(problem))
 
 
 def engine_begins() -> None:
-    """In the engine: marks that it runs, for the front end, if there is one."""
+    """In the engine: creates the marker for the front end, if there is one."""
     if REPORT in os.environ:
         _mark().touch()
 
 
 def engine_ends(problem: BaseException | None) -> None:
-    """In the engine, as it shuts down: takes the mark away unless a problem, other than being asked to end, ended it."""
+    """In the engine, at shutdown: removes the marker unless an error other than a request to end ended it."""
     if REPORT in os.environ and (problem is None or isinstance(problem, SystemExit)):
         _mark().unlink(missing_ok=True)
 
@@ -66,7 +66,7 @@ def _mark() -> Path:
 
 
 def _end(front: int) -> None:
-    """Last of the front end: gives the process status 1 where its engine did not end in order. Its forks end otherwise."""
+    """At the front end's exit: sets exit status 1 where its engine did not end in order. Forked processes are left alone."""
     if os.getpid() == front and _mark().exists():
         _mark().unlink(missing_ok=True)
         sys.stdout.flush()
@@ -75,7 +75,7 @@ def _end(front: int) -> None:
 
 
 def explanation(problem: BaseException) -> str | None:
-    """What to print of an error that ends the front end; None where it is not one that has an explanation."""
+    """The text to print for an error that ends the front end; None where there is no explanation."""
     if isinstance(problem, FxhloError):
         return str(problem)
     if isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE:
@@ -91,7 +91,7 @@ def explanation(problem: BaseException) -> str | None:
 
 
 def _in_config(traceback: TracebackType | None) -> bool:
-    """Whether it was raised while vLLM made its config of the arguments and of the model's config.json."""
+    """Whether the error was raised while vLLM made its config from the arguments and the model's config.json."""
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename.endswith("vllm/engine/arg_utils.py"):
             return True
@@ -100,7 +100,7 @@ def _in_config(traceback: TracebackType | None) -> bool:
 
 
 def told(problem: BaseException) -> str:
-    """What pydantic, transformers or huggingface_hub say, without their wrapping and cut where it gets long."""
+    """The message of pydantic, transformers or huggingface_hub, without wrapping, truncated to LONGEST characters."""
     lines = [line.strip() for line in str(problem).splitlines()]
     if type(problem).__name__ == "ValidationError":  # pydantic's: the first line counts errors, the last is a link
         lines = [line for line in lines[1:] if not line.startswith("For further information")]

@@ -1,11 +1,9 @@
-"""torch on a host without an accelerator: what vLLM calls on every platform but its own CPU one does nothing here.
+"""Patches torch on a host without an accelerator: calls that vLLM makes on every platform but its own CPU one do nothing.
 
-Imports nothing heavy: the platform needs it in every process, the front end's included.
+Imports nothing heavy: the platform needs it in every process, including the front end's.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -22,5 +20,5 @@ def without_accelerator() -> None:
         setattr(torch.accelerator, name, _nothing)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def _nothing(*_: object, **__: object) -> None:
     return None

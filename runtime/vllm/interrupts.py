@@ -1,11 +1,11 @@
-"""Signals end what they are meant to end, at once: in the engine's process, and in the front end while it waits for the engine.
+"""Makes signals end their process at once: the engine, and the front end while it waits for the engine.
 
-The engine: the kernel may give a signal to any thread of a process, and Python runs its handler in the main thread only: one
-that waits in a lock, as vLLM's idle engine does, is not woken by a signal that another thread took (XLA's threads, OpenMP's).
-vLLM then waits 5 s and kills the engine. And while an engine starts, vLLM's own handler only takes a note.
+The engine: the kernel may deliver a signal to any thread of a process, but Python runs its handler in the main thread alone. If
+that waits in a lock, as in vLLM's idle engine, a signal that another thread (XLA's, OpenMP's) received does not wake it: vLLM
+then waits 5 s and kills the engine. While an engine starts, vLLM's own handler only sets a flag.
 
-The front end: vLLM swallows the KeyboardInterrupt of Ctrl-C while it waits for an engine (`zmq_socket_ctx`), or asyncio keeps it
-until the wait is over. SystemExit goes through, and vLLM then sends the engine SIGTERM. Tried with vLLM 0.32.0.
+The front end: vLLM swallows the KeyboardInterrupt of Ctrl-C while it waits for an engine (`zmq_socket_ctx`), or asyncio delays it
+until the wait is over. SystemExit propagates, and vLLM then sends the engine SIGTERM. Tried with vLLM 0.32.0.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 POKE = signal.SIGURG
-"""Sent to the main thread to wake it; nobody uses it, and its default is to be ignored."""
+"""Signal that wakes the main thread; otherwise unused, and ignored by default."""
 POKES = (0.0, 0.05, 0.2, 1.0)
-"""Seconds after a signal: the main thread may be just about to wait when it is woken first."""
+"""Seconds after a signal at which to wake the main thread: at the first, it may not wait yet."""
 PATIENCE = 1.0
-"""Seconds for a start to clean up after itself before it is ended."""
+"""Seconds that a start has to clean up before the process is ended."""
 
 _starting = threading.Event()
 _installed = False
@@ -34,7 +34,7 @@ _installed = False
 def install() -> None:
     """Starts the thread that wakes the main thread; once in a process, from its main thread.
 
-    Does nothing where somebody else, such as asyncio, already listens for signals.
+    No-op where another library, such as asyncio, has set a wakeup fd already.
     """
     global _installed
     if _installed or threading.current_thread() is not threading.main_thread():
@@ -54,7 +54,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Meanwhile SIGTERM ends this process by SystemExit, and after a second without asking. No-op without `install`."""
+    """Makes SIGTERM raise SystemExit while it is entered, and end the process after PATIENCE seconds. No-op without `install`."""
     if not _installed:
         yield
         return
@@ -98,7 +98,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """A handler, so that a lock's wait is interrupted."""
+    """Empty signal handler: running one interrupts the wait for a lock."""
 
 
 def _wake(reader: socket.socket, writer: socket.socket, main: int) -> None:

@@ -1,18 +1,19 @@
-"""A checkpoint into vLLM's model, with every element counted.
+"""Loads a checkpoint into vLLM's model and checks that every element was loaded.
 
 Comes in: vLLM's config of a model with weights. Goes out: the model that vLLM's own loader makes. Guaranteed: each element of
-each parameter was written from the checkpoint, each tensor of the checkpoint that was used was used whole, and a head that
-the checkpoint stores beside tied embeddings is the one that makes the logits. What is otherwise ends in a ModelError with
-the tensors' names. vLLM checks neither: it counts parameters by name, and not those of linear layers.
+each parameter was written from the checkpoint, each tensor of the checkpoint that was read was read completely, and a head that
+the checkpoint stores beside tied embeddings computes the logits. Else ModelError names the tensors. vLLM does not check this: it
+counts parameters by name, without those of linear layers.
 
-Reads and writes are seen by a TorchDispatchMode, so any `load_weights` of any model is counted. Costs nothing that grows
-with the weights' size but for views that are not dense.
+A TorchDispatchMode records reads and writes, so the `load_weights` of every model is covered. The cost does not grow with
+the weights' size, except for views that are not dense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -24,15 +25,15 @@ from . import compat
 from .folder import ModelError
 
 HEAD = "lm_head"
-"""What a checkpoint calls the projection from hidden states to logits; the attribute of a model that keeps its own."""
+"""A checkpoint's name for the projection from hidden states to logits, and the attribute of a model with its own."""
 LISTED = 8
-"""Names that an error lists before it only counts the rest."""
+"""Maximum number of names that an error lists; it counts the rest."""
 
 
 def load_model(vllm_config: compat.VllmConfig) -> nn.Module:
-    """The model with its weights, in eval mode. Raises ModelError, or what vLLM raises.
+    """Returns the model with its weights, in eval mode. Raises ModelError, or what vLLM raises.
 
-    With load_format=dummy, vLLM's random weights are not counted.
+    With load_format=dummy, vLLM's random weights are not checked.
     """
     loader = compat.get_model_loader(vllm_config.load_config)
     if vllm_config.load_config.load_format != "dummy":
@@ -41,7 +42,7 @@ def load_model(vllm_config: compat.VllmConfig) -> nn.Module:
 
 
 def add_head(model: nn.Module, like: nn.Module) -> None:
-    """Gives `model` a head of its own, without weights, where `like` got one from its checkpoint."""
+    """Adds a head without weights to `model` if `like` got one of its own from its checkpoint."""
     embedding = _only_embedding(model)
     if getattr(like, HEAD, None) is None or getattr(model, HEAD, None) is not None or embedding is None:
         return
@@ -62,11 +63,11 @@ def tie_as(model: nn.Module, like: nn.Module) -> None:
 
 
 def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
-    """Has this one loader count what it loads: its `load_weights` and its stream of tensors are wrapped."""
+    """Wraps `load_weights` and the stream of tensors of this one loader, so that they record and check what they load."""
     load_weights, folder = loader.load_weights, vllm_config.model_config.model
-    loader.enable_weights_track = False  # of vLLM's: by name alone, and with another error
+    loader.enable_weights_track = False  # vLLM's own check goes by name alone and raises another error
 
-    def counted(model: nn.Module, model_config: Any) -> None:
+    def counted(model: nn.Module, model_config: object) -> None:
         seen = Checkpoint(model, folder)
         if hasattr(loader, "get_all_weights"):
             loader.get_all_weights = seen.stream(loader.get_all_weights)
@@ -79,7 +80,7 @@ def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
 
 @dataclass
 class Touched:
-    """Bytes of one storage that were read or written: dense runs (start, end), and views that are not dense."""
+    """Bytes of one storage that were read or written: dense ranges (start, end), and views that are not dense."""
 
     runs: list[tuple[int, int]] = field(default_factory=list)
     views: list[torch.Tensor] = field(default_factory=list)
@@ -94,7 +95,7 @@ class Touched:
             self.views.append(_outline(view))
 
     def missing(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """bool of the tensor's shape, True where it was not touched; None where all of it was."""
+        """A bool mask of the tensor's shape, True where it was not touched; None if all of it was."""
         first = tensor.storage_offset() * tensor.itemsize
         last = first + tensor.nbytes
         covered = first
@@ -118,14 +119,14 @@ class Touched:
 
 
 def _outline(view: torch.Tensor) -> torch.Tensor:
-    """The view's dtype, shape, strides and offset without its memory."""
+    """A meta tensor with the view's dtype, shape, strides and offset."""
     size = max(view.storage_offset() + sum((n - 1) * s for n, s in zip(view.shape, view.stride(), strict=True)) + 1, 0)
     base = torch.empty(size, dtype=view.dtype, device="meta")
     return base.as_strided(view.shape, view.stride(), view.storage_offset())
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill one run of memory, in whatever order of dimensions."""
+    """Whether its elements fill one contiguous range of memory, in any order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -140,18 +141,18 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 class Checkpoint(TorchDispatchMode):
-    """The tensors of a checkpoint on their way into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
+    """Records how a checkpoint's tensors are loaded into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
 
     def __init__(self, model: nn.Module, folder: str) -> None:
         super().__init__()
         self.model, self.folder = model, folder
         self.names: dict[str, torch.Tensor] = {}
-        """Every tensor of the checkpoint by name, without its memory."""
+        """Every tensor of the checkpoint by name, as a meta tensor."""
         self._written = {_storage(parameter): Touched() for parameter in model.parameters()}
         self._read: dict[int, Touched] = {}
         self._sources: list[tuple[str, int, torch.Tensor]] = []
         self._kept: dict[str, torch.Tensor] = {}
-        self._alive: list[StorageWeakRef] = []  # a storage's number is not given again while one refers to it
+        self._alive: list[StorageWeakRef] = []  # keep storages' ids from being reused
         self._head: tuple[str, torch.Tensor] | None = None
         every = dict(model.named_parameters(remove_duplicate=False))
         self._tied = {name: every[name] for name in every.keys() - dict(model.named_parameters()).keys()}
@@ -160,7 +161,7 @@ class Checkpoint(TorchDispatchMode):
     # -- while it is loaded --------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
@@ -171,13 +172,13 @@ class Checkpoint(TorchDispatchMode):
                 self._touch(argument.alias_info, kwargs[argument.name])
         return result
 
-    def _touch(self, alias: Any, value: Any) -> None:
+    def _touch(self, alias: Any, value: object) -> None:
         if isinstance(value, (list, tuple)):
             for one in value:
                 self._touch(alias, one)
             return
         if not isinstance(value, torch.Tensor) or (alias is not None and not alias.is_write):
-            return  # an op that only makes a view of it
+            return  # the op only makes a view
         table = self._read if alias is None else self._written
         touched = table.get(_storage(value)) if table else None
         if touched is not None:
@@ -186,9 +187,9 @@ class Checkpoint(TorchDispatchMode):
     def stream(
         self, original: Callable[..., Iterable[tuple[str, torch.Tensor]]]
     ) -> Callable[..., Iterator[tuple[str, torch.Tensor]]]:
-        """The loader's stream of (name, tensor), each remembered; a head that this model's class has no place for is kept back."""
+        """Wraps the loader's stream of (name, tensor): records each, and holds back a head for which the model's class has no parameter."""
 
-        def tensors(*args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        def tensors(*args: object, **kwargs: object) -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in original(*args, **kwargs):
                 self._last = name
                 self.names[name] = _outline(tensor)
@@ -196,7 +197,7 @@ class Checkpoint(TorchDispatchMode):
                     self._head = (name, tensor)
                     continue
                 if name in self._tied or name.endswith(".bias"):
-                    self._kept[name] = tensor  # compared, or looked at, if nobody reads it
+                    self._kept[name] = tensor  # checked later if nobody reads it
                 key = _storage(tensor)
                 if key not in self._read:
                     self._read[key] = Touched()
@@ -210,7 +211,9 @@ class Checkpoint(TorchDispatchMode):
     def _has_no_head(self) -> bool:
         return _only_embedding(self.model) is not None and getattr(self.model, HEAD, None) is None
 
-    def __exit__(self, kind: Any, problem: Any, traceback: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         super().__exit__(kind, problem, traceback)
         if isinstance(problem, (AssertionError, ValueError, RuntimeError)) and self._last is not None:
             mismatch = self._mismatch(self._last)
@@ -222,7 +225,7 @@ class Checkpoint(TorchDispatchMode):
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Settles which head is used. Raises ModelError with everything that is missing, or was used in part, or contradicts."""
+        """Decides which head is used. Raises ModelError with every tensor that is missing, was read in part, or contradicts another."""
         if self._head is not None:
             self._settle_head(*self._head)
         missing = [name for name, parameter in self.model.named_parameters() for name in self._lacking(name, parameter)]
@@ -242,10 +245,10 @@ class Checkpoint(TorchDispatchMode):
         self._check_sources()
 
     def _lacking(self, name: str, parameter: nn.Parameter) -> list[str]:
-        """Names of the checkpoint's tensors that would have filled what is missing of this parameter."""
+        """Names of the checkpoint's tensors that would have filled the missing elements of this parameter."""
         touched = self._written.get(_storage(parameter))
         if touched is None:
-            return []  # the model's loader gave it memory of another tensor
+            return []  # the model's loader made it an alias of another tensor
         missing = touched.missing(parameter)
         if missing is None:
             return []
@@ -259,7 +262,7 @@ class Checkpoint(TorchDispatchMode):
         return [f"{name} (rows {places[0]} to {places[-1]} of {len(rows)})"]
 
     def _has(self, name: str) -> bool:
-        """Whether the checkpoint has this tensor, with the same prefix, another one, or none."""
+        """Whether the checkpoint has this tensor, under the same prefix, another one, or none."""
         return any(_tails(one) & _tails(name) for one in self.names)
 
     def _check_sources(self) -> None:
@@ -279,7 +282,7 @@ class Checkpoint(TorchDispatchMode):
                 self._check_unread(name, tensor, read)
 
     def _check_unread(self, name: str, tensor: torch.Tensor, read: set[str]) -> None:
-        """A tied weight must be what it is tied to; a bias beside a weight that is used must not be dropped unless it is zero."""
+        """Raises ModelError for an unread tied weight that differs from its partner, and an unread nonzero bias of a used weight."""
         if name in self._tied:
             mine = self._tied[name][: len(tensor)]
             if mine.shape != tensor.shape or not torch.equal(mine, tensor.to(mine.dtype)):
@@ -296,7 +299,7 @@ class Checkpoint(TorchDispatchMode):
             )
 
     def _settle_head(self, name: str, tensor: torch.Tensor) -> None:
-        """A class whose logits always come from the embedding gets a head of its own where the checkpoint has another one."""
+        """Adds a head of its own to a model that computes logits by the embedding, if the checkpoint's head differs from that."""
         embedding = _only_embedding(self.model)
         assert embedding is not None
         expected = (embedding.org_vocab_size, embedding.embedding_dim)
@@ -312,7 +315,7 @@ class Checkpoint(TorchDispatchMode):
         _use_head(self.model, head, embedding)
 
     def _mismatch(self, name: str) -> ModelError | None:
-        """The error for a tensor that has another shape than its parameter; None where they are the same or not known."""
+        """The error for a tensor whose shape is not its parameter's; None where they agree or are unknown."""
         expected = _expected_shape(self.model, name)
         if expected is None or expected == tuple(self.names[name].shape):
             return None
@@ -329,25 +332,25 @@ class Checkpoint(TorchDispatchMode):
         )
 
 
-# -- what is known of vLLM's layers --------------------------------------------------------------------------------------
+# -- vLLM's layers --------------------------------------------------------------------------------------
 
 
 def _only_embedding(model: nn.Module) -> Any:
-    """The model's token embedding where it has one and no head beside it."""
+    """The model's token embedding if it has exactly one and no head; else None."""
     found = [module for module in model.modules() if isinstance(module, compat.VocabParallelEmbedding)]
     return found[0] if len(found) == 1 and not isinstance(found[0], compat.ParallelLMHead) else None
 
 
 def _own_head(embedding: Any) -> Any:
-    """A head of the embedding's size and dtype, its weight not filled."""
+    """Makes a head of the embedding's size and dtype, its weight uninitialized."""
     sizes = embedding.org_vocab_size, embedding.embedding_dim
     return compat.ParallelLMHead(*sizes, params_dtype=embedding.weight.dtype, prefix=HEAD)
 
 
 def _use_head(model: nn.Module, head: nn.Module, embedding: nn.Module) -> None:
-    """Makes logits of `head` wherever the model asks its LogitsProcessor for those of `embedding`."""
+    """Computes logits by `head` wherever the model passes `embedding` to its LogitsProcessor."""
 
-    def instead(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def instead(_: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
         return (head, *args[1:]) if args and args[0] is embedding else args
 
     setattr(model, HEAD, head)
@@ -357,7 +360,7 @@ def _use_head(model: nn.Module, head: nn.Module, embedding: nn.Module) -> None:
 
 
 def _stacked(model: nn.Module) -> dict[str, list[str]]:
-    """Fused layer -> the layers of a checkpoint that it is made of, as the model's classes say."""
+    """Maps each fused layer to the checkpoint's layers in it, as the model's classes declare."""
     table: dict[str, list[str]] = {}
     for module in model.modules():
         for fused, parts in (getattr(module, "packed_modules_mapping", None) or {}).items():
@@ -373,7 +376,7 @@ def _stacked(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _parts(model: nn.Module, name: str) -> list[str]:
-    """The checkpoint's tensors that make up a fused parameter; nothing for one that is not fused."""
+    """Names of the checkpoint's tensors that make up a fused parameter; [] for one that is not fused."""
     pieces = name.split(".")
     for fused, parts in _stacked(model).items():
         if fused in pieces and parts != [fused]:
@@ -403,7 +406,7 @@ def _expected_shape(model: nn.Module, name: str) -> tuple[int, ...] | None:
 
 
 def _tails(name: str) -> set[str]:
-    """The name, and what is left of it without its first part."""
+    """The name, with and without its first component."""
     tail = name.partition(".")[2]
     return {name, tail} if "." in tail else {name}
 

@@ -1,7 +1,7 @@
-"""How many bytes the KV caches get, of the memory that this process may use.
+"""Decides how many bytes of the memory that this process may use go to the KV caches.
 
-In this order: --kv-cache-memory-bytes; VLLM_CPU_KVCACHE_SPACE, in GiB; --gpu-memory-utilization of the memory, less the
-weights and a reserve; 2 GiB, or one longest request. The memory is the host's, or the control group's where that has less.
+In order of precedence: --kv-cache-memory-bytes; VLLM_CPU_KVCACHE_SPACE, in GiB; --gpu-memory-utilization of the memory, minus the
+weights and a reserve; 2 GiB, or one request of the maximum length. The memory is the host's, or the control group's limit if lower.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ..core.errors import FxhloError
 
 GIB = 2**30
 DEFAULT_KV_BYTES = 2 * GIB
-"""KV cache on a host that others use too, where nobody said how much: or what one longest request needs, if that is more."""
+"""Default size of the KV cache, on a host that is shared; more if one request of the maximum length needs more."""
 RESERVE = GIB
-"""Of a part of the memory that the user gives to the engine: for Python, libraries, programs and a step's temporaries."""
+"""Bytes of the memory set by --gpu-memory-utilization for Python, libraries, programs and a step's temporaries."""
 HEADROOM = 0.95
-"""Part of the memory that is free which the caches may take: a step has temporaries, and the host other processes."""
+"""Fraction of the free memory that the caches may take: steps have temporaries, and the host other processes."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -26,11 +26,11 @@ class CacheSizeError(FxhloError):
 
 
 def wanted_bytes(cache_config: Any, space: int | None, weights: int, longest: int) -> int:
-    """Bytes for the KV caches; the same on every start with the same options. Raises CacheSizeError.
+    """Returns the bytes for the KV caches, the same on every start with the same options. Raises CacheSizeError.
 
     cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. weights: bytes of the model.
-    longest: bytes that one request of the greatest length takes. vLLM does not tell its default of the utilization from
-    the same number given, so the default stands for nothing said.
+    longest: bytes of one request of the maximum length. vLLM does not tell its default utilization from the same number given
+    by the user, so the default counts as not given.
     """
     if cache_config.kv_cache_memory_bytes is not None:
         return cache_config.kv_cache_memory_bytes
@@ -51,9 +51,9 @@ def wanted_bytes(cache_config: Any, space: int | None, weights: int, longest: in
 
 
 def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
-    """Checks that `wanted` bytes of KV cache hold at least one block and are there. Sizes in bytes. Raises CacheSizeError.
+    """Checks that `wanted` bytes of KV cache hold at least one block and are free. Sizes in bytes. Raises CacheSizeError.
 
-    block: one block of all layers; longest: what one request of the model's greatest length takes; free: what the host has.
+    block: of one block in all layers; longest: of one request of the maximum length; free: on the host.
     """
     room = int(free * HEADROOM)
     if block > min(wanted, room):
@@ -78,7 +78,7 @@ def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
 
 
 def total_bytes() -> int:
-    """The host's memory, or what the control group may use of it."""
+    """Bytes of the host's memory, or the control group's limit if lower."""
     import psutil
 
     limit = _cgroup("memory.max", "memory/memory.limit_in_bytes")
@@ -87,7 +87,7 @@ def total_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """Memory that can be had: on the host, and within the control group, whose file caches make way."""
+    """Bytes available on the host and within the control group, whose file caches count as available."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -99,7 +99,7 @@ def free_bytes() -> int:
 
 
 def size(count: int) -> str:
-    """For people: in GiB, small numbers in bytes."""
+    """Formats bytes for people: in GiB, small numbers in bytes."""
     return f"{count / GIB:.2f} GiB" if count >= GIB // 100 else f"{count} bytes"
 
 

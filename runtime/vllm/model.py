@@ -1,4 +1,4 @@
-"""vLLM's own model class, built with its weights or without any, and the function that a step captures.
+"""Builds vLLM's own model class, with or without weights, and the function that a step captures.
 
 Comes in: vLLM's config. Goes out: an `nn.Module` on the host. Guaranteed: without weights, parameters are on the meta
 device (no memory, no file but config.json is read) and buffers, such as the rotary embedding's table, are real.
@@ -26,9 +26,9 @@ BUILT = "fxhlo_built"
 
 
 def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Module | None = None) -> nn.Module:
-    """The model of the config, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError.
+    """Builds the config's model, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError.
 
-    like: the same model with its weights, whose parameters this one without any has to have.
+    like: the same model with weights; a model without weights gets the same parameters.
     """
     without_accelerator()
     compat.start_one_process(vllm_config)
@@ -47,16 +47,16 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
 
 
 def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """f(input_ids int32 [T], positions int32 [T], logit_rows int32 [R]) -> logits [R, V] of the model's dtype.
+    """Returns f(input_ids int32 [T], positions int32 [T], logit_rows int32 [R]) -> logits [R, V] of the model's dtype.
 
-    model: from `build_model`. It runs eagerly (as one request that starts at position 0) and traces with fake tensors.
+    model: from `build_model`. f runs eagerly (as one request that starts at position 0) and under fake tensors.
     """
     register_torch_ops()
     vllm_config, layers = getattr(model, BUILT)
     compute_logits: Any = model.compute_logits
 
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
-        nothing: Any = None  # which vLLM's own profiling run passes as well
+        nothing: Any = None  # as vLLM's own profiling run passes it
         context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=nothing, slot_mapping={})
         with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), compat.no_compile():
             hidden = model(input_ids=input_ids, positions=positions)
@@ -66,9 +66,9 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
 
 
 def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.Module:
-    """The model as vLLM's loader leaves it, with parameters on the meta device.
+    """Builds the model as vLLM's loader leaves it, with parameters on the meta device.
 
-    Whether a head that the checkpoint stores beside tied embeddings is another one, only its values tell: `like` has them.
+    Only values show whether a head that is stored beside tied embeddings differs from them: `like` has compared them.
     """
     model_config = vllm_config.model_config
     assert isinstance(model_config.dtype, torch.dtype)
@@ -84,7 +84,7 @@ def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.M
 
 
 def _add_parameters(model: nn.Module, like: nn.Module) -> None:
-    """Registers the parameters that vLLM's loader adds as it meets them in the files, such as a head's bias."""
+    """Registers the parameters that vLLM's loader adds when it finds them in the files, such as a head's bias."""
     have = {name for name, _ in model.named_parameters()}
     for name, parameter in like.named_parameters():
         if name not in have:
@@ -95,14 +95,14 @@ def _add_parameters(model: nn.Module, like: nn.Module) -> None:
 
 @contextmanager
 def _meta_parameters() -> Iterator[None]:
-    """Every `nn.Parameter` that is made meanwhile, vLLM's subclasses included, is on the meta device from the start.
+    """Makes every `nn.Parameter`, and vLLM's subclasses, on the meta device while it is entered.
 
-    Under `torch.device("meta")` the buffers would be there too; replacing parameters once they are registered, as
-    accelerate does, loses the identity that tied weights and attributes set on them afterwards rely on.
+    `torch.device("meta")` would put buffers there too; replacing parameters after registration, as accelerate does, loses the
+    identity on which tied weights, and attributes that are set on parameters later, rely.
     """
     original = nn.Parameter.__new__
 
-    def make(cls: type, data: torch.Tensor | None = None, requires_grad: bool = True, **others: Any) -> nn.Parameter:
+    def make(cls: type, data: torch.Tensor | None = None, requires_grad: bool = True, **others: object) -> nn.Parameter:
         data = torch.empty(0) if data is None else data
         return original(cls, data.detach().to("meta"), requires_grad, **others)
 
@@ -115,7 +115,7 @@ def _meta_parameters() -> Iterator[None]:
 
 @contextmanager
 def _named_cause(vllm_config: compat.VllmConfig) -> Iterator[None]:
-    """Turns what vLLM, safetensors and torch raise while a model is loaded into a ModelError that says what to do."""
+    """Converts exceptions of vLLM, safetensors and torch during loading into a ModelError that says what to do."""
     folder = vllm_config.model_config.model
     try:
         yield

@@ -1,4 +1,4 @@
-"""A step that was started and not waited for: its results are on the device until somebody reads them."""
+"""PendingStep: a step that was started and not awaited; its results stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..core import pjrt
 
 @dataclass(frozen=True)
 class PendingStep:
-    """results: device arrays by name; those of passes/step_inputs.py's RESULTS are there."""
+    """results: device arrays by name; at least RESULTS of passes/step_inputs.py."""
 
     results: Mapping[str, pjrt.Buffer]
 
     def tokens(self) -> np.ndarray:
-        """Waits for the step; int32 [requests]."""
+        """Waits for the step and returns its tokens, int32 [requests]."""
         return pjrt.get(self.results["tokens"])
 
     def logprobs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Waits for the step; ids int32 [requests, n + 1], values float32 [requests, n + 1], ranks int32 [requests].
+        """Waits for the step; returns ids int32 [requests, n + 1], values float32 [requests, n + 1], ranks int32 [requests].
 
         Zeros where the step's `logprobs_enabled` was 0.
         """

@@ -1,6 +1,6 @@
-"""Placement: weights, states and neutral inputs onto the device, one array at a time.
+"""Placement: puts weights, states and neutral inputs on the device, one array at a time.
 
-A weight of the host is shared with the CPU's device, not copied; every program of an engine takes the same buffers.
+On the CPU a weight's memory is shared, not copied; all programs of an engine take the same buffers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Placement:
         self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
 
     def weights(self, arguments: Iterable[Argument], model: torch.nn.Module) -> dict[str, pjrt.Buffer]:
-        """A buffer for each argument, by name, of the model's parameters and buffers. Their memory must not change."""
+        """Returns a device buffer per argument, by name, of the model's parameters and buffers, whose memory must not change."""
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         return {argument.name: self.weight(argument, tensors) for argument in arguments}
 
     def weight(self, argument: Argument, tensors: Mapping[str, torch.Tensor]) -> pjrt.Buffer:
-        """One weight. Raises FxhloError where the model has none of that name, shape and dtype."""
+        """Places one weight. Raises FxhloError where the model has none of that name, shape and dtype."""
         tensor = tensors.get(argument.name)
         found = None if tensor is None else as_numpy(tensor)
         if found is None or (found.shape, found.dtype.name) != (argument.shape, argument.dtype):
@@ -43,11 +43,11 @@ class Placement:
         return self.device.put_shared(found)
 
     def states(self, specs: Iterable[StateSpec], sizes: Mapping[str, int]) -> list[pjrt.Buffer]:
-        """Zeros for each state, in order, allocated on the device. sizes: of the symbols in their shapes."""
+        """Allocates zeros for each state, in order. sizes: of the symbols in the shapes."""
         return [self.device.zeros(spec.shape_in(sizes), spec.dtype) for spec in specs]
 
     def kept(self, values: np.ndarray) -> pjrt.Buffer:
-        """An input of one value throughout that stays on the device; programs with inputs of that shape share it."""
+        """Places a constant input once; programs with inputs of that shape and value share it."""
         key = (values.flat[0].tobytes(), values.shape, values.dtype.name)
         if key not in self._kept:
             self._kept[key] = self.device.put(values)

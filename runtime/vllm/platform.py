@@ -1,6 +1,6 @@
-"""The platform that vLLM sees: config defaults, the worker's class, and refusals with their reasons.
+"""FxhloPlatform: vLLM's platform for fxhlo, with config defaults, the worker's class, and refusals with their reasons.
 
-vLLM imports this module while it is itself half imported: nothing of vLLM but the base class at the top. Importing it
+vLLM imports this module while it is itself half imported, so the top of the file imports only vLLM's base class. The import
 changes nothing in the process; the hooks do.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from vllm.platforms.interface import Platform, PlatformEnum
@@ -23,9 +23,11 @@ from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.attention.selector import AttentionSelectorConfig
 
 STEP_TOKENS = 1024
-"""Default of max_num_batched_tokens: longer steps are not faster, and each size is a program to compile."""
+"""Default of max_num_batched_tokens: longer steps are not faster, and each size is one more program to compile."""
 STEP_REQUESTS = 64
 """Default of max_num_seqs."""
 
@@ -34,19 +36,19 @@ class FxhloPlatform(Platform):
     """A host process in which torch stays on the CPU and every step is one PJRT program."""
 
     _enum = PlatformEnum.OOT
-    device_name = "cpu"  # vLLM makes `torch.device(f"{device_name}:0")` of it
+    device_name = "cpu"  # vLLM calls `torch.device(f"{device_name}:0")`
     device_type = "cpu"
     dispatch_key = "CPU"
     dist_backend = "fake"  # see compat.start_one_process
-    simple_compile_backend = "eager"  # for the few functions that vLLM compiles on their own
+    simple_compile_backend = "eager"  # for the few functions that vLLM compiles separately
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16, torch.float32]
 
     @classmethod
-    def pre_register_and_update(cls, parser: Any = None) -> None:
-        """With a parser, this is the process of vLLM's command line."""
+    def pre_register_and_update(cls, parser: FlexibleArgumentParser | None = None) -> None:
+        """Prepares the process. parser: given in the process of vLLM's command line alone."""
         _prepare_process()
         if parser is not None:
             from . import front
@@ -59,7 +61,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
-        """Config that capture needs: no torch.compile, no CUDA graphs, layers in plain torch, vLLM's IR ops as ops."""
+        """Sets the config that capture needs: no torch.compile, no CUDA graphs, layers in plain torch, vLLM's IR ops as ops."""
         from vllm.config import CompilationMode, CUDAGraphMode
 
         compilation = vllm_config.compilation_config
@@ -70,7 +72,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
-        """Checks the config and the model folder, and sets what fxhlo decides. Raises UnsupportedError, ModelError."""
+        """Checks the config and the model folder, and sets the options that fxhlo fixes. Raises UnsupportedError, ModelError."""
         _prepare_process()
         interrupts.end_waiting_fronts()
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
@@ -86,20 +88,20 @@ class FxhloPlatform(Platform):
         parallel.distributed_executor_backend = "uni"
         parallel.disable_custom_all_reduce = True
         if "jax" in sys.modules and xla_has_started():
-            # A process that has started XLA's threads must not be forked: its child can wait forever for a lock.
+            # A process with XLA's threads must not be forked: the child can deadlock.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        # A step's inputs need the tokens of the step before, and there is one program at a time on the device.
+        # A step's inputs depend on the previous step's tokens, and the device runs one program at a time.
         scheduler.async_scheduling = False
 
     @classmethod
     def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
-        """Nothing to do: any block size works, and the programs were made for the one in the config."""
+        """No-op: any block size works, and the programs are made for the one in the config."""
 
     @classmethod
     def get_attn_backend_cls(
-        cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
+        cls, selected_backend: object, attn_selector_config: AttentionSelectorConfig, num_heads: int | None = None
     ) -> str:
-        """The one backend; raises UnsupportedError for other kinds of attention."""
+        """Returns the only backend; raises UnsupportedError for kinds of attention that it lacks."""
         config = attn_selector_config
         refused = {
             "latent attention (MLA)": config.use_mla,
@@ -117,7 +119,7 @@ class FxhloPlatform(Platform):
         return "fxhlo.runtime.vllm.layers.attention.FxhloAttentionBackend"
 
     @classmethod
-    def validate_request(cls, processed_inputs: Any, params: Any) -> None:
+    def validate_request(cls, processed_inputs: object, params: object) -> None:
         """Raises VLLMValidationError for unsupported parameters; the server answers it with status 400."""
         check_request(processed_inputs, params)
 
@@ -129,11 +131,11 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def import_kernels(cls) -> None:
-        """vLLM's C++ kernels are not used."""
+        """No-op: vLLM's C++ kernels are not used."""
 
     @classmethod
     def import_ir_kernels(cls) -> None:
-        """vLLM's IR ops keep their implementation in plain torch."""
+        """No-op: vLLM's IR ops keep their implementation in plain torch."""
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
@@ -146,22 +148,22 @@ class FxhloPlatform(Platform):
         return total_bytes()
 
     @classmethod
-    def get_current_memory_usage(cls, device: Any = None) -> float:
+    def get_current_memory_usage(cls, device: torch.types.Device = None) -> float:
         import psutil
 
         return psutil.Process().memory_info().rss
 
     @classmethod
-    def inference_mode(cls) -> Any:
+    def inference_mode(cls) -> torch.no_grad:
         return torch.no_grad()  # inference tensors cannot be traced
 
     @classmethod
     def set_device(cls, device: torch.device) -> None:
-        """There is one."""
+        """No-op: there is one device."""
 
     @classmethod
     def manual_seed_all(cls, seed: int) -> None:
-        """Seeds are inputs of a step."""
+        """No-op: seeds are inputs of a step."""
 
     @classmethod
     def num_compute_units(cls, device_id: int = 0) -> int:
@@ -177,24 +179,24 @@ class FxhloPlatform(Platform):
 
 
 def _prepare_process() -> None:
-    """What a process needs in which vLLM makes a config, be it the front end's, and what takes long and can begin there."""
+    """Prepares a process in which vLLM makes a config, and starts slow work early."""
     if (Path.cwd() / "kernels" / "spec.py").is_file():
-        # Started in this repository's root, a process of vLLM's own would take our folder `kernels` for the package of that
-        # name, which transformers probes for.
+        # In a process that vLLM starts in this repository's root, transformers would find our folder `kernels` when it probes
+        # for the package of that name.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     without_accelerator()  # vLLM may clean up in a process that never had an engine
     native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
 
 
 def xla_has_started() -> bool:
-    """Whether this process has a PJRT client; asked only where jax is imported already, for it takes a second."""
+    """Whether this process has a PJRT client. Call it only where jax is already imported: importing takes a second."""
     from ..core.plugins import has_started
 
     return has_started()
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:
-    """Replaces vLLM's default step sizes, which are a GPU's. A number that is none of its defaults is the user's, and kept."""
+    """Replaces vLLM's default step sizes, which are meant for GPUs. Other numbers are the user's and are kept."""
     from .compat import default_sizes
 
     scheduler = vllm_config.scheduler_config

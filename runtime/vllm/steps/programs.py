@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...core import files
 from ...core.bundle import Bundle
@@ -63,14 +63,14 @@ class Programs:
         progress(f"{len(found)} programs loaded")
         return found
 
-    def _load(self, kept: Cache, key: dict[str, Any], progress: Progress) -> dict[Bucket, Executable]:
+    def _load(self, kept: Cache, key: dict[str, object], progress: Progress) -> dict[Bucket, Executable]:
         path = kept.get(key)
         if path is None:
             path = kept.put(key, lambda directory: self.make(directory, progress))
         bundle = Bundle.open(path)
         return {bucket: bundle.executable(str(bucket), self.target) for bucket in self.buckets}
 
-    def key(self) -> dict[str, Any]:
+    def key(self) -> dict[str, object]:
         """Everything on which the programs depend, for the cache."""
         import jaxlib
         import torch
