@@ -1,6 +1,5 @@
-"""Kernels: composites with one meaning and implementations per target. Uses jax, not torch.fx.
+"""Kernels: composites with one reference and implementations per target. Uses jax, not torch.fx.
 
-No guard against the bare name here, as the other floors have one: transformers imports whatever is called `kernels`
-on the path when it looks for the Hugging Face package, and must find nothing worse than a package without a version.
-`spec.py` has the guard instead.
+Unlike the other top-level packages, this one does not reject an import under its bare name: when transformers looks for the
+Hugging Face package `kernels`, it imports any package of that name on the path, and must not get an error. `spec.py` has the check.
 """

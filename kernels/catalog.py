@@ -1,6 +1,6 @@
 """All kernels, by name, and their registration as `torch.ops.fxhlo.<name>`.
 
-Each kernel stands in a folder of its own with `KERNEL` in its `__init__`; adding one is adding its module here.
+Each kernel is a folder whose `__init__` defines `KERNEL`; to add one, add its module to MODULES.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ MODULES = (
 
 @cache
 def kernels() -> dict[str, Kernel]:
-    """Every kernel by its composite name, such as "fxhlo.sample"."""
+    """All kernels by composite name, such as "fxhlo.sample"; imported at the first call."""
     found = [import_module(f"{__package__}.{module}").KERNEL for module in MODULES]
     return {f"fxhlo.{kernel.name}": kernel for kernel in found}
 
 
 def implement(name: str, implementation: Implementation) -> None:
-    """Adds a way to run the kernel `name` ("fxhlo.linear") for this process; it is tried before those that are there.
+    """Registers another implementation of the kernel `name` ("fxhlo.linear") in this process, to be tried before the existing ones.
 
-    For the author of a backend whose kernels are not in this tree (docs/add_a_target.md).
+    For backends whose kernels are outside this repository (docs/add_a_target.md). Raises KeyError for an unknown name.
     """
     kernel = kernels()[name]
     kernels()[name] = replace(kernel, implementations=(implementation, *kernel.implementations))
 
 
 _DEFINING = Lock()
-"""torch takes each definition once: threads that ask for the ops at the same time wait for the first."""
+"""torch rejects a second definition of an op: concurrent callers wait for the first."""
 
 
 def register_torch_ops() -> object:
@@ -73,7 +73,7 @@ def _library() -> object:
 
 
 def _eager(kernel: Kernel) -> Callable[..., Any]:
-    """What the op does in eager torch: the check, and the reference with contiguous results, as `fake` promises."""
+    """Eager implementation of the op: the check, then the reference, with contiguous results as in `fake`."""
 
     @wraps(kernel.reference)
     def call(*args: Any, **kwargs: Any) -> Any:

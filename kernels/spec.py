@@ -1,9 +1,9 @@
-"""What a kernel is: a named, versioned composite with one meaning and several implementations.
+"""Defines a kernel: a named, versioned composite with one reference and several implementations.
 
 Comes in: a torch schema, an eager reference, and per target a JAX function.
 Goes out: a frozen `Kernel` that the catalog registers as `torch.ops.fxhlo.<name>` and that legalization
-(`passes/hlo/legalize.py`) replaces by the first implementation that has nothing against the operands and the target.
-Guaranteed: nothing here compiles anything; a kernel says what it supports before a compiler runs.
+(`passes/hlo/legalize.py`) replaces by the first implementation that supports the operands and the target.
+Guaranteed: nothing here compiles; what a kernel supports is known before a compiler runs.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype of one operand, all static. `dtype` is a numpy dtype (ml_dtypes for bfloat16, fp8)."""
+    """Static shape and dtype of one operand. `dtype` is a numpy dtype (ml_dtypes for bfloat16, fp8)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 class Operands(tuple[TensorSpec, ...]):
-    """The operands that are there, in the schema's order; `named` has them by the schema's names.
+    """The operands that are present, in the schema's order; `named` maps the schema's names to them.
 
-    An optional operand that is absent has no place and no name: `operands.named.get("sinks")` is None.
+    Absent optional operands are in neither: `operands.named.get("sinks")` is None.
     """
 
     named: Mapping[str, TensorSpec]
@@ -60,14 +60,14 @@ class Implementation:
     """One way to run a kernel on one family of targets ("cpu", "tpu", "cuda", or "any").
 
     `lower(*operands, **attributes)` is a JAX function over arrays with the operands' shapes; it returns
-    one array, or a tuple in the order of the kernel's results. Absent operands are left out. Where it has a parameter
-    `target`, it is called with the `Target` that it is lowered for: tile sizes come from there, not from a device, since
-    there may be none. While a TPU's is traced, `pltpu.get_tpu_info()` answers for that generation.
-    `supports(operands, attributes, target)` returns None, or the reason (one clause, lower case) why it does not take
-    them. It looks at shapes, dtypes and the target's generation, memories and tiles, and compiles nothing. One that
-    is the same for every target may leave out the third parameter.
-    `row_major`: operands that it addresses by itself, so that they must lie in memory in the order of their dimensions;
-    where one is a state of the module, its layout is pinned there (passes/hlo/layouts.py).
+    one array, or a tuple in the order of the kernel's results. Absent operands are left out. If it has a parameter
+    `target`, it is called with the `Target` that it is lowered for: tile sizes depend on that, not on a device, since
+    there may be none. While a TPU implementation is traced, `pltpu.get_tpu_info()` describes that generation.
+    `supports(operands, attributes, target)` returns None, or the reason (one clause, lower case) why it does not support
+    them. It reads shapes, dtypes and the target's generation, memory and tile sizes, and compiles nothing. It may omit the
+    third parameter if it is the same for every target.
+    `row_major`: operands whose memory the implementation addresses itself, and which must therefore be row-major;
+    if one is state of the module, its layout is pinned there (passes/hlo/layouts.py).
     """
 
     target: str
@@ -80,8 +80,8 @@ class Implementation:
     def in_folder(cls, package: str, target: str, name: str, *, row_major: tuple[str, ...] = ()) -> Implementation:
         """The implementation in a kernel's folder: `lower` and `supports` of `<target>.py`, or of `xla.py` for "any".
 
-        The file is imported when either is first called: jax and Pallas take two seconds, and a process that lowers
-        nothing needs neither.
+        The file is imported when either is first called: importing jax and Pallas takes two seconds, and a process that does not
+        lower needs neither.
         """
         module = f"{package}.{'xla' if target == 'any' else target}"
 
@@ -95,13 +95,13 @@ class Implementation:
         return cls(target, name, lower, supports, row_major)
 
     def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
-        """None, or why this implementation does not take these operands on `target`: one clause, lower case."""
+        """None, or the reason why this implementation does not support these operands on `target`: one clause, lower case."""
         if self.target not in (target.family, "any"):
             return f"it runs on {self.target} alone"
         return _ask(self.supports, operands, attributes, target)
 
     def bound(self, target: Target) -> Callable[..., Any]:
-        """`lower` for one target, called with operands and attributes by name."""
+        """`lower` bound to one target; takes operands and attributes by name."""
         if not _takes_target(self.lower):
             return self.lower
 
@@ -131,13 +131,13 @@ def _takes_target(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True)
 class Case:
-    """One point of a kernel's matrix: what docs/kernels.md has a row for, and what is compiled for every target.
+    """One case of a kernel's matrix: a row in docs/kernels.md, compiled for every target.
 
-    name: the shape class, such as "decode, head 128, page 16". operands: by the schema's names; left out where the
-    operand is optional and absent. attributes: all of the schema's.
-    values: makes the operands as numpy arrays for a check of the numbers: every implementation (Pallas' in its
-        interpreter) against the reference. None where that would take too long, or another case shows the same.
-    tolerance: the largest difference allowed, as a part of the reference's largest magnitude; 0: equal bit for bit.
+    name: the shape class, such as "decode, head 128, page 16". operands: by the schema's names, without absent
+    optional ones. attributes: all of the schema's.
+    values: generates the operands as numpy arrays, to compare every implementation (Pallas in its
+        interpreter) with the reference. None if that would take too long, or another case covers it.
+    tolerance: the largest difference allowed, relative to the reference's largest magnitude; 0: equal bit for bit.
     """
 
     name: str
@@ -153,19 +153,19 @@ class Kernel:
 
     schema: the torch schema, tensors first, then attributes (int, float, bool, str), for instance
         "sample(Tensor logits, Tensor temperature, *, int count) -> Tensor".
-    reference: eager torch; what the composite means. The emitter traces it to get the decomposition, so
+    reference: eager torch; defines the composite's semantics. The emitter traces it to get the decomposition, so
         it must be traceable with fake tensors: no data-dependent shapes, no Python branches on values.
     fake: result tensors (torch.empty-like) from the operands, for fake tensors.
-    check: run by the eager op in front of the reference: raises IndexError where a value would be read from outside its
-        operand, in the words of the native kernel. The reference itself is traced, and has no branch on values.
-    implementations: tried in order for a target; where none supports the operands the reference is inlined.
-    dtypes: operand -> the names of the dtypes that it may have; one that is not there may have any. `fxhlo.jax` refuses others at
-        the call: a reference in torch would take float block tables without a word.
+    check: run by the eager op before the reference; raises IndexError for an out-of-bounds read of an
+        operand, with the native kernel's text. The reference itself is traced, and cannot branch on values.
+    implementations: tried in order for a target; if none supports the operands, the reference is inlined.
+    dtypes: operand -> the names of its supported dtypes; an operand not listed may have any. `fxhlo.jax` rejects others at
+        the call, since a torch reference would silently accept, for instance, float block tables.
     aliases: result index -> operand index, for results that are the updated operand (state).
-    source: the paper, spec section or file where the semantics come from.
-    cases: makes the kernel's `Case`s (cases.py of its folder); called only where the matrix is made.
-    work: (flops, bytes of memory) that any implementation must do at least for these operands and attributes; None
-        where the products of the reference, and the operands that lie in memory, say it.
+    source: the paper, spec section or file that the semantics come from.
+    cases: returns the kernel's `Case`s (cases.py of its folder); called only to build the matrix.
+    work: minimum (flops, bytes of memory traffic) of any implementation for these operands and attributes; None
+        if they follow from the matmuls of the reference and the sizes of the operands.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Kernel:
     def choice(
         self, operands: Operands, attributes: Mapping[str, Any], target: Target
     ) -> tuple[Implementation | None, tuple[str, ...]]:
-        """The first implementation without an objection, None for the reference; and why those before it were not taken."""
+        """(first implementation that supports the operands, or None for the reference; the reasons why those before it do not)."""
         reasons: list[str] = []
         for implementation in self.implementations:
             if implementation.target not in (target.family, "any"):

@@ -1,7 +1,7 @@
-"""`fxhlo.attention`: attention of one sequence without a cache, causal or of every row on every key.
+"""`fxhlo.attention`: attention of one sequence without a KV cache, causal or bidirectional.
 
-Causal, this is how a captured vLLM attention layer stands in the graph until `passes/fx/paged_attention.py` gives it a KV cache; else
-it is an encoder's, or one sequence looking at another. Heads of several sequences of one length may stand side by side.
+Causal attention represents a captured vLLM attention layer until `passes/fx/paged_attention.py` gives it a KV cache; the
+bidirectional form is an encoder's self-attention, or cross-attention. Sequences of equal length can be batched as further heads.
 """
 
 from ..spec import FLOATING, Implementation, Kernel

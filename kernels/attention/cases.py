@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.attention`: sequences without a cache, of decoders and of encoders."""
+"""Cases of `fxhlo.attention`: sequences without a KV cache, of decoders and encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.attention`, and the softmax over masked scores that all attention references share."""
+"""Reference of `fxhlo.attention` in eager torch, and the masked softmax that all attention references share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def attention(
 ) -> torch.Tensor:
     """query [T, Hq, D], key and value [S, Hkv, D], each from position 0 on -> [T, Hq, D].
 
-    causal: a token sees the keys up to its own position (S is T); else all of them. sliding_window: it sees those less than
-    `sliding_window` positions away, itself included (0: all). soft_cap: scores become cap * tanh(scores / cap) (0: not).
-    sinks [Hq]: a logit per head that only joins the softmax's denominator. alibi_slopes [Hq]: slope times the distance of the
-    positions is taken off the scores.
+    causal: a token attends to keys up to its own position (S is T); otherwise to all keys. sliding_window: only to keys less than
+    `sliding_window` positions away, itself included (0: no window). soft_cap: scores become cap * tanh(scores / cap) (0: no cap).
+    sinks [Hq]: a logit per head that is added to the softmax's denominator only. alibi_slopes [Hq]: slope times the distance of
+    the positions is subtracted from the scores.
     """
     tokens, heads, _ = query.shape
     groups = heads // key.shape[1]
@@ -42,7 +42,7 @@ def attention(
 
 
 def visible(query_at: torch.Tensor, key_at: torch.Tensor, sliding_window: int) -> torch.Tensor:
-    """Which keys a query sees: those up to its own position, within the window."""
+    """Mask of the keys that a query attends to: those up to its own position, within the window."""
     seen = key_at <= query_at
     return seen & (query_at - key_at < sliding_window) if sliding_window > 0 else seen
 
@@ -55,7 +55,7 @@ def softmax(
     alibi_slopes: torch.Tensor | None,
     soft_cap: float,
 ) -> torch.Tensor:
-    """Softmax of float32 scores [Hq, ..., keys] over the keys that are `seen`; all zero where none is."""
+    """Softmax of float32 scores [Hq, ..., keys] over the keys in the mask `seen`; zero in fully masked rows."""
     per_head = (-1,) + (1,) * (scores.ndim - 1)
     if soft_cap > 0:
         scores = soft_cap * torch.tanh(scores / soft_cap)

@@ -1,7 +1,7 @@
-"""`fxhlo.attention` on TPU: the flash attention of jax's wheel, which writes no matrix of scores.
+"""`fxhlo.attention` on TPU: JAX's Pallas flash attention, which does not write the scores to memory.
 
-It takes sequences in blocks and three sizes of heads. Others are padded: a row more than there are is thrown away, a key more is
-behind all rows (causal) or in a segment of its own.
+It needs whole blocks of tokens and one of three head sizes; others are padded. Padded rows are dropped, padded keys are masked: they come
+after all rows (causal) or have a segment id of their own.
 """
 
 from __future__ import annotations

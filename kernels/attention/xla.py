@@ -1,7 +1,7 @@
-"""`fxhlo.attention` in plain StableHLO, for every target: two products and a softmax, keys not repeated for grouped heads.
+"""`fxhlo.attention` in plain StableHLO, for every target: two matmuls and a softmax, without repeating keys for grouped heads.
 
-The softmax is a maximum and a sum of the scores, and a function of each score where the second product reads it, as in
-lowering/decompositions/attention.py: what a compiler then writes to memory is the scores, once.
+The softmax is a maximum and a sum over the scores, and an elementwise function that fuses into the second matmul, as in
+lowering/decompositions/attention.py, so that a compiler writes the scores to memory only once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`fxhlo.filter_logits`: the logits that a draw sees, after temperature, min-p, top-k and top-p."""
+"""`fxhlo.filter_logits`: the logits that sampling draws from, after temperature, min-p, top-k and top-p."""
 
 from ..spec import FLOATING, Implementation, Kernel
 from .reference import fake, filter_logits

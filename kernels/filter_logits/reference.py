@@ -1,6 +1,6 @@
-"""`fxhlo.filter_logits` in eager torch: what vLLM's logprobs_mode "processed_logits" shows.
+"""Reference of `fxhlo.filter_logits` in eager torch: what vLLM returns for logprobs_mode "processed_logits".
 
-The tokens that are left are those of `fxhlo.sample`: the same arithmetic decides (kernels/sample/reference.py).
+It keeps the same tokens as `fxhlo.sample`, by the same arithmetic (kernels/sample/reference.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ..sample.reference import EPSILON, cleaned, distance, kept, scaled
 def filter_logits(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, enabled: Tensor
 ) -> Tensor:
-    """float32 [R, V]: logits / temperature, -infinity where min-p, top-k or top-p drop the token.
+    """float32 [R, V]: logits / temperature, or -infinity for tokens that min-p, top-k or top-p drop.
 
     logits float32 or bfloat16 [R, V] (processed); temperature, top_k, top_p, min_p [R] as in `fxhlo.sample`: a row whose
-    temperature is below 1e-5 is greedy and stays as it is; enabled int32 []: 0 gives zeros.
+    temperature is below 1e-5 is greedy and returned unchanged; enabled int32 []: if 0, the result is zeros.
     """
     temperature, top_k, top_p, min_p = (x.unsqueeze(1) for x in (temperature, top_k, top_p, min_p))
     x = cleaned(logits)

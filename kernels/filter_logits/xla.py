@@ -1,4 +1,4 @@
-"""`fxhlo.filter_logits` in JAX: the thresholds of `fxhlo.sample`, and nothing at all where no request asks."""
+"""`fxhlo.filter_logits` in JAX, with the thresholds of `fxhlo.sample`; skipped if no request enables it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fxhlo.grouped_matmul`: rows sorted by group, each times its group's weight: the products of a layer of experts."""
+"""`fxhlo.grouped_matmul`: multiplies rows sorted by group by their group's weight: the matmuls of a mixture-of-experts layer."""
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases

@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.grouped_matmul`: experts of models that are served, in decode and prefill."""
+"""Cases of `fxhlo.grouped_matmul`: experts of served models, in decode and prefill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def specs(rows: int, groups: int, inputs: int, outputs: int, dtype: np.dtype) ->
 def values(
     rows: int, groups: int, inputs: int, outputs: int, dtype: np.dtype
 ) -> Callable[[np.random.Generator], Mapping[str, np.ndarray]]:
-    """Groups of all sizes, empty ones among them; some rows belong to none."""
+    """Generates groups of various sizes, some empty; some rows belong to no group."""
 
     def make(rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         ends = np.sort(rng.integers(0, rows + 1, groups))

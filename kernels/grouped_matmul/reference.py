@@ -1,4 +1,4 @@
-"""`fxhlo.grouped_matmul` in eager torch: what the composite means."""
+"""Reference of `fxhlo.grouped_matmul` in eager torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def grouped_matmul(values: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
     """values [M, K], weights [G, N, K], both of one floating dtype; sizes int32 [G], their sum at most M -> [M, N].
 
     The first sizes[0] rows belong to group 0, the next sizes[1] to group 1, and so on: row m of the result is
-    values[m] @ weights[g].T, added up in float32. Rows past the last group are zero.
+    values[m] @ weights[g].T, accumulated in float32. Rows past the last group are zero.
     """
     ends = torch.cumsum(sizes, 0)
     rows = torch.arange(values.shape[0], dtype=sizes.dtype, device=values.device)

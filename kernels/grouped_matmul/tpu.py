@@ -1,6 +1,6 @@
-"""`fxhlo.grouped_matmul` on TPU: XLA's own ragged product, which reads a group's weight for its rows alone.
+"""`fxhlo.grouped_matmul` on TPU: XLA's ragged dot, which reads a group's weight only for the group's rows.
 
-docs/kernels_considered.md has its figures beside those of a loop over all groups and of the Pallas kernel in jax's wheel.
+docs/kernels_considered.md compares it with a loop over all groups and with JAX's Pallas kernel.
 """
 
 from __future__ import annotations
@@ -30,4 +30,4 @@ def lower(values: Array, weights: Array, sizes: Array) -> Array:
     )
     product = lax.ragged_dot_general(values, weights, sizes, dimensions, preferred_element_type=jnp.float32)
     rows = lax.broadcasted_iota(jnp.int32, (values.shape[0], 1), 0)
-    return jnp.where(rows < jnp.sum(sizes), product, 0.0).astype(values.dtype)  # what is past the groups is undefined
+    return jnp.where(rows < jnp.sum(sizes), product, 0.0).astype(values.dtype)  # rows past the last group are undefined

@@ -1,4 +1,4 @@
-"""`fxhlo.grouped_matmul` in plain JAX: a loop over the groups, each of them for all rows. Right everywhere, fast for few groups."""
+"""`fxhlo.grouped_matmul` in plain JAX: a loop over groups that multiplies all rows by each weight. For every target; fast only for few groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..spec import Operands
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> None:
-    """Takes all that the schema does."""
+    """Supports everything that the schema allows."""
 
 
 def lower(values: Array, weights: Array, sizes: Array) -> Array:
@@ -32,5 +32,5 @@ def lower(values: Array, weights: Array, sizes: Array) -> Array:
 
 
 def precision(values: Array) -> lax.Precision:
-    """A TPU multiplies float32 in one pass of bfloat16 unless it is told not to."""
+    """Dot precision: by default a TPU multiplies float32 in a single bfloat16 pass."""
     return lax.Precision.HIGHEST if values.dtype == jnp.float32 else lax.Precision.DEFAULT

@@ -1,7 +1,7 @@
-"""`fxhlo.linear`: a product with a weight as torch lays it out, [out, in], accumulated in float32.
+"""`fxhlo.linear`: a matmul with a weight in torch's layout, [out, in], accumulated in float32.
 
-On the CPU a kernel of ours reads the weight as it lies, once, and gives every row the same bits in any batch. Elsewhere it is
-the reference's product, whose float32 asks for full precision (lowering/build.py).
+On CPU a native kernel reads the weight once, in its own layout, and returns the same bits for a row in any batch. Elsewhere the
+reference's matmul is used, with full precision for float32 (lowering/build.py).
 """
 
 from ..spec import FLOATING, Implementation, Kernel

@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.linear`, in eager torch."""
+"""Reference of `fxhlo.linear` in eager torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fxhlo.logprobs`: log-probabilities of the chosen token and of the best ones, and the rank of the chosen."""
+"""`fxhlo.logprobs`: log-probabilities of the sampled token and of the top tokens, and the sampled token's rank."""
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases

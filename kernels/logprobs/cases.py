@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.logprobs`: the vocabularies and batches of models that are served."""
+"""Cases of `fxhlo.logprobs`: vocabularies and batches of served models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..sample.cases import VOCABULARIES
 from ..spec import Case, TensorSpec
 
-COUNT = 20  # as passes/fx/sample.py has it
+COUNT = 20  # the default of passes/fx/sample.py
 
 
 def specs(rows: int, size: int, dtype: np.dtype) -> dict[str, TensorSpec]:
@@ -23,7 +23,7 @@ def specs(rows: int, size: int, dtype: np.dtype) -> dict[str, TensorSpec]:
 
 
 def values(rows: int, size: int) -> Callable[[np.random.Generator], Mapping[str, np.ndarray]]:
-    """Logits on a grid as bfloat16's are: many are equal."""
+    """Generates logits on a coarse grid, like bfloat16's, so that many are equal."""
 
     def make(rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         return {

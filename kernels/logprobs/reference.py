@@ -1,8 +1,8 @@
-"""`fxhlo.logprobs` in eager torch: vLLM's `logprobs_mode="raw_logprobs"`, with the order of ties fixed.
+"""Reference of `fxhlo.logprobs` in eager torch: vLLM's `logprobs_mode="raw_logprobs"`, with a fixed order of ties.
 
-vllm/v1/sample/sampler.py, `compute_logprobs` and `gather_logprobs`. Order and rank are taken from the logits; vLLM
-takes them from their log-softmax. The two differ only where its rounding makes different logits equal. NaN counts as
--infinity for order and rank; the values of a row that holds NaN (or nothing but -infinity) are NaN.
+vllm/v1/sample/sampler.py, `compute_logprobs` and `gather_logprobs`. Order and rank are those of the logits; vLLM
+uses their log-softmax, which differs only if rounding makes different logits equal. NaN is treated as
+-infinity for order and rank; the values of a row that contains NaN, or only -infinity, are NaN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..process_logits.reference import masked
 
-SMALLEST_NORMAL = torch.finfo(torch.float32).tiny  # compiled code flushes what is below to zero, so both do
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny  # compiled code flushes smaller numbers to zero, so both do
 
 
 def logprobs(
@@ -20,11 +20,11 @@ def logprobs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(ids int32 [R, count + 1], values float32 [R, count + 1], rank int32 [R]).
 
-    logits bfloat16, float16 or float32 [R, V] (raw); tokens int32 [R], the chosen ones, in [0, V); enabled int32 []: 0
-    gives zeros; allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word v // 32 set where a grammar allows token v: the
-    others count as -infinity, since vLLM masks the logits before its sampler sees them. First the chosen token, then the
-    `count` tokens of highest logit, lowest id first where they are equal. The rank counts the tokens whose logit is at
-    least the chosen one's: 1 is the best.
+    logits bfloat16, float16 or float32 [R, V] (raw); tokens int32 [R], the sampled ones, in [0, V); enabled int32 []: if 0,
+    results are zeros; allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word v // 32 set if a grammar allows token v:
+    other logits are -infinity, since vLLM applies the mask before its sampler. The first column is the sampled token, the
+    others are the `count` tokens of highest logit, ties in order of id. The rank is the number of tokens whose logit is at
+    least the sampled token's: 1 is the best.
     """
     x = logits.to(torch.float32)
     if allowed_mask is not None:

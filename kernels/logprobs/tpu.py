@@ -1,8 +1,8 @@
-"""`fxhlo.logprobs` in Pallas for TPU: the rows come to VMEM once; no sort, no row of probabilities is written.
+"""`fxhlo.logprobs` in Pallas for TPU: reads each row into VMEM once, without a sort and without writing probabilities.
 
-ids and rank are those of `reference.py`; the values differ by rounding (exp, log and the order of a float sum). The most
-likely tokens are taken one by one: each pass finds the first token after the last one in the order of (logit, lowest
-id first), so that nothing is changed in between. Nothing at all runs where no request asks.
+ids and rank are those of `reference.py`; the values differ by rounding (exp, log and the order of a float sum). The top
+tokens are found one at a time: each pass finds the token that follows the previous one in the order of (highest logit,
+lowest id), so that passes only read. Skipped if no request enables it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..sample.xla_arithmetic import order_of, unordered
 from ..spec import Operands
 from .xla import where_asked
 
-LOWEST = -(2**31)  # below the image of -infinity: what stands past the end
+LOWEST = -(2**31)  # below the image of -infinity; fills positions past the vocabulary
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
@@ -68,7 +68,7 @@ def _compute(logits: Array, tokens: Array, count: int) -> tuple[Array, Array, Ar
         ),
         name="fxhlo_logprobs",
     )
-    ids, values, rank = call(jnp.clip(tokens, 0, size - 1)[:, None], logits)  # a chosen token may be anything
+    ids, values, rank = call(jnp.clip(tokens, 0, size - 1)[:, None], logits)  # a sampled token may be out of range
     return jnp.concatenate([tokens[:, None], ids[:, 1 : count + 1]], axis=1), values[:, : count + 1], rank[:, 0]
 
 
@@ -85,7 +85,7 @@ def _kernel(tokens: Any, logits: Any, ids: Any, values: Any, rank: Any, image: A
         all_ids = jnp.where(column == place, last, all_ids)
         return value, last, all_ids, jnp.where(column == place, unordered(value), all_values)
 
-    # Before the first: above every logit.
+    # The state before the first pass: above every logit.
     first = jnp.full(shape, 2**31 - 1, jnp.int32), jnp.full(shape, -1, jnp.int32), token, unordered(chosen)
     _, _, all_ids, all_values = lax.fori_loop(1, count + 1, take, first)
     ids[...] = all_ids
@@ -93,7 +93,7 @@ def _kernel(tokens: Any, logits: Any, ids: Any, values: Any, rank: Any, image: A
 
 
 def _passes(width: int, body: Callable[[Array, Any], Any], state: Any) -> Any:
-    """body(start, state) for each chunk."""
+    """Folds `body(start, state)` over the chunks of a row."""
 
     def step(index: Array, state: Any) -> Any:
         return body(pl.multiple_of(index * CHUNK, CHUNK), state)
@@ -102,7 +102,7 @@ def _passes(width: int, body: Callable[[Array, Any], Any], state: Any) -> Any:
 
 
 def _across(x: Array, combine: Callable[[Array, Array], Array]) -> Array:
-    """All lanes combined, in all lanes."""
+    """Combines all lanes; every lane holds the result."""
     for distance in (64, 32, 16, 8, 4, 2, 1):
         x = combine(x, pltpu.roll(x, distance, 1))
     return x
@@ -113,7 +113,7 @@ def _lanes(x: Array) -> list[Array]:
 
 
 def _order(logits: Any, image: Any, token: Array, size: int) -> tuple[Array, Array]:
-    """Fills the image with the logits' order; (the highest, the chosen token's)."""
+    """Fills the image with the logits' order images; returns (the highest, the sampled token's)."""
     block, width = image.shape
     place = lax.broadcasted_iota(jnp.int32, (block, CHUNK), 1)
 
@@ -135,7 +135,7 @@ def _order(logits: Any, image: Any, token: Array, size: int) -> tuple[Array, Arr
 
 
 def _total(logits: Any, image: Any, best: Array, chosen: Array, size: int) -> tuple[Array, Array]:
-    """(sum of exp(logit - best), NaN where the row holds one; tokens that are as likely as the chosen one or more)."""
+    """(sum of exp(logit - best), NaN if the row contains NaN; number of tokens at least as likely as the sampled one)."""
     block, width = image.shape
     lane = lax.broadcasted_iota(jnp.int32, (block, LANES), 1)
     highest = unordered(best)
@@ -156,7 +156,7 @@ def _total(logits: Any, image: Any, best: Array, chosen: Array, size: int) -> tu
 
 
 def _next(image: Any, value: Array, token: Array, size: int) -> tuple[Array, Array]:
-    """(order, id) of the first token after (value, token): the highest logit, the lowest id where they are equal."""
+    """(order image, id) of the token that follows (value, token) in the order of (highest logit, lowest id)."""
     block, width = image.shape
     lane = lax.broadcasted_iota(jnp.int32, (block, LANES), 1)
 

@@ -1,4 +1,4 @@
-"""`fxhlo.logprobs` in JAX: a top-k instead of the sort, and nothing at all where no request asks.
+"""`fxhlo.logprobs` in JAX, with a top-k instead of the sort; skipped if no request enables it.
 
 ids and rank equal those of `reference.py`; the values differ by rounding (exp, log and the order of a float sum).
 """
@@ -34,9 +34,9 @@ def lower(
 def where_asked(
     compute: Callable[[Array], Results], logits: Array, enabled: Array, allowed_mask: Array | None, count: int
 ) -> Results:
-    """compute(logits), with what the mask forbids at -infinity, where `enabled` is not 0; zeros otherwise.
+    """compute(logits), with masked tokens at -infinity, if `enabled` is not 0; zeros otherwise.
 
-    The masked logits are written only where a row has a mask.
+    The masked logits are computed only if some row has a mask.
     """
     rows = logits.shape[0]
 
@@ -62,7 +62,7 @@ def _compute(logits: Array, tokens: Array, count: int) -> Results:
     ids = jnp.concatenate([chosen, lax.top_k(order, count)[1]], axis=1)
     best = jnp.max(order, axis=1, keepdims=True)
     total = jnp.sum(jnp.exp(x - best), axis=1, keepdims=True)
-    inside = jnp.clip(ids, 0, x.shape[1] - 1)  # a chosen token may be anything
+    inside = jnp.clip(ids, 0, x.shape[1] - 1)  # a sampled token may be out of range
     values = (jnp.take_along_axis(x, inside, axis=1) - best) - jnp.log(total)
     rank = jnp.sum(order >= jnp.take_along_axis(order, inside[:, :1], axis=1), axis=1, dtype=jnp.int32)
     return ids, values, rank

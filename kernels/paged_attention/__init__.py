@@ -1,5 +1,5 @@
-"""`fxhlo.ragged_paged_attention`: attention of a batch of requests of any lengths on a paged KV cache, the cache's
-update included. Prefill, chunked prefill and decode are rows of one call."""
+"""`fxhlo.ragged_paged_attention`: updates a paged KV cache and attends to it, for a batch of requests of any lengths.
+Prefill, chunked prefill and decode rows share one call."""
 
 from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from .cases import cases

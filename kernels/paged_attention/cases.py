@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.ragged_paged_attention`: head sizes, groups, pages, dtypes and masks of models that are served."""
+"""Cases of `fxhlo.ragged_paged_attention`: head sizes, groups, page sizes, dtypes and masks of served models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def specs(
     tokens: int, heads: int, kv_heads: int, head_size: int, block_size: int, requests: int, pages: int,
     *, dtype: str = "bfloat16", cache: str = "", blocks: int = 0, extras: tuple[str, ...] = (),
 ) -> dict[str, TensorSpec]:  # fmt: skip
-    """Operands by name; `extras` are the optional ones that are there. `blocks`: of the cache (0: what the tables can name)."""
+    """Operands by name; `extras` names the optional ones to include. `blocks`: blocks of the cache (0: as many as the tables can address)."""
     row = DTYPES[dtype]
     shape = (blocks or requests * pages + 1, block_size, 2 * kv_heads, head_size)
     operands = {
@@ -41,7 +41,7 @@ def specs(
 def values(
     operands: Mapping[str, TensorSpec], lengths: list[tuple[int, int]]
 ) -> Callable[..., Mapping[str, np.ndarray]]:
-    """Makes a batch of requests (tokens before this step, tokens of it), on pages in shuffled order."""
+    """Generates a batch of requests, given as (tokens before this step, tokens in this step), on shuffled pages."""
 
     def make(rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         made = {}

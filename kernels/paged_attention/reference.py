@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.ragged_paged_attention`, written to be read; no target should run it on long contexts."""
+"""Reference of `fxhlo.ragged_paged_attention` in eager torch, written for clarity: too slow and too large for long contexts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def ragged_paged_attention(
     """Writes this step's keys and values into the cache, then attends causally to each request's context.
 
     query [T, Hq, D]; key, value [T, Hkv, D]; kv_cache [blocks, block_size, 2 * Hkv, D], the key of head h at 2h, its
-    value at 2h + 1; slot_mapping int32 [T], block * block_size + offset (outside the cache: not written);
-    block_tables int32 [R, P]; seq_lens int32 [R], the context with this step's tokens; query_start_loc int32
-    [R + 1], where each request's rows begin. sinks, alibi_slopes [Hq] or None (or empty). k_scale, v_scale float32 [1]
-    or [Hkv] or None: the cache holds keys / k_scale and values / v_scale. A cache of 8 bits takes the nearest value that
-    it has, of what lies outside its range the end of it.
+    value at 2h + 1; slot_mapping int32 [T], block * block_size + offset (out of range: not written);
+    block_tables int32 [R, P]; seq_lens int32 [R], the context length including this step's tokens; query_start_loc int32
+    [R + 1], the first row of each request. sinks, alibi_slopes [Hq] or None (or empty). k_scale, v_scale float32 [1]
+    or [Hkv] or None: the cache holds keys / k_scale and values / v_scale. An 8-bit cache rounds to
+    nearest and saturates.
 
-    Returns the output [T, Hq, D], zero in rows of no request, and the updated cache.
+    Returns the output [T, Hq, D], zero in rows that belong to no request, and the updated cache.
     """
     blocks, block_size, pairs, head_size = kv_cache.shape
     tokens, heads, _ = query.shape
@@ -63,7 +63,7 @@ def ragged_paged_attention(
         & alive
         & (at_key[None, :] < seq_lens.long()[request][:, None])
     )
-    keys = torch.where(seen[:, :, None, None], keys, 0.0)  # what lies in unused slots may be anything, NaN too
+    keys = torch.where(seen[:, :, None, None], keys, 0.0)  # unused slots may hold anything, even NaN
     values = torch.where(seen[:, :, None, None], values, 0.0)
     scores = torch.einsum("ihd,ijhd->hij", query.float(), keys) * scale
     weights = softmax(scores, seen, at_key[None, :] - position[:, None], sinks, alibi_slopes, soft_cap)
@@ -84,7 +84,7 @@ def check(
     sliding_window: int,
     **__: object,
 ) -> None:
-    """Raises IndexError where a request has rows outside the batch, or would read pages that it or the cache does not have."""
+    """Raises IndexError if a request has rows outside the batch, or would read pages outside its block table or the cache."""
     (blocks, block_size), pages = kv_cache.shape[:2], block_tables.shape[1]
     starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
     if starts and starts[0] != 0:
@@ -108,7 +108,7 @@ def check(
 
 
 def _stored(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """Keys or values [T, Hkv, D] as the cache keeps them."""
+    """Keys or values [T, Hkv, D], scaled and converted to the cache's dtype."""
     if scale is not None:
         new = new.float() / scale.reshape(-1, 1)
     if dtype.itemsize == 1:
@@ -119,12 +119,12 @@ def _stored(new: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -
 
 
 def _read(cached: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """Keys or values [..., Hkv, D] of the cache in float32."""
+    """Cached keys or values [..., Hkv, D], unscaled, in float32."""
     return cached.float() if scale is None else cached.float() * scale.reshape(-1, 1)
 
 
 def _write(key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor) -> torch.Tensor:
-    """The cache with this step's tokens; a row past the end takes those that are not to be written."""
+    """The cache with this step's tokens; tokens without a slot go to an extra row past the end, which is dropped."""
     blocks, block_size, pairs, head_size = kv_cache.shape
     slots = blocks * block_size
     new = torch.stack([key, value], dim=2).reshape(-1, pairs, head_size)
@@ -141,21 +141,23 @@ def fake(
 
 
 def work(operands: Operands, attributes: Mapping[str, Any]) -> tuple[float, float]:
-    """(flops, bytes) that any implementation needs at least, with the cache full.
+    """Minimum (flops, bytes) of any implementation, with a full cache.
 
-    Keys and values of every context are read once, the step's own are written; rows are shared out evenly.
-    The lengths of contexts are data, so they are taken as they are where the memory is used up: pages / requests, and no
+    Keys and values of every context are read once, this step's are written; rows are distributed evenly over requests.
+    Context lengths are data, so they are assumed to fill the cache: blocks / requests pages, but no
     more than a block table holds. A sliding window bounds them for every row.
     """
     named = operands.named
     (rows, heads, head_size), cache = named["query"].shape, named["kv_cache"]
     blocks, block_size, pairs, _ = cache.shape
     requests, pages = named["block_tables"].shape
-    each = max(rows / requests, 1.0)  # rows of a request
+    each = max(rows / requests, 1.0)  # rows per request
     requests = min(requests, rows)
     context = min(blocks / requests, pages) * block_size
     window = attributes["sliding_window"] or context
-    seen = min(max(context - (each - 1) / 2, 1.0), window)  # keys that a row looks at, on average: itself and before
+    seen = min(
+        max(context - (each - 1) / 2, 1.0), window
+    )  # average number of keys that a row attends to, itself included
     read = min(context, window + each - 1)
     flops = 4.0 * rows * heads * head_size * seen
     return flops, (requests * read + rows) * pairs * head_size * cache.dtype.itemsize

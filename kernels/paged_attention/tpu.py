@@ -1,7 +1,7 @@
 """`fxhlo.ragged_paged_attention` on TPU: two Pallas kernels.
 
-`write` puts this step's keys and values into the cache, row by row, by DMA; the cache is aliased, so that nothing else of it
-moves. `attend` (tpu_attend.py) reads it.
+`write` copies this step's keys and values into the cache, row by row, by DMA; the cache is aliased, so that the rest of it is
+not copied. `attend` (tpu_attend.py) reads it.
 """
 
 from __future__ import annotations

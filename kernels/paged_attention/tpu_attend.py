@@ -1,8 +1,8 @@
-"""The reading half of `fxhlo.ragged_paged_attention` on TPU, one Pallas kernel.
+"""The attention half of `fxhlo.ragged_paged_attention` on TPU: one Pallas kernel that reads the cache.
 
-One loop over blocks of keys: request by request, tile of query rows by tile, the pages of the next block on their way
-while one is computed, with an online softmax in float32 (Milakov and Gimelshein 2018; Dao 2023, FlashAttention-2; Kwon et
-al. 2023, PagedAttention). Only pages that some row of the tile sees are read, and only rows of requests are computed.
+One loop over requests, their tiles of query rows and blocks of keys, which fetches the next block's pages while one
+is computed, with an online softmax in float32 (Milakov and Gimelshein 2018; Dao 2023, FlashAttention-2; Kwon et
+al. 2023, PagedAttention). Only pages that some row of the tile attends to are read, and only rows of requests are computed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 def attend(
     scalars: tuple[Array, ...], query: Array, kv_cache: Array, meaning: Meaning, blocks: Blocks, cores: int
 ) -> Array:
-    """The attended rows [T, Hq, D]. scalars: block_tables, seq_lens, query_start_loc, numbers per head."""
+    """Output rows [T, Hq, D]. scalars: flattened block_tables, seq_lens, query_start_loc, and the per-head numbers of Meaning."""
     _, heads, head_size = query.shape
     pairs = kv_cache.shape[2]
     by_row = (pairs // 2, blocks.rows)

@@ -1,4 +1,4 @@
-"""The nouns of the attention kernel on TPU: what it computes, the memory that it has, and which rows and keys come next."""
+"""Data types of the TPU attention kernel: its attributes, its memory, and the iteration over rows and keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jax.experimental import pallas as pl
 from .tuning import Blocks
 
 Scalar = Array | int
-"""int32, known as the kernel runs."""
+"""int32, known at run time."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What is computed: the composite's attributes, and the optional operands that are there, each with its size:
-    "sinks", "slopes", "k", "v". Their numbers lie in one array, in this order."""
+    """The composite's attributes, and (name, size) of the optional operands that are present:
+    "sinks", "slopes", "k", "v". Their numbers are concatenated in one array, in this order."""
 
     scale: float
     sliding_window: int
@@ -27,7 +27,7 @@ class Meaning:
     numbers: tuple[tuple[str, int], ...]
 
     def first(self, name: str) -> int | None:
-        """Where the numbers of an optional operand begin; None where it is absent."""
+        """Offset of an optional operand's numbers in that array; None if it is absent."""
         names = [each for each, _ in self.numbers]
         return sum(size for _, size in self.numbers[: names.index(name)]) if name in names else None
 
@@ -35,7 +35,7 @@ class Meaning:
 @dataclass(frozen=True)
 class Refs:
     """The kernel's memory. SMEM: tables [R * P], lengths [R], starts [R + 1], numbers per head. HBM: query, cache
-    and output. The rest is scratch in VMEM, with two of what is copied while another is computed."""
+    and output. The rest is scratch in VMEM, double-buffered where copies overlap with compute."""
 
     tables: Any
     lengths: Any
@@ -44,8 +44,8 @@ class Refs:
     query: Any
     cache: Any
     output: Any
-    pages: Any  # [2, keys, 2 * Hkv, D], as they lie in the cache
-    by_head: Any  # [2 * Hkv, chunk, D], the chunk of them that is computed
+    pages: Any  # [2, keys, 2 * Hkv, D], in the cache's layout
+    by_head: Any  # [2 * Hkv, chunk, D], the current chunk of the pages
     tiles_in: Any  # [2, tile, Hq, D]
     queries: Any  # [Hkv, rows, D]; row: head in its group, then token
     tiles_out: Any  # [2, tile, Hq, D]
@@ -55,12 +55,12 @@ class Refs:
     pages_here: Any  # semaphores [2]
     tile_here: Any
     tile_gone: Any
-    leaving: Any  # SMEM [2]: rows of the output tile that is being copied out
+    leaving: Any  # SMEM [2]: rows of the output tile being copied out
 
 
 class Place(NamedTuple):
-    """Where the loop stands: a request, a tile of its rows, a block of the keys that the tile sees; which of the two
-    buffers has the block, and which the tile."""
+    """Position of the loop: a request, a tile of its rows and a block of the tile's keys; and which of the two
+    buffers holds the block, and which the tile."""
 
     request: Scalar
     tile: Scalar
@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A tile's rows, `first` in the batch and `rows` of them, the context position of its first, and its keys."""
+    """A tile: its first row in the batch, its number of rows, the context position of the first, and the range of its keys."""
 
     first: Scalar
     rows: Scalar
@@ -81,7 +81,7 @@ class Span(NamedTuple):
 
 
 class Batch:
-    """The requests of a step, the rows of each and the keys that they see, read from SMEM as the kernel runs."""
+    """The requests of a step, their rows and the keys that these attend to, read from SMEM at run time."""
 
     def __init__(self, refs: Refs, meaning: Meaning, blocks: Blocks, cores: int) -> None:
         self.refs, self.meaning, self.blocks, self.cores = refs, meaning, blocks, cores
@@ -94,7 +94,7 @@ class Batch:
         self.pages = blocks.keys // self.block_size
 
     def with_rows(self, request: Scalar) -> Scalar:
-        """The first request of this core, from `request` on, that has rows."""
+        """The first of this core's requests, from `request` on, that has rows; at least `requests` if there is none."""
 
         def empty(request: Scalar) -> Scalar:
             inside = jnp.minimum(request, self.requests - 1)
@@ -117,6 +117,7 @@ class Batch:
         return Span(refs.starts[request] + before, count, position, first_page, end_key, blocks)
 
     def next(self, place: Place, span: Span, last: Scalar) -> Place:
+        """The position after `place`; `last`: whether its block is the last of the tile."""
         done = last & ((place.tile + 1) * self.blocks.tile >= self.rows_of(place.request))
         return Place(
             jax.lax.cond(done, lambda: self.with_rows(place.request + self.cores), lambda: place.request),

@@ -1,4 +1,4 @@
-"""The copies of the attention kernel on TPU: pages and queries into vector memory, the output out of it."""
+"""DMA copies of the TPU attention kernel: pages and queries into VMEM, the output out of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jax.experimental.pallas import tpu as pltpu
 from .tpu_batch import Batch, Place, Scalar
 
 Copy = Any
-"""What `pltpu.make_async_copy` returns, of a type that jax keeps to itself: `start()` and `wait()`."""
+"""Result of `pltpu.make_async_copy`, whose type jax does not export; has `start()` and `wait()`."""
 
 
 class Copies:
-    """Each copy is started in one step and waited for in a later one; both need the same place."""
+    """Copies that are started in one step and awaited in a later one, both with the same Place."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.refs = batch, batch.refs
@@ -37,7 +37,7 @@ class Copies:
         self.each_page(place, lambda copy: copy.start())
 
     def each_part(self, count: Scalar, act: Callable[[Scalar, int], None]) -> None:
-        """`count` rows in parts of static size: act(first, size)."""
+        """Splits `count` rows into parts of static power-of-two size and calls act(first, size) for each."""
         size = 1 << (min(self.batch.blocks.tile, self.batch.tokens).bit_length() - 1)
         while size:
             first = count & ~(2 * size - 1)
@@ -62,12 +62,12 @@ class Copies:
         return pltpu.make_async_copy(rows, self.refs.output.at[pl.ds(into, size)], self.refs.tile_gone.at[at])
 
     def wait_output(self, at: Scalar) -> None:
-        """Until the output buffer `at` may be written: a copy's semaphore counts bytes, so any rows of its size will do."""
+        """Waits until the output buffer `at` is free. A DMA semaphore counts bytes, so that a copy of any rows of that size can be awaited."""
         self.each_part(self.refs.leaving[at], lambda first, size: self.output_part(at, 0, first, size).wait())
         self.refs.leaving[at] = 0
 
     def clear_padding(self) -> None:
-        """Zeros into the rows after the last request's."""
+        """Zeroes the output rows after the last request's."""
         refs, tile = self.refs, self.batch.blocks.tile
         first = jnp.clip(refs.starts[self.batch.requests], 0, self.batch.tokens)
         refs.tiles_out[0] = jnp.zeros(refs.tiles_out.shape[1:], refs.tiles_out.dtype)

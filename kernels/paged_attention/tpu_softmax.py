@@ -1,4 +1,4 @@
-"""The arithmetic of the attention kernel on TPU: an online softmax over a block of keys, for a tile of rows."""
+"""Arithmetic of the TPU attention kernel: an online softmax over a block of keys, for a tile of rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .tpu_batch import Batch, Place, Scalar, Span
 from .tpu_copies import Copies
 
 FAR = -1e30
-"""Below any score and finite: where the running maximum starts, so that masked scores (-inf) weigh nothing."""
+"""Initial running maximum: below any score, and finite, so that masked scores (-inf) get weight 0."""
 ROWS_TOGETHER = 64
-"""Rows of scores in work at a time, over KV heads."""
+"""Score rows processed together, over all KV heads."""
 
 
 class Softmax:
@@ -28,14 +28,14 @@ class Softmax:
         self.strided = low and batch.head_size == 128 and batch.kv_heads in (1, 2, 4, 8)
 
     def compute(self, place: Place, span: Span, last: Scalar, tile: int) -> None:
-        """The block's keys for a tile of `tile` rows at most."""
+        """Processes the block's keys for a tile of at most `tile` rows."""
         pl.when(place.block == 0)(lambda: self.begin(place, tile))
         first_key = span.first_page * self.batch.block_size + place.block * self.batch.blocks.keys
         keys = jnp.minimum(span.end_key - first_key, self.batch.blocks.keys)
         chunks = pl.cdiv(keys, self.batch.blocks.chunk)
 
         @pl.loop(keys, chunks * self.batch.blocks.chunk)
-        def _(key: Scalar) -> None:  # what was here before may be NaN, and 0 * NaN is not 0
+        def _(key: Scalar) -> None:  # stale data may be NaN, and 0 * NaN is not 0
             self.refs.pages[place.pages_at, key] = jnp.zeros(self.refs.pages.shape[2:], self.refs.pages.dtype)
 
         @pl.loop(0, chunks)
@@ -46,7 +46,7 @@ class Softmax:
         pl.when(last)(lambda: self.finish(place, span, tile))
 
     def begin(self, place: Place, tile: int) -> None:
-        """A new tile: its queries sorted by KV head, and an empty softmax."""
+        """Starts a tile: sorts its queries by KV head and resets the softmax state."""
         refs, sinks = self.refs, self.batch.meaning.first("sinks")
         self.copies.each_tile_part(place, lambda copy: copy.wait())
         rows = slice(0, self.batch.groups * tile)
@@ -65,7 +65,7 @@ class Softmax:
         )
 
     def row_values(self, first: int, head: Scalar, tile: int) -> Array:
-        """Numbers per query head, from `first` on, as a column [rows, 1] for the rows of one KV head."""
+        """Per-query-head numbers, at offset `first`, as a column [rows, 1] for the rows of one KV head."""
         group = jax.lax.broadcasted_iota(jnp.int32, (self.batch.groups * tile, 1), 0) // tile
         at = first + head * self.batch.groups
         column = jnp.full(group.shape, self.refs.per_head[at], jnp.float32)
@@ -74,7 +74,7 @@ class Softmax:
         return column
 
     def chunk(self, pages_at: Scalar, at: Scalar, ahead: Scalar, tile: int) -> None:
-        """Keys [at, at + chunk) of the block for all heads; the first is `ahead` positions after the tile's first row."""
+        """Processes keys [at, at + chunk) of the block for all heads; the first key is `ahead` positions after the tile's first row."""
         refs, meaning = self.refs, self.batch.meaning
         size, rows = self.batch.blocks.chunk, self.batch.groups * tile
         if not self.strided:
@@ -91,14 +91,14 @@ class Softmax:
             keys, values = self.keys_and_values(pages_at, at, number * together, together)
             self.some_heads(number * together, keys, values, distance, seen, tile)
 
-        if self.strided:  # the first row of a strided load must be known to be aligned
+        if self.strided:  # the first row of a strided load must be statically aligned
             for number in range(self.batch.kv_heads // together):
                 some(number)
         else:
             pl.loop(0, self.batch.kv_heads // together)(some)
 
     def heads_together(self, rows: int) -> int:
-        """KV heads computed side by side, so that one head's products fill the other's waiting."""
+        """Number of KV heads processed together, so that one head's matmuls hide the latency of the other's."""
         fitting = max(1, ROWS_TOGETHER // (-(-rows // 8) * 8))
         return max(
             count
@@ -107,9 +107,9 @@ class Softmax:
         )
 
     def keys_and_values(self, pages_at: Scalar, at: Scalar, first: Scalar, count: int) -> tuple[Array, Array]:
-        """Of `count` KV heads from `first` on, each [count, chunk, D].
+        """(keys, values) of `count` KV heads from `first` on, each [count, chunk, D].
 
-        A key and a value of 16 bits lie in one word of 32, the words of a head `kv_heads` rows apart.
+        A 16-bit key and value share one 32-bit word; the words of a head are `kv_heads` rows apart.
         """
         refs, size = self.refs, self.batch.blocks.chunk
         if not self.strided:
@@ -123,7 +123,7 @@ class Softmax:
         return keys, values
 
     def some_heads(self, first: Scalar, keys: Array, values: Array, distance: Array, seen: Array, tile: int) -> None:
-        """A step of the online softmax for the KV heads from `first` on that keys and values are of."""
+        """One step of the online softmax for the KV heads of `keys` and `values`, the first of which is `first`."""
         refs, meaning, rows, count = self.refs, self.batch.meaning, slice(0, self.batch.groups * tile), keys.shape[0]
         product = partial(
             jax.lax.dot_general, preferred_element_type=jnp.float32,
@@ -151,7 +151,7 @@ class Softmax:
         refs.sums[heads, rows] = _lanes(shrink, self.batch.head_size) * refs.sums[heads, rows] + found
 
     def finish(self, place: Place, span: Span, tile: int) -> None:
-        """The tile's output, and its copy on the way."""
+        """Computes the tile's output and starts its copy."""
         refs, rows = self.refs, self.batch.groups * tile
         self.copies.wait_output(place.tile_at)
         total = refs.total[:, 0:rows, 0:1]
@@ -174,5 +174,5 @@ class Softmax:
 
 
 def _lanes(alike: Array, width: int) -> Array:
-    """[..., 128], all lanes alike, as [..., width]: registers repeated, nothing moved across lanes."""
+    """Widens [..., 128] with equal lanes to [..., width] by repeating registers, without moving data across lanes."""
     return jnp.concatenate([alike] * -(-width // 128), axis=-1)[..., :width]

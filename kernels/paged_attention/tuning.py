@@ -1,7 +1,7 @@
-"""Block sizes of the TPU kernel: arithmetic on shapes, before any compiler runs.
+"""Block sizes of the TPU kernel, computed from shapes before any compiler runs.
 
-The sizes follow from three numbers: a fetch should be long enough to hide its latency, the products tall enough to fill
-the matrix unit, and everything must fit the generation's vector memory, the two buffers of each copy included.
+A fetch should be long enough to hide its latency, matmuls should have enough rows to fill the matrix unit, and
+everything, including both buffers of each copy, must fit the generation's VMEM.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from ...runtime.core.targets import LANES, SUBLANES, Target
 from ..spec import TensorSpec
 
 FETCH = 2**20
-"""Bytes that one fetch of pages should bring: below it latency shows, beyond it nothing is won."""
+"""Target bytes per fetch of pages: smaller fetches expose latency, larger ones gain nothing."""
 CHUNK = 512
-"""Keys computed at a time."""
+"""Keys processed at a time."""
 ROWS = 256
-"""Rows of scores per KV head that a tile of queries should have; a tile is at most as many tokens."""
+"""Target score rows per KV head of a tile of queries, and the most tokens of a tile."""
 VMEM_SHARE = 0.8
-"""Of vector memory, for this kernel; the compiler keeps the rest for what it moves itself."""
+"""Share of VMEM for this kernel; the compiler uses the rest."""
 SMEM_SLACK = 64 * 1024
 HEAD_SIZES = range(16, 257, 16)
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
@@ -30,8 +30,8 @@ CACHES = ("bfloat16", "float32", "float8_e4m3fn", "float8_e5m2", "int8")
 
 @dataclass(frozen=True)
 class Blocks:
-    """keys: of one fetch. chunk: of them, computed at a time. tile: query rows of one request at a time. rows: of scores
-    per KV head, padded to a tile. compute: the dtype of the products. vmem: bytes that the kernel needs."""
+    """keys: keys per fetch. chunk: keys processed at a time. tile: query rows of one request processed at a time. rows: score rows
+    per KV head, padded to a hardware tile. compute: dtype of the matmuls' operands. vmem: bytes that the kernel needs."""
 
     keys: int
     chunk: int
@@ -43,13 +43,11 @@ class Blocks:
 
 @cache
 def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Target) -> Blocks | None:
-    """The largest blocks that fit; None where none do. `table`: pages of a request at most."""
+    """The largest blocks that fit; None if none do. `table`: the most pages of a request."""
     tokens, heads, _ = query.shape
     _, block_size, pairs, head_size = kv_cache.shape
     groups = heads // (pairs // 2)
-    chunk = (
-        CHUNK if pairs > 4 else 2 * CHUNK
-    )  # few heads leave the units waiting for each other, unless they have more keys
+    chunk = CHUNK if pairs > 4 else 2 * CHUNK  # with few heads, units stall on each other unless chunks are larger
     step = lcm(block_size, chunk)
     longest = -(-table * block_size // step) * step
     row = _bytes((pairs, head_size), kv_cache.dtype.itemsize)
@@ -81,17 +79,17 @@ def _blocks(query: TensorSpec, kv_cache: TensorSpec, keys: int, chunk: int, tile
     compute = 2 if low else 4
     scratch = (
         2 * _bytes((keys, pairs, head_size), kv_cache.dtype.itemsize)
-        + 3 * _bytes((pairs, chunk, head_size), compute)  # by head; and what the compiler needs to sort it
+        + 3 * _bytes((pairs, chunk, head_size), compute)  # by_head, and the compiler's scratch for the transpose
         + 6 * _bytes((tile, heads, head_size), query.dtype.itemsize)
         + _bytes((kv_heads, rows, head_size), compute)
         + 3 * _bytes((kv_heads, rows, max(head_size, LANES)), 4)
-        + 6 * _bytes((rows, chunk), 4)  # scores on their way to weights
+        + 6 * _bytes((rows, chunk), 4)  # intermediates of the softmax
     )
     return Blocks(keys, chunk, tile, rows, "bfloat16" if low else "float32", scratch + 2**20)
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """What an array takes in vector memory: tiles of 8 rows by 128 lanes, of fewer rows where there are fewer."""
+    """Bytes of an array in VMEM, which is padded to tiles of 8 rows by 128 lanes, or of fewer rows if it has fewer."""
     *outer, second, last = shape
     rows = SUBLANES if second >= SUBLANES else max(4 // itemsize, 1 << (second - 1).bit_length())
     return prod(outer) * -(-second // rows) * rows * -(-last // LANES) * LANES * itemsize

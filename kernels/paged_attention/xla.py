@@ -1,7 +1,7 @@
 """`fxhlo.ragged_paged_attention` in plain StableHLO, for every target: a loop over blocks of keys with an online
-softmax (Milakov and Gimelshein 2018), so that memory and time follow the contexts that are there, not the longest possible.
+softmax (Milakov and Gimelshein 2018), so that memory and time depend on the actual contexts, not on the longest possible one.
 
-Two shapes of the loop: with few rows each row gathers its own keys; with many, the rows of one request share them.
+The loop has two forms: with few rows, each row gathers its own keys; with many, the rows of one request share them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ...runtime.core.targets import Target
 from ..spec import Operands
 
 Score = Callable[[Array, Array, Array], Array]
-"""(products of queries and keys, positions of the rows, positions of the keys) -> masked scores."""
+"""(dot products of queries and keys, row positions, key positions) -> masked scores."""
 Carry = tuple[Array, Array, Array]
-"""Of the online softmax: the highest score so far, the sum of the powers, and the output times that sum."""
+"""State of the online softmax: running maximum, sum of exponentials, unnormalized output."""
 ROWS_ALONE = 32
-"""Up to so many rows, each gathers its own keys: a decode step, where no two rows share a request."""
+"""Most rows for which each row gathers its own keys: a decode step, where no two rows share a request."""
 QUERY_TILE = 64
 KEY_BLOCK = 128
 BITS = {"bfloat16": "uint16", "float16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-"""XLA's CPU converts a whole small-float operand to float32 and back to update a part of it; as integers it does not.
-For the TPU it is the other way round: there the bitcast copies the cache."""
+"""To update part of a small-float operand, XLA's CPU backend converts all of it to float32 and back; for integers it does not.
+On TPU, in contrast, the bitcast would copy the cache."""
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
@@ -47,7 +47,7 @@ def lower(
     key, value = stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)
     kv_cache = write(key, value, kv_cache, slot_mapping, as_bits=target is None or target.family == "cpu")
     dtype, kv_heads = query.dtype, kv_cache.shape[2] // 2
-    if k_scale is not None:  # (query * scale) . key, so that keys are multiplied as they are
+    if k_scale is not None:  # scales the queries, so that cached keys are used unscaled
         query = query.astype(jnp.float32) * per_query_head(k_scale, query.shape[1], kv_heads)
 
     def finished(output: Array) -> Array:
@@ -70,12 +70,12 @@ def lower(
 
 
 def per_query_head(numbers: Array, heads: int, kv_heads: int) -> Array:
-    """Numbers [1] or [Hkv] as a column [Hq, 1]."""
+    """Numbers [1] or [Hkv] expanded to a column [Hq, 1]."""
     return jnp.repeat(jnp.broadcast_to(numbers, (kv_heads,)), heads // kv_heads)[:, None]
 
 
 def stored(new: Array, scale: Array | None, dtype: np.dtype) -> Array:
-    """Keys or values [T, Hkv, D] as the cache keeps them."""
+    """Keys or values [T, Hkv, D], scaled and converted to the cache's dtype."""
     if scale is not None:
         new = new.astype(jnp.float32) / scale.reshape(-1, 1)
     if jnp.dtype(dtype).itemsize == 1:
@@ -87,7 +87,7 @@ def stored(new: Array, scale: Array | None, dtype: np.dtype) -> Array:
 
 
 def write(key: Array, value: Array, kv_cache: Array, slot_mapping: Array, *, as_bits: bool = True) -> Array:
-    """The cache with this step's keys and values; slots outside it are dropped. as_bits: see BITS."""
+    """The cache with this step's keys and values; out-of-range slots are dropped. as_bits: see BITS."""
     blocks, block_size, pairs, head_size = kv_cache.shape
     new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size)
     dtype = kv_cache.dtype
@@ -110,7 +110,7 @@ def _by_request(
     score: Score,
     sinks: Array | None,
 ) -> Array:
-    """Requests one after the other, their rows in tiles of QUERY_TILE that share the keys they read."""
+    """Loops over requests, and over tiles of QUERY_TILE of their rows, which share the keys that they read."""
     tokens, heads, head_size = query.shape
     tile = min(QUERY_TILE, tokens)
     rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
@@ -141,8 +141,8 @@ def _attend(
 ) -> Array:
     """Online softmax over blocks of keys.
 
-    queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative where a row is none; tables [G, P],
-    the pages of each group -> [G, N, Hq, D], zero in rows that are none.
+    queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative for padding rows; tables [G, P],
+    the pages of each group -> [G, N, Hq, D], zero in padding rows.
     """
     groups, rows, heads, head_size = queries.shape
     block_size, pairs = kv_cache.shape[1:3]

@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.process_logits`: the vocabularies and batches of models that are served, the lists of the vLLM plugin."""
+"""Cases of `fxhlo.process_logits`: vocabularies and batches of served models, with the list sizes of the vLLM plugin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..sample.cases import VOCABULARIES
 from ..spec import Case, TensorSpec
 
-BIASES, SEEN = 1024, 8192  # as passes/fx/sample.py has them
+BIASES, SEEN = 1024, 8192  # the defaults of passes/fx/sample.py
 
 
 def specs(rows: int, size: int, dtype: np.dtype, biases: int = BIASES, seen: int = SEEN) -> dict[str, TensorSpec]:
@@ -31,7 +31,7 @@ def specs(rows: int, size: int, dtype: np.dtype, biases: int = BIASES, seen: int
 def values(
     rows: int, size: int, biases: int = BIASES, seen: int = SEEN
 ) -> Callable[[np.random.Generator], Mapping[str, np.ndarray]]:
-    """All stages on; each row's lists are in use up to another length, with holes."""
+    """Generates operands for all stages; each row uses a different part of its lists, with holes."""
 
     def make(rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         def some_ids(width: int) -> np.ndarray:

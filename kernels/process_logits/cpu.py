@@ -15,7 +15,7 @@ PARAMETERS = (
     "flags", "allowed_mask", "bias_ids", "bias_values", "seen_ids", "seen_counts",
     "repetition_penalty", "frequency_penalty", "presence_penalty",
 )  # fmt: skip
-"""The operands after the logits, in the order in which the C++ function takes them."""
+"""The operands after the logits, in the C++ function's order."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -1,7 +1,7 @@
-"""`fxhlo.process_logits` in eager torch: masks, bias and penalties, in the order and by the formulas of vLLM's sampler.
+"""Reference of `fxhlo.process_logits` in eager torch: masks, bias and penalties, in the order and by the formulas of vLLM's sampler.
 
-vllm/v1/sample/sampler.py: float32; then the masks (grammar, allowed token ids, bad words, min tokens: all of them set
--infinity, so that they arrive here as one); then logit bias; then repetition, frequency and presence penalties
+vllm/v1/sample/sampler.py: float32; then the masks (grammar, allowed token ids, bad words, min tokens: all set
+-infinity, so that they are passed as one mask); then logit bias; then repetition, frequency and presence penalties
 (vllm/model_executor/layers/utils.py, `apply_repetition_penalties_torch` of vllm/_custom_ops.py).
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
-    """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
+    """Sets logits [R, V] to -infinity where the bit in allowed_mask, int32 [R, ceil(V / 32)], is 0."""
     rows, size = logits.shape
     shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
     allowed = ((allowed_mask.unsqueeze(2) >> shifts) & 1).reshape(rows, 32 * allowed_mask.shape[1])[:, :size]
@@ -20,7 +20,7 @@ def masked(logits: Tensor, allowed_mask: Tensor) -> Tensor:
 
 
 def _columns(padded: Tensor, ids: Tensor) -> Tensor:
-    """Columns of [R, V + 1]: entries that name no token (-1: unused) fall into the last one."""
+    """int64 columns of [R, V + 1]: ids outside [0, V) (-1: unused) map to the last column."""
     size = padded.shape[1] - 1
     return torch.where((ids < 0) | (ids >= size), size, ids).to(torch.int64)
 
@@ -52,14 +52,14 @@ def process_logits(
     frequency_penalty: Tensor,
     presence_penalty: Tensor,
 ) -> Tensor:
-    """The logits that the sampler sees: float32 [R, V].
+    """The logits to sample from: float32 [R, V].
 
     logits bfloat16, float16 or float32 [R, V]; flags int32 [3]: whether any row has a mask, a bias, penalties (a stage
-    whose flag is 0 does nothing, whatever its operands hold); allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word
-    v // 32 set where token v is allowed (xgrammar's bitmask); bias_ids int32 [R, B], distinct per row, -1 unused (as is every
-    id outside [0, V));
-    bias_values float32 [R, B]; seen_ids int32 [R, A], the distinct tokens of prompt and output, -1 unused; seen_counts
-    int32 [R, A], how often each is in the output (0: in the prompt alone); the penalties float32 [R], neutral at
+    whose flag is 0 is skipped, and its operands are ignored); allowed_mask int32 [R, ceil(V / 32)], bit v % 32 of word
+    v // 32 set if token v is allowed (xgrammar's bitmask); bias_ids int32 [R, B], distinct per row, -1 (or any id
+    outside [0, V)) for unused entries;
+    bias_values float32 [R, B]; seen_ids int32 [R, A], the distinct tokens of prompt and output, -1 if unused; seen_counts
+    int32 [R, A], their numbers of occurrences in the output (0: only in the prompt); the penalties float32 [R], neutral at
     1, 0, 0.
     """
     x = logits.to(torch.float32)

@@ -1,8 +1,8 @@
-"""`fxhlo.process_logits` in Pallas for TPU: one read of the logits, one write of the result; no layout but the usual one.
+"""`fxhlo.process_logits` in Pallas for TPU: reads the logits once and writes the result once, in the default layout.
 
-Bit for bit the numbers of `reference.py`. Mask words are spread over lanes in registers. The sparse lists (bias, tokens seen)
-come to scalar memory by parts, no further than they are used, and change the block where it lies in VMEM: time goes
-with the entries in use, where a scatter takes the lists' whole width.
+Equal to `reference.py` bit for bit. Mask words are broadcast over lanes in registers. The sparse lists (bias, seen tokens)
+are copied to SMEM in parts, up to the last used entry, and applied in place to the block in VMEM: time depends
+on the used entries, whereas a scatter would process the full width of the lists.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def lower(
 
 
 def _whole(entries: Array, fill: float) -> Array:
-    """Padded to whole tiles of rows and whole parts of entries: what copies of our own take."""
+    """Pads to whole tiles of rows and whole parts of entries, as the kernel's DMA copies need."""
     rows, width = entries.shape
     return jnp.pad(entries, ((0, -rows % SUBLANES), (0, -width % ENTRIES)), constant_values=fill)
 
 
 def _used(ids: Array, flag: Array, block: int) -> Array:
-    """How many of each row's entries there are up to the last one in use; none where the flag is off."""
+    """int32 [rows, padded to blocks]: number of entries up to the last used one of each row; 0 if the flag is 0."""
 
     def count() -> Array:
         place = lax.broadcasted_iota(jnp.int32, ids.shape, 1)
@@ -123,12 +123,12 @@ def _kernel(
     *,
     rows: int,
 ) -> None:
-    """scalars: whether there is a mask, then the number of biases and of tokens seen of each row. penalties: repetition, its
-    reciprocal, frequency, presence, `rows` of each."""
+    """scalars: whether there is a mask, then each row's number of biases, then of seen tokens. penalties: repetition, its
+    reciprocal, frequency and presence, `rows` of each."""
     block = out.shape[0]
     first = pl.program_id(0) * block
     whole = pl.num_programs(0) * block
-    zero = jnp.minimum(scalars[0], 0)  # flags are 0 or 1, which the compiler does not know
+    zero = jnp.minimum(scalars[0], 0)  # 0, but the compiler cannot know that flags are 0 or 1
 
     _dense(logits, mask, out, masked=scalars[0])
 
@@ -150,12 +150,12 @@ def _kernel(
 
 
 def _separate(product: Array, zero: Array) -> Array:
-    """The product unchanged, so that no compiler contracts it with a subtraction into one fused operation."""
+    """Returns the product unchanged, in a way that keeps compilers from fusing it with a subtraction (FMA)."""
     return float_of(bits_of(product) ^ zero)
 
 
 def _dense(logits: Any, mask: Any, out: Any, masked: Array) -> None:
-    """The logits as float32, and -infinity where a mask forbids the token."""
+    """Writes the logits as float32, or -infinity for masked tokens."""
     block, width = out.shape
 
     def chunks(body: Callable[[Array], None]) -> None:
@@ -165,7 +165,7 @@ def _dense(logits: Any, mask: Any, out: Any, masked: Array) -> None:
         lax.fori_loop(0, width // CHUNK, step, None)
 
     def allowed(start: Array) -> None:
-        rows = max(block, 2)  # of one row, JAX makes a gather that Mosaic does not know
+        rows = max(block, 2)  # for one row JAX emits a gather that Mosaic does not support
         words = jnp.broadcast_to(mask[:, pl.ds(pl.multiple_of(start // 32, LANES), LANES)], (rows, LANES))
         lane = lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
         for part in range(32):
@@ -191,7 +191,7 @@ def _sparse(
     offset: int | Array,
     first: Array,
 ) -> None:
-    """out[row, id] = change(out[row, id], row, value) for each entry (id, value) in use of the block's rows."""
+    """out[row, id] = change(out[row, id], row, value) for each used entry (id, value) of the block's rows."""
     block = out.shape[0]
     ids, values, arrived = buffers
     counts = [scalars[offset + first + row] for row in range(block)]

@@ -1,13 +1,13 @@
-"""Block sizes of `fxhlo.process_logits` on TPU, which holds a block of rows in VMEM, and what they need of it."""
+"""Block sizes of `fxhlo.process_logits` on TPU, which keeps a block of rows in VMEM, and the VMEM that they need."""
 
 from __future__ import annotations
 
 from ...runtime.core.targets import LANES, MIB, SUBLANES
 
 CHUNK = 32 * LANES
-"""Tokens a step: those that a vector of mask words speaks of. Blocks are padded to a multiple of it."""
+"""Tokens per step: those covered by one vector of mask words. Blocks are padded to a multiple of it."""
 ENTRIES = 1024
-"""Entries of a row's sparse lists that are in scalar memory at once."""
+"""Entries of a row's sparse lists in SMEM at a time."""
 
 
 def padded(size: int) -> int:
@@ -15,5 +15,5 @@ def padded(size: int) -> int:
 
 
 def vmem_bytes(size: int, itemsize: int) -> int:
-    """Two buffers of logits, of mask words and of results, and the compiler's own."""
+    """VMEM bytes: double buffers of logits, mask words and results, and the compiler's scratch."""
     return SUBLANES * padded(size) * 2 * (itemsize + 4) + SUBLANES * padded(size) // 4 + 2 * MIB

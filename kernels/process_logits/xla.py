@@ -1,6 +1,6 @@
-"""`fxhlo.process_logits` in JAX: a stage runs only where its flag is set, and the sparse ones touch only their tokens.
+"""`fxhlo.process_logits` in JAX: a stage runs only if its flag is set, and sparse stages only update their tokens.
 
-Equal to `reference.py` bit for bit where division and multiplication are IEEE (all but TPU's division).
+Equal to `reference.py` bit for bit if division and multiplication are IEEE (all targets except TPU, whose division is not).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..spec import Operands
 
 
 def masked(logits: Array, allowed_mask: Array) -> Array:
-    """-infinity where a row's bit is not set. logits [R, V]; allowed_mask int32 [R, ceil(V / 32)]."""
+    """Sets logits [R, V] to -infinity where the bit in allowed_mask, int32 [R, ceil(V / 32)], is 0."""
     rows, size = logits.shape
     words = lax.broadcast_in_dim(allowed_mask, (*allowed_mask.shape, 32), (0, 1)).reshape(
         rows, 32 * allowed_mask.shape[1]
@@ -25,7 +25,7 @@ def masked(logits: Array, allowed_mask: Array) -> Array:
 
 
 def _separate(product: Array, zero: Array) -> Array:
-    """The product unchanged, so that the compiler cannot contract it with a subtraction into one fused operation."""
+    """Returns the product unchanged, in a way that keeps the compiler from fusing it with a subtraction (FMA)."""
     return lax.bitcast_convert_type(lax.bitcast_convert_type(product, jnp.int32) ^ zero, jnp.float32)
 
 
@@ -34,12 +34,12 @@ def _rows(ids: Array) -> Array:
 
 
 def _inside(ids: Array, size: int) -> Array:
-    """Unused entries (-1) moved past the end, where a scatter drops them; JAX would count them from the end."""
+    """Moves unused entries (-1) past the end, where a scatter drops them; JAX would take them as indices from the end."""
     return jnp.where(ids < 0, size, ids)
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> None:
-    """Takes all that the schema does."""
+    """Supports everything that the schema allows."""
 
 
 def lower(
@@ -61,7 +61,7 @@ def lower(
         return x.at[_rows(bias_ids), _inside(bias_ids, size)].add(bias_values, mode="drop")
 
     def penalize(x: Array) -> Array:
-        zero = jnp.minimum(flags[2], 0)  # flags are 0 or 1, which the compiler does not know
+        zero = jnp.minimum(flags[2], 0)  # 0, but the compiler cannot know that flags are 0 or 1
         ids = _inside(seen_ids, size)
         seen = x.at[_rows(ids), ids].get(mode="fill", fill_value=0.0)
         repetition, frequency, presence = (

@@ -1,4 +1,4 @@
-"""`fxhlo.quantized_matmul`: a product with a weight of 8 or 4 bits and a scale per output."""
+"""`fxhlo.quantized_matmul`: a matmul with an 8-bit or 4-bit weight and a scale per output."""
 
 from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from .cases import cases

@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.quantized_matmul`: a layer of Llama 3.1 8B, by weight and by rows."""
+"""Cases of `fxhlo.quantized_matmul`: a layer of Llama 3.1 8B, by weight dtype and number of rows."""
 
 from __future__ import annotations
 

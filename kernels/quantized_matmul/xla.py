@@ -1,5 +1,5 @@
-"""`fxhlo.quantized_matmul` in JAX. The weight is widened in front of the product; on TPU, XLA does that in the product's own
-loop, so that the memory is read at the weight's width (docs/kernels_considered.md has the compiler's figures)."""
+"""`fxhlo.quantized_matmul` in JAX. The weight is converted to the values' dtype before the matmul; on TPU, XLA fuses the conversion into
+the matmul, so that memory is read at the weight's width (measured in docs/kernels_considered.md)."""
 
 from __future__ import annotations
 

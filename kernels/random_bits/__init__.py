@@ -1,4 +1,4 @@
-"""`fxhlo.random_bits`: 32 random bits per element, a function of a key, a stream and the element's place."""
+"""`fxhlo.random_bits`: 32 random bits per element, a function of a key, a stream and the element's index."""
 
 from ..spec import Kernel
 from .reference import fake, random_bits

@@ -1,6 +1,6 @@
 """`fxhlo.rms_norm`: root-mean-square normalization of the last dimension (https://arxiv.org/abs/1910.07467).
 
-What vLLM's IR op of this name is made of, without the residual's sum. One kernel sums a row in one order in every program.
+vLLM's IR op of this name without the residual addition. One kernel sums a row in the same order in every program.
 """
 
 from ..spec import FLOATING, Implementation, Kernel

@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.rms_norm`, in eager torch."""
+"""Reference of `fxhlo.rms_norm` in eager torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def rms_norm(values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """values [..., K], weight [K] -> [..., K] of the weight's dtype, to which the norm is rounded before the product."""
+    """values [..., K], weight [K] -> [..., K] in the weight's dtype, to which normalized values are rounded before the multiplication."""
     exact = values.to(torch.float32)
     norm = exact * torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
     return norm.to(weight.dtype) * weight

@@ -1,4 +1,4 @@
-"""`fxhlo.sample`: greedy, or temperature, min-p, top-k, top-p and a seeded draw per request."""
+"""`fxhlo.sample`: greedy sampling, or temperature, min-p, top-k, top-p and a seeded draw, per request."""
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases

@@ -1,4 +1,4 @@
-"""The matrix of `fxhlo.sample`: the vocabularies and batches of models that are served."""
+"""Cases of `fxhlo.sample`: vocabularies and batches of served models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def specs(rows: int, size: int, dtype: np.dtype) -> dict[str, TensorSpec]:
 
 
 def values(rows: int, size: int) -> Callable[[np.random.Generator], Mapping[str, np.ndarray]]:
-    """Logits as a model's, and every kind of request among the rows."""
+    """Generates logits like a model's, and rows of every kind of request."""
 
     def make(rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         logits = rng.standard_normal((rows, size)).astype(np.float32) * 3

@@ -1,24 +1,24 @@
-"""`fxhlo.sample` in eager torch: what the composite means.
+"""Reference of `fxhlo.sample` in eager torch.
 
 Per row (request), in vLLM's order (vllm/v1/sample/sampler.py, ops/topk_topp_sampler.py, logits_processor/builtin.py):
 
-1. y = logits / temperature, float32. NaN counts as -infinity; a row of nothing else gives token 0.
+1. y = logits / temperature, float32. NaN is treated as -infinity; a row of only -infinity gives token 0.
 2. min-p: tokens whose probability is below min_p times the best one's are filtered.
 3. top-k: tokens with y below the k-th largest y are filtered; ties with the k-th are kept.
-4. top-p over what is left, renormalized: with the tokens in groups of equal weight, a group is kept where the mass of
-   all heavier groups is below top_p. That is vLLM's rule, except that vLLM cuts through a group of equal
-   probabilities in the order of an unstable sort, where we keep all of it.
-5. Exponential race: the token with the least E / p wins, E = -log(U), U from Threefry-2x32 with the seed as key and
+4. top-p over the remaining tokens, renormalized: tokens of equal weight form a group, which is kept if the mass of
+   all heavier groups is below top_p. That is vLLM's rule, except that vLLM splits a group of equal
+   probabilities in the order of an unstable sort, and we keep all of it.
+5. Exponential race: the token with the smallest E / p wins, E = -log(U), U from Threefry-2x32 with the seed as key and
    (step, token id) as counter; the lowest token id on ties. It is computed as z + log2(E) with
    z = log2(best p / p), so it needs no normalization.
 
-Exactness. Every step is elementwise float32 arithmetic or an associative integer sum, so batch size, row, and the order
-of summation have no influence, and every implementation can return the same token:
-- a product that is added to something first loses its lowest bit (`_product`): a compiler then cannot contract the
-  two into one fused multiply-add, which XLA does on CPU and eager torch does not;
-- log2 and exp2 are our own polynomials (below), good to about 1e-6;
-- probabilities are integers (`_weights`): at most 2**30, shifted so that a row's sum is below 2**31. So top-p sees
-  probabilities with a resolution of 2**-30 of the total, and loses at most V * 2**-30 of the mass.
+Exactness. Every step is elementwise float32 arithmetic or an associative integer sum, so that results do not depend on batch
+size, row or order of summation, and every implementation returns the same token:
+- the lowest bit of a product is cleared before it is added to something (`_product`): this keeps compilers from using a
+  fused multiply-add, which XLA does on CPU and eager torch does not;
+- log2 and exp2 are our own polynomials (below), accurate to about 1e-6;
+- probabilities are integers (`_weights`): at most 2**30, shifted so that a row's sum is below 2**31. So top-p
+  resolves probabilities to 2**-30 of the total, and loses at most V * 2**-30 of the mass.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from torch import Tensor
 
 EPSILON = 1e-5  # a temperature below it is greedy: `_SAMPLING_EPS` of vllm/v1/sample/sampler.py
 LARGEST = 3.4028234663852886e38  # largest finite float32; +-infinity is clipped to it
-SMALLEST_NORMAL = 1.1754943508222875e-38  # below it the compiled code flushes to zero, so both do
+SMALLEST_NORMAL = 1.1754943508222875e-38  # compiled code flushes smaller numbers to zero, so both do
 LOG2_E = 1.4426950408889634
 
-# A token this many binary orders below the best cannot win the race: the noise spans log2(E) in (-33, 5.1).
+# A token whose probability is 2**-FILTERED of the best cannot win: the noise log2(E) is in (-33, 5.1).
 FILTERED = 1000.0
-# Natural-log distance of that point with room to spare: logits lower than (best - HORIZON) are left alone by top-k.
+# A distance in logits, with margin, at which a token cannot win: top-k ignores logits below (best - HORIZON).
 HORIZON = 44.0
 
 WEIGHT_BITS = 30  # the best token's weight is 2**30; a weight is floor(2**30 * probability / best probability)
 SUM_BITS = 31  # weights are shifted right until their sum is below 2**31
-TOP_P_BITS = 24  # top_p is a multiple of 2**-24 (what a float32 in [0.5, 1] is)
+TOP_P_BITS = 24  # top_p is rounded down to a multiple of 2**-24 (exact for a float32 in [0.5, 1])
 
 # -log2(1 - g) / g on (0, 0.5], Chebyshev fit of degree 6, relative error 1e-6.
 LOG_SERIES = (1.44269645, 0.72108072, 0.489001334, 0.270075679, 0.755991936, -0.923568487, 1.43126285)
@@ -51,7 +51,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def _product(a: Tensor, b: Tensor | float) -> Tensor:
-    """a * b with the lowest mantissa bit cleared, so that no compiler fuses it into a following addition."""
+    """a * b with the lowest mantissa bit cleared, so that no compiler fuses it with a following addition."""
     return ((a * b).view(torch.int32) & -2).view(torch.float32)
 
 
@@ -76,7 +76,7 @@ def _shift_right(x: Tensor, count: int) -> Tensor:
 
 
 def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Threefry-2x32-20 on int32 with wrap-around; the operands broadcast."""
+    """Threefry-2x32-20 on int32 with wrap-around; operands are broadcast."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
     for block in range(5):
@@ -119,7 +119,7 @@ def _top_k_kept(y: Tensor, top_k: Tensor) -> Tensor:
 
 
 def _top_p_kept(weights: Tensor, top_p: Tensor) -> Tensor:
-    """True where top-p keeps the token; weights are 0 where it is filtered already."""
+    """Mask of the tokens that top-p keeps; weights of tokens filtered before are 0."""
     wide = weights.to(torch.int64)
     total = wide.sum(dim=1, keepdim=True)
     bits = torch.arange(SUM_BITS, SUM_BITS + 21, device=weights.device)
@@ -133,14 +133,14 @@ def _top_p_kept(weights: Tensor, top_p: Tensor) -> Tensor:
 
 
 def cleaned(logits: Tensor) -> Tensor:
-    """float32, NaN as -infinity, and 0 for what compiled code flushes to it."""
+    """Logits in float32, with NaN as -infinity and subnormals as 0, since compiled code flushes them."""
     x = logits.to(torch.float32)
     x = torch.where(torch.isnan(x), float("-inf"), x)
     return torch.where(x.abs() < SMALLEST_NORMAL, 0.0, x)
 
 
 def scaled(x: Tensor, temperature: Tensor) -> Tensor:
-    """x / temperature, finite; x without NaN."""
+    """x / temperature, clipped to finite numbers; x has no NaN."""
     y = x / temperature
     y = torch.where(torch.isnan(y), -LARGEST, torch.clamp(y, -LARGEST, LARGEST))
     return torch.where(y.abs() < SMALLEST_NORMAL, 0.0, y)
@@ -152,7 +152,7 @@ def distance(y: Tensor) -> Tensor:
 
 
 def kept(y: Tensor, z: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """True where min-p, top-k and top-p leave the token; y, z [R, V], the parameters [R, 1]."""
+    """Mask of the tokens that min-p, top-k and top-p keep; y, z [R, V], the parameters [R, 1]."""
     weights = _weights(z)
     least = torch.ceil(torch.clamp(min_p, 0.0, 1.0) * 2.0**WEIGHT_BITS).to(torch.int32)
     keep = torch.where(min_p > 0.0, weights >= least, True) & _top_k_kept(y, top_k)
@@ -164,8 +164,8 @@ def sample(
 ) -> Tensor:
     """The next token of each request.
 
-    logits float32 or bfloat16 [R, V] (processed); temperature float32 [R], below 1e-5 greedy; top_k int32 [R], off where <= 0 or
-    >= V; top_p float32 [R], off where >= 1; min_p float32 [R], off where <= 0; seeds int32 [R, 2], the 64 bits of
+    logits float32 or bfloat16 [R, V] (processed); temperature float32 [R], greedy below 1e-5; top_k int32 [R], off if <= 0 or
+    >= V; top_p float32 [R], off if >= 1; min_p float32 [R], off if <= 0; seeds int32 [R, 2], the 64 bits of
     the request's seed; steps int32 [R], the index of the output token. Returns int32 [R], always in [0, V).
     """
     size = logits.shape[1]

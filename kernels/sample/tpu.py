@@ -1,11 +1,11 @@
-"""`fxhlo.sample` in Pallas for TPU: a block of rows comes to VMEM once, and every pass over the vocabulary reads it there.
+"""`fxhlo.sample` in Pallas for TPU: reads a block of rows into VMEM once, where every pass over the vocabulary reads it.
 
 Returns the tokens of `reference.py`, bit for bit; see there for the semantics. Thresholds are found by bisection as in
-xla.py. Nothing of a row's size is written back: out comes one token a row.
+xla.py. Only one token per row is written back.
 
-Guaranteed on hardware: only operations whose result is one number by definition are used on what decides a token: 32-bit
-integer arithmetic, float32 addition, subtraction and multiplication (IEEE 754, to nearest even, small numbers flushed
-to zero), conversions of integers below 2**24, truncation. A division is none of these on a TPU:
+Guaranteed on hardware: tokens depend only on operations with exactly defined results: 32-bit
+integer arithmetic, float32 addition, subtraction and multiplication (IEEE 754, to nearest even, subnormals flushed
+to zero), conversions of integers below 2**24, truncation. Division on a TPU is not among them:
 `xla_arithmetic.divided` estimates the quotient and rounds it correctly by its integer remainder.
 """
 
@@ -46,7 +46,7 @@ from .xla_threshold import Passes, find_threshold
 
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 Rows = Array
-"""[rows, LANES] with the same value in all lanes: the state of a row."""
+"""[rows, LANES]: one value per row, repeated in all lanes."""
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
@@ -88,7 +88,7 @@ def lower(
 
 
 def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: Any, *, size: int) -> None:
-    """One block. `image` [rows, padded V] and `threshold`: top-k, top-p and min-p keep a token where image >= threshold."""
+    """Processes one block. `image` [rows, padded V] and `threshold`: top-k, top-p and min-p keep the tokens with image >= threshold."""
     shape = threshold.shape
     names = ("temperature", "top_k", "top_p", "min_p", "seed_low", "seed_high", "step")
     row = {name: jnp.broadcast_to(parameters[:, i : i + 1], shape) for i, name in enumerate(names)}
@@ -102,7 +102,7 @@ def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: An
     def _draw() -> None:
         scale = _Scale(jnp.where(random, temperature, 1.0))
         best_y = scale.best(best, finite)
-        # Greedy rows ask for no filter, whatever their other parameters say.
+        # Greedy rows use no filter, whatever their other parameters are.
         some_k = random & (row["top_k"] > 0) & (row["top_k"] < size)
         some_p, some_min = random & (top_p < 1.0), random & (min_p > 0.0)
         threshold[...] = jnp.full(shape, LOWEST, jnp.int32)
@@ -139,20 +139,20 @@ def _kernel(parameters: Any, logits: Any, tokens: Any, image: Any, threshold: An
 
 
 class _Vocabulary:
-    """The passes over a block's tokens, a chunk of them at a time."""
+    """Passes over a block's tokens, in chunks."""
 
     def __init__(self, logits: Any, image: Any, size: int) -> None:
         self.logits, self.image, self.size = logits, image, size
         self.rows, self.width = image.shape
 
     def logits_at(self, start: Array, width: int, at: Array) -> Array:
-        """The logits of a chunk as float32: no NaN, nothing below the normal numbers, -infinity past the end."""
+        """The logits of a chunk in float32, with NaN as -infinity, subnormals as 0, and -infinity past the end."""
         x = self.logits[:, pl.ds(start, width)].astype(jnp.float32)
         x = jnp.where((x != x) | (at >= self.size), -jnp.inf, x)
         return jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
 
     def chunks(self, width: int, body: Callable[[Array, Array, Any], Any], state: Any) -> Any:
-        """body(start, token ids, state) for each chunk of `width` tokens."""
+        """Folds body(start, token ids, state) over chunks of `width` tokens."""
         place = lax.broadcasted_iota(jnp.int32, (self.rows, width), 1)
 
         def step(index: Array, state: Any) -> Any:
@@ -162,7 +162,7 @@ class _Vocabulary:
         return lax.fori_loop(0, self.width // width, step, state)
 
     def fill(self, function: Callable[[Array, Array, Array], Array], outside: int) -> None:
-        """Writes function(token ids, logits, image) over the image, and `outside` past the end."""
+        """Overwrites the image with function(token ids, logits, image), and with `outside` past the end."""
 
         def body(start: Array, at: Array, state: None) -> None:
             x = self.logits_at(start, DRAW, at)
@@ -172,7 +172,7 @@ class _Vocabulary:
         self.chunks(DRAW, body, None)
 
     def total(self, term: Callable[[Array], tuple[Array, ...]], combine: Callable, initial: int) -> tuple[Rows, ...]:
-        """Each result of term(image) combined over a row."""
+        """Combines each result of term(image) over a row."""
         count = len(jax.eval_shape(term, jax.ShapeDtypeStruct((self.rows, LANES), jnp.int32)))
 
         def body(start: Array, at: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -193,30 +193,30 @@ class _Vocabulary:
 
 
 def _across(x: Array, combine: Callable[[Array, Array], Array]) -> Rows:
-    """All lanes combined, in all lanes."""
+    """Combines all lanes; every lane holds the result."""
     for distance in (64, 32, 16, 8, 4, 2, 1):
         x = combine(x, pltpu.roll(x, distance, 1))
     return x
 
 
 def _any(condition: Rows) -> Array:
-    """A scalar: whether any row's condition holds."""
+    """Scalar: whether any row's condition holds."""
     return jnp.max(jnp.where(condition, 1.0, 0.0)) > 0.0
 
 
 def _wide(row: Rows, like: Array) -> Array:
-    """A row's value for each token of a chunk."""
+    """Repeats a row's value for each token of a chunk."""
     return jnp.concatenate([row] * (like.shape[1] // LANES), axis=1)
 
 
 def _first(value: Array, token: Array, better: Callable[[Array, Array], Array], size: int) -> tuple[Rows, Rows]:
-    """(best value, lowest token that has it) over the lanes."""
+    """(best value, lowest token with it) over the lanes."""
     best = _across(value, better)
     return best, _across(jnp.where(value == best, token, size), jnp.minimum)
 
 
 def _greedy(vocabulary: _Vocabulary, shape: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
-    """(highest logit, highest one that is not +infinity, lowest token with the highest)."""
+    """(highest logit, highest logit that is not +infinity, lowest token with the highest logit)."""
 
     def body(start: Array, at: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         best, finite, token = state
@@ -236,13 +236,13 @@ def _greedy(vocabulary: _Vocabulary, shape: tuple[int, int]) -> tuple[Rows, Rows
 
 
 class _Scale:
-    """x / t as `reference.scaled` has it, for a normal and positive t, or +infinity, of each row."""
+    """x / t as in `reference.scaled`, for a t per row that is positive and normal, or +infinity."""
 
     def __init__(self, t: Rows) -> None:
         self.t, self.infinite, self.reciprocal = t, t == jnp.inf, reciprocal_of(t)
 
     def order(self, x: Array) -> Array:
-        """The order image of x / t. x is no NaN."""
+        """Order image of x / t; x is not NaN."""
         finite = divided(x, _wide(self.t, x), _wide(self.reciprocal, x))
         return jnp.where(_wide(self.infinite, x), jnp.where(jnp.abs(x) == jnp.inf, -LARGEST_BITS, 0), finite)
 
@@ -266,7 +266,7 @@ def _threshold(
     middle: Callable[[Rows, Rows], Rows],
     shift: Rows | None = None,
 ) -> Rows:
-    """`find_threshold` over the image, shifted right by `shift` where one is given."""
+    """`find_threshold` over the image, shifted right by `shift` if given."""
 
     def value(v: Array) -> Array:
         return v if shift is None else v >> shift
@@ -289,7 +289,7 @@ def _threshold(
 
 
 def _top_p_threshold(vocabulary: _Vocabulary, active: Rows, top_p: Rows) -> Rows:
-    """On the image of weights: those from here on are kept. The image is -1 where a token is filtered already."""
+    """Smallest weight that top-p keeps, from the image of weights, which is -1 for tokens filtered before."""
 
     def limbs(v: Array) -> tuple[Array, ...]:
         v = jnp.maximum(v, 0)
@@ -306,7 +306,7 @@ def _top_p_threshold(vocabulary: _Vocabulary, active: Rows, top_p: Rows) -> Rows
 
 
 def _race(vocabulary: _Vocabulary, scale: _Scale, best_y: Rows, threshold: Rows, row: Mapping[str, Rows]) -> Rows:
-    """The token with the least E / p among those that are kept."""
+    """The kept token with the smallest E / p."""
     shape, size = threshold.shape, vocabulary.size
 
     def body(start: Array, at: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -324,9 +324,9 @@ def _race(vocabulary: _Vocabulary, scale: _Scale, best_y: Rows, threshold: Rows,
                 score = jnp.minimum(score, one)
             return score, token
 
-        return lax.cond(_any(keep), race, lambda: state)  # what is filtered cannot win
+        return lax.cond(_any(keep), race, lambda: state)  # filtered tokens cannot win
 
-    # A token that is filtered scores at least FILTERED - 33, the best one at most 5.1.
+    # A filtered token scores at least FILTERED - 33, the best token at most 5.1.
     first = jnp.full(shape, FILTERED, jnp.float32), jnp.full(shape, size, jnp.int32)
     score, token = vocabulary.chunks(DRAW, body, first)
     return _first(score, token, jnp.minimum, size)[1]

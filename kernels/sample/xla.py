@@ -1,7 +1,7 @@
-"""`fxhlo.sample` in JAX, without a sort: thresholds by bisection; what no row asks for is skipped.
+"""`fxhlo.sample` in JAX, without a sort: thresholds are found by bisection, and stages that no row uses are skipped.
 
-Returns the tokens of `reference.py`, bit for bit; see there for the semantics and for what makes that possible. The
-elementwise parts are the same operations in the same order. The sorts are replaced by `_threshold`, which finds
+Returns the tokens of `reference.py`, bit for bit; see there for the semantics and for how that is possible. The
+elementwise parts are the same operations in the same order. `_threshold` replaces the sorts: it finds
 "the largest t such that the tokens with value >= t weigh at least target" by masked integer sums over the vocabulary:
 for top-k the values are the order image of the logits and each weighs 1; for top-p they are the integer probabilities.
 """
@@ -37,8 +37,8 @@ BLOCK = 8  # rows
 def _over_tokens(combine, reduce, term, *arrays: Array) -> Array:
     """reduce(term(*arrays), axis 1) as [R, 1], where `combine` is the binary form of `reduce`, and both are exact.
 
-    The row is cut into slices that are combined elementwise first. XLA's CPU compiler fuses that into one vectorized
-    pass; a plain reduction writes out its operand, and takes two to three times as long.
+    Splits the row into slices that are combined elementwise first. XLA's CPU compiler fuses that into one vectorized
+    pass; a plain reduction materializes its operand, and takes two to three times as long.
     """
     width = arrays[0].shape[1] // (SLICES * LANES) * LANES
     parts = [term(*(a[:, i * width : (i + 1) * width] for a in arrays)) for i in range(SLICES if width else 0)]
@@ -58,7 +58,7 @@ _max = partial(_over_tokens, jnp.maximum, jnp.max)
 def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: Array, active: Array, middle) -> Array:
     """`find_threshold` over values int32 [R, V]; target, low, high, active [R, 1].
 
-    A token weighs its value (then none is negative) where `weighted`, else 1.
+    A token's weight is its value (then non-negative) if `weighted`, else 1.
     """
     passes = Passes(
         mass=lambda t: _sum(lambda v: jnp.where(v >= t, v if weighted else 1, 0), values),
@@ -70,7 +70,7 @@ def _threshold(values: Array, weighted: bool, target: Array, low: Array, high: A
 
 
 def _top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Array:
-    """Threshold on `order_of(y)`, at least that of `lowest`; -2**31 where top-k is off."""
+    """Threshold on `order_of(y)`, at least that of `lowest`; -2**31 if top-k is off."""
 
     active = (top_k > 0) & (top_k < y.shape[1])
     low, high = order_of(lowest), order_of(best) + 1
@@ -79,7 +79,7 @@ def _top_k_threshold(y: Array, best: Array, top_k: Array, lowest: Array) -> Arra
 
 
 def _top_p_keep(weights: Array, top_p: Array) -> Array:
-    """True where top-p keeps the token; weights are 0 where it is filtered already."""
+    """Mask of the tokens that top-p keeps; weights of tokens filtered before are 0."""
     active = top_p < 1.0
     # The exact sum of up to 2**19 weights of 2**30, in three limbs of ten bits; only its bit length is needed.
     low, middle = _sum(lambda w: w & 1023, weights), _sum(lambda w: (w >> 10) & 1023, weights)
@@ -94,14 +94,14 @@ def _top_p_keep(weights: Array, top_p: Array) -> Array:
 
 
 def cleaned(logits: Array) -> Array:
-    """float32, NaN as -infinity, and 0 for what compiled code flushes to it."""
+    """Logits in float32, with NaN as -infinity and subnormals as 0, since compiled code flushes them."""
     x = logits.astype(jnp.float32)
     x = jnp.where(jnp.isnan(x), -jnp.inf, x)
     return jnp.where(jnp.abs(x) < SMALLEST_NORMAL, 0.0, x)
 
 
 def finite(y: Array) -> Array:
-    """Logits that were divided by the temperature, without what float32 cannot hold."""
+    """Clips logits divided by the temperature to finite numbers and flushes subnormals."""
     y = jnp.where(jnp.isnan(y), -LARGEST, jnp.clip(y, -LARGEST, LARGEST))
     return jnp.where(jnp.abs(y) < SMALLEST_NORMAL, 0.0, y)
 
@@ -112,7 +112,7 @@ def distance(y: Array, best: Array) -> Array:
 
 
 def kept(y: Array, best: Array, z: Array, top_k: Array, top_p: Array, min_p: Array, lowest: Array) -> Array:
-    """True where min-p, top-k and top-p leave the token; lowest [R, 1]: top-k looks no further down."""
+    """Mask of the tokens that min-p, top-k and top-p keep; lowest [R, 1]: top-k ignores logits below it."""
     weights = weights_of(z)
     keep = order_of(y) >= _top_k_threshold(y, best, top_k, lowest)
     keep = keep & ((min_p <= 0.0) | (weights >= least_weight(min_p)))
@@ -126,10 +126,10 @@ def _first_best(x: Array, best: Array) -> Array:
 
 
 def _draw(x: Array, best: Array, greedy: Array, parameters: tuple[Array, ...]) -> Array:
-    """Tokens [R, 1] where some row is random."""
+    """Tokens [R, 1] of a block with at least one random row."""
     temperature, top_k, top_p, min_p, seeds, steps = parameters
     random = temperature >= EPSILON
-    # Greedy rows ask for no filter, whatever their other parameters say.
+    # Greedy rows use no filter, whatever their other parameters are.
     top_k, top_p, min_p = jnp.where(random, top_k, 0), jnp.where(random, top_p, 1.0), jnp.where(random, min_p, 0.0)
     filters = ((top_k > 0) & (top_k < x.shape[1])) | (top_p < 1.0) | (min_p > 0.0)
 
@@ -169,7 +169,7 @@ def lower(
 ) -> Array:
     """Operands and result as in `reference.sample`.
 
-    Rows go through in blocks: what a block holds stays in the cache, and a block of greedy rows stays cheap.
+    Rows are processed in blocks: a block's data stays in the cache, and a block of greedy rows stays cheap.
     """
     rows = logits.shape[0]
     parameters = tuple(x.reshape(rows, -1) for x in (temperature, top_k, top_p, min_p, seeds, steps))

@@ -1,7 +1,7 @@
-"""The elementwise arithmetic of `fxhlo.sample` in JAX, shared by its implementations.
+"""Elementwise arithmetic of `fxhlo.sample` in JAX, shared by its implementations.
 
-Comes in and goes out: arrays of any shape. Guaranteed: the operations of `reference.py`, in its order, so that float
-results are equal bit for bit wherever addition, subtraction and multiplication of float32 round as IEEE 754 says.
+Takes and returns arrays of any shape. Guaranteed: the operations of `reference.py`, in its order, so that float
+results are equal bit for bit if float32 addition, subtraction and multiplication round as in IEEE 754.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from .reference import EXP_SERIES, LOG_SERIES, PARITY, ROTATIONS, TOP_P_BITS, WEIGHT_BITS
 
-LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000  # of the largest float32 and the least normal one
+LARGEST_BITS, SMALLEST_BITS = 0x7F7FFFFF, 0x00800000  # bits of the largest and the smallest normal float32
 
 
 def bits_of(x: Array) -> Array:
@@ -25,12 +25,12 @@ def float_of(x: Array) -> Array:
 
 
 def product(a: Array, b: Array | float) -> Array:
-    """a * b with the lowest mantissa bit cleared, so that no compiler fuses it into a following addition."""
+    """a * b with the lowest mantissa bit cleared, so that no compiler fuses it with a following addition."""
     return float_of(bits_of(a * b) & -2)
 
 
 def series(x: Array, coefficients: tuple[float, ...]) -> Array:
-    """Horner's scheme, coefficients from the constant up."""
+    """Polynomial by Horner's scheme; coefficients start with the constant."""
     value = product(x, coefficients[-1]) + coefficients[-2]
     for coefficient in coefficients[-3::-1]:
         value = product(value, x) + coefficient
@@ -50,7 +50,7 @@ def shift_right(x: Array, count: int) -> Array:
 
 
 def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
-    """The first word of Threefry-2x32-20; the operands broadcast."""
+    """First word of Threefry-2x32-20; operands are broadcast."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
     for block in range(5):
@@ -62,7 +62,7 @@ def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
 
 
 def uniform(bits: Array) -> Array:
-    """(the low 31 bits + 0.5) * 2**-32, rounded once: the two halves convert exactly, whatever a conversion rounds."""
+    """(the low 31 bits + 0.5) * 2**-32, rounded once: two halves are converted, which is exact for any rounding mode."""
     high, low = (bits >> 16) & 0x7FFF, bits & 0xFFFF
     whole = high.astype(jnp.float32) * 2.0**16 + low.astype(jnp.float32)
     return (whole + 0.5) * 2.0**-32
@@ -89,12 +89,12 @@ def weights_of(z: Array) -> Array:
 
 
 def least_weight(min_p: Array) -> Array:
-    """The least weight that min-p keeps."""
+    """The smallest weight that min-p keeps."""
     return jnp.ceil(jnp.clip(min_p, 0.0, 1.0) * 2.0**WEIGHT_BITS).astype(jnp.int32)
 
 
 def order_of(y: Array) -> Array:
-    """int32 in the order of the floats (no NaN)."""
+    """Order image: int32 that sort as the floats do (no NaN)."""
     bits = bits_of(y)
     return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
@@ -105,18 +105,18 @@ def unordered(value: Array) -> Array:
 
 
 def halfway(low: Array, high: Array) -> Array:
-    """Between two order images: halfway between the floats, not between their bits."""
+    """Midpoint of two order images as floats, not as bits."""
     return order_of(unordered(low) * 0.5 + unordered(high) * 0.5)
 
 
 def divided(x: Array, t: Array, reciprocal: Array | None = None) -> Array:
-    """The order image of x / t, correctly rounded without a division, for normal t > 0 and x that is no NaN.
+    """Order image of x / t, correctly rounded without a division, for normal t > 0 and x that is not NaN.
 
-    The quotient is clipped to the finite numbers and flushed to zero below the normal ones. With X and T the 24-bit
-    significands, the quotient's is Q = X * 2**s / T to the nearest, s being 23 or 24. A float32 estimate of Q is wrong by a
-    few units, so that the remainder X * 2**s - Q * T fits in 32 bits though its terms do not, and says how to correct Q.
-    There are no ties: an odd 2 * Q + 1 of 25 bits does not divide X. `reciprocal`: one of t's significand in [1, 2), good
-    to some units in the last place.
+    The quotient is clipped to finite numbers, and subnormals are flushed to zero. With X and T the 24-bit
+    significands, the quotient's is Q = X * 2**s / T rounded to nearest, with s 23 or 24. A float32 estimate of Q is off by a
+    few units, so that the remainder X * 2**s - Q * T fits in 32 bits, though its terms do not, and gives the correction of Q.
+    There are no ties: an odd 2 * Q + 1 of 25 bits does not divide X. `reciprocal`: that of t's significand in [1, 2), accurate
+    to a few units in the last place.
     """
     bits, divisor = bits_of(x), (bits_of(t) & 0x7FFFFF) | 0x800000
     if reciprocal is None:
@@ -128,7 +128,7 @@ def divided(x: Array, t: Array, reciprocal: Array | None = None) -> Array:
     more = (rest.astype(jnp.float32) * (reciprocal * 2.0**-23)).astype(jnp.int32)
     quotient, rest = quotient + more, rest - more * divisor
     quotient = quotient + jnp.where(2 * rest > divisor, 1, 0) - jnp.where(2 * rest < -divisor, 1, 0)
-    exponents = jnp.minimum(exponent - (bits_of(t) >> 23) + (126 - less), 254)  # more would leave 32 bits
+    exponents = jnp.minimum(exponent - (bits_of(t) >> 23) + (126 - less), 254)  # larger ones would overflow 32 bits
     magnitude = (exponents << 23) + quotient
     magnitude = jnp.where(magnitude < SMALLEST_BITS, 0, jnp.minimum(magnitude, LARGEST_BITS))
     magnitude = jnp.where(exponent == 0, 0, jnp.where(exponent == 255, LARGEST_BITS, magnitude))
@@ -136,12 +136,12 @@ def divided(x: Array, t: Array, reciprocal: Array | None = None) -> Array:
 
 
 def reciprocal_of(t: Array) -> Array:
-    """About 1 / t's significand in [1, 2)."""
+    """Approximately 1 / (t's significand in [1, 2))."""
     return 1.0 / float_of((bits_of(t) & 0x7FFFFF) | 0x3F800000)
 
 
 def octaves(low: Array, high: Array) -> Array:
-    """About the geometric mean of two weights: they spread over many octaves."""
+    """Approximate geometric mean of two weights, which spread over many octaves."""
     bits = (bits_of(low.astype(jnp.float32)) >> 1) + (bits_of(high.astype(jnp.float32)) >> 1)
     return float_of(bits).astype(jnp.int32)
 
@@ -152,7 +152,7 @@ def middle_bits(low: Array, high: Array) -> Array:
 
 
 def scaled_target(total: Array, top_p: Array) -> Array:
-    """ceil(total * top_p) on integers: top_p in units of 2**-24, total below 2**31, the product in 64 bits."""
+    """ceil(total * top_p) in integers: top_p in units of 2**-24, total below 2**31, the product in 64 bits."""
     fraction = (jnp.clip(top_p, 0.0, 1.0) * 2.0**TOP_P_BITS).astype(jnp.int32)
     a, b, c, d = total >> 16, total & 0xFFFF, fraction >> 16, fraction & 0xFFFF
     cross = shift_right(b * d, 16) + ((a * d) & 0xFFFF) + ((b * c) & 0xFFFF)

@@ -1,7 +1,7 @@
-"""The bisection by which `fxhlo.sample` finds the thresholds of top-k and top-p, shared by its implementations in JAX.
+"""Bisection for the thresholds of top-k and top-p in `fxhlo.sample`, shared by its JAX implementations.
 
-Comes in: how an implementation passes over the vocabulary (`Passes`). Goes out: a threshold per row. Guaranteed: integers alone, so
-that every implementation gives the same.
+Comes in: an implementation's passes over the vocabulary (`Passes`). Goes out: a threshold per row. Guaranteed: integer arithmetic
+only, so that every implementation returns the same.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FIRST_STEPS = 12  # steps of bisection before the bracket is tightened to values
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes over a row's values int32; what they take and give has one number a row.
+    """Passes over a row's int32 values; arguments and results have one number per row.
 
-    mass(t): the weight of the tokens with value >= t. lowest(low): the least value >= low. highest(high): the largest
-    value < high. some(rows): whether any row is true, a scalar.
+    mass(t): total weight of the tokens with value >= t. lowest(low): the smallest value >= low. highest(high): the largest
+    value < high. some(rows): scalar, whether any row is true.
     """
 
     mass: Callable[[Array], Array]
@@ -42,12 +42,12 @@ def find_threshold(
 ) -> Array:
     """Largest t in [low, high) such that the tokens with value >= t weigh at least target, or an equivalent t.
 
-    lightest(low): the least weight of a token whose value is at least low. Active rows with too little above low give
-    low; rows that are not active, anything. `middle(low, high)` guesses where to divide next.
+    lightest(low): the smallest weight of a token whose value is at least low. Active rows whose weight above low is too small return
+    low; the result of inactive rows is arbitrary. `middle(low, high)` guesses the next split.
     """
 
     def is_open(state: tuple[Array, ...]) -> Array:
-        """Whether a row's answer is not known: neither exactly the target above low, nor only one token in [low, high)."""
+        """Whether some row is undecided: the weight above low is not exactly the target, and [low, high) has more than one token."""
         low, high, above_low, above_high = state
         several = (above_low - above_high) >> 1 >= lightest(low)
         return passes.some(active & (low + 1 < high) & (above_low > target) & several)

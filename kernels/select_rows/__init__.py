@@ -1,5 +1,5 @@
 """`fxhlo.select_rows`: the rows of the hidden states that need logits. `passes/fx/select_rows.py` moves it
-up the graph, so that the last layer computes those rows only."""
+up the graph, so that the last layer computes only those rows."""
 
 from ..spec import Kernel
 from .reference import fake, select_rows

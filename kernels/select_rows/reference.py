@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.select_rows`, in eager torch."""
+"""Reference of `fxhlo.select_rows` in eager torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`fxhlo.silu_and_mul`: the gated activation between a model's two big products, silu(gate) * up over halves of a row.
+"""`fxhlo.silu_and_mul`: the gated activation of an MLP, silu(gate) * up over the two halves of a row.
 
-XLA's CPU backend takes a logistic function of bfloat16 apart into so many conversions that it costs a tenth of a prompt.
+XLA's CPU backend expands a bfloat16 logistic into so many conversions that it takes a tenth of the time of prefill.
 """
 
 from ..spec import FLOATING, Implementation, Kernel

@@ -1,4 +1,4 @@
-"""The meaning of `fxhlo.silu_and_mul`, in eager torch."""
+"""Reference of `fxhlo.silu_and_mul` in eager torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def silu_and_mul(values: torch.Tensor) -> torch.Tensor:
-    """values [M, 2 N] -> [M, N]; silu is rounded to the dtype before it is multiplied, as torch's two ops do."""
+    """values [M, 2 N] -> [M, N]; silu is rounded to the dtype before the multiplication, as in torch's two ops."""
     size = values.shape[1] // 2
     return torch.nn.functional.silu(values[:, :size]) * values[:, size:]
 

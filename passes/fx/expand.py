@@ -1,4 +1,4 @@
-"""Replaces ops by the ops that a function of torch traces to: how vLLM's IR ops become ATen, or kernels of ours."""
+"""Replaces ops by the ops that a torch function traces to: this is how vLLM's IR ops become ATen ops or our kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products with a transposed weight become `fxhlo.linear`, which takes the weight as it lies in memory."""
+"""Replaces matmuls with a transposed weight by `fxhlo.linear`, which reads the weight in its own layout."""
 
 from __future__ import annotations
 

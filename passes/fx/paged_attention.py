@@ -1,7 +1,7 @@
-"""Gives attention its KV cache: `fxhlo.attention` becomes `fxhlo.ragged_paged_attention` on a cache per layer.
+"""Gives attention a KV cache: replaces `fxhlo.attention` by `fxhlo.ragged_paged_attention` on one cache per layer.
 
-The caches are state arguments of the program, their new values are results; where a token's keys go and which
-pages a request reads are inputs. Over one request that starts at position 0 the program computes what it did before.
+The caches are state arguments of the program, and their new values are results; slot mappings and block tables are
+inputs. For one request that starts at position 0, the program computes the same as before.
 """
 
 from __future__ import annotations

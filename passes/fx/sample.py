@@ -1,4 +1,4 @@
-"""Appends sampling to the step: its results are token ids, and log-probabilities where they are asked for."""
+"""Appends sampling to the step: its results are token ids, and log-probabilities if requested."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Moves the selection of rows that need logits up the graph, above ops that compute every row alike, so that the last
-layer's MLP and the output projection compute those rows only."""
+layer's MLP and the output projection compute only those rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""silu(gate) * up over the two halves of a row becomes `fxhlo.silu_and_mul`, which reads each value once."""
+"""Replaces silu(gate) * up over the two halves of a row by `fxhlo.silu_and_mul`, which reads each value once."""
 
 from __future__ import annotations
 
