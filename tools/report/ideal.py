@@ -1,10 +1,10 @@
-"""What a step must do at least: flops of its products, and bytes of the weights, states and inputs that it reads and writes.
+"""Lower bounds on a step's work: flops of its matmuls, and bytes of the weights, states and inputs that it reads and writes.
 
 Comes in: a portable module (composites still in it) and its signature. Goes out: a `Cost` per op of `main` that must move or
-multiply something, with its module path. This is the roofline's side that no compiler can go below: every weight is
-read once, a state where it is touched, and what lies between two ops stays on the chip.
+multiply something, with its module path. No compiler can go below it: every weight is
+read once, a state where it is touched, and intermediate values stay on the chip.
 
-What a kernel must do its own `work` says; else the products of its reference and the arguments of `main` that it reads.
+A kernel's cost is its own `work`; else the matmuls of its reference and the arguments of `main` that it reads.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _of_function(function: ir.OpView, functions: ir.SymbolTable, arguments: dict
         if op.name == "stablehlo.composite":
             cost = _composite(op, functions, sum(unread[value] for value in touched))
         elif op.name in MOVES and touched:
-            unread[op.results[0]] = unread.pop(touched[0])  # the same memory by another name
+            unread[op.results[0]] = unread.pop(touched[0])  # an alias of the same memory
             continue
         else:
             size = sum(unread[value] for value in touched)
@@ -57,7 +57,7 @@ def _of_function(function: ir.OpView, functions: ir.SymbolTable, arguments: dict
                 size = min(size, _bytes(op.results[0].type))
             cost = Cost(path_of(op), op.name.removeprefix("stablehlo."), _flops(op), size, dtype=_dtype(op))
         for value in touched:
-            unread.pop(value, None)  # what has been read once stays on the chip, as far as a lower bound goes
+            unread.pop(value, None)  # for a lower bound, a value is read once and stays on the chip
         if cost.flops or cost.bytes:
             yield cost
 
@@ -70,7 +70,7 @@ def _composite(op: ir.Operation, functions: ir.SymbolTable, read: int) -> Cost:
 
 
 def _work(composite: Composite, functions: ir.SymbolTable) -> tuple[float, float | None, str]:
-    """(flops, bytes or None where only the operands in memory say it, dtype of the flops)."""
+    """Returns (flops, bytes, dtype of the flops); bytes is None where the operands in memory decide it."""
     kernel = kernels().get(composite.name)
     if kernel is not None and kernel.work is not None:
         flops, size = kernel.work(composite.operands, composite.attributes)
@@ -114,6 +114,6 @@ def path_of(op: ir.Operation) -> str:
 
 
 def folded(cost: Cost) -> Cost:
-    """The cost with layer numbers as *: model.layers.*.mlp."""
+    """The cost with layer numbers in its path replaced by *: model.layers.*.mlp."""
     path = ".".join("*" if part.isdecimal() else part for part in cost.path.split("."))
     return replace(cost, path=path)

@@ -1,7 +1,7 @@
-"""How often a loop of optimized HLO runs, where the text says it.
+"""Trip counts of loops in optimized HLO.
 
-The compiler's own count comes first (`known_trip_count`). Else a loop that counts: its condition compares a counter with a bound, its body
-adds a constant to the counter, and both start as constants. Anything else depends on data.
+Taken from the compiler (`known_trip_count`), else from a counted loop: its condition compares a counter with a bound, its body
+adds a constant to the counter, and both start as constants. Other trip counts depend on data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SAME = {"copy", "bitcast", "convert"}
 
 
 def trip_count(one: Instruction, around: Computation, text: HloText) -> int | None:
-    """Rounds of the `while` instruction `one`, which stands in `around`; None where they depend on data."""
+    """Trip count of the `while` instruction `one` of computation `around`; None where it depends on data."""
     if known := one.attribute("trips"):
         return int(known)
     condition = text.computations.get(one.attribute("condition"), {})
@@ -40,7 +40,7 @@ def trip_count(one: Instruction, around: Computation, text: HloText) -> int | No
 
 
 def _element(computation: Computation, name: str) -> int | None:
-    """Which element of the loop's state the value is."""
+    """The index of the value among the elements of the loop's state."""
     one = _source(computation, name)
     return int(one.attribute("index")) if one is not None and one.opcode == "get-tuple-element" else None
 
@@ -52,7 +52,7 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _source(computation: Computation, name: str) -> Instruction | None:
-    """The instruction behind copies."""
+    """The instruction that defines a value, through copies."""
     one = computation.get(name)
     while one is not None and one.opcode in SAME:
         one = computation.get(one.operands[0])
@@ -70,7 +70,7 @@ def _unchanged(body: Computation, index: int) -> bool:
 
 
 def _step(body: Computation, index: int) -> int | None:
-    """What the body adds to the counter."""
+    """The constant that the body adds to the counter."""
     one = _source(body, _next(body, index))
     if one is None or one.opcode != "add" or _element(body, one.operands[0]) != index:
         return None

@@ -1,4 +1,4 @@
-"""A `StepReport` as one HTML page that needs nothing else: pictures are SVG inside it, and it follows the reader's dark mode."""
+"""Renders a `StepReport` as one self-contained HTML page, with inline SVG and support for dark mode."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _section(report: StepReport) -> str:
 
 
 def _memory(fit: Fit) -> str:
-    """A bar of what is needed over one of what there is."""
+    """A bar of the memory needed over one of the memory there is."""
     parts = [
         ("weights", fit.weights, "--a"), ("KV caches", fit.caches, "--b"), ("inputs", fit.inputs, "--c"),
         ("temporaries", fit.temporaries or 0, "--d"), ("program", fit.program or 0, "--e"),
@@ -88,9 +88,9 @@ def _memory(fit: Fit) -> str:
 
 
 def _bars(rows: Sequence[Row]) -> str:
-    """For each row its time as compiled, and over it the roofline."""
+    """A bar per row of its time as compiled, with the roofline over it."""
     whole = sum(time(row) for row in rows)
-    shown = [row for row in shortened(rows) if time(row) > whole / 2000]  # the table has them all
+    shown = [row for row in shortened(rows) if time(row) > whole / 2000]  # the table lists all rows
     longest = max((max(time(row), row.roofline) for row in shown), default=1.0) or 1.0
     scale = (WIDTH - LEFT - RIGHT) / longest
     unit = Unit.of_seconds((longest,))

@@ -1,11 +1,11 @@
-"""The report of one compiled step: whether it fits, where the time goes, what became of the composites.
+"""Reports on one compiled step: whether it fits, where the time goes, how each composite was implemented.
 
-Comes in: a portable module with its signature, what legalization decided, and what the compiler made of it (nothing
-where it did not fit). Goes out: a `StepReport`, plain numbers only, for show.py, page.py and --json.
-Guaranteed: no weight is looked at; bytes and flops come from the modules, rates from the target.
+Comes in: a portable module with its signature, legalization's decisions, and the compiled program (None where it did not
+fit). Goes out: a `StepReport` of plain numbers, for show.py, page.py and --json.
+Guaranteed: no weight is read; bytes and flops come from the modules, rates from the target.
 
-Bounds are times: max(flops / peak, bytes / bandwidth) of each op, summed. `roofline` sums what the model must do at least
-(ideal.py); `bound` sums what the compiled program does (hlo.py), where a Pallas kernel counts with its composite's roofline, and
+Bounds are times: max(flops / peak, bytes / bandwidth) of each op, summed. `roofline` sums the model's lower bounds
+(ideal.py); `bound` sums the compiled program's costs (hlo.py), where a Pallas kernel counts with its composite's roofline, and
 a loop whose rounds depend on data with as many rounds as the roofline of its module path takes: it may not look
 faster than what it must do.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """Bytes on one device. temporaries and program: None where the compiler was not asked or did not get so far."""
+    """Bytes on one device. temporaries and program: None where the compiler was not run or did not report them."""
 
     weights: int
     caches: int
@@ -47,7 +47,7 @@ class Fit:
 
     @property
     def devices(self) -> int:
-        """How many devices have that much memory together."""
+        """The number of devices with that much memory in total."""
         return ceil(self.needed / self.available)
 
 
@@ -55,7 +55,7 @@ class Fit:
 class Row:
     """A line of a table: module path or op kind. Seconds; None where there is no compiled program.
 
-    unknown_loops: in it, whose rounds depend on data: `bound`, `flops` and `bytes` are lower bounds then.
+    unknown_loops: loops in it whose trip counts depend on data: `bound`, `flops` and `bytes` are lower bounds then.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Composite:
-    """What became of `count` composites. reasons: why no implementation before it was taken. operands: a line for each of
-    their types."""
+    """How `count` composites were implemented. reasons: why earlier implementations were not taken. operands: a line for each
+    of their types."""
 
     kernel: str
     became: str
@@ -82,7 +82,7 @@ class Composite:
 
 @dataclass(frozen=True)
 class Total:
-    """Sums over the step. `outside`: without what Pallas kernels do, the part that the compiler is responsible for."""
+    """Sums over the step. `outside`: without Pallas kernels, the part that the compiler is responsible for."""
 
     flops: float
     bytes: float
@@ -109,7 +109,7 @@ class StepReport:
     composites: tuple[Composite, ...]
 
     def to_json(self) -> dict[str, object]:
-        """Plain numbers and words; bytes and seconds."""
+        """Converts to JSON values; sizes in bytes, times in seconds."""
         made = asdict(self)
         made["fit"] |= {"fits": self.fit.fits, "devices": self.fit.devices}
         return made
@@ -123,7 +123,7 @@ def step_report(
     compiled: Compiled | None,
     too_large: OutOfMemoryError | None = None,
 ) -> StepReport:
-    """compiled: None where it does not fit; too_large then says what the compiler counted, where it was asked."""
+    """Makes the report. compiled: None where it does not fit; too_large: then the compiler's error, if it was run."""
     fit = memory(module, target, compiled, too_large)
     least = ideal(module.module, module.signature)
     opaque = _opaque(legalized.decisions, target)
@@ -144,7 +144,7 @@ def step_report(
 def memory(
     module: HloModule, target: Target, compiled: Compiled | None, too_large: OutOfMemoryError | None = None
 ) -> Fit:
-    """What the step takes of the device's memory: as the compiler counts, or at least its arguments."""
+    """The step's use of the device's memory: as the compiler counts it, or at least its arguments."""
     sizes = {"weight": 0, "buffer": 0, "constant": 0, "input": 0, "state": 0}
     for argument in module.signature.arguments:
         sizes[argument.kind] += argument.nbytes
@@ -162,13 +162,13 @@ def memory(
 
 
 def bound(cost: Cost, target: Target) -> float:
-    """Seconds that it takes at least: at the target's bandwidth, or at its peak rate."""
+    """Lower bound in seconds: the larger of bytes over bandwidth and flops over peak rate."""
     rate = target.flops(cost.dtype) or target.flops("bfloat16") or 0.0
     return max(cost.bytes / target.bandwidth if target.bandwidth else 0.0, cost.flops / rate if rate else 0.0)
 
 
 def _opaque(decisions: Iterable[Decision], target: Target) -> set[tuple[str, str]]:
-    """(composite, operand types) that became a kernel of the target's own, whose inside the compiler's text does not show."""
+    """(composite, operand types) that became a kernel of the target, which is opaque in the compiler's text."""
     found = set()
     for decision in decisions:
         kernel = kernels().get(decision.kernel)
@@ -179,14 +179,14 @@ def _opaque(decisions: Iterable[Decision], target: Target) -> set[tuple[str, str
 
 
 def _with_kernels(program: Optimized, least: Sequence[Cost], opaque: set[tuple[str, str]]) -> list[Cost]:
-    """The compiled program's costs, its kernels' replaced by what their composites must do."""
+    """The compiled program's costs, with kernels' replaced by the lower bounds of their composites."""
     kept = [cost for cost in program.costs if cost.kind != "kernel"]
     return kept + [cost for cost in least if (cost.kind, cost.operands) in opaque]
 
 
 def with_rounds(made: Sequence[Cost], least: Sequence[Cost], target: Target) -> list[Cost]:
-    """The costs of loops whose rounds depend on data, multiplied by the fewest rounds with which their module path takes as
-    long, and has as many flops, as its roofline."""
+    """Multiplies the costs of loops with unknown trip counts by the smallest count at which their module path takes as long,
+    and has as many flops, as its roofline."""
     measures: tuple[Callable[[Cost], float], ...] = (lambda cost: bound(cost, target), lambda cost: cost.flops)
     rounds: dict[str, int] = {}
     for path in dict.fromkeys(cost.path for cost in made if cost.loop):
@@ -205,7 +205,7 @@ def _total(least: Sequence[Cost], made: Sequence[Cost] | None, opaque: set[tuple
     if made is None:
         return Total(*sums, roofline)
     inside = sum(bound(cost, target) for cost in least if (cost.kind, cost.operands) in opaque)
-    # A fusion's traffic and products overlap, so that its bound can be below the sum of its ops': no program beats the roofline.
+    # A fusion overlaps traffic and compute, so its bound can be below the sum of its ops'; but no program beats the roofline.
     whole = max(sum(bound(cost, target) for cost in made), roofline)
     return Total(
         *sums,
@@ -246,7 +246,7 @@ def _rows(
 
 
 def composites(decisions: Iterable[Decision]) -> tuple[Composite, ...]:
-    """What became of the composites, those of one kernel with one fate together, whatever their operands' shapes."""
+    """How the composites were implemented, grouped by kernel and outcome regardless of operand shapes."""
     found: dict[tuple[str, str, tuple[str, ...]], Composite] = {}
     for one in decisions:
         became = one.implementation or "its reference"

@@ -1,4 +1,4 @@
-"""A `StepReport` as text: what a terminal shows. Each column of a table has one unit."""
+"""Renders a `StepReport` as text for a terminal. Each column of a table has one unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import Composite, Fit, Row, StepReport, Total
 from .units import Unit
 
 LONGEST = 14
-"""Rows of a table; the others are summed up in one."""
+"""Maximum number of rows of a table; one more sums the others."""
 WIDTH = 132
 
 
@@ -32,7 +32,7 @@ def text(report: StepReport) -> str:
 
 
 def verdict(fit: Fit) -> str:
-    """One sentence: does it fit on one device, and by how much."""
+    """One sentence: whether the step fits on one device, and by how much."""
     unit = Unit.of_bytes((fit.needed, fit.available))
     if fit.fits:
         return f"It fits: {unit.of(fit.needed)} of {unit.of(fit.available)}, {unit.of(fit.available - fit.needed)} are left."
@@ -69,7 +69,7 @@ Cells = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def memory(fit: Fit) -> Cells:
-    """What takes memory, in one unit."""
+    """A table of memory use, in one unit."""
     parts = {
         "weights": fit.weights, "KV caches": fit.caches, "inputs": fit.inputs, "temporaries": fit.temporaries,
         "program": fit.program,
@@ -80,7 +80,7 @@ def memory(fit: Fit) -> Cells:
 
 
 def figures(rows: Sequence[Row]) -> Cells:
-    """The figures of each row. Long tables are cut, the rest is summed up."""
+    """A table of the rows' figures; long tables end with a row that sums the rest."""
     shown = shortened(rows)
     flops, traffic = Unit.of_flops(row.flops for row in shown), Unit.of_traffic(row.bytes for row in shown)
     times = Unit.of_seconds(time for row in shown for time in (row.roofline, row.bound))
@@ -145,7 +145,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | N
 
 
 def composite_table(composites: Sequence[Composite], title: str | None = None) -> Table:
-    """A row for each kind of composite: what became of it, and why not another implementation."""
+    """A row per kind of composite: its implementation, and why others were not taken."""
     table = Table("composite", "count", "became", "why not another", title=title, title_justify="left")
     for one in composites:
         table.add_row(one.kernel, str(one.count), one.became, "\n".join(one.reasons))

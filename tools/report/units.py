@@ -1,4 +1,4 @@
-"""Units of figures: one for all figures of a column, so that they can be compared at a glance."""
+"""Units: one for all figures of a column, so that they can be compared at a glance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit and how much of it the figures are counted in. Called with a figure it gives the number to show."""
+    """A unit and its size in base units. Called with a figure, it returns the number to show."""
 
     name: str
     size: float
@@ -33,17 +33,17 @@ class Unit:
 
     @classmethod
     def of_bytes(cls, figures: Iterable[float | None]) -> Unit:
-        """Of memory: GiB, MiB, KiB or bytes."""
+        """The unit for memory: GiB, MiB, KiB or bytes."""
         return _chosen(figures, (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0)))
 
     @classmethod
     def of_traffic(cls, figures: Iterable[float | None]) -> Unit:
-        """Of bytes that are moved, against bandwidths in GB/s: GB, MB, kB or B."""
+        """The unit for traffic, as bandwidths are in GB/s: GB, MB, kB or B."""
         return _chosen(figures, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)))
 
     @classmethod
     def of_flops(cls, figures: Iterable[float | None]) -> Unit:
-        """Of operations: TFLOP, GFLOP, MFLOP, kFLOP or FLOP."""
+        """The unit for operations: TFLOP, GFLOP, MFLOP, kFLOP or FLOP."""
         return _chosen(figures, (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3), ("FLOP", 1.0)))
 
 

@@ -1,4 +1,4 @@
-"""Block tables: for each group of states whose blocks vLLM assigns together, which blocks a row's tokens lie in."""
+"""Block tables: for each group of states whose blocks vLLM assigns together, the blocks that hold a row's tokens."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class BlockTables:
         """Names of the step's inputs that this group fills."""
 
     def place(self, row: int, blocks: Sequence[int], first: int = 0) -> None:
-        """Writes the blocks of a request from its block `first` on."""
+        """Writes a request's block numbers to its row, starting at block `first`."""
         self.tables[row, first : first + len(blocks)] = blocks
 
     def inputs(self, rows: np.ndarray, row: np.ndarray, position: np.ndarray, frame: Frame) -> dict[str, np.ndarray]:
-        """rows int [n]: of each request; row, position int [T]: of each token. Gives slots [tokens], tables [requests, pages]."""
+        """rows int [n]: of each request; row, position int [T]: of each token. Returns slots [tokens], tables [requests, pages]."""
         slots = self.tables[row, position // self.block_size] * self.block_size + position % self.block_size
         slot_mapping, block_tables = self.fills
         return {

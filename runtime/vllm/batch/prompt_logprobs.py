@@ -1,8 +1,8 @@
-"""Log-probabilities of a prompt's own tokens, from the programs that are there.
+"""Log-probabilities of a prompt's own tokens, computed by the programs that serve.
 
-A step gives logits of one row per request. For a prompt's other rows the same step runs again, with its rows in place
-of the requests': keys and values are written once more as they were, and a mask that allows the prompt's next token alone
-makes the program choose it. That costs a run for every `requests` tokens, and no program of its own.
+A step returns logits of one row per request. For a prompt's other rows the same step runs again with those rows selected:
+it rewrites the same keys and values, and a mask that allows only the prompt's next token makes the program choose that. This
+costs one run per `requests` tokens, and no further program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .request import PromptLogprobs, Request
 from .sampling import bits
 
 Run = Callable[[Mapping[str, np.ndarray]], PendingStep]
-"""Starts a step with these inputs."""
+"""Starts a step with the given inputs."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,17 @@ class Part:
 def collect(
     parts: Sequence[Part], inputs: Mapping[str, np.ndarray], frame: Frame, run: Run
 ) -> dict[str, compat.LogprobsTensors]:
-    """Adds what this step's rows say to each request's `prompt_logprobs`; gives those of prompts that are complete.
+    """Adds the values of this step's rows to each request's `prompt_logprobs`; returns those of complete prompts by request id.
 
-    inputs: the step's, as they were when it ran.
+    inputs: of the step, as it ran.
     """
     wanted = [
         (part, index) for part in parts for index in range(min(part.count, len(part.request.prompt) - 1 - part.first))
     ]
     requests = frame.sizes["requests"]
-    inputs = {name: values for name, values in inputs.items() if name != "grammar_mask"}  # none applies to prompts
+    inputs = {
+        name: values for name, values in inputs.items() if name != "grammar_mask"
+    }  # grammars do not apply to prompts
     for start in range(0, len(wanted), requests):
         some = wanted[start : start + requests]
         ids, values, ranks = run({**inputs, **_changed(some, frame)}).logprobs()
@@ -59,7 +61,7 @@ def collect(
     for part in parts:
         found = part.request.prompt_logprobs
         if found is not None and part.first + part.count >= len(part.request.prompt):
-            if len(found.ids):  # a prompt of one token has none, and vLLM cannot send tensors without elements
+            if len(found.ids):  # a prompt of one token has none, and vLLM cannot send empty tensors
                 complete[part.request.id] = _tensors(found)
             part.request.prompt_logprobs = None
     return complete
@@ -71,7 +73,7 @@ def _tensors(found: PromptLogprobs) -> compat.LogprobsTensors:
 
 
 def _changed(some: Sequence[tuple[Part, int]], frame: Frame) -> dict[str, np.ndarray]:
-    """The inputs in place of the step's own: the rows of prompts to choose for, each with one token to choose."""
+    """Inputs that replace the step's own: the prompt rows to select, each with a mask of one token."""
     rows, mask = frame.blank("logit_rows"), frame.blank("allowed_mask")
     for at, (part, index) in enumerate(some):
         rows[at] = part.row + index

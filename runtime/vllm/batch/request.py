@@ -1,4 +1,4 @@
-"""What the runner knows of each request: its parameters, its tokens, its KV blocks, and what it still has to answer."""
+"""Request: the runner's state of one request: parameters, tokens, KV blocks, and log-probabilities that are due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PromptLogprobs:
-    """What is known so far of one prompt: ids [N, n + 1], values and ranks of N = len(prompt) - 1 tokens."""
+    """Log-probabilities of one prompt as far as computed: ids [N, n + 1], values and ranks of N = len(prompt) - 1 tokens."""
 
     ids: np.ndarray
     values: np.ndarray
@@ -21,7 +21,7 @@ class PromptLogprobs:
 
     @classmethod
     def of(cls, prompt_length: int, count: int) -> PromptLogprobs:
-        """count: how many of the most probable tokens are wanted besides the prompt's own."""
+        """Allocates the arrays. count: the number of most probable tokens besides the prompt's own."""
         shape = (prompt_length - 1, count + 1)
         return cls(np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
 
@@ -41,7 +41,7 @@ class Request:
     seen: dict[int, int] = field(default_factory=dict)
     """Token id -> occurrences in the output, of prompt and output; kept for requests with penalties only."""
     prompt_logprobs: PromptLogprobs | None = None
-    """What was asked for and not yet handed over."""
+    """Requested and not yet returned."""
 
     @property
     def length(self) -> int:

@@ -1,8 +1,8 @@
 """The persistent batch: one row of numpy arrays per running request.
 
-A `Request` holds everything; a row is its copy in arrays, so that a step's inputs are gathered without a loop over
-requests. Rows are never moved: a step picks the rows it needs. When rows run out, a request that is not in this step
-gives up its own (it was preempted, or has to wait) and gets another one when it is scheduled again.
+A `Request` holds all its state; a row is a copy in arrays, so that a step's inputs are gathered without a loop over
+requests. Rows are never moved: a step selects its rows. When no row is free, a request that is not in this step (it was
+preempted, or waits) loses its row and gets another when it is scheduled again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Batch:
 
     def __init__(self, capacity: int, max_model_len: int, block_sizes: Sequence[int], vocab_size: int) -> None:
         self.sampling = Sampling(capacity, vocab_size)
-        # one column more: a request's last token is stored here although it is never computed
+        # one extra column: a request's last token is stored although it is never computed
         self.tokens = np.zeros((capacity, max_model_len + 1), np.int32)
         self.groups = tuple(
             BlockTables(capacity, -(-max_model_len // size), size, index) for index, size in enumerate(block_sizes)
@@ -40,7 +40,7 @@ class Batch:
 
     @property
     def fills(self) -> dict[str, tuple[str, ...]]:
-        """The step's inputs that each part of the batch fills."""
+        """Each part of the batch, with the step's inputs that it fills."""
         groups = {f"cache group {group.index}": group.fills for group in self.groups}
         return {"rows": FILLS, "sampling": sampling.FILLS, **groups}
 
@@ -52,7 +52,7 @@ class Batch:
             self._free.append(row)
 
     def place(self, request: Request, scheduled: Mapping[str, int]) -> int:
-        """The request's row, with everything copied into it. scheduled: requests of this step, which keep theirs."""
+        """Assigns a row to the request and copies its state. scheduled: the requests of this step, which keep their rows."""
         row = self.rows.get(request.id)
         if row is None:
             if not self._free:
@@ -79,7 +79,7 @@ class Batch:
         )
 
     def extend(self, row: int, computed: int, new_blocks: Sequence[Sequence[int]] | None) -> None:
-        """The scheduler's news about a request that has a row: tokens in the cache, blocks that were added to each group."""
+        """Updates a row by the scheduler's output: tokens in the cache, and blocks that were added to each group."""
         request = self._request(row)
         request.computed = self.computed[row] = computed
         if new_blocks is None:
@@ -89,7 +89,7 @@ class Batch:
             blocks.extend(more)
 
     def append(self, row: int, token: int) -> None:
-        """Adds a sampled token."""
+        """Appends a sampled token to the row and its request."""
         request = self._request(row)
         self.tokens[row, request.length] = token
         request.output.append(token)
@@ -102,9 +102,9 @@ class Batch:
         return request
 
     def inputs(self, rows: np.ndarray, counts: np.ndarray, frame: Frame) -> dict[str, np.ndarray]:
-        """Where each token is and goes: the step's inputs besides sampling, padded to the program's sizes.
+        """Returns the step's inputs except for sampling, padded to the program's sizes.
 
-        rows int [n]: the requests of this step; counts int [n]: how many tokens of each are computed.
+        rows int [n]: of the step's requests; counts int [n]: number of tokens to compute of each.
         """
         total, real = int(counts.sum()), len(rows)
         ends = np.cumsum(counts, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""From requests' SamplingParams and what they have produced so far to the sampling inputs of a step.
+"""Makes a step's sampling inputs from the requests' SamplingParams and outputs.
 
-Rows are those of rows.py. Numbers are arrays that change when a request gets its row; the wide inputs (masks, biases,
-tokens seen) are made only where a request in the step asks for them: their `flags` entry says so.
+Rows are those of rows.py. Scalar parameters are arrays that change when a request gets its row; the wide inputs (masks,
+biases, tokens seen) are made only where a request in the step needs them, as its `flags` entry says.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .request import Request
 FILLS = tuple(one.name for one in (*PROCESSING, *DRAW, *LOGPROBS))
 """The step's inputs that are filled here."""
 NUMBERS = {one.name: one for one in (*PROCESSING, *DRAW) if one.shape == ("requests",) and one.name != "steps"}
-"""Parameters of SamplingParams that are one number, under their names."""
+"""Scalar parameters of SamplingParams, by name."""
 
 
 class Sampling:
-    """The parameters of each row."""
+    """Sampling parameters of each row."""
 
     def __init__(self, capacity: int, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -33,14 +33,14 @@ class Sampling:
         self.biased = np.zeros(capacity, bool)
         self.penalized = np.zeros(capacity, bool)
         self.logprobs = np.full(capacity, -1, np.int32)
-        """How many of the most likely tokens are asked for besides the chosen one; -1: nothing."""
+        """Number of most likely tokens that are requested besides the chosen one; -1: no log-probabilities."""
 
     def place(self, row: int, request: Request) -> None:
         """Copies the request's parameters into its row."""
         params = request.params
         for name in NUMBERS:
             self.numbers[name][row] = getattr(params, name)
-        self.numbers["top_k"][row] = max(params.top_k, 0)  # vLLM's -1 is off as well
+        self.numbers["top_k"][row] = max(params.top_k, 0)  # vLLM's -1 also means off
         self.seeds[row] = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32).view(np.int32)
         self.steps[row] = len(request.output)
         self.masked[row] = bool(params.allowed_token_ids or params.bad_words_token_ids or params.min_tokens)
@@ -55,11 +55,11 @@ class Sampling:
                 request.seen[token] = request.seen.get(token, 0) + 1
 
     def count(self, asked: int) -> int:
-        """How many tokens a request asks for: vLLM's -1 stands for all of the vocabulary."""
+        """The number of tokens for a requested number of log-probabilities: vLLM's -1 means the whole vocabulary."""
         return self.vocab_size if asked == -1 else asked
 
     def append(self, row: int, request: Request, token: int) -> None:
-        """A token was sampled: `request.output` has it already."""
+        """Updates the row for a sampled token, which `request.output` has already."""
         self.steps[row] += 1
         if self.penalized[row]:
             request.seen[token] = request.seen.get(token, 0) + 1
@@ -67,7 +67,7 @@ class Sampling:
     def inputs(
         self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The step's sampling inputs for these rows, padded to the program's sizes.
+        """Returns the step's sampling inputs for these rows, padded to the program's sizes.
 
         grammar: request id -> bitmask int32 [ceil(V / 32)] of the tokens that its structured output allows next.
         """
@@ -105,7 +105,7 @@ class Sampling:
         return mask
 
     def _forbid(self, mask: np.ndarray, request: Request) -> None:
-        """Clears the bits of tokens that are not allowed, that would end too early, or that complete a bad word."""
+        """Clears the bits of tokens that are not allowed, that would end the output too early, or that complete a bad word."""
         params = request.params
         if params.allowed_token_ids:
             mask &= bits(params.allowed_token_ids, self.words)
@@ -114,12 +114,12 @@ class Sampling:
             mask &= ~bits(ends, self.words)
         if len(request.output) < params.min_tokens and params.all_stop_token_ids:
             going_on = mask & ~bits(list(params.all_stop_token_ids), self.words)
-            # Where a grammar allows nothing but to stop, it stops: vLLM's MinTokensLogitsProcessor does so too.
+            # Where a grammar allows only stop tokens, they stay allowed, as in vLLM's MinTokensLogitsProcessor.
             if params.structured_outputs is None or self._any(going_on):
                 mask[:] = going_on
 
     def _any(self, mask: np.ndarray) -> bool:
-        """Whether a token of the vocabulary is allowed: the last word may have bits past it."""
+        """Whether any token of the vocabulary is allowed; ignores the last word's bits past the vocabulary."""
         tail = self.vocab_size % 32
         last = int(mask[-1]) & ((1 << tail) - 1 if tail else 0xFFFFFFFF)
         return bool(mask[:-1].any()) or last != 0
@@ -142,7 +142,7 @@ class Sampling:
 
 
 def bits(tokens: Sequence[int], words: int) -> np.ndarray:
-    """int32 [words] with the bits of these tokens set."""
+    """Returns int32 [words] with the bits of `tokens` set."""
     mask = np.zeros(words, np.uint32)
     index = np.asarray(tokens, np.int64)
     np.bitwise_or.at(mask, index // 32, np.uint32(1) << (index % 32).astype(np.uint32))

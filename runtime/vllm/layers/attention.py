@@ -1,7 +1,7 @@
 """vLLM's attention layer as one functional op: `fxhlo.attention`, without a cache and without metadata.
 
-What vLLM calls an attention backend is here only a way to get the layer into the graph. Where keys and values live, and
-which requests share a step, is put in later by passes/fx/paged_attention.py.
+vLLM's attention backend serves here only to put the layer into the graph. passes/fx/paged_attention.py adds the KV cache
+and the requests' metadata later.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class FxhloAttentionBackend(AttentionBackend):
-    """What vLLM asks of a backend besides the layer's forward: names and what is supported."""
+    """The backend's names and supported features, as vLLM queries them."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float32, torch.float16]
-    forward_includes_kv_cache_update = True  # or the layer would call a second op to write the cache
+    forward_includes_kv_cache_update = True  # otherwise the layer calls a second op to write the cache
 
     @staticmethod
     def get_name() -> str:
-        return "CUSTOM"  # the one name that vLLM's enum of backends has for others
+        return "CUSTOM"  # the name for other backends in vLLM's enum
 
     @staticmethod
     def get_impl_cls() -> type[FxhloAttention]:
@@ -54,7 +54,7 @@ class FxhloAttentionBackend(AttentionBackend):
 
 
 class FxhloAttention(AttentionImpl):
-    """One layer: keeps the constants, calls the op."""
+    """One layer: holds the constants and calls the op."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class FxhloAttention(AttentionImpl):
         self._sinks_at: tuple[torch.nn.Module, str] | None = None
 
     def find_sinks(self, model: torch.nn.Module) -> None:
-        """Notes which parameter of the model the sinks are, so that a capture that swaps parameters swaps them too."""
+        """Finds the model's parameter for the sinks, so that a capture that swaps parameters swaps it too."""
         if self.sinks is None:
             return
         for module in model.modules():
@@ -137,12 +137,12 @@ class FxhloAttention(AttentionImpl):
 
 
 def is_attention(layer: object) -> bool:
-    """Whether the layer keeps keys and values per head."""
+    """Whether the layer caches keys and values per head."""
     return isinstance(layer, AttentionLayerBase) and hasattr(layer, "num_kv_heads")
 
 
 def cache_of(name: str, layer: Attention, block_size: int) -> PagedKV:
-    """The layer's KV cache."""
+    """The StateSpec of the layer's KV cache."""
     return PagedKV.of(
         name,
         block_size=block_size,

@@ -1,4 +1,4 @@
-"""The kinds of layers that the engine can serve, and what the layers of a model keep between steps."""
+"""The kinds of layers that the engine can serve, and the states of a model's layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KINDS = (attention.KIND,)
 
 
 def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ...]:
-    """The state of each layer, in the model's order. layers: by name, as vLLM registers those that keep something.
+    """The state of each layer, in the model's order. layers: by name, as vLLM registers those with a state.
 
     Raises UnsupportedError for a layer of another kind.
     """

@@ -1,4 +1,4 @@
-"""LayerKind: what the engine has to know of a kind of vLLM layer that is not plain ATen."""
+"""LayerKind: describes a kind of vLLM layer that is not plain ATen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..states.spec import StateSpec
 @dataclass(frozen=True)
 class LayerKind:
     """is_one: whether a layer of vLLM's static forward context is of this kind. state: (its name, the layer, tokens a
-    block) -> what it keeps between steps."""
+    block) -> its state."""
 
     name: str
     is_one: Callable[[object], bool]

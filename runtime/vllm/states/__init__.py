@@ -1,1 +1,1 @@
-"""What outlives a step, one file per kind: a paged KV cache today."""
+"""States, which outlive a step, one file per kind: a paged KV cache today."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class PagedKV(StateSpec):
     """[num_blocks, block_size, 2 * kv_heads, head_size], head h's keys at 2 * h and its values at 2 * h + 1.
 
-    A block's old values are never read: `seq_lens` ends what a request sees at its own tokens.
+    A block's old values are never read: `seq_lens` limits a request to its own tokens.
     """
 
     block_size: int
@@ -39,7 +39,7 @@ class PagedKV(StateSpec):
         )
 
     def for_vllm(self) -> KVCacheSpec:
-        """A full-attention spec for sliding windows too, which are the kernel's business: one block table does for all."""
+        """A full-attention spec, for sliding windows too: the kernel applies the window, and one block table serves all layers."""
         from .. import compat
 
         return compat.FullAttentionSpec(

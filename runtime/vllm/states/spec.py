@@ -1,4 +1,4 @@
-"""StateSpec: what outlives a step, as the programs, the placement, the batch and vLLM's cache manager have to agree on it."""
+"""StateSpec: describes a state that outlives a step, for programs, placement, batch and vLLM's cache manager."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StateSpec(ABC):
     """One state of one layer. name: the program's argument, whose new value is the result `<name>.updated`.
 
     shape: sizes or symbols. dtype: numpy's name. rows: who assigns the rows of dimension 0 to requests: "blocks" is vLLM's
-    block pool, through the block table of the state's group. reset: when a row is zeroed; "never" where what an earlier
-    request left is not read.
+    block pool, through the block table of the state's group. reset: when a row is zeroed; "never" where an earlier
+    request's values are not read.
     """
 
     layer: str
@@ -37,11 +37,11 @@ class StateSpec(ABC):
 
     @abstractmethod
     def for_vllm(self) -> KVCacheSpec:
-        """What vLLM's cache manager has to know to assign the rows."""
+        """The spec by which vLLM's cache manager assigns the rows."""
 
 
 def check_groups(config: KVCacheConfig) -> None:
-    """Raises UnsupportedError where vLLM assigns the blocks of some layers apart from others': one block table is an input."""
+    """Raises UnsupportedError where vLLM assigns blocks to several groups of layers: a step has one block table."""
     if len(config.kv_cache_groups) != 1:
         raise UnsupportedError(
             f"fxhlo does not support KV caches in {len(config.kv_cache_groups)} groups yet",

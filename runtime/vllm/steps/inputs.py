@@ -1,7 +1,7 @@
-"""The inputs of an engine's steps: the tables of passes/step_inputs.py with this engine's sizes, and who fills each.
+"""StepInputs: the tables of passes/step_inputs.py with an engine's sizes, and the parts of the batch that fill them.
 
-Comes in: for a step, arrays with a row per token or request. Goes out: arrays of a program's shapes, padded with what is
-neutral. Guaranteed: `check` compares names, shapes and dtypes with a program's signature before anything is served, and
+Comes in: for a step, arrays with a row per token or request. Goes out: arrays of a program's shapes, padded with neutral
+values. Guaranteed: `check` compares names, shapes and dtypes with a program's signature before anything is served, and
 `check_filled` that each input is filled by one part of the batch.
 """
 
@@ -22,9 +22,9 @@ NEXT_STEP = "report this as a bug of fxhlo, with the model's config.json"
 
 
 class StepInputs:
-    """What the programs of one engine take besides weights and states.
+    """The inputs of one engine's programs, besides weights and states.
 
-    sizes: of the symbols that are the same in every program, such as the length of a block table.
+    sizes: of the symbols that all programs share, such as the length of a block table.
     """
 
     def __init__(self, inputs: Iterable[StepInput], sizes: Mapping[str, int]) -> None:
@@ -34,7 +34,7 @@ class StepInputs:
 
     @classmethod
     def of(cls, options: StepOptions, passes: Iterable[Pass]) -> StepInputs:
-        """The model's inputs, and those that each pass of the step adds."""
+        """Collects the model's inputs and those that each pass of the step adds."""
         sizes = {
             "pages": options.pages,
             "biases": options.bias,
@@ -44,13 +44,13 @@ class StepInputs:
         return cls((*MODEL, *(one for each in passes for one in each.inputs)), sizes)
 
     def frame(self, bucket: Bucket) -> Frame:
-        """The inputs of one program."""
+        """Returns the Frame of one program."""
         if bucket not in self._frames:
             self._frames[bucket] = Frame(self.table, {**self.sizes, **dict(bucket.sizes)})
         return self._frames[bucket]
 
     def check(self, bucket: Bucket, signature: Signature) -> None:
-        """Raises FxhloError where the program takes other inputs than the table has."""
+        """Raises FxhloError where the program's inputs differ from the table."""
         wanted = {argument.name: (argument.shape, argument.dtype) for argument in signature.inputs}
         have = {name: (shape, self.table[name].dtype) for name, shape in self.frame(bucket).shapes.items()}
         wrong = [name for name in sorted({*wanted, *have}) if wanted.get(name) != have.get(name)]
@@ -70,7 +70,7 @@ class StepInputs:
 
 
 class Frame:
-    """The inputs of one program as arrays: a step copies what is neutral and writes its rows over it."""
+    """The inputs of one program as neutral arrays: a step copies them and writes its rows."""
 
     def __init__(self, table: Mapping[str, StepInput], sizes: Mapping[str, int]) -> None:
         self._table = table
@@ -79,18 +79,18 @@ class Frame:
         self._templates = {name: self._neutral(name) for name, one in table.items() if not one.wide}
 
     def blank(self, name: str) -> np.ndarray:
-        """The input where no request asks for anything: a new array."""
+        """Returns a new array with the input's neutral value."""
         template = self._templates.get(name)
         return self._neutral(name) if template is None else template.copy()
 
     def padded(self, name: str, values: np.ndarray) -> np.ndarray:
-        """values [n, ...], cast to the input's dtype, and neutral rows behind them."""
+        """Casts values [n, ...] to the input's dtype and pads them with neutral rows."""
         made = self.blank(name)
         made[: len(values)] = values
         return made
 
     def wide(self) -> dict[str, np.ndarray]:
-        """Neutral values of the inputs that few requests need, for the device to keep."""
+        """Neutral values of the wide inputs, which few requests need; they stay on the device."""
         return {name: self._neutral(name) for name, one in self._table.items() if one.wide}
 
     def _neutral(self, name: str) -> np.ndarray:

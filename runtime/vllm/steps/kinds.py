@@ -1,6 +1,6 @@
-"""The closed set of programs: kinds of steps, each with the sizes that its programs have, and a proof that nothing is missing.
+"""The closed set of programs: kinds of steps, the sizes of their programs, and the check that every step has one.
 
-A step that the scheduler asks for runs in the smallest program that holds it. A new kind (an encoder's step, a pooling
+A step runs in the smallest program that holds it. A new kind (an encoder's step, a pooling
 one, the verification of drafts) is another row of `KINDS`, with symbols of its own.
 """
 
@@ -17,7 +17,7 @@ SMALLEST = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that vLLM's scheduler puts into one step: rows of tokens, and requests."""
+    """Maximum size of a step of vLLM's scheduler: rows of tokens, and requests."""
 
     tokens: int
     requests: int
@@ -25,7 +25,7 @@ class Limits:
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """The sizes of one program, by symbol; the order of buckets is that of their sizes."""
+    """The sizes of one program, by symbol; buckets are ordered by their sizes."""
 
     sizes: tuple[tuple[str, int], ...]
 
@@ -48,7 +48,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class StepKind:
-    """A kind of step. buckets: sizes of its programs. largest: the sizes of the largest step that the scheduler may ask for."""
+    """A kind of step. buckets: sizes of its programs. largest: sizes of the scheduler's largest step."""
 
     name: str
     buckets: Callable[[Limits], Iterable[Bucket]]
@@ -70,13 +70,13 @@ KINDS = (
 )
 """decode: one token of each request. mixed: prompts, in whole or in part, among requests that decode.
 
-Sizes double, so that less than half of a step is padding. A mixed step has room for all requests: one that is not there
-costs next to nothing but its row of logits.
+Sizes double, so that less than half of a step is padding. A mixed step has room for all requests: an unused one costs
+little more than its row of logits.
 """
 
 
 def closed_set(limits: Limits, kinds: Sequence[StepKind] = KINDS) -> tuple[Bucket, ...]:
-    """Every program that the scheduler can ask for, the smallest first. Raises FxhloError where a step would have none.
+    """Returns every program that the scheduler can need, the smallest first. Raises FxhloError where a step would have none.
 
     A bucket that holds a step holds every smaller one, so it is enough that each kind's largest step has a program.
     """
@@ -91,7 +91,7 @@ def closed_set(limits: Limits, kinds: Sequence[StepKind] = KINDS) -> tuple[Bucke
 
 
 def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
-    """The smallest program that holds the step. buckets: in order."""
+    """Returns the smallest program that holds the step. buckets: in order."""
     for bucket in buckets:
         if bucket.holds(step):
             return bucket
@@ -102,7 +102,7 @@ def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
 
 
 def _doubled(smallest: int, largest: int) -> list[int]:
-    """smallest, twice as many, ... up to and with `largest`."""
+    """smallest, 2 * smallest, ... up to and including `largest`."""
     sizes = []
     size = smallest
     while size < largest:

@@ -1,4 +1,4 @@
-"""What the shapes of a step depend on besides the sizes of a program, read from vLLM's config."""
+"""StepOptions: the sizes from vLLM's config on which a step's shapes depend, besides a program's own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StepOptions:
 
     @classmethod
     def of(cls, config: VllmConfig) -> StepOptions:
-        """The options of an engine, once vLLM has settled its config."""
+        """Reads the options from vLLM's final config."""
         return cls(
             block_size=config.cache_config.block_size,
             max_model_len=config.model_config.max_model_len,
@@ -50,6 +50,6 @@ class StepOptions:
 
 
 def _logprobs(model_config: ModelConfig) -> int:
-    """Columns of log-probabilities: at least one, at most the vocabulary, which is also what vLLM's -1 stands for."""
+    """Number of columns of log-probabilities, from 1 to the vocabulary's size, which vLLM's -1 means."""
     vocabulary, most = model_config.get_vocab_size(), model_config.max_logprobs
     return vocabulary if most == -1 else min(max(1, most), vocabulary)

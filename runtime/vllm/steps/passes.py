@@ -1,4 +1,4 @@
-"""The passes that make a captured vLLM model a step: their order, and what vLLM's IR ops become."""
+"""The passes that turn a captured vLLM model into a step, in order, and the expansions of vLLM's IR ops."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .options import StepOptions
 
 
 def step_passes(options: StepOptions) -> tuple[Pass, ...]:
-    """The order of the step's passes, a reason per line."""
+    """Returns the step's passes in order, a reason per line."""
     return (
-        Canonicalize(),  # no-ops, repeated computations and dead code go before anything looks for patterns
-        Expand(ir_ops()),  # vLLM's IR ops become ATen, so that later passes and rules see only one vocabulary
-        PagedAttention(options.block_size, options.pages),  # attention gets its cache as explicit state
+        Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
+        Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
+        PagedAttention(options.block_size, options.pages),  # makes attention's KV cache an explicit state
         SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
-        # logits never leave the device
+        # sampling is part of the step: logits never leave the device
         Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
         SiluAndMul(),  # before the matmuls beside it, which it leaves alone
         Linear(),  # after the selection, which changes the matmuls' operands
         Donate(),  # when all states have their results
-        Canonicalize(),  # what the passes left behind
+        Canonicalize(),  # cleans up after the passes
     )
 
 
 def ir_ops() -> dict[OpOverload, Function | Preferred]:
-    """vLLM's IR ops with the implementation in plain torch that each of them carries, or with a kernel of ours."""
+    """Maps vLLM's IR ops to their implementations in plain torch, or to an op of ours."""
     from ..compat import ir_implementations
 
     fused: dict[str, tuple[Function, Callable[..., str | None]]] = {
@@ -65,7 +65,7 @@ def _fused_add_rms_norm(
 
 
 def _obstacle(x: Tensor, weight: Tensor | None, variance_size: int | None) -> str | None:
-    """Why the kernel's norm, over whole rows and in the weight's dtype, is not the one that is asked for."""
+    """Why this norm is not the kernel's, which is over whole rows and in the weight's dtype; None where it is."""
     if weight is None:
         return "the norm has no weight"
     if variance_size is not None:

@@ -1,4 +1,4 @@
-"""The programs of an engine, made or found: one Program captured, emitted and compiled for every bucket, kept in a bundle.
+"""Programs: loads the programs of an engine, or captures one Program, compiles it for every bucket, and saves a bundle.
 
 Comes in: vLLM's config and the model. Goes out: an Executable per bucket, without weights. Guaranteed: a second start of
 the same engine captures and compiles nothing.
@@ -38,10 +38,10 @@ COMPILE_THREADS = 2
 
 @dataclass(frozen=True)
 class Programs:
-    """What the programs of one engine are made of.
+    """The programs of one engine.
 
-    model: with its weights. build: makes it again without them, for capture. sizes: of the symbols that are the same in
-    every program, besides a bucket's own, such as `num_blocks`.
+    model: with its weights. build: builds it again without weights, for capture. sizes: of the symbols that all programs
+    share, such as `num_blocks`.
     """
 
     config: VllmConfig
@@ -53,11 +53,11 @@ class Programs:
     target: Target
 
     def load(self, progress: Progress) -> dict[Bucket, Executable]:
-        """Finds the programs in the cache, or makes them first."""
+        """Loads the programs from the cache; makes them first where they are missing."""
         key, kept = self.key(), Cache()
         try:
             found = self._load(kept, key, progress)
-        except BundleError:  # damage that shows only where a program is read
+        except BundleError:  # damage that only reading a program shows
             kept.discard(key)
             found = self._load(kept, key, progress)
         progress(f"{len(found)} programs loaded")
@@ -71,7 +71,7 @@ class Programs:
         return {bucket: bundle.executable(str(bucket), self.target) for bucket in self.buckets}
 
     def key(self) -> dict[str, object]:
-        """Everything on which the programs depend, for the cache."""
+        """The cache's key: everything on which the programs depend."""
         import jaxlib
         import torch
         import vllm
@@ -82,7 +82,7 @@ class Programs:
         return {
             "model": json.loads(json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True)),
             "class": type(self.model).__qualname__,
-            "parameters": sorted(name for name, _ in self.model.named_parameters()),  # the files decide about some
+            "parameters": sorted(name for name, _ in self.model.named_parameters()),  # some depend on the weight files
             "dtype": str(model_config.dtype),
             "cache_dtype": self.config.cache_config.cache_dtype,
             "options": asdict(self.options),
@@ -117,7 +117,7 @@ class Programs:
             (str(bucket), emit(program, {**self.sizes, **dict(bucket.sizes)})) for bucket in self.buckets
         )
         if not native.ready():
-            modules = list(modules)  # legalization asks for the native kernels: what can be done before comes first
+            modules = list(modules)  # emit all first: legalization waits for the native kernels' build
             progress("building the native kernels, once per machine")
         done = count(1)
 
@@ -130,6 +130,6 @@ class Programs:
 
 @cache
 def source_digest() -> str:
-    """A digest over fxhlo's own sources: a changed compiler makes other programs."""
+    """A digest of fxhlo's own sources: a changed compiler invalidates the programs."""
     root = Path(__file__).parents[3]
     return files.sources_digest((root / folder for folder in ("kernels", "lowering", "passes", "runtime")), root)

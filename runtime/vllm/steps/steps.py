@@ -1,4 +1,4 @@
-"""Running steps: the programs of an engine with its weights and states, and starting one of them.
+"""Steps: the programs of an engine with its weights and states, and how one is started.
 
 Guaranteed: after `prepare` nothing is traced or compiled in this process; states stay on the device, and each step writes
 into their memory.
@@ -40,9 +40,9 @@ def prepare(
     num_blocks: int,
     progress: Progress,
 ) -> Steps:
-    """Loads or makes every program, checks what they take, places weights and states, and seals the process.
+    """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
-    model: with its weights; build: makes it again without them. num_blocks: of each KV cache.
+    model: with its weights; build: builds it again without weights. num_blocks: of each KV cache.
     """
     options, target = StepOptions.of(config), Target.parse("cpu")
     buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks}
@@ -78,7 +78,7 @@ class StepProgram:
         self._updates = tuple(names.index(f"{state.name}.updated") for state in signature.states)
 
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
-        """Starts a step, which consumes the states. Gives its results and the states' new values."""
+        """Starts a step, which consumes the states. Returns its results and the states' new values."""
         put, kept, remaining = self._device.put, self._kept, iter(states)
         buffers = [
             next(remaining) if name is None else put(inputs[name]) if name in inputs else kept[name]
@@ -90,7 +90,7 @@ class StepProgram:
 
 
 class Steps:
-    """All programs of one engine and its states. inputs: what a step takes."""
+    """All programs of one engine, and its states. inputs: of a step."""
 
     def __init__(self, programs: Mapping[Bucket, StepProgram], inputs: StepInputs, states: list[Buffer]) -> None:
         self.inputs = inputs
@@ -99,7 +99,7 @@ class Steps:
         self._selected: dict[tuple[int, int], Bucket] = {}
 
     def select(self, tokens: int, requests: int) -> Bucket:
-        """The smallest program that holds so many tokens and requests."""
+        """Returns the smallest program for these numbers of tokens and requests."""
         found = self._selected.get((tokens, requests))
         if found is None:
             found = select(tuple(self._programs), Bucket.of(tokens=tokens, requests=requests))
@@ -107,6 +107,6 @@ class Steps:
         return found
 
     def start(self, bucket: Bucket, inputs: Mapping[str, np.ndarray]) -> PendingStep:
-        """Starts a step. inputs: of the bucket's shapes; a wide one that is left out is neutral."""
+        """Starts a step. inputs: of the bucket's shapes; omitted wide ones are neutral."""
         pending, self._states = self._programs[bucket].start(inputs, self._states)
         return pending
