@@ -1,4 +1,4 @@
-"""`lower-model conformance`: what the author of a backend runs. Kernels' cases and a slice of ops on one target, the whole way.
+"""`lower-model conformance`, for authors of backends: runs kernels' cases and a selection of ops end to end on one target.
 
 Comes in: a target's name. Goes out: a table or JSON; exit 1 where something was refused by the compiler or computed otherwise.
 Guaranteed: each group runs in a process of its own, so a plugin that aborts is a line of the table; numbers are compared with
@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..kernels.catalog import kernels
 from ..runtime.core.errors import FxhloError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
-"""The largest difference of an op's result, as a part of its largest magnitude."""
+"""The largest difference allowed of an op's result, as a fraction of its largest magnitude."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Line:
         return self.compiled.startswith("no:") or self.checked.startswith("no:")
 
 
-def ops() -> dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]]:
-    """A slice of ops: one or two of each family, in the dtypes that models use, with their operands."""
+def ops() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]]:
+    """A selection of ops: one or two of each family, in the dtypes that models use, with their operands."""
     import torch
     from torch.nn import functional as f
 
@@ -82,7 +82,7 @@ def ops() -> dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]]:
 
 
 def run_op(name: str, target: Target) -> Line:
-    """One op the whole way; its numbers against eager torch where a device is here."""
+    """Runs one op end to end and compares its numbers with eager torch where the target has a device here."""
     import torch
 
     from ..lowering.lower import lower
@@ -93,7 +93,7 @@ def run_op(name: str, target: Target) -> Line:
     line = Line("ops", name)
 
     class Op(torch.nn.Module):
-        def forward(self, *tensors: torch.Tensor) -> Any:
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
             return function(*tensors)
 
     module = lower(Op(), arguments, target=target)
@@ -122,7 +122,7 @@ def conformance(
     as_json: bool = False,
     imports: Sequence[str] = (),
 ) -> None:
-    """Runs everything and shows it. imports: what a worker's process has to import, as this one did.
+    """Runs everything and shows it. imports: modules that a worker's process imports, as this one did.
 
     Raises FxhloError where something failed, UsageError for an unknown kernel.
     """

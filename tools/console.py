@@ -1,7 +1,7 @@
-"""How commands talk to a terminal: results on stdout, the rest on stderr, one clear message for an error.
+"""Terminal output of commands: results on stdout, everything else on stderr, one clear message per error.
 
-`run(app, arguments)` is the frame of every command: it keeps stdout clean of what libraries print, shows an
-FxhloError as what, where and what next, and ends quietly when the reader of a pipe has gone. Exit codes: EXIT_CODES.
+`run(app, arguments)` runs every command: it keeps libraries' output off stdout, shows an FxhloError as what, where and
+what next, and ends quietly when the reader of a pipe has closed it. Exit codes: EXIT_CODES.
 FXHLO_TRACEBACK=1 shows where an error was raised.
 """
 
@@ -34,12 +34,12 @@ Exit codes:
 """
 INTERRUPTED = 130
 GRACE = 1.0
-"""Seconds that Python has to handle an interrupt, before the process ends in the middle of a compiler's call."""
+"""Seconds that Python has to handle an interrupt before the process is ended within a compiler's call."""
 REPORT = "this is a bug of fxhlo: FXHLO_TRACEBACK=1 shows where it was raised"
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 if not stderr.is_terminal:
-    stderr.width = 132  # a file, or a pipe: rich would take 80
+    stderr.width = 132  # for a file or a pipe: rich's default is 80
 _stdout: TextIO | None = None
 
 
@@ -48,7 +48,7 @@ class UsageError(FxhloError):
 
 
 def stdout() -> TextIO:
-    """Where results go: the process's own stdout, also while `run` keeps libraries from writing to it."""
+    """The stream for results: the process's own stdout, also while `run` keeps libraries from writing to it."""
     return _stdout or sys.stdout
 
 
@@ -59,7 +59,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def stage(title: str, times: dict[str, float] | None = None, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Shows that `title` is under way and then how long it took; gives a function that adds what came out."""
+    """Shows that `title` is running, then how long it took; yields a function that adds its outcome to the line."""
     came_out: list[str] = []
     start = perf_counter()
     if stderr.is_terminal and not quiet:
@@ -76,7 +76,7 @@ def stage(title: str, times: dict[str, float] | None = None, quiet: bool = False
 
 
 def show_error(problem: FxhloError) -> None:
-    """The error as Python raises it: what, where, what next."""
+    """Prints the error as Python raises it: what, where, what next."""
     stderr.print(f"[bold red]error:[/bold red] {escape(problem.message)}")
     if problem.where:
         stderr.print(f"  [dim]at:[/dim] {escape(str(problem.where))}")
@@ -97,7 +97,7 @@ def put(text: str) -> None:
 
 
 def _close_stdout() -> None:
-    """What is still buffered must not fail again at exit."""
+    """Closes stdout so that flushing its buffer does not fail again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stdout().fileno())
     os.close(null)
@@ -112,7 +112,7 @@ def run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
             app(args=list(arguments), prog_name=name, standalone_mode=True)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(bool(end.code))
-            if code == INTERRUPTED:  # typer's, which says nothing
+            if code == INTERRUPTED:  # typer's code, without a message
                 say("interrupted")
             return code
         except KeyboardInterrupt:
@@ -144,7 +144,7 @@ def run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
 
 @contextmanager
 def _ending_at_interrupts() -> Iterator[None]:
-    """Ctrl-C ends the process also while a compiler runs, which Python's own handler waits for."""
+    """Makes Ctrl-C end the process even while a compiler runs, whose return Python's own handler waits for."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -164,11 +164,11 @@ def _ending_at_interrupts() -> Iterator[None]:
     finally:
         over.set()
         signal.set_wakeup_fd(before)
-        os.close(writing)  # the thread reads the end of the file, and ends
+        os.close(writing)  # the thread reads end-of-file and returns
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an error's text that says something."""
+    """The first nonempty line of an error's text."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), "(no message)")
 
 
@@ -179,7 +179,7 @@ def _traceback() -> None:
 
 @contextmanager
 def _clean_stdout() -> Iterator[None]:
-    """File descriptor 1 becomes stderr for everybody but `stdout()`: vLLM, torch and XLA print where they like."""
+    """Redirects file descriptor 1 to stderr, except for `stdout()`: vLLM, torch and XLA print to stdout."""
     global _stdout
     sys.stdout.flush()
     own = os.dup(1)
@@ -189,7 +189,7 @@ def _clean_stdout() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # its reader has gone
+        with suppress(OSError):  # its reader has closed it
             _stdout.flush()
         os.dup2(own, 1)
         sys.stdout, made, _stdout = before, _stdout, None

@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on a real model, stage by stage with its time, ending in answers through vLLM's engine.
+"""`make demo`: the whole pipeline on a real model, each stage timed, and answers through vLLM's engine at the end.
 
 In: nothing but the environment. Out: text on the terminal; build/models holds the prepared model and fxhlo's cache the
 compiled programs, so that a second run only loads them.
@@ -27,18 +27,18 @@ QUESTIONS = (
 
 app = typer.Typer(add_completion=False)
 
-# XLA's threads are running by the time the engine starts, and a process with threads must not be forked.
+# XLA's threads are running when the engine starts, and a process with threads must not be forked.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it is not there, and not needed
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # Triton is not installed, and not needed
 
 STARTED = perf_counter()
 
 
 def _compiler(folder: str, dtype: str) -> None:
-    """The compiler's stages on their own, for one bucket: what the engine does for each of its programs.
+    """Runs the compiler's stages for one bucket, as the engine does for each of its programs.
 
-    Their bundle is kept: a later run finds it, as the engine finds its own, and captures nothing.
+    The bundle is cached: a later run loads it, as the engine loads its own, and captures nothing.
     """
     with console.stage("libraries"):
         from ..runtime.core import native, pjrt

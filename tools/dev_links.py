@@ -1,7 +1,7 @@
 """Makes .dev/fxhlo/{kernels,lowering,...}: links that show mypy, pyright and import-linter the tree as it is imported.
 
-setup.py maps the top-level folders to `fxhlo.*`; tools that only read files do not know that map. Run from anywhere;
-links that are right are left alone.
+setup.py maps the top-level folders to `fxhlo.*`; tools that only read files do not use that map. Run from any
+folder; correct links are kept.
 """
 
 from __future__ import annotations

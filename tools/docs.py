@@ -29,12 +29,12 @@ from .kernel_matrix import read as read_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 OP_DB = ROOT / "docs" / "op_db.json"
-"""What the last `make conformance` found; tests/conformance/op_db.py writes it."""
+"""Results of the last `make conformance`; tests/conformance/op_db.py writes it."""
 NOTICE = "<!-- written by `make docs`; do not edit -->\n"
 
 
 def first_sentence(thing: object) -> str:
-    """Of a docstring, on one line."""
+    """The first sentence of a docstring, on one line."""
     text = " ".join((getdoc(thing) or "").split())
     head, dot, _ = text.partition(". ")
     return head + dot.strip()
@@ -88,7 +88,7 @@ REFUSED = [
 
 
 def kernels_page() -> str:
-    """Every kernel, its implementations in the order in which they are tried, and where its meaning comes from."""
+    """Every kernel, its implementations in the order in which they are tried, and the source of its semantics."""
     lines = [
         NOTICE,
         "# Kernels\n",
@@ -152,7 +152,7 @@ def _matrix_of(outcomes: list[Outcome]) -> list[str]:
 
 
 def ops_page() -> str:
-    """What is lowered, how, what is left out and why, and what the operator database says of it."""
+    """Ops that are lowered, and how; ops that are left out, and why; and the results of the operator database."""
     taken_apart = sum(op.namespace == "aten" for op in decompositions())  # others depend on what else is imported
     lines = [
         NOTICE,

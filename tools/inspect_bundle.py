@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ..runtime.core.bundle import Bundle
 from ..runtime.core.manifest import Entry
@@ -32,8 +31,12 @@ def inspect_bundle(folder: Path, *, entry: str | None = None, as_json: bool = Fa
         return
     weights = weight_facts(bundle)
     made = ", ".join(f"{name} {version}" for name, version in bundle.manifest.made.items())
-    stored = f"{weights['weights']} weights ({size(weights['weight_bytes'])})" if weights["weights"] else "no weights in it"
-    console.put(f"{bundle.name}: {len(bundle)} entries; {stored}; for {bundle.manifest.mesh}; made {made or 'by an unknown version'}")
+    stored = (
+        f"{weights['weights']} weights ({size(weights['weight_bytes'])})" if weights["weights"] else "no weights in it"
+    )
+    console.put(
+        f"{bundle.name}: {len(bundle)} entries; {stored}; for {bundle.manifest.mesh}; made {made or 'by an unknown version'}"
+    )
     for name, one in bundle.entries.items():
         if entry in (None, name):
             console.put(describe(name, one))
@@ -57,7 +60,7 @@ def describe(name: str, entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def entry_facts(entry: Entry) -> dict[str, Any]:
+def entry_facts(entry: Entry) -> dict[str, object]:
     return {
         "bindings": dict(entry.bindings),
         "portable_bytes": entry.module.bytes,
@@ -74,13 +77,13 @@ def entry_facts(entry: Entry) -> dict[str, Any]:
     }
 
 
-def weight_facts(bundle: Bundle) -> dict[str, Any]:
+def weight_facts(bundle: Bundle) -> dict[str, int]:
     manifest = bundle.manifest
     return {"weights": len(manifest.weights), "weight_bytes": sum(record.bytes for record in manifest.weight_files)}
 
 
 def size(count: int) -> str:
-    """1.5 MB."""
+    """Formats bytes: "1.5 MB"."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.4g} {unit}"

@@ -1,9 +1,9 @@
-"""The matrix of kernels: for each case and target the implementation that legalization takes, whether the compiler takes it,
-and whether its numbers are the reference's. `python -P -m fxhlo.tools.kernel_matrix` writes docs/kernels.json.
+"""The matrix of kernels: for each case and target the implementation that legalization chooses, whether it compiles, and
+whether its numbers match the reference. `python -P -m fxhlo.tools.kernel_matrix` writes docs/kernels.json.
 
 Comes in: `Kernel.cases`, the targets. Goes out: one `Outcome` per kernel, case and target, in a fixed order.
-Guaranteed: a case goes the whole way, torch op, composite, legalization, compiler; a compiler that aborts its process is an
-outcome too, since each group of cases runs in a process of its own; what is not checked says so.
+Guaranteed: a case runs end to end: torch op, composite, legalization, compiler. A compiler that aborts its process is an
+outcome too, since each group of cases runs in a process of its own; unchecked outcomes are marked.
 
 Numbers are checked where a case makes values: on a device of the target where one is here, else once per implementation,
 Pallas kernels in Pallas' interpreter. `make conformance` runs all of it; a test compares the choices alone.
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from ..passes.torch_private import parse_schema
 from ..runtime.core.errors import FxhloError
 from ..runtime.core.targets import KNOWN, Target
 from .imports import import_words
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..runtime.core import pjrt
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "kernels.json"
@@ -39,7 +44,7 @@ SECONDS = 900
 
 @dataclass(frozen=True)
 class Outcome:
-    """compiled, checked: "yes", "no: ...", or "not run". difference: of the numbers, as a part of the largest magnitude."""
+    """compiled, checked: "yes", "no: ...", or "not run". difference: of the numbers, as a fraction of the largest magnitude."""
 
     kernel: str
     version: int
@@ -54,7 +59,7 @@ class Outcome:
 
 
 def chosen(kernel: Kernel, case: Case, target: Target) -> Outcome:
-    """The outcome as far as it is known before anything compiles."""
+    """The outcome as far as it is known before compilation."""
     operands = Operands.of(case.operands, case.operands.values())
     implementation, reasons = kernel.choice(operands, case.attributes, target)
     dtypes = dict.fromkeys(spec.dtype.name for spec in case.operands.values() if spec.dtype.kind not in "iub")
@@ -88,7 +93,7 @@ def module_of(kernel: Kernel, case: Case) -> bytes:
     return mlir.bytecode(emit(program, {}).module)
 
 
-def compiled(kernel: Kernel, case: Case, target: Target) -> Any:
+def compiled(kernel: Kernel, case: Case, target: Target) -> pjrt.Compiled:
     """The case's module, legalized and compiled for `target`. Raises FxhloError."""
     from ..passes.hlo.legalize import legalize
     from ..runtime.core import pjrt
@@ -99,10 +104,10 @@ def compiled(kernel: Kernel, case: Case, target: Target) -> Any:
 
 
 def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> float:
-    """Of the results from the reference's: the largest, as a part of its largest magnitude; infinite where integers differ."""
+    """The largest difference from the reference, as a fraction of its largest magnitude; infinite where integers differ."""
     from ..lowering.lowered import as_numpy
 
-    given: dict[str, Any] = dict.fromkeys(_schema_names(kernel)) | {
+    given: dict[str, torch.Tensor | None] = dict.fromkeys(_schema_names(kernel)) | {
         name: _tensor(array) for name, array in arrays.items()
     }
     wanted = kernel.reference(**given, **case.attributes)
@@ -116,7 +121,7 @@ def _schema_names(kernel: Kernel) -> list[str]:
     return [argument.name for argument in arguments if "Tensor" in str(argument.type)]
 
 
-def _tensor(array: np.ndarray) -> Any:
+def _tensor(array: np.ndarray) -> torch.Tensor:
     import torch
 
     from ..lowering.types import FROM_NUMPY
@@ -152,8 +157,8 @@ def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str,
     return results if isinstance(results, tuple | list) else (results,)
 
 
-def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: Any) -> Outcome:
-    """The outcome with its numbers checked, where the case makes values and there is something to run them on."""
+def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: pjrt.Compiled | None) -> Outcome:
+    """Checks the outcome's numbers if the case makes values and a device or the interpreter can run them."""
     from ..runtime.core import pjrt
 
     target = Target.parse(outcome.target)
@@ -174,7 +179,7 @@ def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: Any) -> Ou
 
 
 def run_case(kernel: Kernel, case: Case, target: Target) -> Outcome:
-    """All that can be known of one case on one target."""
+    """Chooses, compiles and checks one case on one target."""
     outcome, executable = chosen(kernel, case, target), None
     try:
         executable = compiled(kernel, case, target)
@@ -201,7 +206,7 @@ def run_group(name: str, target: str, say: Callable[[str], None], imports: Seque
 
 
 def restarted(command: Sequence[str], count: int) -> Iterator[dict[str, Any] | str]:
-    """What a worker prints, a JSON object per case; a text where one ended the process, which starts again behind it.
+    """Yields a worker's output: a JSON object per case, or a text for a case that ended the process; the worker restarts after it.
 
     The worker is called with the first case's number as its last word, and runs from there to the end.
     """
@@ -245,7 +250,7 @@ def matrix(
 
 
 def write(outcomes: Sequence[Outcome], path: Path = RECORD) -> None:
-    """docs/kernels.json: one line per outcome, the figures rounded so that they are the same on every machine."""
+    """docs/kernels.json: one line per outcome, the figures rounded to be the same on every machine."""
     lines = []
     for one in outcomes:
         shown = None if one.difference is None or not np.isfinite(one.difference) else float(f"{one.difference:.1g}")
@@ -254,7 +259,7 @@ def write(outcomes: Sequence[Outcome], path: Path = RECORD) -> None:
 
 
 def read(path: Path = RECORD) -> list[Outcome]:
-    """What the last run found."""
+    """Reads the outcomes of the last run."""
     return [Outcome(**{**one, "reasons": tuple(one["reasons"])}) for one in json.loads(path.read_text())]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-# Asked for by a dependency, and harmful or unused here. The file is installed with --no-deps, so leaving out works.
+# Required by a dependency, and harmful or unused here. The file is installed with --no-deps, so they can be left out.
 LEFT_OUT = {
     "torchvision": "its builds do not match the CPU build of torch; transformers then fails at import",
     "torchaudio": "as torchvision",
@@ -41,7 +41,7 @@ def lock(report: dict[str, Any]) -> str:
 
 
 def reached(found: dict[NormalizedName, Any]) -> set[NormalizedName]:
-    """What is needed, starting from what was asked for, without going through LEFT_OUT."""
+    """Names of all packages that the requested ones need, not followed through LEFT_OUT."""
     names: set[NormalizedName] = set()
     todo = [(name, extra) for name, item in found.items() if item["requested"] for extra in wanted_extras(item)]
     seen = set()

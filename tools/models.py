@@ -1,7 +1,7 @@
-"""What the word MODEL on a command line means, and whether it can be read, before anything slow is imported.
+"""Resolves a command's argument MODEL and checks that it can be read, before anything slow is imported.
 
 Comes in: a folder, a config.json, an exported program (.pt2), or a hub id. Goes out: a `Model`.
-Guaranteed: what is wrong with it is a ModelError that names the file and what to do.
+Guaranteed: an invalid model raises ModelError, which names the file and what to do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TAKEN = "MODEL is a folder with a config.json, a config.json alone, a .pt2 of to
 
 
 class ModelError(FxhloError):
-    """A model that is not there, or that cannot be read."""
+    """A model does not exist or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Model:
 
 @contextmanager
 def opened(word: str) -> Iterator[Model]:
-    """The model behind `word`; a config.json alone, or one from the hub, gets a folder for as long as it is open."""
+    """Opens the model named by `word`; a config.json alone, or from the hub, gets a temporary folder meanwhile."""
     path = Path(word).expanduser()
     if path.is_dir():
         config = read_config(path / "config.json")
@@ -77,7 +77,7 @@ def _name_of(config: Path) -> str:
 
 
 def _alone(name: str, config: Path) -> Iterator[Model]:
-    """A folder that holds nothing but this config.json."""
+    """A temporary folder with this config.json alone."""
     content = read_config(config)
     with TemporaryDirectory(prefix="fxhlo-config-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(content))
@@ -101,7 +101,7 @@ def _from_hub(word: str, folder: Path) -> Path:
         answer = get_session().get(
             hf_hub_url(word, "config.json"), headers=build_hf_headers(), timeout=10, follow_redirects=True
         )
-    except Exception as problem:  # of the HTTP library that this version of the client uses
+    except Exception as problem:  # the HTTP library's, which depends on the client's version
         raise ModelError(
             f"there is no folder {word} here, and the hub cannot be reached from this machine",
             next_step=f"where there is a network: hf download {word} --local-dir FOLDER; then name that folder",
@@ -149,7 +149,7 @@ def read_config(path: Path) -> dict[str, object]:
 def check_weights(folder: Path, *, needed: bool = False) -> list[Path]:
     """The safetensors files of a model folder, each as long as its header says. Raises ModelError, BundleError.
 
-    needed: no weights at all is an error too. Reads headers only.
+    needed: the absence of weights is an error too. Reads headers only.
     """
     found = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"

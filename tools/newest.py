@@ -78,7 +78,7 @@ def main() -> int:
         )
         run(
             other, *pytest, "-n", "2", "tests/runtime", "--ignore=tests/runtime/test_native.py"
-        )  # tests/versions calls native kernels
+        )  # for tests/versions, which calls native kernels
         run(sys.executable, *pytest, "tests/versions", FXHLO_OTHER_PYTHON=str(other))
     except subprocess.CalledProcessError as problem:
         console.say(f"failed: {' '.join(map(str, problem.cmd))}")

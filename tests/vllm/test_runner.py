@@ -1,6 +1,6 @@
-"""vLLM's own engine and scheduler drive our worker and runner; the programs are a stand-in that checks what it is given.
+"""vLLM's own engine and scheduler drive our worker and runner; the programs are a fake that checks its inputs.
 
-The stand-in's "KV cache" holds token ids. Each step it writes its tokens where slot_mapping says, reads every request's
+The fake's "KV cache" holds token ids. Each step it writes its tokens where slot_mapping says, reads every request's
 whole context back through its block table, and "samples" a hash of it. So a request's answer is right only if every token
 of it went to the right place in the right order, however vLLM cut, delayed, preempted or shared the work.
 """
@@ -44,7 +44,7 @@ def expected(prompt: list[int], count: int) -> list[int]:
 
 @dataclass
 class Answered:
-    """Stands in for pending.PendingStep: what a step answered, at once."""
+    """A fake pending.PendingStep whose results are there at once."""
 
     answer: np.ndarray
 
@@ -57,7 +57,7 @@ class Answered:
 
 
 class CheckingSteps:
-    """Stands in for steps.Steps."""
+    """A fake steps.Steps."""
 
     last: CheckingSteps
 

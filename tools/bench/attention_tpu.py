@@ -1,11 +1,10 @@
 """Cycles of our paged attention beside the kernel in jax's wheel, as libtpu's static profile of TPU v6e has them.
 
-Comes in: nothing but libtpu; no TPU is needed. Goes out: a row per shape. The compiler counts the cycles of straight code, of
-loops with a known count, and what an instruction waits for; where a loop's count is data it guesses. So both kernels are
-compiled with their data-dependent loops set to one request and a number of blocks of keys, and every condition taken, each
-in a process of its own. The figure is what further blocks cost: the difference between two counts, for 1,024 keys. What
-stands before and after a request's blocks is not in it. Copies are as quick as the compiler's model of them has it; beside
-the cycles stands what the memory needs for the same keys.
+Comes in: nothing but libtpu; no TPU is needed. Goes out: a row per shape. The compiler counts the cycles of straight-line code, of
+loops with a known trip count, and of stalls; it guesses data-dependent trip counts. So both kernels are compiled with their
+data-dependent loops fixed to one request and a number of blocks of keys, and every branch taken, each in a process of its
+own. The figure is the marginal cost of blocks: the difference between two counts, for 1,024 keys. It excludes a request's
+prologue and epilogue. Copies take the time of the compiler's model; the memory's own time for the same keys is given beside.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from ...runtime.core.targets import Target
 
 TARGET = "tpu-v6e"
 CLOCK = 1.75e9
-"""Cycles a second of v6e, for the time of its memory in cycles."""
+"""v6e's clock in Hz, to convert the memory's time to cycles."""
 CONTEXT = 2048
-"""Keys that the block tables have room for."""
+"""Capacity of the block tables, in keys."""
 KEYS = 1024
-"""What the figures are for."""
+"""Number of keys that a figure is for."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ ALONE = (
     Shape("decode, 32 heads of 256 on 8, pages of 16", 1, head_size=256),
     Shape("decode, 32 heads on 8, float8 cache", 1, cache="float8_e4m3fn", page=32),
 )
-"""What the kernel of the wheel does not take."""
+"""Shapes that the wheel's kernel does not support."""
 
 
 @dataclass(frozen=True)
 class Cycles:
-    """Of KEYS keys for the shape's rows; None where the kernel does not compile, and why. memory: what these keys take to
-    arrive, in cycles."""
+    """Cycles of KEYS keys for the shape's rows; None, with the reason, where the kernel does not compile. memory: cycles to
+    load these keys."""
 
     shape: str
     ours: float | None
@@ -132,7 +131,7 @@ def _estimate(shape: Shape, which: str, blocks: int) -> tuple[float, int, int]:
 
 
 class _Straight:
-    """Stands for `pl` or `lax` in a kernel's module: conditions are taken, loops over data have `counts` in order."""
+    """Replaces `pl` or `lax` in a kernel's module: takes every branch, and gives data-dependent loops `counts` in order."""
 
     def __init__(self, module: Any, *counts: int) -> None:
         self.module, self.counts = module, list(counts)
@@ -140,7 +139,7 @@ class _Straight:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
-    def when(self, condition: Any) -> Callable[[Callable[[], None]], None]:
+    def when(self, condition: object) -> Callable[[Callable[[], None]], None]:
         return lambda act: act()
 
     def loop(self, first: Any, end: Any) -> Any:
@@ -151,7 +150,7 @@ class _Straight:
         return self.module.fori_loop(0, count, lambda _, state: body(state), start)
 
 
-def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable[..., Any], int, int]:
+def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable[..., object], int, int]:
     import jax
     from jax.experimental import pallas as pl
 

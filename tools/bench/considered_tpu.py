@@ -1,7 +1,7 @@
-"""Kernels that were considered for TPU: what the compiler says of XLA's program, and of a kernel where there is one.
+"""Kernels that were considered for TPU: the compiler's figures for XLA's program, and for a kernel where there is one.
 
-Comes in: nothing but libtpu; nothing is timed. Goes out: a row per program and target: bytes accessed as XLA's cost analysis
-has them, temporaries, and `estimated_cycles` of fusions and copies (a Pallas call and a sort have none). Verdicts stand in
+Comes in: nothing but libtpu; nothing is timed. Goes out: a row per program and target: bytes accessed by XLA's cost analysis,
+temporaries, and `estimated_cycles` of fusions and copies (a Pallas call and a sort have none). Verdicts are in
 docs/kernels_considered.md.
 """
 
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .sampling_tpu import xla_cycles
+
+if TYPE_CHECKING:
+    from jax import Array
+    from rich.table import Table
 
 TARGETS = ("tpu-v5e", "tpu-v6e")
 
@@ -24,7 +28,7 @@ class Candidate:
 
     group: str
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., Array]
     operands: tuple[tuple[tuple[int, ...], str], ...]
     least: int
 
@@ -48,21 +52,21 @@ def candidates() -> Iterator[Candidate]:
 
 
 def _matmuls() -> Iterator[Candidate]:
-    """A product with a weight of 8 and 4 bits, as plain StableHLO: does XLA read the narrow weight, or widen it first?"""
+    """Matmuls with 8-bit and 4-bit weights in plain StableHLO: does XLA read the narrow weight, or widen it first?"""
     import jax.numpy as jnp
     from jax import lax
 
-    def product(values: Any, weight: Any) -> Any:
+    def product(values: Array, weight: Array) -> Array:
         return lax.dot_general(values, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
-    def wide(values: Any, weight: Any) -> Any:
+    def wide(values: Array, weight: Array) -> Array:
         return product(values, weight).astype(values.dtype)
 
-    def scaled(values: Any, weight: Any, scale: Any) -> Any:
+    def scaled(values: Array, weight: Array, scale: Array) -> Array:
         return (product(values, weight.astype(values.dtype)) * scale).astype(values.dtype)
 
-    def packed(values: Any, weight: Any, scale: Any) -> Any:
-        """Two weights a byte: the low halves are the first half of the inputs, as in kernels/quantized_matmul."""
+    def packed(values: Array, weight: Array, scale: Array) -> Array:
+        """Two weights per byte: the low nibbles are the first half of the inputs, as in kernels/quantized_matmul."""
         low, high = (weight << 4) >> 4, weight >> 4
         half = weight.shape[1]
         both = product(values[:, :half], low.astype(values.dtype)) + product(
@@ -88,15 +92,15 @@ def _matmuls() -> Iterator[Candidate]:
 
 
 def _attentions() -> Iterator[Candidate]:
-    """Attention of an encoder over 16 heads of 64: as XLA has it, and by the flash attention of the jax wheel."""
+    """An encoder's attention over 16 heads of 64: by XLA, and by the flash attention of the jax wheel."""
     from ...kernels.attention import tpu, xla
 
     named: dict[str, Any] = {"layer": "", "scale": 0.125, "sliding_window": 0, "soft_cap": 0.0, "causal": False}
 
-    def plain(query: Any, key: Any, value: Any) -> Any:
+    def plain(query: Array, key: Array, value: Array) -> Array:
         return xla.lower(query, key, value, **named)
 
-    def flash(query: Any, key: Any, value: Any) -> Any:
+    def flash(query: Array, key: Array, value: Array) -> Array:
         return tpu.lower(query, key, value, **named)
 
     for tokens in (256, 512, 577, 1024, 1500, 2048, 8192):
@@ -108,22 +112,22 @@ def _attentions() -> Iterator[Candidate]:
 
 
 def _experts() -> Iterator[Candidate]:
-    """Rows sorted by expert times each expert's weight: 8 experts of 4096 by 14336, as Mixtral's."""
+    """Grouped matmul of rows sorted by expert: 8 experts of 4096 by 14336, as in Mixtral."""
     import jax.numpy as jnp
     from jax import lax
     from jax.experimental.pallas.ops.tpu.megablox import gmm
 
-    def ragged(values: Any, weights: Any, sizes: Any) -> Any:
+    def ragged(values: Array, weights: Array, sizes: Array) -> Array:
         return lax.ragged_dot(values, weights, sizes, preferred_element_type=jnp.float32).astype(values.dtype)
 
-    def every(values: Any, weights: Any, sizes: Any) -> Any:
-        """All experts for all rows, then the right one: what plain StableHLO does."""
+    def every(values: Array, weights: Array, sizes: Array) -> Array:
+        """Computes all experts for all rows and selects, as plain StableHLO does."""
         ends = jnp.cumsum(sizes)
         expert = jnp.sum(jnp.arange(values.shape[0])[:, None] >= ends[None, :], axis=1)
         chosen = (expert[:, None] == jnp.arange(weights.shape[0])[None, :]).astype(values.dtype)
         return jnp.einsum("me,mk,ekn->mn", chosen, values, weights)
 
-    def blocks(values: Any, weights: Any, sizes: Any) -> Any:
+    def blocks(values: Array, weights: Array, sizes: Array) -> Array:
         tile = (min(values.shape[0], 512), 1024, 1024)
         return gmm(values, weights, sizes, preferred_element_type=jnp.bfloat16, tiling=tile)
 
@@ -158,7 +162,7 @@ def _figure(candidate: Candidate, target: str) -> Figure:
     specs = [TensorSpec(shape, dtype(name)) for shape, name in candidate.operands]
     names = [f"operand{index}" for index in range(len(specs))]
 
-    def call(**named: Any) -> Any:
+    def call(**named: Array) -> Array:
         return candidate.function(*(named[name] for name in names))
 
     where = Target.parse(target)
@@ -175,7 +179,7 @@ def _figure(candidate: Candidate, target: str) -> Figure:
     )  # fmt: skip
 
 
-def table(figures: list[Figure]) -> Any:
+def table(figures: list[Figure]) -> Table:
     from rich.table import Table
 
     made = Table(

@@ -1,7 +1,7 @@
-"""A Llama decoder's step in plain torch, without vLLM: what torchax and fxhlo both lower for `make bench BENCH="--only tpu"`.
+"""A Llama decoder's step in plain torch, without vLLM, which torchax and fxhlo both lower for `make bench BENCH="--only tpu"`.
 
-Grouped heads, rotary positions, RMS norms, a gated MLP; keys and values in one dense cache a layer, which the step takes and
-gives back. The shapes are a config.json's, so that it is the model that vLLM serves.
+Grouped heads, rotary positions, RMS norms, a gated MLP; keys and values in one dense cache per layer, an argument and
+a result of the step. The shapes come from a config.json, so that it is the model that vLLM serves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Shape:
-    """requests of so many new tokens each, with room for `context` tokens in the cache, that step's included."""
+    """requests: each with `tokens` new tokens and room for `context` tokens in the cache, the new ones included."""
 
     name: str
     requests: int

@@ -1,7 +1,7 @@
-"""One vLLM engine in a process of its own that answers what `Engine` asks over a pipe.
+"""Runs one vLLM engine in a process of its own, driven by `Engine` over a pipe.
 
-`Engine` is the asking side: it starts the process with or without fxhlo, so that two engines stand side by side and
-are measured in turn. As a program (`python -m fxhlo.tools.bench.engine`): arguments of `vllm.LLM` as JSON on the first
+`Engine` is the client: it starts the process with or without fxhlo, so that two engines are alive at once and are
+measured in turn. As a program (`python -m fxhlo.tools.bench.engine`): arguments of `vllm.LLM` as JSON on the first
 line of standard input, then one job a line; one line of JSON per answer on the standard output that it was started with.
 """
 
@@ -23,18 +23,18 @@ HIDDEN = 'import sys\n\nsys.modules["libtpu"] = None\n'
 
 
 class BenchError(FxhloError):
-    """A measurement that could not be made."""
+    """A measurement failed."""
 
 
 class Engine:
     """with Engine("fxhlo", arguments) as engine: engine.run(prompts, max_tokens) -> seconds."""
 
-    def __init__(self, name: str, arguments: dict[str, Any], *, fxhlo: bool, cache: Path | None = None) -> None:
-        """fxhlo: with our plugin, or with vLLM's own CPU backend. cache: the folder of fxhlo's programs, and vLLM's own."""
+    def __init__(self, name: str, arguments: dict[str, object], *, fxhlo: bool, cache: Path | None = None) -> None:
+        """fxhlo: with our plugin, else vLLM's own CPU backend. cache: the folder of fxhlo's and vLLM's caches."""
         self.name = name
         environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
         environment["VLLM_PLUGINS"] = "fxhlo" if fxhlo else ""
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB: what fxhlo takes too
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB, as fxhlo's default
         if cache is not None:
             environment |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
@@ -71,11 +71,11 @@ class Engine:
         return perf_counter() - self.started
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> float:
-        """Seconds from the first prompt in to the last token out."""
+        """Returns the seconds from the first prompt to the last token."""
         self._send({"prompts": prompts, "max_tokens": max_tokens})
         return self._receive()["seconds"]
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, object]) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
@@ -94,9 +94,9 @@ class Engine:
 
 
 def main() -> None:
-    """The answering side."""
+    """The server in the engine's process."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM prints where it likes
+    os.dup2(2, 1)  # vLLM prints to stdout
     arguments = json.loads(sys.stdin.readline())
 
     from vllm import LLM, SamplingParams

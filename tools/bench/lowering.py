@@ -1,13 +1,12 @@
-"""From an exported, decomposed program of a 32-layer decoder to StableHLO: fxhlo, torchax and torch-mlir in one run.
+"""Times the lowering of an exported, decomposed 32-layer decoder to StableHLO by fxhlo, torchax and torch-mlir in one run.
 
-The decoder is transformers' Llama with random weights. Each way to StableHLO has a process of its own, where torch exports
-and decomposes it first (a program that was saved and loaded again lacks what torchax looks for); then come a
+The decoder is transformers' Llama with random weights. Each lowering runs in a process of its own, where torch exports
+and decomposes the model first (a program that was saved and loaded again lacks attributes that torchax reads); then come a
 warm-up and rounds; a figure is their median.
-Memory is what the process holds at the peak of a round more than before it, for two widths of the model:
-the graph is the same and the weights grow.
+Memory is the peak of a round minus the memory before it, for two widths of the model: the graph is the same, the weights grow.
 
-Where fxhlo's time goes is sampled: a thread looks at the stack of the lowering one a thousand times a second over
-some rounds, which neither slows Python's calls down as a profiler does nor needs clocks in the code.
+fxhlo's stages are measured by sampling: a thread reads the lowering thread's stack a thousand times a second over some
+rounds, which neither slows down Python's calls as a profiler does nor needs timers in the code.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Lowering:
     nodes: int
     seconds: float | None
     cpu_seconds: float | None
-    """Of all threads; on a machine that others use too, the steadier figure."""
+    """CPU time of all threads, which is steadier on a shared machine."""
     rounds: int
     peak_mb: float | None
     result_kb: float | None
@@ -83,7 +82,7 @@ class Lowering:
     problem: str = ""
 
 
-# -- in the process that asks --------------------------------------------------------------------------------------
+# -- in the parent process --------------------------------------------------------------------------------------
 
 
 def measure(say: Callable[[str], None], sizes: Sizes = SIZES, widths: tuple[int, ...] = WIDTHS) -> list[Lowering]:
@@ -109,7 +108,7 @@ def _measured(way: str, width: int, rounds: int, say: Callable[[str], None]) -> 
 
 
 def _child(way: str, width: int, rounds: int, variables: dict[str, str]) -> dict[str, Any]:
-    """What the process for `way` answers: a line of JSON."""
+    """Runs a process for `way` and returns its line of JSON."""
     command = [sys.executable, "-P", "-W", "ignore", "-m", "fxhlo.tools.bench.lowering", way, str(width), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
@@ -118,7 +117,7 @@ def _child(way: str, width: int, rounds: int, variables: dict[str, str]) -> dict
 
 
 def table(rows: list[Lowering]) -> Table:
-    """The rows, and below each of fxhlo's where its time goes."""
+    """A table of the rows, with the stages' times below each of fxhlo's."""
     made = Table(
         "", "wide", "weights", "seconds", "CPU seconds", "memory at the peak", "times fxhlo (CPU)",
         title=f"An exported, decomposed decoder of {LAYERS} layers ({max(row.nodes for row in rows)} FX nodes) to StableHLO",
@@ -164,7 +163,7 @@ def export(width: int) -> ExportedProgram:
 
 
 def ways() -> dict[str, Callable[[ExportedProgram], int]]:
-    """Each way from the program to StableHLO; the size of what comes out, in bytes."""
+    """Each lowering to StableHLO, by name; it returns the size of its result in bytes."""
 
     def ours(exported: ExportedProgram) -> int:
         import fxhlo
@@ -187,7 +186,7 @@ def ways() -> dict[str, Callable[[ExportedProgram], int]]:
 
 
 def run(way: str, width: int, rounds: int) -> dict[str, Any]:
-    """The figures of one way on one program."""
+    """Measures one lowering of one program."""
     exported = export(width)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in exported.state_dict.values())
     lower = ways()[way]
@@ -211,8 +210,8 @@ def run(way: str, width: int, rounds: int) -> dict[str, Any]:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    """Bytes that the process held at its peak inside the block more than before it."""
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
+    """Peak memory of the process inside the block minus its memory before, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
     before, peak = _held("VmRSS"), [0]
     yield peak
     peak[0] = max(0, _held("VmHWM") - before)
@@ -226,8 +225,8 @@ def _held(key: str) -> int:
 # -- where the time goes -------------------------------------------------------------------------------------------
 
 
-def _stages(lower: Callable[[], Any], seconds: float, rounds: int = 10) -> dict[str, float]:
-    """`seconds` divided over the stages as samples of the stack over some rounds say."""
+def _stages(lower: Callable[[], object], seconds: float, rounds: int = 10) -> dict[str, float]:
+    """Divides `seconds` among the stages in proportion to samples of the stack over some rounds."""
     here, counts, done = threading.get_ident(), Counter[str](), threading.Event()
 
     def look() -> None:
@@ -253,7 +252,7 @@ def _stages(lower: Callable[[], Any], seconds: float, rounds: int = 10) -> dict[
 
 
 def stage_of(frame: FrameType | None) -> str | None:
-    """The stage that a stack is in, or None where it is not in fxhlo's lowering."""
+    """The stage of a stack; None outside fxhlo's lowering."""
     innermost = frame
     inside = []
     while frame is not None:
@@ -272,7 +271,7 @@ def stage_of(frame: FrameType | None) -> str | None:
     if ("emit.py", "emit") not in names or innermost is None:
         return None
     file, name = inside[0]
-    if name == "module" and file.endswith("emit.py"):  # nothing else there takes time
+    if name == "module" and file.endswith("emit.py"):  # the only slow step there
         return "verify"
     if "/jaxlib/mlir/" in file or file.endswith(("lowering/build.py", "lowering/types.py")):
         return "building ops (MLIR)"

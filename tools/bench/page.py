@@ -21,7 +21,7 @@ WHAT = {
     "a sampler that sorts.",
     "considered-tpu": "What was considered as a kernel: the compiler's figures. docs/kernels_considered.md has the verdicts.",
 }
-"""Part of the bench -> what its figures are, in the order of the page."""
+"""Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
     "serving": "Serving", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
     "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs", "considered-tpu": "Kernels considered",
@@ -30,7 +30,7 @@ BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTAL
 
 
 def page(notice: str) -> str:
-    """docs/measured.md: each part's last record, with the command, the date and the machine that gave it."""
+    """docs/measured.md: each part's last record, with its command, date and machine."""
     found = records()
     lines = [notice, "# Measured\n", "Each table is the record of one run of its command; `--record` writes a new one."]
     for part, title in TITLES.items():
@@ -47,7 +47,7 @@ def _tables(record: Record) -> list[str]:
 
 
 def readme(text: str, found: Mapping[str, Record] | None = None) -> str:
-    """README's text with the tables between its `measured` marks written anew; those of parts without a record stay."""
+    """Replaces the tables between README's `measured` marks; keeps those of parts without a record."""
     kept = records() if found is None else found
 
     def block(match: re.Match[str]) -> str:

@@ -3,14 +3,14 @@
 Each is installed on demand into build/peers/<name>, at one pinned version and without its dependencies, so that
 nothing of it reaches .venv; code that uses one runs in a process of its own with that folder on its path.
 
-    folder = install(PEERS["torchax"], say)                     # a moment where it is there
+    folder = install(PEERS["torchax"], say)                     # fast if it is there
     subprocess.run([sys.executable, "-m", ...], env=environment(PEERS["torchax"]))
     lower_by_torchax(exported, platforms=("tpu",))              # in such a process: jax.export.Exported
     lower_by_torch_mlir(exported)                               # in such a process: StableHLO text
 
-    python -P -m fxhlo.tools.bench.peers                        # installs both and says what they are
+    python -P -m fxhlo.tools.bench.peers                        # installs both and prints their versions
 
-Guaranteed: a folder appears whole or not at all; what cannot be installed is a PeerError with pip's reason.
+Guaranteed: a folder appears whole or not at all; a failed installation raises PeerError with pip's reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from ...runtime.core.errors import FxhloError
 from ..console import say as say_it
 
 if TYPE_CHECKING:
+    import torch
+    from jax.export import Exported
     from torch.export import ExportedProgram
 
 FOLDER = Path("build") / "peers"
@@ -38,12 +40,12 @@ Say = Callable[[str], None]
 
 
 class PeerError(FxhloError):
-    """A peer that cannot be installed or imported."""
+    """A peer cannot be installed or imported."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A package to compare with. `imports`: the module that shows that it is there."""
+    """A package to compare with. `imports`: the module whose presence shows that it is installed."""
 
     name: str
     version: str
@@ -59,7 +61,7 @@ PEERS = {
 }
 
 
-# -- in the process that asks --------------------------------------------------------------------------------------
+# -- in the parent process --------------------------------------------------------------------------------------
 
 
 def install(peer: Peer, say: Say = say_it, root: Path = FOLDER) -> Path:
@@ -99,15 +101,15 @@ def import_torchax() -> Any:
     """`torchax`, with the shim that it needs on torch 2.13.
 
     Its tables of decompositions and of dtypes name overloads for named tensors (`aten.prod.dim_Dimname`), which torch has
-    removed. While it is imported, such an overload is an object that stands for nothing and is never called. Its
-    `set_rng_state` wants a device, which torch (and torch.testing, in the samples of random ops) leaves out.
+    removed. While it is imported, such an overload is a dummy object, which is never called. Its `set_rng_state`
+    requires a device, which torch (and torch.testing, in the samples of random ops) omits.
     """
     import torch
 
     packet = torch._ops.OpOverloadPacket
     original = packet.__getattr__
 
-    def lenient(self: Any, key: str) -> Any:
+    def lenient(self: torch._ops.OpOverloadPacket, key: str) -> object:
         try:
             return original(self, key)
         except AttributeError:
@@ -123,11 +125,13 @@ def import_torchax() -> Any:
     return torchax
 
 
-def lower_by_torchax(exported: ExportedProgram, *, platforms: Sequence[str] = ("cpu",), precise: bool = False) -> Any:
-    """`exported` through torchax: a jax.export.Exported, whose `mlir_module_serialized` is portable StableHLO.
+def lower_by_torchax(
+    exported: ExportedProgram, *, platforms: Sequence[str] = ("cpu",), precise: bool = False
+) -> Exported:
+    """Lowers `exported` by torchax to a jax.export.Exported, whose `mlir_module_serialized` is portable StableHLO.
 
     Its arguments are the parameters, buffers and lifted constants in the order of the graph's signature, then the user's
-    inputs; what the program mutates is not among its results. Weights may be fake or on the meta device: only
+    inputs; mutated values are not among its results. Weights may be fake or on the meta device: only
     their shapes are used, where torchax's own `exported_program_to_stablehlo` copies them into JAX first.
     precise: torchax's accuracy mode, in which 64-bit dtypes stay 64 bits wide; without it they become 32.
     """
@@ -144,14 +148,14 @@ def lower_by_torchax(exported: ExportedProgram, *, platforms: Sequence[str] = ("
 
 
 def lower_by_torch_mlir(exported: ExportedProgram) -> str:
-    """`exported` through torch-mlir's importer and its StableHLO pipeline: the module as text, weights as constants in it."""
+    """Lowers `exported` by torch-mlir's importer and StableHLO pipeline; returns the module's text, with weights as constants."""
     with _explained(PEERS["torch-mlir"]):
         from torch_mlir import fx  # type: ignore[import-not-found]  # on the path of this process alone
     return str(fx.export_and_import(exported, output_type="stablehlo"))
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Any:
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -161,7 +165,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Any:
 
 
 @contextmanager
-def _explained(peer: Peer) -> Any:
+def _explained(peer: Peer) -> Iterator[None]:
     try:
         yield
     except ImportError as problem:
@@ -172,7 +176,7 @@ def _explained(peer: Peer) -> Any:
 
 
 def main(peers: Mapping[str, Peer] = PEERS) -> None:
-    """Installs all peers and says where they are."""
+    """Installs all peers and prints where they are."""
     for peer in peers.values():
         print(f"{peer.requirement}  {install(peer)}")
 

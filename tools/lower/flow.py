@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def lower_model(request: Request) -> None:
-    """Runs the stages and shows what was asked for. Raises FxhloError."""
+    """Runs the stages and shows the requested results. Raises FxhloError."""
     check(request)
     with opened(request.model) as model:
         if model.kind == "folder":
@@ -78,7 +78,7 @@ def _write_graph(program: Program, request: Request, report: Report) -> None:
 
 
 def buckets(program: Program, captured: Captured, request: Request, report: Report) -> list[Mapping[str, int]]:
-    """The sizes of each program that is emitted; what was not given is the engine's, and that is said."""
+    """The sizes of each program to emit. Sizes that were not given are the engine's, and are reported as such."""
     defaults = captured.sizes(program)
     wanted = [with_defaults(given, defaults) for given in request.buckets or ({},)]
     missing = [name for name in defaults if any(name not in given for given in request.buckets or ({},))]
@@ -93,7 +93,7 @@ def buckets(program: Program, captured: Captured, request: Request, report: Repo
 
 
 def say_devices(request: Request) -> None:
-    """A topology of several chips is compiled for, and one device of it is used."""
+    """Tells the user that of a topology of several chips one device is used."""
     chips = prod(int(size) for size in (request.target.topology or "1").split("x"))
     if chips > 1:
         console.say(

@@ -1,6 +1,6 @@
-"""Writes what was made: text on stdout or in a file, portable bytecode in a file, a bundle in a folder.
+"""Writes the results: text on stdout or in a file, portable bytecode in a file, a bundle in a folder.
 
-Guaranteed: a file or a bundle appears whole, or what was there before stays.
+Guaranteed: a file or a bundle is written completely, or the previous one stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH = 120
 
 
 def write_modules(made: Sequence[Made], request: Request, report: Report) -> None:
-    """The modules where -o says, or their text on stdout. Raises FxhloError."""
+    """Writes the modules to the path of -o, or their text on stdout. Raises FxhloError."""
     output = request.output
     if output is not None and is_folder(output):
         _write_bundle(output, made, report)
@@ -88,23 +88,23 @@ def _broken(line: str) -> str:
 
 
 def write_text(output: Path, text: str, report: Report) -> None:
-    """A text in a file, which ends with a line's end."""
+    """Writes a text to a file, with a newline at the end."""
     write_file(output, text if text.endswith("\n") else text + "\n", report)
 
 
 def write_file(output: Path, content: bytes | str, report: Report) -> None:
-    """A file, whole or not at all. Raises FxhloError."""
+    """Writes a file completely or not at all. Raises FxhloError."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with files.explained("the output cannot be written", output, FxhloError):
         if output.exists() and not output.is_file():
-            output.write_bytes(data)  # a pipe or a device, which has to stay what it is
+            output.write_bytes(data)  # a pipe or a device, which must not be replaced by a file
         else:
             files.replace_file(output.resolve(), data)
     report.written.append(str(output))
 
 
 def _write_bundle(folder: Path, made: Sequence[Made], report: Report) -> None:
-    """A bundle with an entry per bucket; with weights where the model came with values, as a .pt2 does."""
+    """Writes a bundle with an entry per bucket, and the weights where the model has values, as a .pt2 does."""
     from ...runtime.core.bundle import Bundle
 
     with files.explained("the bundle cannot be written", folder, BundleError), Bundle.create(folder) as writer:

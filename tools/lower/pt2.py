@@ -57,7 +57,7 @@ def load(path: Path) -> ExportedProgram:
 
 @contextmanager
 def _said() -> Iterator[list[BaseException]]:
-    """What torch.export.load only logs, and then hides behind another error."""
+    """Collects the errors that torch.export.load logs and then hides behind another one."""
     causes: list[BaseException] = []
 
     def note(record: logging.LogRecord) -> bool:
@@ -75,10 +75,10 @@ def _said() -> Iterator[list[BaseException]]:
 
 
 def register_container(name: str) -> None:
-    """Registers a class for a container of inputs or results that this process does not know: it keeps what it is given."""
+    """Registers a placeholder class for a container of inputs or results that this process does not know; it keeps its children."""
 
     class Container:
-        def __init__(self, children: list[Any], context: Any) -> None:
+        def __init__(self, children: list[object], context: object) -> None:
             self.children, self.context = children, context
 
     pytree.register_pytree_node(
@@ -90,7 +90,7 @@ def register_container(name: str) -> None:
 
 
 def unregistered(path: Path) -> tuple[Missing, ...]:
-    """The ops in the file that are not registered in this process, by what stands in the archive."""
+    """The ops in the file that are not registered in this process, read from the archive's JSON."""
     found: dict[str, list[str | None]] = {}
     for node in _nodes(_graph(path)):
         name = node["target"].removeprefix("torch.ops.")
@@ -110,8 +110,8 @@ def _graph(path: Path) -> Any:
     return {}
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """The nodes of a serialized graph and of the regions of its control flow, wherever they stand."""
+def _nodes(value: object) -> Iterator[dict[str, Any]]:
+    """The nodes of a serialized graph and of the regions of its control flow, at any depth."""
     if isinstance(value, dict):
         if isinstance(value.get("target"), str) and "metadata" in value:
             yield value

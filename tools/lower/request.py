@@ -1,4 +1,4 @@
-"""What `lower-model` was asked for, checked before anything slow begins.
+"""The options of `lower-model`, checked before anything slow begins.
 
 Comes in: the command line's words. Goes out: a `Request`, or a UsageError (exit 2) that names the option.
 """
@@ -19,7 +19,7 @@ from ..console import UsageError
 STAGES = ("capture", "passes", "hlo", "compile")
 TEXTS = ("portable", "legalized", "optimized")
 LARGEST = 2**31 - 1
-"""Of a dimension: positions and block tables are int32."""
+"""Largest size of a dimension: positions and block tables are int32."""
 
 CPU = Target("cpu")
 
@@ -61,7 +61,7 @@ class Request:
 
     @property
     def emits(self) -> bool:
-        """Whether there is a module at all."""
+        """Whether a module is emitted."""
         return self.stop_after in ("hlo", "compile")
 
 
@@ -90,7 +90,7 @@ def parse_target(word: str) -> Target:
 
 
 def check(request: Request) -> None:
-    """Options that contradict each other (UsageError), and places that cannot be written (FxhloError)."""
+    """Raises UsageError for options that contradict each other, FxhloError for paths that cannot be written."""
     asked = "--html" if request.html else f"--{request.texts[0]}" if request.texts else None
     if asked and not request.emits:
         raise UsageError(
@@ -136,7 +136,7 @@ def _check_output(request: Request, output: Path) -> None:
 
 
 def check_place(path: Path, option: str) -> None:
-    """Whether a file or folder can be made or replaced at `path`. Raises FxhloError."""
+    """Raises FxhloError unless a file or folder can be made or replaced at `path`."""
     folder = path.parent
     if not folder.is_dir():
         raise FxhloError(f"{option} {path}: the folder is not there", where=folder, next_step=f"mkdir -p {folder}")
@@ -150,7 +150,7 @@ def check_place(path: Path, option: str) -> None:
 
 
 def check_dimensions(buckets: Iterable[Mapping[str, int]], known: Iterable[str], what: str) -> None:
-    """Every name of the buckets is one of `known`; what: whose dimensions they are, for the error."""
+    """Raises UsageError for a name in the buckets that is not one of `known`. what: whose dimensions they are, for the error."""
     known = tuple(known)
     for sizes in buckets:
         for name in sizes:

@@ -1,4 +1,4 @@
-"""What a run shows besides its result: facts as JSON, decisions and notes, times, what was compiled."""
+"""Shows a run's results besides the module: facts as JSON, decisions and notes, times, compiled programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def show(made: Sequence[Made], request: Request, report: Report) -> None:
-    """Facts as JSON on stdout, or what --explain and --timing asked for on stderr."""
+    """Prints facts as JSON on stdout, or the output of --explain and --timing on stderr."""
     if request.as_json:
         console.put(json.dumps(asdict(report), indent=2))
     for path in report.written:
@@ -66,7 +66,7 @@ def compiled_text(one: Made, target: str) -> str:
 
 
 def show_decisions(made: Sequence[Made], report: Report) -> None:
-    """What rewrites declined, and what became of each composite."""
+    """Prints the rewrites that declined, and the implementation of each composite."""
     from ..report.report import composites
     from ..report.show import composite_table
 

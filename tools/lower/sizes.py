@@ -1,4 +1,4 @@
-"""The sizes of the symbolic dimensions where `--bucket` says nothing: those of the engine's largest step.
+"""Default sizes of the symbolic dimensions, without `--bucket`: those of the engine's largest step.
 
 Comes in: the step's Program and its options. Goes out: a number per dimension. The engine reads the same options from vLLM's
 config, and the same default for the size of the KV cache.
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from ...runtime.vllm.steps.options import StepOptions
 
 DIMENSIONS = ("tokens", "requests", "num_blocks")
-"""Of vLLM's step, known before it is captured."""
+"""Dimensions of vLLM's step, known before it is captured."""
 
 
 def engine_sizes(program: Program, options: StepOptions) -> dict[str, int]:
     """Sizes of the largest step that vLLM's engine would serve this model with; {} for a program without these dimensions.
 
-    num_blocks: as many as the default KV cache holds, and at least what one request of the greatest length takes.
+    num_blocks: as many as the default KV cache holds, and at least those of one request of the maximum length.
     """
     from ...runtime.vllm.memory import DEFAULT_KV_BYTES
 
@@ -35,9 +35,9 @@ def engine_sizes(program: Program, options: StepOptions) -> dict[str, int]:
 
 
 def with_defaults(given: Mapping[str, int], defaults: Mapping[str, int]) -> dict[str, int]:
-    """The bucket of one program: what was given, the defaults for the rest.
+    """The bucket of one program: the given sizes, and defaults for the rest.
 
-    A step has no more requests than tokens: where one of them was given, the default of the other gives way.
+    A step has no more requests than tokens: where one of them was given, the other's default is adjusted.
     """
     sizes = {**defaults, **given}
     if "tokens" in sizes and "requests" in sizes:

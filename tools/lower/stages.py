@@ -1,6 +1,6 @@
 """The stages of `lower-model` after capture, one function each: passes, StableHLO, legalization, compilation, report.
 
-Comes in: a Program or what the stage before made. Goes out: a `Made` per bucket, its facts noted in the run's `Report`. Each stage
+Comes in: a Program or what the stage before made. Goes out: a `Made` per bucket; its facts are added to the run's `Report`. Each stage
 shows its time on stderr.
 """
 
@@ -30,7 +30,7 @@ Json = dict[str, object]
 
 @dataclass
 class Made:
-    """What the stages made of one bucket; facts: those about it in the report."""
+    """The stages' results for one bucket. facts: its facts in the report."""
 
     module: HloModule
     facts: Json
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass
 class Report:
-    """Facts about one run, for --json, --explain and --timing. sizes_from: who chose the sizes of the buckets."""
+    """Facts about one run, for --json, --explain and --timing. sizes_from: the source of the buckets' sizes."""
 
     model: str
     target: str
@@ -60,7 +60,7 @@ class Report:
 
 
 def run_passes(program: Program, passes: Sequence[Pass], request: Request, report: Report) -> Program:
-    """The passes, with the observers that were asked for, and the contract at their end."""
+    """Runs the passes with the requested observers, and checks the contract at the end."""
     from ...lowering.emit.coverage import check
     from ...passes.pipeline import Printer, Timer, run, verify
 
@@ -80,7 +80,7 @@ def run_passes(program: Program, passes: Sequence[Pass], request: Request, repor
 
 
 def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report: Report) -> Made:
-    """The module of one bucket. Raises UsageError for sizes that the model was not captured for."""
+    """Emits the module of one bucket. Raises UsageError for sizes that the model was not captured for."""
     from ...lowering.emit.emit import emit
     from ...lowering.errors import GuardError
 
@@ -98,15 +98,19 @@ def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report:
 
 
 def _ranges(program: Program) -> str:
-    """What `--bucket` may be given, and what raises the limits."""
+    """The ranges of `--bucket`, and the options that raise their limits."""
     ranges = [f"{dim.name} {dim.minimum} to {dim.maximum or 'any size'}" for dim in program.dims]
     step = any(dim.name == "tokens" for dim in program.dims)
-    wider = "--max-model-len raises the limit of tokens" if step else "export the model with wider dynamic_shapes for others"
+    wider = (
+        "--max-model-len raises the limit of tokens"
+        if step
+        else "export the model with wider dynamic_shapes for others"
+    )
     return f"--bucket takes {', '.join(ranges)}; {wider}"
 
 
 def legalize_one(one: Made, report: Report) -> None:
-    """The module for its target, and what was decided about its composites."""
+    """Legalizes the module for its target and records the decisions on its composites."""
     from ...passes import mlir
     from ...passes.hlo.legalize import legalize
 
@@ -117,9 +121,9 @@ def legalize_one(one: Made, report: Report) -> None:
 
 
 def compile_one(one: Made, target: Target, report: Report, *, needed: bool = False) -> None:
-    """The executable, and a report where the target's rates are known; weights are not needed for it.
+    """Compiles the module, without weights, and makes a report where the target's rates are known.
 
-    What does not fit is reported as well, unless the executable is `needed`.
+    A program that does not fit is reported as well, unless the executable is `needed`.
     """
     from ...runtime.core import pjrt
     from ..report.report import memory, step_report
@@ -145,7 +149,7 @@ def compile_one(one: Made, target: Target, report: Report, *, needed: bool = Fal
 
 
 def decision_facts(decision: Decision) -> Json:
-    """A decision of legalization as JSON has it."""
+    """A decision of legalization as JSON values."""
     return {
         "kernel": decision.kernel,
         "became": decision.implementation or "its reference",

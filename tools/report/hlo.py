@@ -1,11 +1,11 @@
-"""What the compiler made of a module: its optimized HLO, instruction by instruction, with the memory traffic of each.
+"""Costs of a compiled module: its optimized HLO, instruction by instruction, with the memory traffic of each.
 
 Comes in: the text of optimized HLO, as `pjrt.Compiled.text` gives it. Goes out: a `Cost` per instruction that does
-something: flops of products, bytes moved to and from HBM, the compiler's cycle estimate, and the module path it came from.
+work: flops of matmuls, bytes moved to and from HBM, the compiler's cycle estimate, and the module path it came from.
 Guaranteed: what lies in on-chip memory (`S(1)` in a layout) costs no bytes; a prefetch is counted once, where it starts; the
-body of a loop is counted as often as it runs. Where that depends on data it is counted once, and its costs name the loop.
+body of a loop is multiplied by its trip count; one that depends on data counts as 1, and the costs name the loop.
 
-A Pallas kernel is opaque: kind "kernel", no flops and no bytes. What it must do is known from its composite (ideal.py).
+A Pallas kernel is opaque: kind "kernel", no flops and no bytes. Its composite gives lower bounds (ideal.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cost:
     """What one op costs. bytes: to and from HBM. cycles: the compiler's estimate, 0 where it has none.
 
     operands: the types of a composite's operands, as legalization's decisions name them. loop: the name of the loop around
-    it whose rounds depend on data, and of which it is one round.
+    it whose trip count depends on data; the cost is that of one iteration.
     """
 
     path: str
@@ -46,19 +46,19 @@ class Cost:
     loop: str = ""
 
     def times(self, count: int) -> Cost:
-        """The cost of `count` of them."""
+        """The cost multiplied by `count`."""
         return replace(self, flops=self.flops * count, bytes=self.bytes * count, cycles=self.cycles * count)
 
 
 @dataclass(frozen=True)
 class Optimized:
-    """What the compiler made of one module."""
+    """The optimized HLO of one module."""
 
     text: HloText
 
     @classmethod
     def parse(cls, text: str) -> Optimized:
-        """Of the text of optimized HLO."""
+        """Parses the text of optimized HLO."""
         return cls(HloText.parse(text))
 
     @cached_property
@@ -85,13 +85,13 @@ class Optimized:
                 yield cost
 
     def _loop(self, one: Instruction, computation: Computation, path: str) -> Iterator[Cost]:
-        """The body's costs, multiplied by the number of rounds; of one round, and marked, where that depends on data."""
+        """The body's costs times the trip count; of one iteration, and marked, where that depends on data."""
         rounds = trip_count(one, computation, self.text)
         for cost in self._costs(one.attribute("body"), path):
             yield replace(cost, loop=cost.loop or one.name) if rounds is None else cost.times(rounds)
 
     def _longest(self, one: Instruction, path: str) -> Iterator[Cost]:
-        """The branch that moves the most bytes."""
+        """The costs of the branch that moves the most bytes."""
         found = ATTRIBUTE["branches"].search(one.rest)
         branches = NAME.findall(found.group()) if found else []
         ways = [list(self._costs(branch, path)) for branch in branches]
@@ -112,7 +112,7 @@ class Optimized:
         return Cost(path, _kind(one, bool(products), body), flops, self._bytes(computation, one, body), cycles, dtype)
 
     def _products(self, body: Computation) -> Iterator[tuple[Instruction, Computation]]:
-        """The products of a fusion, those of fusions in it as well, each with the computation around it."""
+        """The matmuls and convolutions of a fusion and of fusions in it, each with its computation."""
         for one in body.values():
             if one.opcode in PRODUCTS:
                 yield one, body
@@ -153,7 +153,7 @@ def _for_the_next_call(users: dict[str, list[str]], name: str) -> bool:
 
 
 def _user_path(computation: Computation, users: dict[str, list[str]], name: str) -> str:
-    """The module path of the first instruction that uses a value which has none of its own, as a prefetched weight."""
+    """The module path of the first user of a value that has no path itself, such as a prefetched weight."""
     seen, todo = {name}, [name]
     while todo:
         for user in users.get(todo.pop(0), ()):
@@ -186,7 +186,7 @@ def _moved(one: Instruction, computation: Computation) -> int:
 
 
 def _touched(body: Computation, parameter: Instruction, whole: int) -> tuple[int, int]:
-    """(bytes that a fusion reads of a parameter, bytes of its result that stay as they are because it is updated in place)."""
+    """(bytes of a parameter that a fusion reads, bytes of the result that an in-place update leaves unchanged)."""
     aliases, read, written_over = {parameter.name}, 0, 0
     for one in body.values():
         if not aliases & set(one.operands):
@@ -211,7 +211,7 @@ def _operand_dtype(one: Instruction, computation: Computation) -> str:
 
 
 def _flops(one: Instruction, computation: Computation) -> float:
-    """Two per multiplication and addition, as XLA counts them."""
+    """Flops as XLA counts them: two per multiply-add."""
     left, right = (computation.get(name) for name in one.operands[:2])
     if left is None or right is None:
         return 0.0
@@ -233,7 +233,7 @@ def _flops(one: Instruction, computation: Computation) -> float:
 
 
 def _pairs(place: int, source: int, out: int, window: dict[str, str]) -> int:
-    """Pairs of an output position and a tap of the window that meet an element of the input, along one dimension."""
+    """The number of (output position, window tap) pairs along one dimension that hit an element of the input."""
 
     def of(key: str, default: int) -> int:
         return int(window[key].split("x")[place]) if key in window else default
