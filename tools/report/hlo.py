@@ -147,7 +147,7 @@ def _users(computation: Computation) -> dict[str, list[str]]:
 
 
 def _for_the_next_call(users: dict[str, list[str]], name: str) -> bool:
-    """Whether a copy ends and nobody uses it: the same operand's copy at the start is skipped then, and counted instead."""
+    """Whether a copy completes without a user: it prefetches for the next call, which skips its own copy; that one is counted."""
     ends = users.get(name, [])
     return bool(ends) and not any(users.get(end) for end in ends)
 
