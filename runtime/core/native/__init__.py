@@ -1,13 +1,13 @@
 """CPU kernels in C++, compiled at first use and called by XLA through its FFI.
 
-Comes in: nothing but the machine's C++ compiler. Goes out: FFI targets on platform "cpu" (`TARGETS`), ready for
+Comes in: the machine's C++ compiler. Goes out: FFI targets on platform "cpu" (`TARGETS`), ready for
 `jax.ffi.ffi_call` and for `stablehlo.custom_call` once `register()` has run. Guaranteed: importing this
-module compiles nothing and imports no jax; `planned()` gives the reason where the kernels cannot be had and compiles nothing
-either, `unavailable()` builds them first.
+module compiles nothing and does not import jax; `planned()` returns the reason why kernels are unavailable, also without
+compiling; `unavailable()` builds them first.
 
-Every target gives a row the same bits in any batch, and takes tensors contiguous in row-major order. It checks its operands
-before it touches their memory (door.h): a wrong dtype or size, or an index that would be read outside its range, is an error
-of the call that names the operand and the place:
+Every target returns the same bits for a row in any batch, and takes row-major contiguous tensors. It checks its operands
+before it accesses their memory (door.h): a wrong dtype or size, or an out-of-range index to read, is an error
+of the call that names the operand and the position:
 
 - `fxhlo_linear(x [M, K], w [N, K]) -> [M, N]` and `fxhlo_linear_bias(x, w, bias [N])`: float32, bfloat16 or float16,
   sums in float32; the result has the operands' dtype or float32.

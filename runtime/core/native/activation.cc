@@ -1,6 +1,6 @@
-// fxhlo_silu_and_mul: y[m, i] = silu(x[m, i]) * x[m, n + i], silu in float32 and rounded to the dtype before the product.
+// fxhlo_silu_and_mul: y[m, i] = silu(x[m, i]) * x[m, n + i], silu in float32 and rounded to the dtype before the multiplication.
 //
-// A value depends on nothing but its own two operands: batch, threads and vector width do not show.
+// A value depends only on its own two operands, not on batch, threads or vector width.
 #include <algorithm>
 #include <cstdint>
 
@@ -15,9 +15,9 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_silu_and_mul";
-constexpr int64_t kShareValues = 16 << 10;  // of one thread: fewer are done before another one wakes up
+constexpr int64_t kShareValues = 16 << 10;  // per thread: fewer are computed before another thread wakes up
 
-// x / (1 + 2^(-x log2(e))), as torch has it: -0 for large negative x, NaN for -infinity (-infinity / infinity). exp2 goes up
+// x / (1 + 2^(-x log2(e))), as in torch: -0 for large negative x, NaN for -infinity (-infinity / infinity). exp2 goes up
 // to 126; 2^128 is infinite.
 inline Floats silu(Floats x) {
   Floats power = x * -1.44269504088896341f;

@@ -3,10 +3,10 @@
 // Operands: q [T, Hq, D], k and v [T, Hkv, D], kv_cache [blocks, block_size, 2 * Hkv, D] (key of head h at 2h, value at
 // 2h + 1), slot_mapping [T], block_tables [R, P], seq_lens [R] (this step's tokens included), query_start_loc
 // [R + 1], all int32; sinks and alibi_slopes float32, [Hq] or [0]. Results: out [T, Hq, D], kv_cache, which should
-// be aliased to the operand and is copied where it is not. Rows of no request are zero in `out`.
+// be aliased to the operand, and is copied otherwise. Rows of `out` that belong to no request are zero.
 //
 // Batch invariance: a row's result is an online softmax (Milakov and Gimelshein 2018) over blocks of keys at fixed
-// positions, in their order. What shares a tile with it only decides which keys are packed at once.
+// positions, in order. Other rows of its tile only determine which keys are packed together.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -24,8 +24,8 @@ namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_ragged_paged_attention";
 constexpr int kTileQueries = 64;                // query tokens x heads that share packed keys
-constexpr int64_t kSharesPerThread = 8;         // of a decode step: to balance threads that the system interrupts
-constexpr int64_t kSerialBytes = 64 << 10;      // so little cache is read faster than a thread wakes up
+constexpr int64_t kSharesPerThread = 8;         // in a decode step, to balance threads that the system preempts
+constexpr int64_t kSerialBytes = 64 << 10;      // less of the cache than this is read faster than a thread wakes up
 
 struct Shape {
   int64_t tokens, heads, kv_heads, head_size, blocks, block_size, requests, pages;
@@ -47,7 +47,7 @@ struct Problem {
   Scoring scoring;
   int64_t window;  // 0: none
 
-  // Position in its request of the request's first row of this step.
+  // Position, in its context, of the request's first row of this step.
   int64_t first_position(int64_t request) const {
     return seq_lens[request] - (starts[request + 1] - starts[request]);
   }
@@ -55,11 +55,11 @@ struct Problem {
 };
 
 struct Item {
-  int32_t request, head, row, rows;  // rows of the request, counted from its first of this step
+  int32_t request, head, row, rows;  // row: index of the first, counted from the request's first of this step
   int64_t cost;
 };
 
-// Buffers of one thread, kept between calls.
+// Per-thread buffers, kept between calls.
 struct Scratch {
   std::vector<uint32_t> queries, keys, values, weights;
   std::vector<float> scores, output, highest, total, shrink;
@@ -67,7 +67,7 @@ struct Scratch {
 
 alignas(64) const unsigned char kZeros[2 * kMaxHeadSize * sizeof(float)] = {};
 
-// Where the keys of one block lie; zeros stand for those outside [first, last).
+// Pointers to the keys of one block; to zeros for keys outside [first, last).
 template <typename T>
 void find_keys(const Problem<T>& p, const Item& item, int64_t block, int64_t first, int64_t last, const T** keys) {
   const Shape& shape = p.shape;
@@ -101,7 +101,7 @@ void prefetch_first(const Problem<T>& p, const Item& item) {
   prefetch_keys(keys, p.shape.head_size);
 }
 
-// One tile of queries of one KV head, from its first key to its last.
+// Attention of one tile of queries of one KV head, over all its keys.
 template <typename T>
 class Tile {
  public:
@@ -115,10 +115,10 @@ class Tile {
 
   static int whole(int count, int of) { return (count + of - 1) / of * of; }
 
-  // next: what this thread does afterwards, or null; its first keys are fetched while the last ones here are worked on.
+  // next: this thread's next item, or null; its first keys are prefetched during this tile's last block.
   void run(const Item* next) {
     start();
-    const int64_t first = p_.first_key(position_), last = position_ + item_.rows;  // keys that any row sees
+    const int64_t first = p_.first_key(position_), last = position_ + item_.rows;  // keys visible to any row
     const T* keys[2][kKeys];
     int64_t block = first / kKeys * kKeys;
     if (block < last) find_keys(p_, item_, block, first, last, keys[0]);
@@ -141,7 +141,7 @@ class Tile {
   }
   int head(int row) const { return item_.head * group_ + row % group_; }
   int64_t position(int row) const { return position_ + row / group_; }
-  // The part of a block that a row sees, counted from the block's first key.
+  // The range of a block's keys that a row attends to, relative to the block's first key.
   int first_seen(int row, int64_t block) const {
     return static_cast<int>(std::clamp<int64_t>(p_.first_key(position(row)) - block, 0, kKeys));
   }
@@ -150,12 +150,12 @@ class Tile {
   }
 
   void start() {
-    // Tiles work on whole ones of rows and of words.
+    // AMX needs whole tiles of rows and of words.
     shape_tiles(rows_);
     const int rows = tiled_ && rows_ > kTileSide ? whole(rows_, kTileSide) : rows_;
     s_.queries.assign(rows * words_, 0);
     s_.keys.resize(words_ * kKeys);
-    std::fill(s_.keys.begin() + (head_size_ + kPer - 1) / kPer * kKeys, s_.keys.end(), 0u);  // words of no key
+    std::fill(s_.keys.begin() + (head_size_ + kPer - 1) / kPer * kKeys, s_.keys.end(), 0u);  // padding words
     s_.values.resize(kKeys / kPer * padded_);
     s_.weights.resize(rows * kKeys / kPer);
     s_.scores.resize(rows * kKeys);
@@ -182,7 +182,7 @@ class Tile {
           static_cast<int>(block - position(row)), s_.highest[row], s_.total.data() + row * kLanes);
     }
     for (int key = 0; key < kKeys; ++key) keys[key] += head_size_;  // a value follows its key
-    // A weight of zero does not hide an infinity: values that some rows see and others do not must be finite.
+    // 0 * infinity is NaN: values that are masked for some rows only must be finite.
     const bool alike = last_seen(0, block) == last_seen(rows_ - 1, block) && first_seen(0, block) == first_seen(rows_ - 1, block);
     if (alike || all_finite(keys, head_size_)) {
       accumulate(keys, 0, rows_);
@@ -210,7 +210,7 @@ class Tile {
     if (tiled_) shapes_.set(std::min(rows, kTileSide));
   }
 
-  // What product() says, of depth words of a.
+  // product() with `depth` words per row of a.
   void multiply(const uint32_t* a, int depth, int rows, const std::vector<uint32_t>& b, int columns, float* c, const float* shrink) {
 #if defined(FXHLO_TILES)
     if (tiled_) return tiled_product(a, depth, rows, depth, b.data(), columns, c, shrink);
@@ -223,7 +223,7 @@ class Tile {
     for (int row = 0; row < rows_; ++row) {
       const float total = sum_lanes(load<Floats>(s_.total.data() + row * kLanes)), inverse = total == 0.0f ? 0.0f : 1.0f / total;
       float* from = s_.output.data() + static_cast<int64_t>(row) * padded_;
-      // + 0 makes -0 into 0: a block that a row does not see does so too, and must not show.
+      // + 0 turns -0 into 0: a fully masked block does that too, and must not change the result.
       for (int i = 0; i < head_size_; ++i) from[i] = from[i] * inverse + 0.0f;
       T* to = out + (row / group_ * p_.shape.heads + row % group_) * head_size_;
       convert(from, to, head_size_);
@@ -257,7 +257,7 @@ std::vector<Item> plan(const Problem<T>& p) {
       uneven |= rows > 1;
     }
   }
-  // The longest first: what is left at the end is short, and no thread waits long.
+  // Longest first, so that the last items are short and no thread waits long.
   if (uneven) {
     std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
   }
@@ -272,7 +272,7 @@ void attend(ffi::ThreadPool& pool, const Problem<T>& p) {
   const int64_t count = static_cast<int64_t>(items.size());
   const bool serial = cost * p.shape.head_size * static_cast<int64_t>(sizeof(T)) < kSerialBytes;
   const int64_t shares = serial ? 1 : std::min<int64_t>(count, pool.num_threads() * kSharesPerThread);
-  // Items that one thread does in a row know of each other; where they are uneven each is taken on its own.
+  // A thread prefetches for the next item of its run; uneven items are scheduled one by one instead.
   const int64_t runs = p.shape.tokens > p.shape.requests && !serial ? count : shares;
   parallel_for(pool, runs, [&](int64_t run) {
     thread_local Scratch scratch;
@@ -298,7 +298,7 @@ void write_cache(const Shape& shape, const T* k, const T* v, const int32_t* slot
   }
 }
 
-// Every page that will be read lies in the cache, every row in the batch; rows of no request come last.
+// Checks that every page to be read is in the cache and every row in the batch; rows of no request come last.
 template <typename T>
 void check_requests(const Problem<T>& p, Door& door) {
   const Shape& shape = p.shape;

@@ -1,7 +1,7 @@
-// What one thread does for one tile of queries and one block of keys: pack, multiply, softmax, accumulate.
+// One thread's work on one tile of queries and one block of keys: pack, multiply, softmax, accumulate.
 //
-// A tile is some query tokens by the query heads that share a KV head; they share the packed keys. Keys come in
-// blocks of kKeys, at positions that are multiples of it, whatever the request, its pages or its chunks.
+// A tile is some query tokens by the query heads that share a KV head, and so the packed keys. Blocks of kKeys keys start
+// at multiples of kKeys, independent of the request, its pages and its chunks.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // ---- packing -----------------------------------------------------------------------------------------------
 
-// keys[kKeys] rows of head_size values -> [words][kKeys] words: a query's word then meets kLanes keys at once.
+// keys[kKeys] rows of head_size values -> [words][kKeys] words: one query word is then multiplied with kLanes keys at once.
 template <typename T>
 void pack_keys(const T* const* keys, int head_size, uint32_t* out) {
   using Packed = PackedOf<T>;
@@ -91,10 +91,10 @@ bool all_finite(const T* const* values, int head_size) {
   return finite;
 }
 
-// ---- products ----------------------------------------------------------------------------------------------
+// ---- matmuls -----------------------------------------------------------------------------------------------
 
-// c[Rows][Vectors * kLanes] = c * shrink + a b, or a b where shrink is null; a [Rows][depth] words, b [depth][...] words.
-// Each output is one chain of additions in order of depth.
+// c[Rows][Vectors * kLanes] = c * shrink + a b, or a b if shrink is null; a [Rows][depth] words, b [depth][...] words.
+// Each output is one chain of additions, in order of depth.
 template <typename Packed, int Rows, int Vectors>
 inline void product_tile(const uint32_t* a, int64_t a_row, int depth, const uint32_t* b, int64_t b_row, float* c,
                          int64_t c_row, const float* shrink) {
@@ -117,7 +117,7 @@ inline void product_tile(const uint32_t* a, int64_t a_row, int depth, const uint
   }
 }
 
-// The same for any number of rows and of columns, a multiple of kLanes.
+// product_tile for any number of rows, and of columns that is a multiple of kLanes.
 template <typename Packed>
 void product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32_t* b, int columns, float* c,
              const float* shrink) {
@@ -140,7 +140,7 @@ void product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32
 }
 
 #if defined(FXHLO_TILES)
-// Sums of Rows x Columns tiles from c, and back to it.
+// product_tile with AMX: Rows x Columns tiles of sums, starting from c (or zero) and stored to it.
 template <int Rows, int Columns>
 inline void product_tiles(const uint32_t* a, int64_t a_row, int depth, const uint32_t* b, int64_t b_row, float* c, bool add) {
   const int64_t stride = b_row * 4, a_stride = a_row * 4;
@@ -172,8 +172,8 @@ inline void product_tiles(const uint32_t* a, int64_t a_row, int depth, const uin
   if constexpr (Rows == 2 && Columns == 2) store_tile<3>(lower + kTileSide, stride);
 }
 
-// What product<BFloat16> does, with tiles of this thread's TileShapes: all rows where they are fewer than kTileSide, else
-// rows up to the next multiple of it, which the buffers must hold. depth and columns are multiples of kTileSide.
+// product<BFloat16> with AMX and this thread's TileShapes. With at least kTileSide rows, their number is rounded up to a
+// multiple of it, which the buffers must hold. depth and columns are multiples of kTileSide.
 inline void tiled_product(const uint32_t* a, int64_t a_row, int rows, int depth, const uint32_t* b, int columns, float* c,
                           const float* shrink) {
   for (int r = 0; shrink != nullptr && r < rows; ++r) {
@@ -204,7 +204,7 @@ struct Scoring {
   float soft_cap;  // 0: none
 };
 
-// tanh to within about 1e-7 absolute.
+// tanh with an absolute error of about 1e-7.
 inline Floats tanh(Floats x) {
   const Floats limit = broadcast(60.0f);
   Floats power = x * (2 * kLog2E);
@@ -214,10 +214,10 @@ inline Floats tanh(Floats x) {
   return (power - 1.0f) / (power + 1.0f);
 }
 
-// One row's scores of one block become weights: s [kKeys] products -> words [kKeys / kPer], 2^(score - highest).
-// Keys [first, last) of the block are seen. Updates highest and total [kLanes], whose lanes are added
-// up at the end, and returns what shrinks earlier weights.
-// A block of which a row sees nothing leaves it as it is, bit by bit: other rows may have made the tile look there.
+// Softmax of one row over one block: s [kKeys] dot products -> words [kKeys / kPer], weights 2^(score - highest).
+// Keys [first, last) of the block are visible. Updates highest and total [kLanes], whose lanes are added
+// up at the end, and returns the factor for earlier weights.
+// A fully masked block leaves the row's state unchanged, bit for bit: other rows of the tile may need that block.
 template <typename Packed>
 inline float softmax_row(float* s, uint32_t* words, int first, int last, const Scoring& scoring, float slope,
                          int distance, float& highest, float* total) {

@@ -2,8 +2,8 @@
 
 The file's name holds a hash of everything that its contents depend on (sources, compiler, flags, processor, jaxlib),
 so a stale library is never loaded and a cache may be shared between machines. A library is written under another name
-and renamed, so a reader sees a whole file or none; of several processes one builds and the others wait for it. Where the
-compiler refuses the sources, its reason is kept beside the library's place, so that no later start waits for the same end.
+and renamed, so that a reader sees a complete file or none; one of several processes builds it, and the others wait. If the
+compiler rejects the sources, its error is stored next to the library's path, so that later starts do not compile again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ TARGETS: tuple[str, ...] = (
 SOURCES = (
     "linear.cc", "attention.cc", "sample.cc", "logprobs.cc", "process_logits.cc", "activation.cc", "norm.cc",
 )  # fmt: skip
-"""What takes longest to compile goes first."""
+"""In order of compile time, longest first."""
 HEADERS = (
     "attention_tile.h", "convert.h", "door.h", "linear_tiles.h", "parallel.h", "sampling.h", "tiles.h", "transpose.h",
     "vector.h",
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
-"""Nothing is fused that does not say so (`fma`): sampling rounds as its reference does. Arguments in $CXX come after these
-and win: CXX="g++ -march=x86-64-v3" builds for a lesser processor, CXX="g++ -fsanitize=address" with a sanitizer."""
+"""No contraction except explicit `fma`: sampling rounds as its reference does. Arguments in $CXX come after these
+and override them: CXX="g++ -march=x86-64-v3" builds for an older processor, CXX="g++ -fsanitize=address" with a sanitizer."""
 COMPILERS = ("c++", "g++", "clang++")
 FOLDER = Path(__file__).parent
 COMPILE_SECONDS = 300
@@ -52,18 +52,18 @@ ERROR_LINES = 3
 DIGEST_BYTES = 32
 _lock = threading.RLock()
 _loaded: tuple[Path | None, str | None, ctypes.CDLL | None] | None = None
-"""Path, reason why there is none, and the library, once this process has asked for it."""
+"""(path, reason why it is missing, loaded library); None before the first request in this process."""
 _builder: subprocess.Popen | None = None
-"""What `prepare` has started; kept, for nobody waits for it."""
+"""The process started by `prepare`; referenced because nobody waits for it."""
 
 
 def unavailable() -> str | None:
-    """None where the kernels can be used, else the reason in one sentence. Builds them if nobody has yet."""
+    """None if the kernels can be used, else the reason in one sentence. Builds them if they are not built."""
     return _load()[1]
 
 
 def planned() -> str | None:
-    """None where the kernels are there or will be built for whoever needs them, else the reason. Compiles nothing."""
+    """None if the kernels are built or can be built when needed, else the reason. Compiles nothing."""
     reason = _switched_off()
     if reason is not None:
         return reason
@@ -77,16 +77,16 @@ def planned() -> str | None:
 
 
 def forget_failure() -> None:
-    """Has the next `unavailable` build again, also where the compiler has refused the sources before."""
+    """Makes the next `unavailable` build again, even if the compiler rejected the sources before."""
     compiler = find_compiler()
     if compiler is not None:
         _failure_file(_path(compiler)).unlink(missing_ok=True)
 
 
 def prepare() -> None:
-    """Has the kernels built, if nobody has yet, while this process does something else; `unavailable` waits for it.
+    """Starts building the kernels in the background, if they are not built; `unavailable` waits for it.
 
-    In a process of its own, not in a thread: vLLM forks its engine, and a fork keeps no threads but their locks.
+    In a process, not a thread: vLLM forks its engine, and a fork keeps the locks of threads but not the threads.
     """
     global _builder
     if _builder is not None or not sys.executable or ready():
@@ -110,13 +110,13 @@ def ready() -> bool:
 
 
 def identity() -> str:
-    """What the kernels will be made of, without making them: the library's fingerprint, or why there is none."""
+    """The library's fingerprint, without building it, or the reason why it cannot be built."""
     reason, compiler = planned(), find_compiler()
     return fingerprint(compiler) if reason is None and compiler is not None else str(reason)
 
 
 def library() -> Path:
-    """The compiled library. Raises UnsupportedError, with the reason, where there is none."""
+    """Path of the compiled library. Raises UnsupportedError, with the reason, if it cannot be built."""
     path, reason = _load()[0], unavailable()
     if reason is not None or path is None:
         raise UnsupportedError(
@@ -127,7 +127,7 @@ def library() -> Path:
 
 
 def register() -> None:
-    """Makes every function of TARGETS known to XLA on platform "cpu". May be called any number of times."""
+    """Registers the functions in TARGETS with XLA on platform "cpu". Idempotent."""
     with _lock:
         library()
         _register_once()
@@ -143,7 +143,7 @@ def _register_once() -> None:
 
 
 def _load() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
-    """Path, reason why there is none, and the loaded library; decided once in a process."""
+    """(path, reason why it is missing, loaded library); decided once per process."""
     global _loaded
     with _lock:
         if _loaded is None:
@@ -186,7 +186,7 @@ def _failure_file(path: Path) -> Path:
 
 
 def _failure(path: Path) -> str | None:
-    """Why the compiler has refused to make `path`; None where it has not."""
+    """The stored error of an earlier build of `path`; None if there was none."""
     try:
         reason = _failure_file(path).read_text()
     except FileNotFoundError:
@@ -203,9 +203,9 @@ def _switched_off() -> str | None:
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
-    """The library, or None where the file is missing or damaged.
+    """The loaded library, or None if the file is missing or damaged.
 
-    A file cut short can pass dlopen and kill the process when a missing page is touched: its digest is compared first.
+    A truncated file can pass dlopen and crash the process when a missing page is accessed: its digest is compared first.
     """
     try:
         content = path.read_bytes()
@@ -220,7 +220,7 @@ def _open(path: Path) -> ctypes.CDLL | None:
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The compiler's command: $CXX (which may hold arguments) if it is set, else the first of COMPILERS on PATH."""
+    """The compiler's command: $CXX (with arguments) if it is set, else the first of COMPILERS on PATH; None if there is none."""
     if chosen := os.environ.get("CXX"):
         command = tuple(shlex.split(chosen))
         return command if shutil.which(command[0]) else None
@@ -235,7 +235,7 @@ def _no_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """`native` in the cache's root. Created if need be. Raises CacheError, OSError."""
+    """`native` in the cache's root, created if missing. Raises CacheError, OSError."""
     folder = default_root() / "native"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -243,7 +243,7 @@ def cache_folder() -> Path:
 
 @functools.cache
 def fingerprint(compiler: tuple[str, ...]) -> str:
-    """Hash of all that the library's contents depend on."""
+    """Hash of everything that the library's contents depend on."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     parts = [*FLAGS, shlex.join(compiler), version, _processor(), importlib.metadata.version("jaxlib")]
     parts += [(FOLDER / name).read_text() for name in (*SOURCES, *HEADERS)]
@@ -261,7 +261,7 @@ def _processor() -> str:
 
 
 def compile_library(compiler: tuple[str, ...], path: Path) -> str | None:
-    """Builds `path`, the digest of its content appended; None, or the reason why it could not be."""
+    """Builds `path`, with the digest of its content appended; None, or the reason why it failed."""
     spec = importlib.util.find_spec("jaxlib")  # jax.ffi.include_dir() without importing jax, which takes a second
     if spec is None or spec.origin is None:
         return "jaxlib, whose headers the native kernels need, is not installed"
@@ -290,7 +290,7 @@ def compile_library(compiler: tuple[str, ...], path: Path) -> str | None:
 
 
 def _run(command: list[str]) -> str | None:
-    """None, or the first lines of what the compiler complains of."""
+    """None, or the first lines of the compiler's error."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     if done.returncode == 0:
         return None

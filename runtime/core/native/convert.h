@@ -1,4 +1,4 @@
-// Scalars: bfloat16 and float16 as bits, and their conversion to and from float32.
+// Scalar bfloat16 and float16, stored as bits, and their conversion to and from float32.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ inline To bit_cast(From from) {
 inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) { return bit_cast<float>(uint32_t{value.bits} << 16); }
 inline float to_float(Half value) {
-  // Denormal numbers go through an integer: XLA's threads flush denormal floats to zero, and float16's are none in float32.
+  // Denormals are converted as integers: XLA's threads flush denormal floats to zero, and those of float16 are normal in float32.
   const uint32_t magnitude = value.bits & 0x7fffu;
   const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN
   const float normal = bit_cast<float>(((magnitude << 13) + 0x38000000u) | special);
@@ -51,8 +51,8 @@ inline Half from_float<Half>(float value) {
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and more round to infinity
-  if (magnitude < 0x38800000u) {  // below 2^-14: the float32 addition rounds at the denormals' place
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and above round to infinity
+  if (magnitude < 0x38800000u) {  // below 2^-14: the float32 addition rounds to the denormals' precision
     const uint32_t sum = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f);
     return {static_cast<uint16_t>(sign | (sum - 0x3f000000u))};
   }

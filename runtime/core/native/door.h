@@ -1,7 +1,7 @@
-// The door of a kernel: operands and results are checked here, before any of their memory is read or written.
+// Validates a kernel's operands and results before any of their memory is read or written.
 //
-// XLA hands over whatever the module says: a custom call has no type rule. What does not pass is an error of the call with
-// the operand's name, what it is and what it must be; so is an exception, which must not leave a function called from C.
+// XLA does not type-check custom calls. A failed check is an error of the call with the operand's name, what it is and what
+// it must be; so is an exception, which must not propagate out of a function called from C.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,7 @@ std::string shape_text(const Sizes& sizes) {
   return text + "]";
 }
 
-// Collects the first thing that is wrong; what comes after it is not looked at.
+// Keeps the first failed check; later ones are skipped.
 class Door {
  public:
   explicit Door(const char* kernel) : kernel_(kernel) {}
@@ -56,7 +56,7 @@ class Door {
   using Types = std::initializer_list<xla::ffi::DataType>;
   using Sizes = std::initializer_list<int64_t>;
 
-  // `sizes`: one for each dimension, kAnySize where any will do.
+  // `sizes`: one per dimension; kAnySize accepts any.
   Door& check(const char* name, const xla::ffi::AnyBuffer& buffer, Types types, Sizes sizes) {
     if (failed()) return *this;
     const auto dimensions = buffer.dimensions();
@@ -67,7 +67,7 @@ class Door {
     return *this;
   }
 
-  // `message()`: what is wrong, in a clause that begins with the operand's name.
+  // `message()`: what is wrong, as a clause that begins with the operand's name.
   template <typename Message>
   Door& require(bool holds, const Message& message) {
     if (!holds && !failed()) refuse(message());
@@ -98,7 +98,7 @@ class Door {
   std::string message_;
 };
 
-// The error that body() returns, or that of what it throws: a kernel's scratch can be more than there is memory for.
+// Returns body()'s error, or one for an exception that it throws: allocating a kernel's scratch may fail.
 template <typename Body>
 xla::ffi::Error guarded(const char* kernel, const Body& body) {
   try {

@@ -1,11 +1,11 @@
 // fxhlo_linear, fxhlo_linear_bias: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
 //
 // A panel of kPanel rows of w is regrouped so that each vector holds four words (16 bytes along k) of kLanes / 4
-// different rows; a row of x then enters as four words repeated. The first tile of rows of x regroups w in registers
-// on the way and keeps it, in a scratch that stays in the second-level cache, for the tiles after it.
+// different rows; four words of a row of x are broadcast. The first tile of rows of x regroups w in registers
+// and keeps it for the following tiles, in a scratch that stays in the L2 cache.
 //
-// Batch invariance: an output is four partial sums, word i of k going to sum i mod 4 in order of k, added
-// up at the end by `finish`. Tiles, blocks and threads choose what is computed together, never how.
+// Batch invariance: an output is the sum of four partial sums, where word i along k is added to sum i mod 4, in order of k;
+// `finish` adds them up. Tiles, blocks and threads determine what is computed together, never the order of additions.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -23,10 +23,10 @@ namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_linear";
 constexpr int kPanel = kTileVectors * kLanes / 4;  // rows of w, columns of y
-constexpr int64_t kBlockBytes = 256 << 10;         // of x in one chunk, to be found again in the second-level cache,
-constexpr int64_t kBlockRows = 128;                // but rows enough that regrouping w costs little beside them
+constexpr int64_t kBlockBytes = 256 << 10;         // of x per chunk, so that it stays in the L2 cache,
+constexpr int64_t kBlockRows = 128;                // but enough rows to amortize regrouping w
 constexpr int64_t kSerialBytes = 96 << 10;         // a smaller weight is read faster than a thread wakes up
-constexpr int64_t kChunksPerThread = 4;            // to balance threads that the system interrupts
+constexpr int64_t kChunksPerThread = 4;            // to balance threads that the system preempts
 static_assert(kTileVectors == 4, "finish() interleaves four vectors");
 
 // Four words, a step along k.
@@ -34,20 +34,20 @@ struct Quad {
   char bytes[16];
 };
 template <typename T>
-constexpr int kStep = sizeof(Quad) / sizeof(PackedOf<T>);  // values of k in a quad
+constexpr int kStep = sizeof(Quad) / sizeof(PackedOf<T>);  // values along k per quad
 
 template <typename T>
 struct Problem {
   const T* x;
   const T* w;
   const T* bias;  // or null
-  void* y;        // of T, or of float where `wide`: only what writes it has the dtype in its type, or all would be compiled twice
+  void* y;        // T, or float if `wide`: only write_as is templated on it, or everything would be compiled twice
   bool wide;
   int64_t m, n, k;
   int64_t steps() const { return (k + kStep<T> - 1) / kStep<T>; }
 };
 
-// Rows of w behind one panel: vector v holds, from its lane 4 * i on, row 4 * i + v; rows past the last repeat it.
+// Rows of w of one panel: lanes 4 * i to 4 * i + 3 of vector v hold row 4 * i + v; rows past the last repeat it.
 template <typename T>
 struct Panel {
   const T* rows[kPanel];
@@ -66,7 +66,7 @@ inline Words regroup(const Panel<T>& panel, int vector, int64_t at, int count) {
 
 constexpr int kSpan = 4;  // quads along k regrouped at a time: one cache line of each row
 
-// The same for kSpan quads in a row, all whole.
+// regroup for kSpan consecutive full quads.
 template <typename T>
 inline void regroup_span(const Panel<T>& panel, int vector, int64_t at, Words* out) {
 #if defined(FXHLO_AVX512)
@@ -126,8 +126,8 @@ inline void write(const Problem<T>& p, int64_t row, int64_t column, const Floats
   p.wide ? write_as<Rows, float>(p, row, column, sums) : write_as<Rows, T>(p, row, column, sums);
 }
 
-// Rows [row, row + count) of x -> [steps][count] quads, zero past the end of k. Beside being what a tile reads in order,
-// it parts rows that are a power of two apart and would fight for the same lines of the first-level cache.
+// Rows [row, row + count) of x -> [steps][count] quads, zero past the end of k. A tile reads them sequentially,
+// and rows that are a power of two apart do not compete for the same lines of the L1 cache.
 template <typename T>
 void pack_rows(const Problem<T>& p, int64_t row, int64_t count, Quad* out) {
   for (int64_t r = 0; r < count; ++r) {
@@ -147,9 +147,9 @@ void pack_rows(const Problem<T>& p, int64_t row, int64_t count, Quad* out) {
   }
 }
 
-// Rows [row, row + Rows) of y, by one panel regrouped on the way and kept in `kept`, [steps][kTileVectors], unless that
-// is null. x is what pack_rows made of the rows. The next panel is fetched meanwhile: a machine need not notice so many
-// streams by itself, and a virtual one with its prefetchers off read w at a tenth of the speed.
+// Computes rows [row, row + Rows) of y for one panel, which is regrouped on the fly and kept in `kept`,
+// [steps][kTileVectors], unless that is null. x: the rows, packed by pack_rows. Prefetches the next panel: hardware may not
+// detect so many streams, and a virtual machine with prefetchers off read w at a tenth of the speed.
 template <int Rows, typename T>
 void streamed_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, Words* kept) {
   const Panel<T> panel(p, column);
@@ -179,7 +179,7 @@ void streamed_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad*
   write<Rows>(p, row, column, sums);
 }
 
-// The same by a panel that an earlier tile has kept.
+// streamed_tile with a panel that an earlier tile has kept.
 template <int Rows, typename T>
 void kept_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
   Floats sums[Rows][kTileVectors] = {};
@@ -194,11 +194,11 @@ void kept_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, 
   write<Rows>(p, row, column, sums);
 }
 
-// Rows [row, row_end) by columns [column, column_end): panel by panel of w, every row of x against each.
+// Computes rows [row, row_end) and columns [column, column_end) of y: loops over panels of w, and all rows of x for each.
 template <typename T>
 void block(const Problem<T>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
   const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows, steps = p.steps();
-  // Rows are shared out evenly: 8 rows are two tiles of 4, not 6 and 2.
+  // Rows are distributed evenly: 8 rows are two tiles of 4, not 6 and 2.
   const auto first_row = [&](int64_t tile) { return row + count * tile / tiles; };
   thread_local std::vector<Quad> x;
   thread_local std::vector<Words> kept;

@@ -1,6 +1,6 @@
-// fxhlo_linear in bfloat16 with Intel's tiles: y^T = w x^T, so that w, which is large, is read as it lies in memory.
+// fxhlo_linear in bfloat16 with Intel AMX: y^T = w x^T, so that w, which is large, is read in its own layout.
 //
-// The rows of x are regrouped instead, once for many rows of w. A row of y has the same bits in any batch: tiles.h says why.
+// The rows of x are packed instead, once for many rows of w. A row of y has the same bits in any batch: tiles.h says why.
 #pragma once
 
 #include <algorithm>
@@ -12,14 +12,14 @@
 
 namespace fxhlo {
 
-constexpr int kTilePanel = 2 * kTileSide;     // rows of w, columns of y, that are worked on together
-constexpr int64_t kTileBlockBytes = 1 << 20;  // of x in one chunk: it is read once for each group of panels
-constexpr int64_t kTileChunksPerThread = 2;   // each regroups its rows of x
+constexpr int kTilePanel = 2 * kTileSide;     // rows of w, columns of y, processed together
+constexpr int64_t kTileBlockBytes = 1 << 20;  // of x per chunk; read once per group of panels
+constexpr int64_t kTileChunksPerThread = 2;   // each chunk packs its rows of x
 
 #if defined(FXHLO_TILES)
 
-constexpr int64_t kTileKeep = 2 * kTilePanel;  // of more rows of x than these a panel is worth a copy in one piece,
-constexpr int64_t kTileGroupBytes = 512 << 10;  // and so many copies stay in the second-level cache
+constexpr int64_t kTileKeep = 2 * kTilePanel;  // with more rows of x, copying a panel contiguously pays off;
+constexpr int64_t kTileGroupBytes = 512 << 10;  // bytes of such copies that stay in the L2 cache
 
 // Rows [row, row + 16) of x -> [steps][16 words of k][16 rows], zero past the last row and past the end of k.
 inline void pack_tile_rows(const BFloat16* x, int64_t k, int64_t count, Words* out) {
@@ -40,7 +40,7 @@ inline void pack_panel(const BFloat16* w, int64_t k, int64_t count, Words* out) 
   }
 }
 
-// Sums [kTilePanel columns of y][16 rows of y] to y, rounded; y points at the first.
+// Rounds sums [kTilePanel columns of y][16 rows of y] and stores them; y points to the first.
 template <typename Out>
 inline void write_tiles(const float* sums, const float* bias, int64_t rows, int64_t columns, Out* y, int64_t stride) {
   __m512i lines[kTilePanel];
@@ -70,17 +70,17 @@ inline void write_tiles(const float* sums, const float* bias, int64_t rows, int6
   }
 }
 
-// A panel of w: whole steps of k as they lie, or all of them as pack_panel made them.
+// A panel of w: in w's layout for whole steps of k, or packed by pack_panel.
 struct TilePanel {
   const char* lines;
   int64_t stride;        // bytes from one row to the next
   int64_t step;          // bytes from one step of k to the next
-  int64_t whole;         // steps that are found there; one that is not whole lies in `rest`
+  int64_t whole;         // steps in `lines`; a partial last one is in `rest`
   const Words* rest;
-  const char* next;      // the next panel, which lies like this one, to be fetched meanwhile, or null
+  const char* next;      // the next panel, in the same layout, to prefetch; or null
 };
 
-// Where a product's results go to: lines that are fetched meanwhile.
+// Destination of a matmul's results, whose cache lines are prefetched.
 struct TileResult {
   const char* lines;
   int64_t stride, rows;
@@ -89,7 +89,7 @@ struct TileResult {
   }
 };
 
-// sums [Tiles][kTilePanel][16]: the panel by one or two tiles of rows of x, [steps][16][16] words each.
+// sums [Tiles][kTilePanel][16] = the panel times one or two tiles of rows of x, [steps][16][16] words each.
 template <int Tiles>
 inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps, const TileResult& result, float* sums) {
   zero_tile<0>(), zero_tile<1>();
@@ -105,7 +105,7 @@ inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps,
       multiply_tiles<3, 5, 7>();
     }
   };
-  constexpr int kFetched = 4;  // lines of the result a step
+  constexpr int kFetched = 4;  // lines of the result prefetched per step
   const Words* second = x + steps * kTileSide;
   for (int64_t step = 0; step < panel.whole; ++step) {
     if (panel.next != nullptr) {
@@ -124,11 +124,11 @@ inline void panel_product(const TilePanel& panel, const Words* x, int64_t steps,
 // y [m, n] = x [m, k] w [n, k]^T (+ bias [n], or null), by blocks of y.
 class TiledLinear {
  public:
-  // y: bfloat16, or float where `wide`.
+  // y: bfloat16, or float if `wide`.
   TiledLinear(const BFloat16* x, const BFloat16* w, const BFloat16* bias, void* y, bool wide, int64_t n, int64_t k)
       : x_(x), w_(w), bias_(bias), y_(y), wide_(wide), n_(n), k_(k), steps_((k + kTileDepth - 1) / kTileDepth) {}
 
-  // Rows [row, row_end) by columns [column, column_end).
+  // Computes rows [row, row_end) and columns [column, column_end) of y.
   void block(int64_t row, int64_t row_end, int64_t column, int64_t column_end) const {
     const int64_t tiles = (row_end - row + kTileSide - 1) / kTileSide;
     thread_local std::vector<Words> packed, kept;
@@ -167,7 +167,7 @@ class TiledLinear {
     return {reinterpret_cast<const char*>(kept), kTileLine, kTilePanel * kTileLine, steps_, nullptr, nullptr};
   }
 
-  // kept: for what must be copied all the same, a panel that is not full and a step that is not whole.
+  // kept: scratch for a partial panel or a partial step of k, which must be copied.
   TilePanel direct(int64_t column, int64_t column_end, Words* kept) const {
     const BFloat16* from = w_ + column * k_;
     if (n_ - column < kTilePanel) {

@@ -1,6 +1,6 @@
 // fxhlo_logprobs: operands and results as in kernels/logprobs/reference.py; one row per task.
 //
-// ids and ranks are the reference's; the values differ by rounding: the sum here is in float64, in the order of the tokens.
+// ids and ranks are the reference's; the values differ by rounding: the sum here is in float64, in token order.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -21,25 +21,24 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_logprobs";
-constexpr int64_t kFew = 64;  // so many tokens are kept in order as they are found; more are selected and sorted at the end
+constexpr int64_t kFew = 64;  // up to this count, tokens are kept sorted as they are found; above it, selected and sorted at the end
 
-// A token and the order of its logit in one number that sorts as the results do: the highest logit first, the lowest token
-// first where they are equal.
+// A token and its logit's order image in one number that sorts as the results do: highest logit first, then lowest token.
 inline uint64_t key_of(int32_t order, int64_t token) {
   return uint64_t{~(static_cast<uint32_t>(order) ^ 0x80000000u)} << 32 | static_cast<uint64_t>(token);
 }
 inline int32_t token_of(uint64_t key) { return static_cast<int32_t>(key & 0xffffffffu); }
 
-// The `count` least keys of a row, in order: its best tokens. `keys` is the scratch.
+// Sets `keys` to the `count` smallest keys of a row, sorted: its top tokens.
 template <typename T>
 void best_keys(const T* logits, int64_t size, int64_t count, std::vector<uint64_t>& keys) {
   keys.clear();
   if (count <= kFew) {
-    int32_t least = std::numeric_limits<int32_t>::min();  // the order of the last one kept, once there are `count`
+    int32_t least = std::numeric_limits<int32_t>::min();  // order image of the last kept token, once `count` are kept
     for (int64_t i = 0; count > 0 && i < size; ++i) {
       const int32_t value = order(cleaned(to_float(logits[i])));
       const bool full = static_cast<int64_t>(keys.size()) == count;
-      if (full && value <= least) continue;  // an equal one comes after those that are kept
+      if (full && value <= least) continue;  // equal logits sort after the kept ones
       if (full) keys.pop_back();
       const uint64_t here = key_of(value, i);
       keys.insert(std::upper_bound(keys.begin(), keys.end(), here), here);
@@ -56,7 +55,7 @@ void best_keys(const T* logits, int64_t size, int64_t count, std::vector<uint64_
   std::sort(keys.begin(), keys.end());
 }
 
-// One row: the chosen token and the `count` tokens of highest logit, their log-probabilities, the chosen one's rank.
+// One row: the sampled token and the `count` tokens of highest logit, their log-probabilities, the sampled token's rank.
 template <typename T>
 void row_logprobs(const T* logits, int64_t size, int32_t chosen, int64_t count, int32_t* ids, float* values, int32_t* rank) {
   const int32_t bar = order(cleaned(to_float(logits[chosen])));
@@ -78,12 +77,12 @@ void row_logprobs(const T* logits, int64_t size, int32_t chosen, int64_t count, 
   *rank = at_least;
 }
 
-// Whether a row's mask forbids anything: most rows have none, and need no copy.
+// Whether a row's mask forbids any token: most rows' masks do not, and need no copy.
 inline bool forbids(const uint32_t* allowed, int64_t words) {
   return std::any_of(allowed, allowed + words, [](uint32_t word) { return word != ~uint32_t{0}; });
 }
 
-// allowed_mask: int32 [rows, ceil(size / 32)], or [rows, 0] where there is none.
+// allowed_mask: int32 [rows, ceil(size / 32)], or [rows, 0] if absent.
 ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer tokens, ffi::AnyBuffer enabled,
                     ffi::AnyBuffer allowed_mask, ffi::Result<ffi::AnyBuffer> ids, ffi::Result<ffi::AnyBuffer> values,
                     ffi::Result<ffi::AnyBuffer> ranks) {

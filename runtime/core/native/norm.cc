@@ -1,7 +1,7 @@
 // fxhlo_rms_norm: y[m, i] = round(x[m, i] / sqrt(mean over i of x[m, i]^2 + epsilon)) * w[i].
 //
-// Batch invariance: the sum of a row's squares is kLanes partial sums, value i going to sum i mod kLanes in order of i, added
-// up by halves.
+// Batch invariance: a row's sum of squares is kLanes partial sums, where value i is added to sum i mod kLanes in order of i;
+// they are added up by halves.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_rms_norm";
-constexpr int64_t kShareValues = 32 << 10;  // of one thread: fewer are done before another one wakes up
+constexpr int64_t kShareValues = 32 << 10;  // per thread: fewer are computed before another thread wakes up
 
 template <typename T, typename Out>
 void row(const T* x, const Out* weight, int64_t size, float epsilon, Out* y) {

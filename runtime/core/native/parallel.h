@@ -1,7 +1,7 @@
-// Splitting one FFI call over XLA's intra-op thread pool.
+// Splits one FFI call over XLA's intra-op thread pool.
 //
-// The calling thread works through the chunks itself and helpers join it, so a busy pool costs time but never
-// a deadlock: what no helper has claimed the caller does, and it waits only for chunks already being worked on.
+// The calling thread processes chunks itself, and helpers join it, so that a busy pool costs time but cannot
+// deadlock: the caller processes the chunks that no helper has claimed, and waits only for chunks already in progress.
 #pragma once
 
 #include <algorithm>
@@ -28,8 +28,8 @@ inline void pause_briefly() {
 #endif
 }
 
-// What caller and helpers share. Helpers own it too: one that starts after the call has returned finds no chunk
-// left and never touches `body`, which lives on the caller's stack.
+// State shared by caller and helpers, owned by both: a helper that starts after the call has returned finds no chunk
+// left and never accesses `body`, which is on the caller's stack.
 template <typename Body>
 struct SharedWork {
   SharedWork(const Body* body, int64_t chunks) : body(body), chunks(chunks) {}
@@ -41,8 +41,8 @@ struct SharedWork {
     }
   }
 
-  // An exception that left a thread of the pool would end the process: the first one is kept for the caller, and what
-  // has not begun by then is left out.
+  // An exception that escapes a pool thread would terminate the process: the first one is kept for the caller, and chunks
+  // that have not started are skipped.
   void attempt(int64_t chunk) noexcept {
     if (failed.load(std::memory_order_relaxed)) return;
     try {
@@ -53,7 +53,7 @@ struct SharedWork {
   }
 
   void wait() const {
-    // A chunk takes microseconds, a futex as long: spin, and give the core away only where that takes long.
+    // A chunk takes microseconds, and so does a futex: spin first, and yield only if that takes long.
     for (int spins = 0; done.load(std::memory_order_acquire) < chunks; ++spins) {
       if (spins < 4096) {
         pause_briefly();
@@ -68,11 +68,11 @@ struct SharedWork {
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<int64_t> done{0};
   std::atomic<bool> failed{false};
-  std::exception_ptr problem;  // written before the `done` of its chunk, read after all of them
+  std::exception_ptr problem;  // written before its chunk's `done` increment, read after all of them
 };
 
-// Calls body(chunk) for every chunk in [0, chunks), in any order and on any thread; returns when all are done. Throws the
-// first exception that a body has thrown.
+// Calls body(chunk) for every chunk in [0, chunks), in any order and on any thread; returns when all are done. Rethrows
+// the first exception of a body.
 template <typename Body>
 void parallel_for(xla::ffi::ThreadPool& pool, int64_t chunks, const Body& body) {
   const int64_t helpers = chunks < 2 ? 0 : std::min<int64_t>(pool.num_threads(), chunks) - 1;
@@ -84,7 +84,7 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t chunks, const Body& body) 
   try {
     for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule([shared] { shared->work(); });
   } catch (const std::bad_alloc&) {
-    // Those that are scheduled already use the caller's body: go on with fewer.
+    // Helpers already scheduled use the caller's body: continue with fewer.
   }
   shared->work();
   shared->wait();

@@ -1,8 +1,8 @@
 // fxhlo_sample: operands and result as in kernels/sample/reference.py; one row (request) per task.
 //
 // Tokens are the reference's, bit for bit: the float32 operations are its operations in its order (hence
-// -ffp-contract=off), everything else is integers. The sorts are replaced by selection among few candidates, and no noise
-// is drawn for a token that cannot win.
+// -ffp-contract=off), everything else is integer arithmetic. Sorts are replaced by selection among few candidates, and no
+// noise is drawn for tokens that cannot win.
 
 #include <algorithm>
 #include <cmath>
@@ -24,7 +24,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// The numbers of kernels/sample/reference.py.
+// Constants of kernels/sample/reference.py.
 constexpr float kEpsilon = 1e-5f;
 constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kLog2E = 1.4426950408889634f;
@@ -37,9 +37,9 @@ constexpr float kExpSeries[] = {-0.693146944f, 0.240214869f, -0.0554094501f, 0.0
 constexpr uint32_t kParity = 0x1BD11BDA;
 constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
 
-// A token this many binary orders below the best loses to it whatever the noise, which spans (-33, 5.1).
+// A token whose probability is 2^-kHopeless of the best cannot win: the noise is in (-33, 5.1).
 constexpr float kHopeless = 39.0f;
-constexpr int64_t kBlock = 512;  // tokens looked at together
+constexpr int64_t kBlock = 512;  // tokens processed together
 
 inline Floats product(Floats a, Floats b) {
   return reinterpret_cast<Floats>(reinterpret_cast<Words>(a * b) & ~1u);
@@ -60,7 +60,7 @@ inline Floats split(Floats x, Floats* g) {
   return __builtin_convertvector(reinterpret_cast<Ints>(bits >> 23) - 126, Floats);
 }
 
-// The first word of Threefry-2x32-20 for the counters (step, token).
+// First word of Threefry-2x32-20 for the counter (step, token).
 inline Words threefry(const uint32_t (&key)[2], uint32_t step, Words token) {
   const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ kParity};
   Words x = (step + keys[0]) - Words{}, y = token + keys[1];
@@ -101,7 +101,7 @@ inline Ints weight(Floats z) {
 
 inline float clamped(float value, float low, float high) { return value < low ? low : value > high ? high : value; }
 
-// The first token of greatest logit; `best` is that logit, cleaned.
+// The lowest token with the highest logit; `best` is set to that logit, cleaned.
 template <typename T>
 int32_t greedy(const T* logits, int64_t size, float* best) {
   int32_t highest = std::numeric_limits<int32_t>::min();
@@ -125,14 +125,14 @@ struct Parameters {
   uint32_t step;
 };
 
-// Scratch of one thread for a row: y, z and the weights, padded to whole vectors with tokens that nobody can draw.
+// Per-thread scratch for a row: y, z and the weights, padded to whole vectors with tokens that cannot be drawn.
 struct Scratch {
   std::vector<float> y, z;
   std::vector<int32_t> weights, found;
 };
 
-// The k-th largest of `size` values. k blocks have a value of at least the k-th largest of the blocks' maxima, so there are
-// k such values: only those, few as they are where k is small, are looked at one by one.
+// The k-th largest of `size` values. At least k values reach the k-th largest block maximum (one in each of k blocks): only
+// those, which are few for a small k, are candidates.
 float kth_largest(const float* values, int64_t size, int64_t k, std::vector<int32_t>& found) {
   constexpr int64_t kSpan = 64;
   const int64_t blocks = (size + kSpan - 1) / kSpan;
@@ -161,9 +161,9 @@ float kth_largest(const float* values, int64_t size, int64_t k, std::vector<int3
   return unorder(found[k - 1]);
 }
 
-// The largest t such that the weights of at least t sum up to `target` (which the sum of all is, or more).
+// The largest t such that the weights >= t sum to at least `target`; the sum of all weights does.
 int32_t heaviest(const std::vector<int32_t>& weights, int64_t target, std::vector<int32_t>& found) {
-  constexpr int kShift = 19, kBins = 512;  // sixteen to an octave
+  constexpr int kShift = 19, kBins = 512;  // sixteen per octave
   int64_t masses[kBins] = {};
   const auto bin = [](int32_t value) {
     return static_cast<int64_t>(bit_cast<uint32_t>(static_cast<float>(value)) >> kShift) - (127 << 4);
@@ -183,7 +183,7 @@ int32_t heaviest(const std::vector<int32_t>& weights, int64_t target, std::vecto
   return found[at];
 }
 
-// Sets z to kFiltered where min-p, top-k or top-p drop the token.
+// Sets z to kFiltered for tokens that min-p, top-k or top-p drop.
 void filter(const Parameters& p, int64_t size, Scratch& s) {
   const int64_t padded = static_cast<int64_t>(s.z.size());
   const bool top_k = p.top_k > 0 && p.top_k < size, top_p = p.top_p < 1.0f, min_p = p.min_p > 0.0f;
@@ -214,7 +214,7 @@ void filter(const Parameters& p, int64_t size, Scratch& s) {
   for (int64_t i = 0; i < padded; ++i) s.z[i] = s.weights[i] >= least ? s.z[i] : kFiltered;
 }
 
-// The token that wins the exponential race over the cleaned logits, of which one is above -infinity.
+// The winner of the exponential race over cleaned logits, at least one of which is above -infinity.
 int32_t draw(const float* logits, int64_t size, const Parameters& p, Scratch& s) {
   const int64_t padded = (size + kBlock - 1) / kBlock * kBlock;
   s.y.assign(padded, -kInfinity);

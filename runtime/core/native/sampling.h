@@ -1,4 +1,4 @@
-// Logits as sampling sees them: cleaned of what no comparison orders, and as integers in their order.
+// Logits for sampling: with NaN and subnormals replaced, and as integers that sort as the floats do.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@ constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kMostTokens = int64_t{1} << 31;  // a token is an int32
 
-// int32 in the order of the floats (no NaN), and back.
+// Order image: int32 that sort as the floats do (no NaN), and its inverse.
 inline int32_t order(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);
   const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffffu);
@@ -30,7 +30,7 @@ inline Ints order(Floats values) {
   return reinterpret_cast<Ints>(values) < 0 ? -positive : positive;
 }
 
-// NaN counts as -infinity, what compiled code flushes to zero as zero.
+// NaN becomes -infinity; subnormals, which compiled code flushes, become zero.
 inline Floats cleaned(Floats values) {
   values = values == values ? values : broadcast(-kInfinity);
   return reinterpret_cast<Floats>(magnitude(values)) < kSmallestNormal ? Floats{} : values;

@@ -1,8 +1,8 @@
 // Intel AMX: registers of 16 rows x 64 bytes, and the product of two of them in bfloat16 with sums in float32.
 //
-// c[m][n] += a[m][.] b[.][n] takes 32 values of k at once: even and odd ones are two chains in order of k from zero, added
-// up, then added to c (Intel's Instruction Set Extensions reference, TDPBF16PS). So an output's bits depend on its own
-// row and column alone, and a product gives the same bits as its transpose.
+// c[m][n] += a[m][.] b[.][n] processes 32 values of k at once: even and odd ones are two chains of additions in order of k,
+// starting at zero, whose sum is added to c (Intel's Instruction Set Extensions reference, TDPBF16PS). So an output's bits
+// depend only on its own row and column, and a matmul gives the same bits as its transpose.
 #pragma once
 
 #include <cstdint>
@@ -18,21 +18,21 @@
 
 namespace fxhlo {
 
-constexpr int kTileSide = 16;                      // rows of a tile, and words in one
-constexpr int kTileDepth = 2 * kTileSide;          // values of bfloat16 in a row
-constexpr int kTileWords = kTileSide * kTileSide;  // words of a whole tile
+constexpr int kTileSide = 16;                      // rows of a tile, and words per row
+constexpr int kTileDepth = 2 * kTileSide;          // bfloat16 values per row
+constexpr int kTileWords = kTileSide * kTileSide;  // words of a full tile
 constexpr int kTileLine = 4 * kTileSide;           // bytes of a row
 
 #if defined(FXHLO_TILES)
 
-// Linux lets a process have the tiles' state after it has asked for it, once.
+// Linux allows a process to use AMX after it has requested permission once.
 inline bool has_tiles() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
 
-// The shapes of this thread's tiles, until it ends. Setting them makes all tiles zero.
+// This thread's tile configuration, released by the destructor. Setting it zeroes all tiles.
 class TileShapes {
  public:
   TileShapes() = default;
@@ -89,7 +89,7 @@ struct TileShapes {
 
 #endif
 
-// Whether products of T take them.
+// Whether matmuls of T use AMX.
 template <typename T>
 bool tiled() {
   return std::is_same_v<T, BFloat16> && has_tiles();

@@ -1,4 +1,4 @@
-// Sixteen vectors of words, turned; and a vector of fewer bytes than it holds.
+// Transpose of sixteen vectors of words, and a load of fewer bytes than a vector.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ inline void transpose(__m512i* rows) {
   }
 }
 
-// Up to 64 bytes, the rest zero.
+// Loads up to 64 bytes; the rest is zero.
 inline __m512i load_bytes(const void* from, int64_t count) {
   return count >= 64 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, from);
 }

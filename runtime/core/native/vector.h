@@ -1,7 +1,7 @@
-// Vectors of float32 in the machine's own width, and what one step of a dot product takes of each dtype.
+// Vectors of float32 in the machine's native width, and the operands of one dot product step for each dtype.
 //
-// GCC's and clang's vector extension gives arithmetic on every machine; intrinsics stand only where it
-// has no word for the instruction (fused multiply-add, bfloat16 dot products, masked loads, float16).
+// Arithmetic uses GCC's and clang's vector extension on every machine; intrinsics are used only for instructions that it
+// cannot express (fused multiply-add, bfloat16 dot products, masked loads, float16).
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@
 
 namespace fxhlo {
 
-// A register tile is kTileRows x kTileVectors accumulators, chosen to leave registers for what is loaded.
+// A register tile is kTileRows x kTileVectors accumulators, which leaves registers for loaded operands.
 inline constexpr int kTileVectors = 4;
 #if defined(FXHLO_AVX512)
 inline constexpr int kLanes = 16;
@@ -81,7 +81,7 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
-// Horizontal reductions, by halves: one order, whatever the caller's shape.
+// Horizontal reductions by halves, in the same order for every caller.
 inline float sum_lanes(Floats vector) {
   float lanes[kLanes];
   store(lanes, vector);
@@ -101,7 +101,7 @@ inline float max_lanes(Floats vector) {
 #endif
 }
 
-// 2^x to about one unit in the last place; 0 below -126, NaN for NaN. x must not be above 126.
+// 2^x with an error of about one unit in the last place; 0 below -126, NaN for NaN. x must not exceed 126.
 inline Floats exp2(Floats x) {
   const Floats low = broadcast(-126.0f);
   const Floats clamped = x < low ? low : x;
@@ -119,10 +119,10 @@ inline Floats exp2(Floats x) {
   return x < low ? Floats{} : result;
 }
 
-// ---- products of packed words ------------------------------------------------------------------------------
+// ---- multiplication of packed words ------------------------------------------------------------------------
 //
-// A word is what one lane multiplies at a time: a pair of bfloat16 where the machine has their dot product, else
-// one float32, to which the other dtypes are converted when they are packed.
+// A word is what one lane multiplies at a time: a pair of bfloat16 if the machine has a dot product for them, else
+// one float32, to which other dtypes are converted when they are packed.
 
 #if defined(FXHLO_BF16_DOT)
 template <typename T>
@@ -132,7 +132,7 @@ template <typename T>
 using PackedOf = float;
 #endif
 
-// How many values of the packed type a word holds.
+// Number of values of the packed type per word.
 template <typename Packed>
 inline constexpr int kPerWord = 4 / static_cast<int>(sizeof(Packed));
 
@@ -145,7 +145,7 @@ inline Floats multiply_add(Words a, Words b, Floats sums) {
   return fma(reinterpret_cast<Floats>(a), reinterpret_cast<Floats>(b), sums);
 }
 
-// The same word, or the same four words, in every lane or every four lanes.
+// Broadcasts one word to every lane, or four words to every four lanes.
 inline Words broadcast_word(const void* from) {
   uint32_t word;
   std::memcpy(&word, from, sizeof(word));
@@ -162,7 +162,7 @@ inline Words broadcast_quad(const void* from) {
 #endif
 }
 
-// count values from `from` to `to`, converted.
+// Converts count values from `from` to `to`.
 template <typename To, typename From>
 inline void convert(const From* from, To* to, int64_t count) {
   if constexpr (std::is_same_v<To, From>) {
@@ -186,7 +186,7 @@ inline Floats load_as(const T* from) {
   return load<Floats>(lanes);
 }
 
-// kLanes floats to memory as T; the result of a kernel is rounded here and nowhere else.
+// Stores kLanes floats as T; a kernel's result is rounded only here.
 template <typename T>
 inline void store_as(T* to, Floats values) {
 #if defined(FXHLO_BF16_DOT)
