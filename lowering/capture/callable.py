@@ -1,4 +1,4 @@
-"""make_fx of a callable over a module: how vLLM's models are captured for serving."""
+"""Captures a callable over a module by make_fx, as serving does with vLLM's models."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _symbolic_inputs(
     sizes: dict[str, torch.SymInt] = {}
     dims = []
     for number, (name, (low, high)) in enumerate(ranges.items()):
-        hint = min(97 + 14 * number, high - number)  # sizes that coincide with nothing else
+        hint = min(97 + 14 * number, high - number)  # sizes that equal no other size
         size = sizes[name] = new_size(environment, name, hint)
         symbol = size.node.expr
         environment.constrain_symbol_range(symbol, low, high)
@@ -154,7 +154,7 @@ class Watched(torch.overrides.TorchFunctionMode):
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`torch.nn.functional.linear`, without the static sizes that it makes of [1, tokens, features] where there is a bias."""
+    """`torch.nn.functional.linear`, which with a bias specializes the sizes of [1, tokens, features]; this does not."""
     if bias is None or input.ndim < 3:
         return torch.nn.functional.linear(input, weight, bias)
     rows = torch.nn.functional.linear(input.flatten(0, -2), weight, bias)
@@ -162,7 +162,7 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def _stack(frame: FrameType | None) -> str:
-    """The innermost frames outside torch, as a traceback prints them. Recording them by torch takes a third of a trace's time."""
+    """The innermost frames outside torch, as a traceback prints them. torch's own recording takes a third of a trace's time."""
     lines: list[str] = []
     while frame is not None and len(lines) < FRAMES and frame.f_code.co_filename != __file__:
         file = frame.f_code.co_filename

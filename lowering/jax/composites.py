@@ -97,7 +97,7 @@ def _result_types(*avals: Any, kernel: str, operands: tuple[str, ...], attribute
 
 
 def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tuple[tuple[str, TensorType], ...]:
-    """The operands' names and types in torch, in which the reference is written. Raises ShapeError."""
+    """The operands' names and torch types, as the reference takes them. Raises ShapeError."""
     types, allowed = [], kernels()[f"fxhlo.{kernel}"].dtypes
     for name, aval in zip(operands, avals, strict=True):
         if not all(isinstance(size, int) for size in aval.shape):
@@ -119,7 +119,7 @@ def _types(kernel: str, operands: tuple[str, ...], avals: Sequence[Any]) -> tupl
 
 @lru_cache(maxsize=1024)
 def _fake(kernel: str, types: tuple[tuple[str, TensorType], ...], attributes: Attributes) -> tuple[TensorType, ...]:
-    """The types of the kernel's results for operands of these types."""
+    """The types of the kernel's results for operands of `types`."""
     spec = kernels()[f"fxhlo.{kernel}"]
     schema = parse_schema(f"fxhlo::{spec.schema}")
     with FakeTensorMode():
@@ -137,7 +137,7 @@ def _run(*arrays: Any, **params: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    """The call alone, compiled, for a call outside of any trace."""
+    """Compiles the call alone, for use outside of a trace."""
     return jax.jit(lambda *arrays: _composite.bind(*arrays, **dict(params)))
 
 
@@ -154,7 +154,7 @@ def _lower(ctx: Any, *values: Any, kernel: str, operands: tuple[str, ...], attri
 
 @lru_cache(maxsize=256)
 def reference_text(kernel: str, types: tuple[tuple[str, TensorType], ...], attributes: Attributes) -> str:
-    """A module whose `main` is the kernel's reference over operands of these types."""
+    """Lowers the kernel's reference over operands of `types` to a module's text, as its `main`."""
     try:
         graph = trace_reference(_tupled(kernel), dict(types), dict(attributes))
     except Exception as problem:
@@ -170,7 +170,7 @@ def reference_text(kernel: str, types: tuple[tuple[str, TensorType], ...], attri
 
 @cache
 def _tupled(kernel: str) -> Callable[..., Any]:
-    """The reference, returning a tuple also where there is one result."""
+    """Wraps the reference to return a tuple, also for one result."""
     reference = kernels()[f"fxhlo.{kernel}"].reference
 
     def call(**operands: Any) -> Any:

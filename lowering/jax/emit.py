@@ -1,7 +1,7 @@
-"""Emits JAX functions, in which rules for algorithms with loops are written: matrix decompositions, special functions.
+"""Emits JAX functions, in which rules with loops are written: matrix factorizations, special functions.
 
 Comes in: a JAX function over arrays and its static arguments. Goes out: a call of a private function that has its StableHLO.
-Guaranteed: calls with the same types share the function; it has no custom call, so the module stays portable.
+Guaranteed: calls with the same types share one function, which has no custom call, so that the module stays portable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..errors import LoweringError
 from ..types import FROM_NUMPY, TensorType, Value, numpy_dtype
 
 PLATFORM = "tpu"
-"""For the CPU JAX lowers linear algebra to LAPACK calls; for the TPU it stays StableHLO, which every target takes."""
+"""JAX lowers linear algebra to LAPACK calls for the CPU, but to StableHLO, which every target compiles, for the TPU."""
 
 WIDE = (torch.int64, torch.uint64, torch.float64, torch.complex128)
-"""Dtypes that JAX has in its 64-bit mode alone."""
+"""Dtypes that JAX supports only in its 64-bit mode."""
 
 
 def emit_jax(ctx: Context, function: Callable[..., Any], *operands: Value, **static: Any) -> list[Value]:
@@ -48,8 +48,8 @@ def emit_jax(ctx: Context, function: Callable[..., Any], *operands: Value, **sta
 def _lowered(
     function: Callable[..., Any], operands: Sequence[TensorType], static: Mapping[str, Any]
 ) -> tuple[str, list[TensorType]]:
-    """The function as the text of a StableHLO module, and the types of its results."""
-    settle()  # lowering looks at jax's devices
+    """Lowers the function; returns the text of a StableHLO module and the types of its results."""
+    settle()  # lowering queries jax's devices
     shapes = [jax.ShapeDtypeStruct(shape, numpy_dtype(dtype)) for shape, dtype in operands]
     with jax.enable_x64(any(dtype in WIDE for _, dtype in operands)):
         jitted = jax.jit(lambda *arrays: function(*arrays, **static), keep_unused=True)

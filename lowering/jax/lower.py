@@ -1,9 +1,9 @@
-"""The whole path from a JAX function to StableHLO, as lowering/lower.py is for a torch module.
+"""Lowers a JAX function to StableHLO, as lowering/lower.py does a torch module.
 
 Comes in: a function over pytrees of arrays, example arguments, and which of them are weights or state. Goes out: an
-HloModule as a torch model's: names, kinds and aliases in the signature, composites for legalization, weights for the
-bundle. Guaranteed: nothing of the function is computed; a state is updated in place or the module is refused;
-the module is portable: what holds a custom call is refused.
+HloModule like a torch model's: names, kinds and aliases in the signature, composites for legalization, weights for the
+bundle. Guaranteed: the function is traced, not computed; a state is updated in place or the module is refused;
+the module is portable: custom calls are refused.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _leaves(
 
 
 def _shape(leaf: Leaf | complex) -> jax.ShapeDtypeStruct:
-    """Shape and dtype alone: the sharding of a device's array would be written into the module."""
+    """Drops all but shape and dtype: an array's sharding would be written into the module."""
     weak = getattr(leaf, "weak_type", isinstance(leaf, (bool, int, float, complex)))
     return jax.ShapeDtypeStruct(np.shape(leaf), jax.numpy.result_type(leaf), weak_type=weak)
 
@@ -123,7 +123,7 @@ def _number(name: str, value: object) -> jax.Array:
 
 
 def _check_dtypes(leaves: Sequence[_Leaf]) -> None:
-    """Raises CaptureError for dtypes that JAX would narrow silently: the module's would not be those of the signature and the bundle."""
+    """Raises CaptureError for dtypes that JAX would narrow silently, so that module, signature and bundle agree."""
     for leaf in leaves:
         dtype = leaf.value.dtype
         if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
@@ -140,7 +140,7 @@ def _check_dtypes(leaves: Sequence[_Leaf]) -> None:
 
 
 def _path(root: str, path: tuple[Any, ...]) -> str:
-    """The name of an array: its parameter's, and the keys of its place in the pytree."""
+    """The name of an array: its parameter's name and its path in the pytree."""
     tail = jax.tree_util.keystr(path, simple=True, separator=".")
     return f"{root}.{tail}" if tail else root
 

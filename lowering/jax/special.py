@@ -1,4 +1,4 @@
-"""Special functions as JAX functions, computed in float64 and from formulas that converge fast instead of from tables of coefficients.
+"""Special functions as JAX functions in float64, by formulas that converge fast rather than by tables of coefficients.
 
 Sources: Digital Library of Mathematical Functions (https://dlmf.nist.gov), sections as named. A trapezoid sum of a smooth
 periodic function, or of one that decays doubly exponentially, converges exponentially (Trefethen and Weideman, The
@@ -17,16 +17,16 @@ from jax import Array
 
 EULER = 0.57721566490153286061
 POINTS = 128
-"""Of the trapezoid sums over the circle: enough for |x| < FAR."""
+"""Number of points of the trapezoid sums over the circle: enough for |x| < FAR."""
 FAR = 30.0
-"""From here on Hankel's expansion is good to float64."""
+"""|x| from which Hankel's expansion is accurate to float64."""
 TERMS = 40
-"""Terms of Neumann's series."""
+"""Number of terms of Neumann's series."""
 ANGLES = 2 * pi * np.arange(POINTS) / POINTS
 
 
 def _summed(term: Callable[..., Array], weights: np.ndarray, *others: np.ndarray) -> Array:
-    """sum over k of weights[k] * term(others[0][k], ...), one after the other, so that memory does not grow with k."""
+    """sum over k of weights[k] * term(others[0][k], ...), in a loop, so that memory does not grow with k."""
     tables = [jnp.asarray(table) for table in (weights, *others)]
 
     def step(k: Array, total: Array) -> Array:
@@ -176,7 +176,7 @@ BERNOULLI = (
 )  # fmt: skip
 """B2, B4, ... of Euler and Maclaurin's formula."""
 EXPLICIT = 12
-"""Terms of zeta that are added one by one; after them q is large enough for that formula."""
+"""Number of terms of zeta that are added explicitly; the remaining q is large enough for that formula."""
 
 
 def _zeta_of_positive(x: Array, q: Array) -> Array:
@@ -199,13 +199,13 @@ def _zeta_of_positive(x: Array, q: Array) -> Array:
 def zeta(x: Array, q: Array) -> Array:
     """Hurwitz's zeta with ATen's special cases; x and q float64 of one shape.
 
-    The terms of a negative q are zeta's again, with the parity of x as their sign: so no loop grows with q.
+    The terms of a negative q are zeta's again, with a sign by the parity of x: so no loop depends on q.
     """
     whole = q == jnp.floor(q)
     fine = (x > 1) & jnp.isfinite(q) & ~((q <= 0) & whole)
     exponent, start = jnp.where(fine, x, 2.0), jnp.where(fine, q, 1.0)
     negative = start < 0
-    above = jnp.where(negative, start - jnp.floor(start), start)  # the first term that is positive
+    above = jnp.where(negative, start - jnp.floor(start), start)  # the first positive term
     below, beyond = jnp.where(negative, 1 - above, 1.0), jnp.where(negative, 1 - start, 1.0)
     parts = _zeta_of_positive(jnp.broadcast_to(exponent, (3, *x.shape)), jnp.stack([above, below, beyond]))
     sign = jnp.where(jnp.mod(exponent, 2) == 1, -1, 1)
@@ -223,9 +223,9 @@ def polygamma(x: Array, *, n: int) -> Array:
 
 
 def trigamma(x: Array, *, single: bool = False) -> Array:
-    """By reflection below one half, as ATen has it, so that whole negative numbers give what it gives there.
+    """Trigamma, by reflection below one half as in ATen, so that negative integers give ATen's results.
 
-    single: ATen computes in float32. The sine of pi times a whole number is then what rounding leaves of it.
+    single: ATen computes in float32, where the sine of pi times an integer is a rounding error, not 0.
     """
     flipped = x < 0.5
     sine = jnp.sin(np.float32(pi) * x.astype(jnp.float32)).astype(x.dtype) if single else jnp.sin(pi * x)
@@ -236,12 +236,12 @@ def trigamma(x: Array, *, single: bool = False) -> Array:
 # -- incomplete gamma functions ------------------------------------------------------------------------------------
 
 MANY = 100.0
-"""From this `a` on the density is integrated; below it the series and the continued fraction end after some hundred terms."""
+"""`a` from which the density is integrated; below it the series and the continued fraction need a few hundred terms at most."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
 def _gamma_tail(a: Array, x: Array) -> tuple[Array, Array]:
-    """(the integral of t^(a-1) e^-t / gamma(a) from x outward, whether that is the upper one), for a >= MANY, finite x >= 0.
+    """Returns (the integral of t^(a-1) e^-t / gamma(a) from x outward, whether it is the upper tail), for a >= MANY, finite x >= 0.
 
     Gauss and Legendre's rule from x to where the density has vanished (Press et al., Numerical Recipes, 6.2.1).
     """
@@ -252,7 +252,7 @@ def _gamma_tail(a: Array, x: Array) -> tuple[Array, Array]:
     end = jnp.where(upper, above, below)
     log_scale = -0.5 * jnp.log(2 * pi * mode) - sum(
         number / (2 * k * (2 * k - 1) * mode ** (2 * k - 1)) for k, number in enumerate(BERNOULLI[:5], 1)
-    )  # mode log(mode) - mode - lgamma(a), by Stirling's series: the difference would have no digits left
+    )  # mode log(mode) - mode - lgamma(a), by Stirling's series: computing the difference would cancel all digits
 
     def density(node: Array) -> Array:
         share = ((end + x) / 2 + (end - x) / 2 * node - mode) / mode
@@ -275,7 +275,7 @@ def incomplete_gamma(a: Array, x: Array, *, upper: bool) -> Array:
     value = jnp.where(many, jnp.where(is_upper == upper, tail, 1 - tail), few)
     value = jnp.where(
         jnp.isnan(a) | jnp.isnan(x), jnp.nan, value
-    )  # what follows decides by the other operand, as ATen does
+    )  # the lines below decide by the other operand, as ATen does
     value = jnp.where(jnp.isposinf(x), 0.0 if upper else 1.0, value)
     value = jnp.where(jnp.isinf(a), jnp.where(jnp.isinf(x), jnp.nan, 1.0 if upper else 0.0), value)
     value = jnp.where(x == 0, 1.0 if upper else 0.0, value)

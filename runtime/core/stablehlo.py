@@ -15,7 +15,7 @@ except ImportError as problem:
     raise misfit("MLIR bindings", problem) from problem
 
 MAGIC = b"StableHLO_v"
-"""What the producer's name in a portable artifact begins with; it stands in the first bytes, after MLIR's own magic number."""
+"""What the producer's name in a portable artifact begins with; it is in the first bytes, after MLIR's own magic number."""
 
 
 def parse(module: bytes | str, context: ir.Context) -> ir.Module:

@@ -39,7 +39,7 @@ def test_the_text(case: str, tmp_path: Path) -> None:
 
 
 def kinds_of_errors() -> set[tuple[str, str]]:
-    """(module, name) of every class that derives from FxhloError, by what stands in the source."""
+    """(module, name) of every class that derives from FxhloError, as the source declares them."""
     bases: dict[tuple[str, str], set[str]] = {}
     for floor in ("fxhlo", "kernels", "lowering", "passes", "runtime", "tools"):
         for path in (ROOT / floor).rglob("*.py"):

@@ -431,7 +431,7 @@ def answer(process: subprocess.Popen) -> str:
 
 @dataclass
 class Compiler:
-    """A stand-in that takes half a second, counts the libraries it links and puts out the one that the real compiler made."""
+    """A fake compiler that takes half a second, counts the libraries it links and puts out the one that the real compiler made."""
 
     command: Path
     runs: Path
