@@ -166,18 +166,27 @@ class DynamicExecutable:
             expression = sympy.sympify(size.node.expr.xreplace(known))
             if len(expression.free_symbols) == 1:
                 (symbol,) = expression.free_symbols
-                solved = [
-                    one for one in sympy.solve(sympy.Eq(expression, length), symbol) if one.is_Integer and one >= 0
-                ]
-                if not solved:
-                    raise ShapeError(f"{name} has {length} in dimension {axis}, which is {size.node.expr} for no size")
-                known[symbol] = solved[0]
+                known[symbol] = self._solved(expression, symbol, length, f"{name} has {length} in dimension {axis}")
             elif not expression.free_symbols and int(expression) != length:
                 raise ShapeError(
                     f"{name} has {length} in dimension {axis}, where the other arguments ask for {int(expression)}",
                     next_step="pass arrays whose shapes belong together",
                 )
         return {dim.name: int(known[dim.symbol]) for dim in self.module.program.dims if dim.symbol in known}
+
+    def _solved(self, expression: sympy.Basic, symbol: sympy.Symbol, length: int, what: str) -> sympy.Integer:
+        """The size for which the expression is `length`. Raises ShapeError where there is none."""
+        free = sympy.Symbol("size", integer=True)  # torch's own symbols are positive, and a size may be 0
+        found = sympy.solve(sympy.Eq(expression.xreplace({symbol: free}), length), free)
+        solved = [one for one in found if one.is_Integer and one >= 0]
+        if not solved:
+            name = next((dim.name for dim in self.module.program.dims if dim.symbol == symbol), str(symbol))
+            shown = expression.xreplace({symbol: sympy.Symbol(name)})
+            raise ShapeError(
+                f"{what}, which was captured as {shown}: that is {length} for no size of {name}",
+                next_step="pass an array of a shape that the capture allows",
+            )
+        return solved[0]
 
     def at(self, sizes: Mapping[str, int]) -> Executable:
         """Returns the compiled program for these sizes, with the weights bound. Raises GuardError, CompileError."""

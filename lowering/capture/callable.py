@@ -99,7 +99,8 @@ def _symbolic_inputs(
     sizes: dict[str, torch.SymInt] = {}
     dims = []
     for number, (name, (low, high)) in enumerate(ranges.items()):
-        hint = min(97 + 14 * number, high - number)  # sizes that equal no other size
+        # A size that equals no other one; never 1, which ops of the passes would take for a dimension that broadcasts.
+        hint = max(min(97 + 14 * number, high - number), min(2, high))
         size = sizes[name] = new_size(environment, name, hint)
         symbol = size.node.expr
         environment.constrain_symbol_range(symbol, low, high)

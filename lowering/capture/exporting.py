@@ -49,6 +49,8 @@ def capture(
             f"lower takes an nn.Module or an ExportedProgram, not {type(module).__name__}",
             next_step="wrap a function in an nn.Module whose forward calls it",
         )
+    if isinstance(args, torch.Tensor):
+        raise CaptureError("args is a tensor, and lower takes a tuple of inputs", next_step="pass (x,) instead of x")
     count_trace()
     args, kwargs = tuple(args), dict(kwargs or {})
     check_inputs(args, kwargs)

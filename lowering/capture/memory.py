@@ -131,6 +131,7 @@ def rewrite(node: fx.Node) -> None:
         windows = _call(graph, node, aten.movedim.int, parts, dim + 1, operand.meta["val"].ndim)
     node.replace_all_uses_with(windows)
     graph.erase_node(node)
+    windows.name = node.name  # the signature of the exported program knows its results by name
 
 
 def _call(graph: fx.Graph, origin: fx.Node, op: Any, *args: Any) -> fx.Node:

@@ -94,7 +94,9 @@ def _named(program: Program, given: Mapping[str, int]) -> dict[str, int]:
                 f"there is no dimension {name!r}; dimensions: {known}", next_step="name one of these in bindings"
             )
         dim = names[name]
-        if sizes.setdefault(dim.name, int(size)) != size:
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise GuardError(f"the size of {name} is {size!r}, which is no integer", next_step="bind it to an integer")
+        if sizes.setdefault(dim.name, size) != size:
             raise GuardError(
                 f"dimension {dim.name} is bound to both {sizes[dim.name]} and {size}", next_step="bind it once"
             )

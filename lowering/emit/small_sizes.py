@@ -25,7 +25,7 @@ def check_small_sizes(program: Program, binding: Binding) -> None:
     small = {
         dim.name: binding.sizes[dim.name]
         for dim in program.dims
-        if (binding.sizes[dim.name] in SMALL) != (dim.hint in SMALL)
+        if binding.sizes[dim.name] in SMALL or dim.hint in SMALL
     }
     if not small:
         return

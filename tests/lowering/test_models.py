@@ -189,7 +189,7 @@ def test_a_dynamic_cache_goes_in_and_out() -> None:
         past = model(IDS[:, :4], use_cache=True).past_key_values
         before = [leaf.clone() for leaf in torch.utils._pytree.tree_leaves(past)]
     hlo = fxhlo.lower(model, (), {"input_ids": IDS[:, 4:], "past_key_values": past})
-    results = [torch.from_dlpack(result) for result in hlo.compile()(IDS[:, 4:], *before)]
+    results = [torch.from_dlpack(one) for one in torch.utils._pytree.tree_leaves(hlo.compile()(IDS[:, 4:], *before))]
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(model(IDS, use_cache=True))
     assert len(results) == len(expected) == 5

@@ -397,3 +397,13 @@ def test_a_write_to_elements_that_share_memory_is_refused(view):
     with pytest.raises(CaptureError, match="several elements are one number in memory") as caught:
         lowered(function, (torch.arange(7.0),))
     assert "test_mutation.py" in caught.value.where
+
+
+def test_a_window_that_is_written_may_be_a_result():
+    def function(x):
+        y = x.clone()
+        windows = y.unfold(0, 2, 5)
+        windows[0] += 1
+        return y, windows
+
+    check(function, torch.randn(10))

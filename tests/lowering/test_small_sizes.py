@@ -113,3 +113,20 @@ def test_a_language_model_captured_with_two_rows_serves_one() -> None:
     hlo = lower_program(program, bindings=rows, target=CPU)
     one = tuple(tensor[:1] for tensor in args)
     agree(eager(model, one), execute(hlo, one), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.squeeze(0).sum(0), lambda x: x.squeeze(0)], ids=["used", "returned"])
+def test_an_example_of_one_row_does_not_hide_a_squeeze(function):
+    """torch.export takes the general branch whatever the example's size is."""
+    dynamic = lower(Call(function), (torch.randn(1, 4),), dynamic_shapes={"args": ({0: Dim("b")},)})
+    with pytest.raises(GuardError, match="squeeze") as caught:
+        dynamic.compile()(torch.randn(1, 4))
+    assert __file__ in str(caught.value.where)
+
+
+def test_a_call_may_have_no_rows():
+    dynamic = lower(torch.nn.Linear(4, 2), (torch.randn(3, 4),), dynamic_shapes=({0: Dim("b")},)).compile()
+    (result,) = dynamic(torch.randn(0, 4))
+    assert result.shape == (0, 2)
+    (result,) = dynamic(torch.randn(5, 4))
+    assert result.shape == (5, 2)

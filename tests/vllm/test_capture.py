@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from fxhlo.lowering.capture.callable import Input, capture_callable
+from fxhlo.lowering.emit.emit import emit
+from fxhlo.passes.pipeline import run
+from fxhlo.passes.step_inputs import DRAW, LOGPROBS, MODEL, PAGED, PROCESSING
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.steps.capture import capture_step
+from fxhlo.runtime.vllm.steps.kinds import Limits, closed_set
+from fxhlo.runtime.vllm.steps.options import StepOptions
+from fxhlo.runtime.vllm.steps.passes import step_passes
 
 
 def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
@@ -29,6 +36,21 @@ def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
     placeholders = {"weight": layer.weight, "bias": layer.bias, "x": x}
     (found,) = program.module(*(placeholders[argument.name] for argument in program.arguments))
     torch.testing.assert_close(found, step(x))
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3])
+def test_few_requests_stay_symbolic(folder: Path, requests: int) -> None:
+    """Every input of a step has the rows that it is bound to, also where an engine serves one request or two at a time."""
+    config = engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=requests)
+    options = StepOptions.of(config)
+    program = run(step_passes(options), capture_step(config, build_model(config, weights=False)))
+    inputs = (*MODEL, *PAGED, *PROCESSING, *DRAW, *LOGPROBS)
+    for bucket in closed_set(Limits(options.max_tokens, options.max_requests)):
+        signature = emit(program, {"num_blocks": 8, **dict(bucket.sizes)}).signature
+        shapes = {argument.name: argument.shape for argument in signature.arguments}
+        for entry in inputs:
+            if entry.shape[:1] == ("requests",):
+                assert shapes[entry.name][0] == bucket["requests"], (entry.name, bucket)
 
 
 def test_a_parameter_that_the_files_bring_is_part_of_the_program(folder: Path) -> None:

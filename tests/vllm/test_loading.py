@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 
 from fxhlo.runtime.vllm.compat import engine_config
@@ -41,7 +42,8 @@ def checkpoint(folder: Path, name: str, **sizes: Any) -> Path:
     config = getattr(transformers, kind)(**{**defaults, **layers, **sizes})
     config.torch_dtype = "float32"
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).float()
+    with set_current_vllm_config(VllmConfig()):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
+        model = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()

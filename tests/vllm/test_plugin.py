@@ -12,9 +12,10 @@ from fxhlo.runtime.vllm import plugin
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the plugin logs; vLLM's loggers hand nothing on."""
+    """What the plugin logs, at whatever level another test left vLLM's loggers; those hand nothing on."""
     found: list[str] = []
     logger = logging.getLogger("vllm.fxhlo")
+    monkeypatch.setattr(logger, "isEnabledFor", lambda level: True)
     monkeypatch.setattr(logger, "handle", lambda record: found.append(record.getMessage()))
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.config import VllmConfig, set_current_vllm_config
 
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm.compat import engine_config
@@ -35,8 +36,8 @@ def long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
 
 
-def written(name: str, rope: dict[str, Any], folder: Path) -> Any:
-    """A model of two layers and a short table, by transformers; its files are in the folder."""
+def configured(name: str, rope: dict[str, Any], folder: Path) -> Any:
+    """The config of a model of two layers and a short table, written into the folder."""
     import transformers
     from architectures import CONFIGS
 
@@ -44,9 +45,19 @@ def written(name: str, rope: dict[str, Any], folder: Path) -> Any:
     positions = "n_positions" if "n_positions" in sizes else "max_position_embeddings"
     more = {"rope_parameters": rope} if rope else {}
     config = getattr(transformers, kind)(**{**sizes, positions: TABLE, **more})
-    config.torch_dtype = "float32"
+    config.torch_dtype, config.architectures = "float32", [transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__]
+    config.save_pretrained(folder)
+    return config
+
+
+def written(name: str, rope: dict[str, Any], folder: Path) -> Any:
+    """The model, by transformers, with random weights; its files are in the folder."""
+    import transformers
+
+    config = configured(name, rope, folder)
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with set_current_vllm_config(VllmConfig()):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     model.save_pretrained(folder)
     return model
 
@@ -71,7 +82,7 @@ def test_a_rotary_table_goes_on_as_in_transformers(kind: str, tmp_path: Path) ->
     ids=["gpt2", "opt", "dynamic"],
 )  # fmt: skip
 def test_a_table_that_cannot_be_longer_is_refused(name: str, rope: dict[str, Any], table: str, tmp_path: Path) -> None:
-    written(name, rope, tmp_path)
+    configured(name, rope, tmp_path)
     config = engine_config(str(tmp_path), dtype="float32", max_model_len=LENGTH)
     with pytest.raises(UnsupportedError, match=f"{table} has rows for") as caught:
         capture_step(config, build_model(config, weights=False))
