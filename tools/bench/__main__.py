@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ...runtime.core.errors import FxhloError
 from ..console import put, run, say
 from ..prepare_model import prepare
 from . import attention_tpu, cache_size, considered_tpu, lowering, sampling_tpu, serving, tpu
@@ -83,8 +82,6 @@ def bench(
     """
     if only and only not in PARTS:
         raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(PARTS)}", param_hint="--only")
-    if record and fast:
-        raise FxhloError("--record keeps whole runs, and --fast is a short one", next_step="leave one of them out")
     options = Options(dtype, fast)
     made = []
     for name, part in PARTS.items():
@@ -92,7 +89,7 @@ def bench(
             continue
         rows = part.measure(options)
         tables = part.tables(rows)
-        made.append(Record.now(name, tables, rows))
+        made.append(Record.now(f"{name} --fast" if fast else name, tables, rows))
         if record:
             say(f"recorded: {made[-1].save()}")
         if name == "serving":

@@ -81,11 +81,11 @@ class Record:
     rows: tuple[dict[str, Any], ...]
 
     @classmethod
-    def now(cls, part: str, tables: Sequence[rich.table.Table], rows: Sequence[Any]) -> Record:
+    def now(cls, words: str, tables: Sequence[rich.table.Table], rows: Sequence[Any]) -> Record:
         """Makes the record of a run that has just ended on this machine. rows: dataclasses."""
         return cls(
-            part=part,
-            command=f'make bench BENCH="--only {part}"',
+            part=words.split()[0],
+            command=f'make bench BENCH="--only {words}"',
             date=date.today().isoformat(),
             machine=Machine.here(),
             versions=_versions(),
