@@ -59,6 +59,10 @@ PAGED = (
 )
 """Of attention over a paged KV cache, in the order in which `fxhlo.ragged_paged_attention` takes them."""
 
+SLOTS = (StepInput("state_slots", ("requests",), "int32"),)
+"""Of layers that keep one state per request: the request's row of the state. Row 0 belongs to no request: what a program computes
+for its unused rows goes there."""
+
 PROCESSING = (
     StepInput("flags", (3,), "int32"),
     StepInput("allowed_mask", ("requests", "mask_words"), "int32", neutral=-1, wide=True),

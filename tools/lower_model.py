@@ -86,7 +86,11 @@ LengthOption = Annotated[
 ]
 ImportOption = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="import it first: it registers ops, a target or kernels; a name or a .py file; repeatable"),
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="import it first: it registers ops, a target or kernels; a name or a .py file; repeatable",
+    ),
 ]
 TargetOption = Annotated[str, typer.Option(help="where it will run: cpu, tpu-v6e, tpu-v6e:2x2, ...")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the same as JSON, for a script")]

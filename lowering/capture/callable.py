@@ -68,7 +68,7 @@ def capture_callable(
         fakes = [_fake_weight(fake_mode, tensor) for tensor in named.values()]
     dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
     try:
-        graph_module = _trace(function, module, list(named), fakes, symbolic, fake_mode)
+        graph_module = _trace(function, module, named, fakes, symbolic)
     except FxhloError:
         raise
     except Exception as problem:
@@ -116,22 +116,24 @@ def _symbolic_inputs(
 def _trace(
     function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
     module: torch.nn.Module,
-    names: list[str],
+    named: Mapping[str, torch.Tensor],
     weights: list[torch.Tensor],
     inputs: list[torch.Tensor],
-    fake_mode: FakeTensorMode,
 ) -> fx.GraphModule:
+    watched = Watched()
+
     def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        parameters = dict(zip(names, values[: len(names)], strict=True))
+        parameters = dict(zip(named, values[: len(named)], strict=True))
+        watched.traced = {id(tensor): parameters[name] for name, tensor in named.items()}
         with (
             reparametrized(module, parameters, tie_weights=True),
             _module_paths(module),
         ):
-            results = function(*values[len(names) :])
+            results = function(*values[len(named) :])
         return tuple(results) if isinstance(results, tuple | list) else (results,)
 
     with torch.no_grad(), zero_and_one_not_specialized(), our_decompositions():
-        return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=Watched())
+        return functional_graph(flat, [*weights, *inputs], table=decompositions(), watched=watched)
 
 
 class Watched(torch.overrides.TorchFunctionMode):
@@ -139,7 +141,14 @@ class Watched(torch.overrides.TorchFunctionMode):
 
     Custom ops that return an operand they changed cannot be functionalized: where such an op has a functional `default`
     overload with the same parameters (vLLM's `maybe_inplace` ones do), that one is traced instead.
+
+    traced: the value in the graph of each parameter and buffer, by its identity. A module's attributes are swapped for these
+    values, but Python may hold a parameter elsewhere: a router that was given its bias, or a backend its sinks.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traced: Mapping[int, torch.Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -149,9 +158,19 @@ class Watched(torch.overrides.TorchFunctionMode):
             if default is not None and not is_mutable(default) and _parameters(default) == _parameters(func):
                 func = default
         fx.traceback.current_meta["stack_trace"] = _stack(sys._getframe(1))
+        args = tuple([self._in_graph(arg) for arg in args])
+        kwargs = {name: self._in_graph(arg) for name, arg in kwargs.items()} if kwargs else {}
         if func is torch.nn.functional.linear:
-            return _linear(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return _linear(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _in_graph(self, value: Any) -> Any:
+        """An operand, or a list of operands, with the graph's value in place of each parameter."""
+        if isinstance(value, torch.Tensor):
+            return self.traced.get(id(value), value)
+        if type(value) in (list, tuple):
+            return type(value)([self._in_graph(entry) for entry in value])
+        return value
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

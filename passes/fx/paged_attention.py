@@ -6,17 +6,17 @@ inputs. For one request that starts at position 0, the program computes the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import getitem
 from typing import Any
 
 import torch
 from torch import fx
 
-from ...runtime.core.errors import UnsupportedError
 from ..base import Pass
-from ..edit import add_placeholder, add_step_inputs, call, new_symbol
-from ..program import Argument, Dim, Program, Result
+from ..edit import call
+from ..extension import Extension, extended
+from ..program import Program
 from ..rewrite import noted
 from ..step_inputs import PAGED, StepInput
 
@@ -44,36 +44,22 @@ class PagedAttention(Pass):
         program = noted(program, self.name, _without_cache(program.graph))
         if not _sites(program.graph):
             return program
-        arguments, results, dims = list(program.arguments), list(program.results), list(program.dims)
 
-        def edit(graph: fx.Graph) -> None:
-            blocks = new_symbol(graph, "num_blocks", 131, 1, None)
-            dims.append(Dim("num_blocks", blocks.node.expr, 1, None, 131))
-            sizes = {name: _size(program, name) for name in ("tokens", "requests")} | {"pages": self.pages}
-            metadata = add_step_inputs(graph, self.inputs, sizes)
-            arguments.extend(Argument(name, "input") for name in metadata)
-            output = next(node for node in graph.nodes if node.op == "output")
-            outputs = list(output.args[0])
+        def edit(graph: fx.Graph, extension: Extension) -> None:
+            metadata = extension.inputs(self.inputs, {"pages": self.pages})
             for node in _sites(graph):
-                updated, state = self._replace(graph, node, blocks, list(metadata.values()))
-                arguments.append(Argument(state, "state"))
-                results.append(Result(f"{state}.updated"))
-                outputs.append(updated)
-            output.args = (tuple(outputs),)
+                self._replace(graph, node, extension, metadata)
 
-        edited = program.edited(edit)
-        return replace(edited, arguments=tuple(arguments), results=tuple(results), dims=tuple(dims))
+        return extended(program, edit)
 
-    def _replace(
-        self, graph: fx.Graph, node: fx.Node, blocks: torch.SymInt, metadata: list[fx.Node]
-    ) -> tuple[fx.Node, str]:
+    def _replace(self, graph: fx.Graph, node: fx.Node, extension: Extension, metadata: list[fx.Node]) -> None:
         args: Any = node.args
         query, key, value, sinks, alibi_slopes = args
         attributes = {name: entry for name, entry in node.kwargs.items() if name not in ("layer", "causal")}
         state = f"kv_cache.{node.kwargs['layer']}"
         kv_heads, head_size = key.meta["val"].shape[1:]
-        shape = (blocks, self.block_size, 2 * kv_heads, head_size)
-        cache = add_placeholder(graph, state, shape, self.dtype or key.meta["val"].dtype)
+        shape = (extension.size("num_blocks"), self.block_size, 2 * kv_heads, head_size)
+        cache = extension.state(state, shape, self.dtype or key.meta["val"].dtype)
         with graph.inserting_before(node):
             both = call(
                 graph,
@@ -83,10 +69,9 @@ class PagedAttention(Pass):
                 origin=node,
             )
             attended = call(graph, getitem, (both, 0), origin=node)
-            updated = call(graph, getitem, (both, 1), origin=node)
+            extension.update(state, call(graph, getitem, (both, 1), origin=node))
         node.replace_all_uses_with(attended)
         graph.erase_node(node)
-        return updated, state
 
 
 def _sites(graph: fx.Graph) -> list[fx.Node]:
@@ -112,17 +97,3 @@ def _encoder(node: fx.Node) -> str | None:
     if not node.kwargs.get("causal", True):
         return "attention that is not causal sees all of its tokens in one call, and keeps none"
     return None if node.kwargs["layer"] else "attention without a layer's name has no cache of its own"
-
-
-def _size(program: Program, name: str) -> torch.SymInt:
-    """The symbolic size of a dimension, taken from a value that has it: the argument itself where nothing else does."""
-    symbol = next(dim.symbol for dim in program.dims if dim.name == name)
-    for node in program.graph.nodes:
-        val = node.meta.get("val")
-        for size in (val,) if isinstance(val, torch.SymInt) else getattr(val, "shape", ()):
-            if isinstance(size, torch.SymInt) and size.node.expr == symbol:
-                return size
-    raise UnsupportedError(
-        f"the model's Python fixes the number of {name} while it is captured",
-        next_step="serve this model on another platform of vLLM; it would need a program for every size",
-    )

@@ -6,6 +6,7 @@ the platform while it is itself being imported). docs/vllm_contract.md gives eac
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -44,7 +45,13 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
-from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionType, MultipleOf
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionMetadataBuilder,
+    AttentionType,
+    MultipleOf,
+)
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
@@ -61,6 +68,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionImpl",
     "AttentionLayerBase",
+    "AttentionMetadataBuilder",
     "AttentionType",
     "CompilationTimes",
     "ForwardContext",
@@ -201,13 +209,16 @@ def start_one_process(vllm_config: VllmConfig) -> None:
     """Sets up vLLM's process groups for a world of one process, once, without opening a socket.
 
     vLLM's layers need their groups even without parallelism, and vLLM makes a gloo group, which listens on a port, for each.
-    A group of one process does not communicate, so torch's "fake" backend is enough.
+    A group of one process does not communicate, so torch's "fake" backend is enough. vLLM makes no group of experts for a dense
+    model, and a later engine of this process may need one: a config without a model gets all groups.
     """
     if model_parallel_is_initialized():
         return
     from torch.testing._internal.distributed import fake_pg  # noqa: F401 - registers the backend "fake"
 
-    with set_current_vllm_config(vllm_config), _fake_groups():
+    any_model = copy.copy(vllm_config)
+    any_model.model_config = None  # type: ignore[assignment]
+    with set_current_vllm_config(any_model), _fake_groups():
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("fake", store=torch.distributed.HashStore(), rank=0, world_size=1)
         init_distributed_environment(world_size=1, rank=0, local_rank=0, backend="fake")

@@ -18,6 +18,7 @@ from ..core.errors import FxhloError
 from . import compat
 from .folder import ModelError
 from .host import without_accelerator
+from .layers.catalog import replaced
 from .loading import add_head, load_model, tie_as
 from .positions import extend_rotary_tables
 
@@ -33,16 +34,12 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
     without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
-    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
+    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config), replaced():
         model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
     if like is not None:
         _add_parameters(model, like)
     extend_rotary_tables(model, vllm_config.model_config.max_model_len)
-    layers = compat.layers_of(vllm_config)
-    for layer in layers.values():
-        if hasattr(layer, "impl"):
-            layer.impl.find_sinks(model)
-    setattr(model, BUILT, (vllm_config, layers))
+    setattr(model, BUILT, (vllm_config, compat.layers_of(vllm_config)))
     return model.eval()
 
 
@@ -58,7 +55,12 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         nothing: Any = None  # as vLLM's own profiling run passes it
         context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=nothing, slot_mapping={})
-        with compat.set_current_vllm_config(vllm_config), compat.override_forward_context(context), compat.no_compile():
+        with (
+            compat.set_current_vllm_config(vllm_config),
+            compat.override_forward_context(context),
+            compat.no_compile(),
+            replaced(),
+        ):
             hidden = model(input_ids=input_ids, positions=positions)
             return compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 

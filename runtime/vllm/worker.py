@@ -83,7 +83,8 @@ class FxhloWorker(compat.WorkerBase):
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
         """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
-        return {state.layer: state.for_vllm() for state in self.states()}
+        specs = {state.layer: state.for_vllm() for state in self.states()}
+        return {layer: spec for layer, spec in specs.items() if spec is not None}
 
     def states(self) -> tuple[StateSpec, ...]:
         """The states of the model's layers."""

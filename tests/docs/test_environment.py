@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLOORS = ("fxhlo", "kernels", "lowering", "passes", "runtime", "tools")
 READ = re.compile(r"""(?:environ(?:\.get|\.setdefault|\.pop)?[\(\[]|getenv\()\s*["']([A-Z][A-Z0-9_]+)["']""")
-NOT_OF_USERS = {"FXHLO_STARTUP_REPORT", "HF_HUB_OFFLINE", "PATH", "PYTHONPATH", "PYTHONSAFEPATH", "TRANSFORMERS_VERBOSITY"}
+NOT_OF_USERS = {
+    "FXHLO_STARTUP_REPORT",
+    "HF_HUB_OFFLINE",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "TRANSFORMERS_VERBOSITY",
+}
 """Set by fxhlo itself for its own processes, or everybody's."""
 
 

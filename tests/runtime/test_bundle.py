@@ -337,7 +337,10 @@ def test_damage_that_hides_in_time_is_found_by_verify(tmp_path, compiled):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda data: data.update(version=1), r"format version 1, and this fxhlo reads version 2\n.*\n.*make the bundle again"),
+        (
+            lambda data: data.update(version=1),
+            r"format version 1, and this fxhlo reads version 2\n.*\n.*make the bundle again",
+        ),
         (lambda data: data.update(version=3), r"format version 3, and .*version 2\n.*\n  next: update fxhlo"),
         (lambda data: data.pop("version"), "format version None"),
         (lambda data: data.update(format="zip"), "its format is not fxhlo-bundle"),

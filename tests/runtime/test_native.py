@@ -533,7 +533,10 @@ def test_two_processes_build_at_once_and_later_ones_find_it(tmp_path: Path, comp
     first, second = (answer(process) for process in both)
     assert first == second
     path = Path(first)
-    assert sorted(os.listdir(folder / "native")) == [path.with_suffix(".lock").name, path.name]  # nothing temporary stays
+    assert sorted(os.listdir(folder / "native")) == [
+        path.with_suffix(".lock").name,
+        path.name,
+    ]  # nothing temporary stays
     assert compiler.count() == 1
     assert answer(start(folder, CXX=str(compiler.command))) == first
     assert compiler.count() == 1

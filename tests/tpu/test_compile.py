@@ -129,9 +129,7 @@ def test_cuda_is_not_compiled_ahead() -> None:
 
 
 def test_several_processes_compile_at_once_and_print_nothing() -> None:
-    code = (
-        f"from fxhlo.runtime.core import pjrt; import sys\nprint(pjrt.build({doubled(8)!r}, sys.argv[1]).memory.arguments)"
-    )
+    code = f"from fxhlo.runtime.core import pjrt; import sys\nprint(pjrt.build({doubled(8)!r}, sys.argv[1]).memory.arguments)"
     started = [
         subprocess.Popen([sys.executable, "-P", "-c", code, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for name in ("tpu-v5e", "tpu-v6e", "tpu-v6e")

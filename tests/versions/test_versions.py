@@ -59,7 +59,12 @@ class Reductions(torch.nn.Module):
     """What XLA's CPU library for fusions gets wrong above some sizes, which every compile of ours switches off (targets.FAMILY_OPTIONS)."""
 
     def forward(self, points, matrix):
-        return points.amax(), points.amax(1), (matrix @ points[:3, :3].mT).amax(0), (matrix @ matrix[:3].mT).pow(2).sum(0)
+        return (
+            points.amax(),
+            points.amax(1),
+            (matrix @ points[:3, :3].mT).amax(0),
+            (matrix @ matrix[:3].mT).pow(2).sum(0),
+        )
 
 
 @pytest.fixture(scope="module")

@@ -62,3 +62,32 @@ def test_a_parameter_that_the_files_bring_is_part_of_the_program(folder: Path) -
     assert [name for name, _ in model.named_parameters() if name.endswith("lm_head.bias")] == ["lm_head.bias"]
     assert model.lm_head.bias.is_meta
     assert "lm_head.bias" in {argument.name for argument in capture_step(config, model).arguments}
+
+
+def test_a_parameter_that_python_holds_elsewhere_is_an_argument() -> None:
+    """A router is given its bias, a backend its sinks; a module's attribute is not all that may hold a parameter."""
+
+    class Routed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.randn(8, device="meta"))
+            self.register_buffer("scale", torch.randn(8))
+            held = [self.bias, self.scale]
+            self.route = lambda x: torch.cat([x + held[0], held[1].expand(x.shape)], -1)
+
+    module = Routed()
+    inputs = (Input("x", ("tokens", 8), torch.float32),)
+    program = capture_callable(module.route, module, inputs, {"tokens": (1, 128)})
+    x, bias = torch.randn(5, 8), torch.randn(8)
+    given = {"bias": bias, "scale": module.scale, "x": x}
+    (found,) = program.module(*(given[argument.name] for argument in program.arguments))
+    torch.testing.assert_close(found, torch.cat([x + bias, module.scale.expand(5, 8)], -1))
+    assert not [node for node in program.graph.nodes if node.op == "get_attr"]
+
+
+def test_a_dense_model_leaves_a_group_of_experts_behind(folder: Path) -> None:
+    """vLLM makes it for a process's first model alone, if that one has experts."""
+    from vllm.distributed.parallel_state import get_ep_group
+
+    build_model(engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2), weights=False)
+    assert get_ep_group().world_size == 1

@@ -42,7 +42,9 @@ def checkpoint(folder: Path, name: str, **sizes: Any) -> Path:
     config = getattr(transformers, kind)(**{**defaults, **layers, **sizes})
     config.torch_dtype = "float32"
     torch.manual_seed(0)
-    with set_current_vllm_config(VllmConfig()):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
+    with set_current_vllm_config(
+        VllmConfig()
+    ):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
         model = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +85,9 @@ def test_each_tensor_that_is_missing_is_named(family: Path, tmp_path: Path) -> N
 def test_a_tensor_that_the_model_class_leaves_out_is_named(tmp_path: Path) -> None:
     """vLLM's Transformers backend does not load the bias of GPT-2's fused projection."""
     whole = checkpoint(tmp_path / "whole", "gpt2")
-    with pytest.raises(ModelError, match=r"does not load 1 tensor that the weight files have: .*c_attn\.bias") as caught:
+    with pytest.raises(
+        ModelError, match=r"does not load 1 tensor that the weight files have: .*c_attn\.bias"
+    ) as caught:
         load(whole, model_impl="transformers")
     assert "--model-impl" in str(caught.value)
 

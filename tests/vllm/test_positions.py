@@ -45,7 +45,10 @@ def configured(name: str, rope: dict[str, Any], folder: Path) -> Any:
     positions = "n_positions" if "n_positions" in sizes else "max_position_embeddings"
     more = {"rope_parameters": rope} if rope else {}
     config = getattr(transformers, kind)(**{**sizes, positions: TABLE, **more})
-    config.torch_dtype, config.architectures = "float32", [transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__]
+    config.torch_dtype, config.architectures = (
+        "float32",
+        [transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__],
+    )
     config.save_pretrained(folder)
     return config
 
@@ -56,7 +59,9 @@ def written(name: str, rope: dict[str, Any], folder: Path) -> Any:
 
     config = configured(name, rope, folder)
     torch.manual_seed(0)
-    with set_current_vllm_config(VllmConfig()):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
+    with set_current_vllm_config(
+        VllmConfig()
+    ):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     model.save_pretrained(folder)
     return model

@@ -64,7 +64,11 @@ def measure(
 def table(rows: Sequence[CacheSize]) -> Table:
     """A row per size of the cache."""
     made = Table(
-        "KV cache", "updated in place", "temporaries", f"a step of {ROWS} rows", title="A decode step against the cache's size"
+        "KV cache",
+        "updated in place",
+        "temporaries",
+        f"a step of {ROWS} rows",
+        title="A decode step against the cache's size",
     )
     for row in rows:
         sizes = (row.megabytes, row.aliased_megabytes, row.temporary_megabytes)

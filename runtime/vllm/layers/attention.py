@@ -12,7 +12,14 @@ import torch
 
 from ....kernels.catalog import register_torch_ops
 from ...core.errors import UnsupportedError
-from ..compat import AttentionBackend, AttentionImpl, AttentionLayerBase, AttentionType, MultipleOf
+from ..compat import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionLayerBase,
+    AttentionMetadataBuilder,
+    AttentionType,
+    MultipleOf,
+)
 from ..states.paged_kv import PagedKV
 from .kind import LayerKind
 
@@ -37,8 +44,8 @@ class FxhloAttentionBackend(AttentionBackend):
         return FxhloAttention
 
     @staticmethod
-    def get_builder_cls() -> NoReturn:
-        raise UnsupportedError("fxhlo's attention has no metadata builder: the runner makes the step's inputs itself")
+    def get_builder_cls() -> type[AttentionMetadataBuilder]:
+        return NoMetadata
 
     @staticmethod
     def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
@@ -51,6 +58,13 @@ class FxhloAttentionBackend(AttentionBackend):
     @classmethod
     def supports_sliding_window(cls) -> bool:
         return True
+
+
+class NoMetadata(AttentionMetadataBuilder):
+    """A builder of nothing, which vLLM's variants of attention subclass: the runner makes the step's inputs itself."""
+
+    def build(self, *args: object, **kwargs: object) -> NoReturn:
+        raise UnsupportedError("fxhlo's attention has no metadata builder: the runner makes the step's inputs itself")
 
 
 class FxhloAttention(AttentionImpl):
@@ -93,16 +107,6 @@ class FxhloAttention(AttentionImpl):
         self.soft_cap = float(logits_soft_cap or 0.0)
         self.alibi_slopes = None if alibi_slopes is None else torch.tensor(alibi_slopes, dtype=torch.float32)
         self.sinks = sinks
-        self._sinks_at: tuple[torch.nn.Module, str] | None = None
-
-    def find_sinks(self, model: torch.nn.Module) -> None:
-        """Finds the model's parameter for the sinks, so that a capture that swaps parameters swaps it too."""
-        if self.sinks is None:
-            return
-        for module in model.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter is self.sinks:
-                    self._sinks_at = (module, name)
 
     def forward(
         self,
@@ -121,12 +125,11 @@ class FxhloAttention(AttentionImpl):
             raise UnsupportedError(
                 f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}"
             )
-        sinks = self.sinks if self._sinks_at is None else getattr(*self._sinks_at)
         attended = torch.ops.fxhlo.attention(
             query,
             key,
             value,
-            sinks,
+            self.sinks,
             self.alibi_slopes,
             layer=layer.layer_name,
             scale=self.scale,
@@ -141,15 +144,16 @@ def is_attention(layer: object) -> bool:
     return isinstance(layer, AttentionLayerBase) and hasattr(layer, "num_kv_heads")
 
 
-def cache_of(name: str, layer: Attention, block_size: int) -> PagedKV:
-    """The StateSpec of the layer's KV cache."""
-    return PagedKV.of(
+def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV]:
+    """The layer's KV cache."""
+    cache = PagedKV.of(
         name,
         block_size=block_size,
         kv_heads=layer.num_kv_heads,
         head_size=layer.head_size,
         dtype=layer.kv_cache_torch_dtype,
     )
+    return (cache,)
 
 
-KIND = LayerKind("attention", is_attention, cache_of)
+KIND = LayerKind("attention", is_attention, states)

@@ -1,8 +1,10 @@
-"""The kinds of layers that the engine can serve, and the states of a model's layers."""
+"""The kinds of layers that the engine can serve, the states of a model's layers, and what stands in for vLLM's layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 from ...core.errors import UnsupportedError
 from ..states.spec import StateSpec
@@ -12,18 +14,28 @@ KINDS = (attention.KIND,)
 
 
 def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ...]:
-    """The state of each layer, in the model's order. layers: by name, as vLLM registers those with a state.
+    """The states of all layers, in the model's order. layers: by name, as vLLM registers those with a state.
 
     Raises UnsupportedError for a layer of another kind.
     """
-    return tuple(_state(name, layer, block_size) for name, layer in layers.items())
+    return tuple(state for name, layer in layers.items() for state in _states(name, layer, block_size))
 
 
-def _state(name: str, layer: object, block_size: int) -> StateSpec:
+def _states(name: str, layer: object, block_size: int) -> tuple[StateSpec, ...]:
     for kind in KINDS:
         if kind.is_one(layer):
-            return kind.state(name, layer, block_size)
+            return kind.states(name, layer, block_size)
     raise UnsupportedError(
         f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
         next_step="serve this model on another platform of vLLM",
     )
+
+
+@contextmanager
+def replaced() -> Iterator[None]:
+    """While it is entered, vLLM's layers are the ones of `KINDS`; a model is built and captured within. Reentrant."""
+    with ExitStack() as stack:
+        for kind in KINDS:
+            for one in kind.replacements():
+                stack.enter_context(patch.object(one.owner, one.name, one.value))
+        yield

@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 class StateSpec(ABC):
     """One state of one layer. name: the program's argument, whose new value is the result `<name>.updated`.
 
-    shape: sizes or symbols. dtype: numpy's name. rows: who assigns the rows of dimension 0 to requests: "blocks" is vLLM's
-    block pool, through the block table of the state's group. reset: when a row is zeroed; "never" where an earlier
-    request's values are not read.
+    shape: sizes or symbols: "num_blocks" of vLLM's pool, "num_slots" of requests and one more. dtype: numpy's name. rows: who
+    assigns the rows of dimension 0 to requests: "blocks" is vLLM's block pool, through the block table of the state's group;
+    "slots" is the batch, one row for as long as a request runs. reset: when a row's values are no longer read: "never" where
+    lengths say which are; "begin" where a request's first token starts from zero.
     """
 
     layer: str
     name: str
     shape: tuple[int | str, ...]
     dtype: str
-    rows: Literal["blocks"] = "blocks"
-    reset: Literal["never"] = "never"
+    rows: Literal["blocks", "slots"] = "blocks"
+    reset: Literal["never", "begin"] = "never"
 
     def shape_in(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with `sizes` in place of symbols."""
         return shape_in(self.shape, sizes)
 
     @abstractmethod
-    def for_vllm(self) -> KVCacheSpec:
-        """The spec by which vLLM's cache manager assigns the rows."""
+    def for_vllm(self) -> KVCacheSpec | None:
+        """The spec by which vLLM's cache manager assigns the rows; None where the batch does."""
 
 
 def check_groups(config: KVCacheConfig) -> None:

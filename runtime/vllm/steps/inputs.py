@@ -50,10 +50,10 @@ class StepInputs:
         return self._frames[bucket]
 
     def check(self, bucket: Bucket, signature: Signature) -> None:
-        """Raises FxhloError where the program's inputs differ from the table."""
+        """Raises FxhloError where an input of the program differs from the table; it may lack what the model has no use for."""
         wanted = {argument.name: (argument.shape, argument.dtype) for argument in signature.inputs}
         have = {name: (shape, self.table[name].dtype) for name, shape in self.frame(bucket).shapes.items()}
-        wrong = [name for name in sorted({*wanted, *have}) if wanted.get(name) != have.get(name)]
+        wrong = sorted(name for name in wanted if wanted[name] != have.get(name))
         if wrong:
             told = "; ".join(f"{name}: {wanted.get(name)}, and {have.get(name)} are filled" for name in wrong)
             raise FxhloError(f"the program {bucket} takes other inputs than a step fills: {told}", next_step=NEXT_STEP)
