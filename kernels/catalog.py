@@ -20,6 +20,7 @@ MODULES = (
     "grouped_matmul",
     "linear",
     "logprobs",
+    "moe",
     "paged_attention",
     "process_logits",
     "quantized_matmul",
