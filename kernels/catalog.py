@@ -16,19 +16,29 @@ from .spec import Implementation, Kernel
 
 MODULES = (
     "attention",
+    "causal_conv1d",
     "filter_logits",
+    "gated_delta_rule",
     "grouped_matmul",
+    "lightning_attention",
     "linear",
     "logprobs",
     "moe",
     "paged_attention",
     "process_logits",
     "quantized_matmul",
+    "ragged_causal_conv1d",
+    "ragged_gated_delta_rule",
+    "ragged_lightning_attention",
+    "ragged_selective_scan",
+    "ragged_ssd",
     "random_bits",
     "rms_norm",
     "sample",
     "select_rows",
+    "selective_scan",
     "silu_and_mul",
+    "ssd",
 )
 
 

@@ -1,0 +1,25 @@
+"""`fxhlo.ragged_lightning_attention` in plain StableHLO: the attention of `fxhlo.ragged_ssd` with a fixed decay a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..ragged_ssd.xla import decayed_attention
+from ..spec import Operands
+
+
+def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
+    return None
+
+
+def lower(
+    q: Array, k: Array, v: Array, slopes: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Operands and results as in reference.py."""
+    decay = jnp.broadcast_to(-slopes.astype(jnp.float32), v.shape[:2])
+    output, state = decayed_attention(q, k, v, decay, state, state_slots, seq_lens, query_start_loc)
+    return output.astype(v.dtype), state
