@@ -2,10 +2,14 @@
 
 The caches are state arguments of the program, and their new values are results; slot mappings and block tables are
 inputs. For one request that starts at position 0, the program computes the same as before.
+
+Several ops with the same layer's name read one cache: those after the first write the same keys and values once more. Layers
+of different cache groups share memory, each in blocks of its own, so their ops follow one another on one state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -14,16 +18,18 @@ import torch
 from torch import fx
 
 from ..base import Pass
+from ..cache_groups import CacheGroup, owner, page_sizes, paged_inputs
 from ..edit import call
 from ..extension import Extension, extended
 from ..program import Program
 from ..rewrite import noted
-from ..step_inputs import PAGED, StepInput
+from ..step_inputs import StepInput
 
 
 @dataclass(frozen=True)
 class PagedAttention(Pass):
     """block_size: tokens per page. pages: length of a request's block table. dtype: of the cache (None: of the keys).
+    groups: the cache groups of an engine, which say both for their layers.
 
     Raises ValueError for a size below 1.
     """
@@ -31,14 +37,24 @@ class PagedAttention(Pass):
     block_size: int = 16
     pages: int = 512
     dtype: torch.dtype | None = None
+    groups: tuple[CacheGroup, ...] = ()
 
     @property
     def inputs(self) -> tuple[StepInput, ...]:
-        return PAGED
+        named = {one.name: one for index in range(len(self._groups)) for one in paged_inputs(index)}
+        return tuple(named.values())
+
+    @property
+    def _groups(self) -> tuple[CacheGroup, ...]:
+        return self.groups or (CacheGroup((), self.block_size, self.pages),)
 
     def __post_init__(self) -> None:
         if self.block_size < 1 or self.pages < 1:
             raise ValueError("it must be at least 1")
+        if self.groups and (self.block_size, self.pages) != (self.groups[0].block_size, self.groups[0].pages):
+            raise ValueError(
+                f"the model's layers are in {len(self.groups)} cache groups, which have sizes of their own"
+            )
 
     def __call__(self, program: Program) -> Program:
         program = noted(program, self.name, _without_cache(program.graph))
@@ -46,32 +62,80 @@ class PagedAttention(Pass):
             return program
 
         def edit(graph: fx.Graph, extension: Extension) -> None:
-            metadata = extension.inputs(self.inputs, {"pages": self.pages})
+            keys = {_layer(node): _key(node) for node in _sites(graph)}
+            caches = Caches(self._groups, extension, keys, self.dtype)
             for node in _sites(graph):
-                self._replace(graph, node, extension, metadata)
+                caches.give(graph, node)
+            for state, value in caches.values.items():
+                extension.update(state, value)
 
         return extended(program, edit)
 
-    def _replace(self, graph: fx.Graph, node: fx.Node, extension: Extension, metadata: list[fx.Node]) -> None:
+
+class Caches:
+    """The KV caches of a program that is being extended. keys: [T, heads, size] of each layer. values: the last of each state."""
+
+    def __init__(
+        self,
+        groups: tuple[CacheGroup, ...],
+        extension: Extension,
+        keys: Mapping[str, torch.Tensor],
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._groups, self._extension, self._keys, self._dtype = groups, extension, keys, dtype
+        self._metadata = [extension.inputs(paged_inputs(index), page_sizes(groups)) for index in range(len(groups))]
+        self.values: dict[str, fx.Node] = {}
+
+    def give(self, graph: fx.Graph, node: fx.Node) -> None:
+        """Replaces the attention `node` by one that reads and writes its layer's cache."""
         args: Any = node.args
         query, key, value, sinks, alibi_slopes = args
         attributes = {name: entry for name, entry in node.kwargs.items() if name not in ("layer", "causal")}
-        state = f"kv_cache.{node.kwargs['layer']}"
-        kv_heads, head_size = key.meta["val"].shape[1:]
-        shape = (extension.size("num_blocks"), self.block_size, 2 * kv_heads, head_size)
-        cache = extension.state(state, shape, self.dtype or key.meta["val"].dtype)
+        index, named = owner(self._groups, _layer(node))
+        memory, state = self._memory(named), f"kv_cache.{named}"
         with graph.inserting_before(node):
+            cache = _viewed(graph, memory, self._shape(_layer(node)), node)
             both = call(
                 graph,
                 torch.ops.fxhlo.ragged_paged_attention.default,
-                (query, key, value, cache, *metadata, sinks, alibi_slopes, None, None),
+                (query, key, value, cache, *self._metadata[index], sinks, alibi_slopes, None, None),
                 attributes,
                 origin=node,
             )
             attended = call(graph, getitem, (both, 0), origin=node)
-            extension.update(state, call(graph, getitem, (both, 1), origin=node))
+            updated = call(graph, getitem, (both, 1), origin=node)
+            self.values[state] = _viewed(graph, updated, memory.meta["val"].shape, node)
         node.replace_all_uses_with(attended)
         graph.erase_node(node)
+
+    def _memory(self, named: str) -> fx.Node:
+        """The latest value of the memory that has this layer's name."""
+        state = f"kv_cache.{named}"
+        if state not in self.values:
+            dtype = self._dtype or self._keys[named].dtype
+            self.values[state] = self._extension.state(state, self._shape(named), dtype)
+        return self.values[state]
+
+    def _shape(self, layer: str) -> tuple[Any, ...]:
+        kv_heads, head_size = self._keys[layer].shape[1:]
+        block_size = self._groups[owner(self._groups, layer)[0]].block_size
+        return (self._extension.size("num_blocks"), block_size, 2 * kv_heads, head_size)
+
+
+def _viewed(graph: fx.Graph, cache: fx.Node, shape: Sequence[Any], origin: fx.Node) -> fx.Node:
+    """The same bytes as blocks of another layer's heads."""
+    if tuple(cache.meta["val"].shape[1:]) == tuple(shape[1:]):
+        return cache
+    return call(graph, torch.ops.aten.view.default, (cache, [-1, *shape[1:]]), origin=origin)
+
+
+def _layer(node: fx.Node) -> str:
+    return str(node.kwargs["layer"])
+
+
+def _key(node: fx.Node) -> torch.Tensor:
+    key: Any = node.args[1]
+    return key.meta["val"]
 
 
 def _sites(graph: fx.Graph) -> list[fx.Node]:

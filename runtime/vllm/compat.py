@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from vllm.distributed.parallel_state import (
     init_distributed_environment,
     model_parallel_is_initialized,
 )
-from vllm.forward_context import ForwardContext, override_forward_context
+from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
 from vllm.ir.op import IrOp
 from vllm.logger import init_logger
 from vllm.model_executor.layers import rotary_embedding
@@ -52,8 +52,16 @@ from vllm.v1.attention.backend import (
     AttentionType,
     MultipleOf,
 )
+from vllm.v1.core import kv_cache_utils
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
+from vllm.v1.kv_cache_interface import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
@@ -70,11 +78,13 @@ __all__ = [
     "AttentionLayerBase",
     "AttentionMetadataBuilder",
     "AttentionType",
+    "ChunkedLocalAttentionSpec",
     "CompilationTimes",
     "ForwardContext",
     "FullAttentionSpec",
     "GrammarOutput",
     "KVCacheConfig",
+    "KVCacheGroupSpec",
     "KVCacheSpec",
     "LinearScalingRotaryEmbedding",
     "LogitsProcessor",
@@ -85,14 +95,18 @@ __all__ = [
     "MultipleOf",
     "ParallelLMHead",
     "SchedulerOutput",
+    "SlidingWindowSpec",
     "VllmConfig",
     "VocabParallelEmbedding",
     "WorkerBase",
     "YaRNScalingRotaryEmbedding",
+    "bytes_of_one_request",
+    "cache_groups",
     "check",
     "default_sizes",
     "engine_config",
     "forget_layers",
+    "get_forward_context",
     "get_model_loader",
     "init_logger",
     "initialize_model",
@@ -141,6 +155,12 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
     "vllm.model_executor.models.registry:_run_in_subprocess": ("fn",),
     "vllm.v1.kv_cache_interface:FullAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
+    "vllm.v1.kv_cache_interface:SlidingWindowSpec": ("block_size", "num_kv_heads", "head_size", "dtype", "sliding_window"),
+    "vllm.v1.kv_cache_interface:ChunkedLocalAttentionSpec": ("attention_chunk_size",),
+    "vllm.v1.kv_cache_interface:KVCacheGroupSpec": ("layer_names", "kv_cache_spec"),
+    "vllm.v1.core.kv_cache_utils:get_kv_cache_groups": ("vllm_config", "kv_cache_spec"),
+    "vllm.v1.core.kv_cache_utils:_pool_bytes_per_block": ("vllm_config",),
+    "vllm.v1.core.kv_cache_utils:_max_memory_usage_bytes_from_groups": ("vllm_config", "kv_cache_groups"),
     "vllm.v1.core.sched.output:SchedulerOutput": (
         "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
         "scheduled_spec_decode_tokens", "finished_req_ids", "kv_cache_block_copies",
@@ -324,6 +344,19 @@ def engine_config(
 def kv_cache_space() -> int | None:
     """VLLM_CPU_KVCACHE_SPACE: GiB of KV cache; 0 or None where it is not set."""
     return envs.VLLM_CPU_KVCACHE_SPACE
+
+
+def cache_groups(vllm_config: VllmConfig, specs: Mapping[str, KVCacheSpec]) -> list[KVCacheGroupSpec]:
+    """The groups of layers whose blocks vLLM's cache manager will assign together. specs: of each layer."""
+    return kv_cache_utils.get_kv_cache_groups(vllm_config, dict(specs))
+
+
+def bytes_of_one_request(vllm_config: VllmConfig, groups: list[KVCacheGroupSpec]) -> tuple[int, int]:
+    """(bytes of one block in all layers, bytes that a request of the maximum length needs)."""
+    if not groups:
+        return 0, 0
+    block = kv_cache_utils._pool_bytes_per_block(vllm_config, groups)
+    return block, kv_cache_utils._max_memory_usage_bytes_from_groups(vllm_config, groups)
 
 
 def default_sizes() -> tuple[set[int], set[int]]:

@@ -43,6 +43,12 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
     return model.eval()
 
 
+def layers_of(model: nn.Module) -> dict[str, Any]:
+    """The layers of a model from `build_model` that keep something between steps, by name."""
+    _, layers = getattr(model, BUILT)
+    return layers
+
+
 def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Returns f(input_ids int32 [T], positions int32 [T], logit_rows int32 [R]) -> logits [R, V] of the model's dtype.
 

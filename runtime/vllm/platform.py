@@ -119,6 +119,11 @@ class FxhloPlatform(Platform):
         return "fxhlo.runtime.vllm.layers.attention.FxhloAttentionBackend"
 
     @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        """Layers with a window keep only that: a step has a block table per cache group."""
+        return True
+
+    @classmethod
     def validate_request(cls, processed_inputs: object, params: object) -> None:
         """Raises VLLMValidationError for unsupported parameters; the server answers it with status 400."""
         check_request(processed_inputs, params)

@@ -26,7 +26,8 @@ from .model import build_model
 from .plugin import version
 from .progress import Progress
 from .runner import Runner
-from .states.spec import StateSpec, check_groups
+from .states.groups import groups_of, specs_for_vllm
+from .states.spec import StateSpec
 from .steps.steps import prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
@@ -83,8 +84,7 @@ class FxhloWorker(compat.WorkerBase):
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
         """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
-        specs = {state.layer: state.for_vllm() for state in self.states()}
-        return {layer: spec for layer, spec in specs.items() if spec is not None}
+        return specs_for_vllm(self.states())
 
     def states(self) -> tuple[StateSpec, ...]:
         """The states of the model's layers."""
@@ -93,8 +93,8 @@ class FxhloWorker(compat.WorkerBase):
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
         with _logged("find memory for the KV cache"):
-            block = sum(spec.page_size_bytes for spec in self.get_kv_cache_spec().values())
-            longest = -(-self.model_config.max_model_len // self.cache_config.block_size) * block
+            groups = compat.cache_groups(self.vllm_config, self.get_kv_cache_spec())
+            block, longest = compat.bytes_of_one_request(self.vllm_config, groups)
             if self.model_config.original_max_model_len == -1:
                 longest = 0  # vLLM chooses a length that fits
             weights = sum(parameter.nbytes for parameter in self.get_model().parameters())
@@ -104,8 +104,6 @@ class FxhloWorker(compat.WorkerBase):
             return memory.kv_cache_bytes(wanted, block, longest, memory.free_bytes())
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
-        with _logged("lay out the KV cache"):
-            check_groups(kv_cache_config)
         self.kv_cache_config = kv_cache_config
 
     def compile_or_warm_up_model(self) -> compat.CompilationTimes:
@@ -118,6 +116,7 @@ class FxhloWorker(compat.WorkerBase):
                 model,
                 lambda: build_model(self.vllm_config, weights=False, like=model),
                 self.states(),
+                groups_of(self.kv_cache_config.kv_cache_groups, self.model_config.max_model_len),
                 self.kv_cache_config.num_blocks,
                 progress,
             )

@@ -88,8 +88,7 @@ def capture(
     from ...runtime.vllm.compat import engine_config
     from ...runtime.vllm.model import build_model
     from ...runtime.vllm.platform import STEP_REQUESTS, STEP_TOKENS
-    from ...runtime.vllm.steps.capture import capture_step
-    from ...runtime.vllm.steps.options import StepOptions
+    from ...runtime.vllm.steps.capture import capture_step, options_of
     from ...runtime.vllm.steps.passes import step_passes
     from .sizes import engine_sizes
 
@@ -106,8 +105,9 @@ def capture(
         max_num_batched_tokens=asked("tokens", STEP_TOKENS),
         block_size=block_size,
     )
-    options = StepOptions.of(config)
-    program = capture_step(config, build_model(config, weights=False))
+    built = build_model(config, weights=False)
+    program = capture_step(config, built)
+    options = options_of(config, built)
     return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options))
 
 

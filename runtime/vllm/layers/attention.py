@@ -19,6 +19,7 @@ from ..compat import (
     AttentionMetadataBuilder,
     AttentionType,
     MultipleOf,
+    get_forward_context,
 )
 from ..states.paged_kv import PagedKV
 from .kind import LayerKind
@@ -60,6 +61,10 @@ class FxhloAttentionBackend(AttentionBackend):
         return True
 
 
+KEYS_AND_VALUES = "fxhlo_keys_and_values"
+"""Of vLLM's forward context: those of each layer that ran, for layers that share them."""
+
+
 class NoMetadata(AttentionMetadataBuilder):
     """A builder of nothing, which vLLM's variants of attention subclass: the runner makes the step's inputs itself."""
 
@@ -89,7 +94,6 @@ class FxhloAttention(AttentionImpl):
         unknown = sorted(name for name, value in others.items() if value not in (None, False, -1))
         refused = {
             f"attention of type {getattr(attn_type, 'value', attn_type)}": attn_type != AttentionType.DECODER,
-            "a KV cache shared between layers": kv_sharing_target_layer_name is not None,
             f"a KV cache of {kv_cache_dtype}": kv_cache_dtype not in ("auto", "bfloat16", "float16"),
             f"attention with {', '.join(unknown)}": bool(unknown),
         }
@@ -107,6 +111,7 @@ class FxhloAttention(AttentionImpl):
         self.soft_cap = float(logits_soft_cap or 0.0)
         self.alibi_slopes = None if alibi_slopes is None else torch.tensor(alibi_slopes, dtype=torch.float32)
         self.sinks = sinks
+        self.shares_cache_of = kv_sharing_target_layer_name
 
     def forward(
         self,
@@ -120,7 +125,15 @@ class FxhloAttention(AttentionImpl):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache and the metadata are not read."""
+        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache and the metadata are not read.
+
+        A layer that shares another's cache attends to the other's keys and values; its own, if any, are not used.
+        """
+        seen = get_forward_context().additional_kwargs.setdefault(KEYS_AND_VALUES, {})
+        name = self.shares_cache_of or layer.layer_name
+        if self.shares_cache_of is None:
+            seen[name] = (key, value)
+        key, value = seen[name]
         if key is None or value is None or value.shape[-1] != self.head_size:
             raise UnsupportedError(
                 f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}"
@@ -131,7 +144,7 @@ class FxhloAttention(AttentionImpl):
             value,
             self.sinks,
             self.alibi_slopes,
-            layer=layer.layer_name,
+            layer=name,
             scale=self.scale,
             sliding_window=self.sliding_window,
             soft_cap=self.soft_cap,
@@ -144,14 +157,17 @@ def is_attention(layer: object) -> bool:
     return isinstance(layer, AttentionLayerBase) and hasattr(layer, "num_kv_heads")
 
 
-def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV]:
-    """The layer's KV cache."""
+def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
+    """The layer's KV cache; none where it shares another layer's."""
+    if layer.kv_sharing_target_layer_name is not None:
+        return ()
     cache = PagedKV.of(
         name,
         block_size=block_size,
         kv_heads=layer.num_kv_heads,
         head_size=layer.head_size,
         dtype=layer.kv_cache_torch_dtype,
+        window=layer.sliding_window or 0,
     )
     return (cache,)
 

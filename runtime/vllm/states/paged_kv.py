@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,15 +17,28 @@ if TYPE_CHECKING:
 class PagedKV(StateSpec):
     """[num_blocks, block_size, 2 * kv_heads, head_size], head h's keys at 2 * h and its values at 2 * h + 1.
 
-    A block's old values are never read: `seq_lens` limits a request to its own tokens.
+    A block's old values are never read: `seq_lens` limits a request to its own tokens. window: a token reads only the last
+    `window` tokens; chunk: only those of its own `chunk` tokens; 0: all before it.
     """
 
     block_size: int
     kv_heads: int
     head_size: int
+    window: int = 0
+    chunk: int = 0
 
     @classmethod
-    def of(cls, layer: str, *, block_size: int, kv_heads: int, head_size: int, dtype: torch.dtype) -> PagedKV:
+    def of(
+        cls,
+        layer: str,
+        *,
+        block_size: int,
+        kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        window: int = 0,
+        chunk: int = 0,
+    ) -> PagedKV:
         shape = ("num_blocks", block_size, 2 * kv_heads, head_size)
         name = str(dtype).removeprefix("torch.")
         return cls(
@@ -36,15 +49,31 @@ class PagedKV(StateSpec):
             block_size=block_size,
             kv_heads=kv_heads,
             head_size=head_size,
+            window=window,
+            chunk=chunk,
         )
+
+    def in_blocks_of(self, block_size: int) -> PagedKV:
+        """The same cache in blocks of another number of tokens."""
+        first, _, *rest = self.shape
+        return replace(self, block_size=block_size, shape=(first, block_size, *rest))
 
     def for_vllm(self) -> KVCacheSpec:
-        """A full-attention spec, for sliding windows too: the kernel applies the window, and one block table serves all layers."""
+        """The spec of the tokens that are still read: all, those of a window, or those of the chunk that a token is in."""
         from .. import compat
 
-        return compat.FullAttentionSpec(
-            block_size=self.block_size,
-            num_kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            dtype=getattr(torch, self.dtype),
-        )
+        sizes: dict[str, Any] = {
+            "block_size": self.block_size,
+            "num_kv_heads": self.kv_heads,
+            "head_size": self.head_size,
+            "dtype": getattr(torch, self.dtype),
+        }
+        if self.window:
+            return compat.SlidingWindowSpec(**sizes, sliding_window=self.window)
+        if self.chunk:
+            return compat.ChunkedLocalAttentionSpec(**sizes, attention_chunk_size=self.chunk)
+        return compat.FullAttentionSpec(**sizes)
+
+    def whole(self) -> PagedKV:
+        """The same cache with every token kept; the kernel applies the window."""
+        return replace(self, window=0, chunk=0)

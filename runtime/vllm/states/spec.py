@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ....passes.step_inputs import shape_in
-from ...core.errors import FxhloError, UnsupportedError
+from ...core.errors import FxhloError
 from ...core.signature import Signature
 
 if TYPE_CHECKING:
-    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+    from vllm.v1.kv_cache_interface import KVCacheSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,6 @@ class StateSpec(ABC):
     @abstractmethod
     def for_vllm(self) -> KVCacheSpec | None:
         """The spec by which vLLM's cache manager assigns the rows; None where the batch does."""
-
-
-def check_groups(config: KVCacheConfig) -> None:
-    """Raises UnsupportedError where vLLM assigns blocks to several groups of layers: a step has one block table."""
-    if len(config.kv_cache_groups) != 1:
-        raise UnsupportedError(
-            f"fxhlo does not support KV caches in {len(config.kv_cache_groups)} groups yet",
-            next_step="serve this model on another platform of vLLM",
-        )
 
 
 def check_states(specs: Sequence[StateSpec], sizes: Mapping[str, int], signature: Signature) -> None:

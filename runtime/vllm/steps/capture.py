@@ -52,5 +52,17 @@ def capture_model(
     from ..model import build_model
 
     config = engine_config(model, dtype=dtype, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
-    program = capture_step(config, build_model(config, weights=False))
-    return program, step_passes(StepOptions.of(config))
+    model_class = build_model(config, weights=False)
+    program = capture_step(config, model_class)
+    return program, step_passes(options_of(config, model_class))
+
+
+def options_of(config: VllmConfig, model: torch.nn.Module) -> StepOptions:
+    """The options of the engine that would serve this model. model: from `build_model`."""
+    from ..compat import cache_groups
+    from ..layers.catalog import states
+    from ..model import layers_of
+    from ..states.groups import groups_of, specs_for_vllm
+
+    specs = specs_for_vllm(states(layers_of(model), config.cache_config.block_size))
+    return StepOptions.of(config, groups_of(cache_groups(config, specs), config.model_config.max_model_len))

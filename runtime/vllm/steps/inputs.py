@@ -36,7 +36,7 @@ class StepInputs:
     def of(cls, options: StepOptions, passes: Iterable[Pass]) -> StepInputs:
         """Collects the model's inputs and those that each pass of the step adds."""
         sizes = {
-            "pages": options.pages,
+            **options.page_sizes,
             "biases": options.bias,
             "seen": options.max_model_len,
             "mask_words": mask_words(options.vocab_size),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ....passes.cache_groups import CacheGroup, page_sizes
 from ....passes.fx.sample import Mode
 from ..refusals import MAX_BIAS
 from .kinds import Limits
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """block_size, max_model_len and max_tokens in tokens; logprobs: columns besides the chosen token's; bias: entries."""
+    """block_size, max_model_len and max_tokens in tokens; logprobs: columns besides the chosen token's; bias: entries.
+    groups: the cache groups, where there are several; with one, block_size is that of all layers."""
 
     block_size: int
     max_model_len: int
@@ -25,6 +27,7 @@ class StepOptions:
     logprobs: int
     bias: int = MAX_BIAS
     logprobs_mode: Mode = "raw_logprobs"
+    groups: tuple[CacheGroup, ...] = ()
 
     @property
     def pages(self) -> int:
@@ -35,17 +38,23 @@ class StepOptions:
     def limits(self) -> Limits:
         return Limits(self.max_tokens, self.max_requests)
 
+    @property
+    def page_sizes(self) -> dict[str, int]:
+        """The length of a block table of each group, by its symbol in the shapes of a step's inputs."""
+        return page_sizes(self.groups) if self.groups else {"pages": self.pages}
+
     @classmethod
-    def of(cls, config: VllmConfig) -> StepOptions:
-        """Reads the options from vLLM's final config."""
+    def of(cls, config: VllmConfig, groups: tuple[CacheGroup, ...] = ()) -> StepOptions:
+        """Reads the options from vLLM's final config. groups: those that vLLM made of the model's layers."""
         return cls(
-            block_size=config.cache_config.block_size,
+            block_size=groups[0].block_size if groups else config.cache_config.block_size,
             max_model_len=config.model_config.max_model_len,
             max_tokens=config.scheduler_config.max_num_batched_tokens,
             max_requests=config.scheduler_config.max_num_seqs,
             vocab_size=config.model_config.get_vocab_size(),
             logprobs=_logprobs(config.model_config),
             logprobs_mode=config.model_config.logprobs_mode,
+            groups=groups if len(groups) > 1 else (),
         )
 
 

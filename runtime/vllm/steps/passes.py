@@ -25,7 +25,9 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     return (
         Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
         Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
-        PagedAttention(options.block_size, options.pages),  # makes attention's KV cache an explicit state
+        PagedAttention(
+            options.block_size, options.pages, groups=options.groups
+        ),  # makes attention's KV cache an explicit state
         SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
         # sampling is part of the step: logits never leave the device
         Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),

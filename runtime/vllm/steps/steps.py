@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....passes.cache_groups import CacheGroup
 from ....passes.step_inputs import RESULTS
 from ...core import seal
 from ...core.executable import Executable
@@ -18,6 +19,7 @@ from ...core.targets import Target
 from ..pending import PendingStep
 from ..placement import Placement
 from ..progress import Progress
+from ..states.groups import placed
 from ..states.spec import StateSpec, check_states
 from .inputs import StepInputs
 from .kinds import Bucket, closed_set, select
@@ -37,14 +39,16 @@ def prepare(
     model: torch.nn.Module,
     build: Callable[[], torch.nn.Module],
     states: Sequence[StateSpec],
+    groups: tuple[CacheGroup, ...],
     num_blocks: int,
     progress: Progress,
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
-    model: with its weights; build: builds it again without weights. num_blocks: of each KV cache.
+    model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
     """
-    options, target = StepOptions.of(config), Target.parse("cpu")
+    options, target = StepOptions.of(config, groups), Target.parse("cpu")
+    states = placed(states, groups)
     buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks}
     executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
     inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
