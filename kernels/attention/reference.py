@@ -17,11 +17,13 @@ def attention(
     sliding_window: int,
     soft_cap: float,
     causal: bool = True,
+    chunk: int = 0,
 ) -> torch.Tensor:
     """query [T, Hq, D], key and value [S, Hkv, D], each from position 0 on -> [T, Hq, D].
 
     causal: a token attends to keys up to its own position (S is T); otherwise to all keys. sliding_window: only to keys less than
-    `sliding_window` positions away, itself included (0: no window). soft_cap: scores become cap * tanh(scores / cap) (0: no cap).
+    `sliding_window` positions away, itself included (0: no window). chunk: only to keys of the same `chunk` positions, counted
+    from 0 (0: no chunks). soft_cap: scores become cap * tanh(scores / cap) (0: no cap).
     sinks [Hq]: a logit per head that is added to the softmax's denominator only. alibi_slopes [Hq]: slope times the distance of
     the positions is subtracted from the scores.
     """
@@ -34,17 +36,19 @@ def attention(
     key_at = torch.arange(key.shape[0], device=query.device)[None, :]
     apart = (at - key_at).abs()
     if causal:
-        seen = visible(at, key_at, sliding_window)
+        seen = visible(at, key_at, sliding_window, chunk)
     else:
         seen = apart < (sliding_window if sliding_window > 0 else tokens + key.shape[0])
+        seen = seen & (key_at >= at - at % chunk) & (key_at < at - at % chunk + chunk) if chunk > 0 else seen
     weights = softmax(scores, seen, -apart, sinks, alibi_slopes, soft_cap)
     return torch.einsum("hij,jhd->ihd", weights, values).to(query.dtype)
 
 
-def visible(query_at: torch.Tensor, key_at: torch.Tensor, sliding_window: int) -> torch.Tensor:
-    """Mask of the keys that a query attends to: those up to its own position, within the window."""
+def visible(query_at: torch.Tensor, key_at: torch.Tensor, sliding_window: int, chunk: int = 0) -> torch.Tensor:
+    """Mask of the keys that a query attends to: those up to its own position, within the window and its chunk."""
     seen = key_at <= query_at
-    return seen & (query_at - key_at < sliding_window) if sliding_window > 0 else seen
+    seen = seen & (query_at - key_at < sliding_window) if sliding_window > 0 else seen
+    return seen & (key_at >= query_at - query_at % chunk) if chunk > 0 else seen
 
 
 def softmax(

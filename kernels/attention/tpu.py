@@ -27,8 +27,8 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
     for name in ("sinks", "alibi_slopes"):
         if name in operands.named and operands.named[name].shape[0]:
             return f"it has {name}"
-    if attributes["sliding_window"] or attributes["soft_cap"]:
-        return "it has a sliding window or a soft cap"
+    if attributes["sliding_window"] or attributes["soft_cap"] or attributes.get("chunk"):
+        return "it has a sliding window, chunks or a soft cap"
     if attributes.get("causal", True) and tokens != keys:
         return f"causal attention of {tokens} tokens on {keys} keys"
     for count in (tokens, keys):
@@ -41,7 +41,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     query: Array, key: Array, value: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *,
-    layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True,
+    layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True, chunk: int = 0,
 ) -> Array:  # fmt: skip
     """Operands and result as in `reference.attention`."""
     (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape

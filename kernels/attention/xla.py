@@ -23,22 +23,24 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     query: Array, key: Array, value: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *,
-    layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True,
+    layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True, chunk: int = 0,
 ) -> Array:  # fmt: skip
     """Operands and result as in `reference.attention`."""
     (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.astype(wide).reshape(tokens, kv_heads, heads // kv_heads, size)
     scores = jnp.einsum("ihgd,jhd->hgij", grouped, key.astype(wide), precision=Precision.HIGHEST) * scale
-    distance = jnp.arange(keys)[None, :] - jnp.arange(tokens)[:, None]
+    at, key_at = jnp.arange(tokens)[:, None], jnp.arange(keys)[None, :]
+    distance = key_at - at
     if soft_cap > 0:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     if alibi_slopes is not None and alibi_slopes.size:
         scores = scores - alibi_slopes.astype(wide).reshape(kv_heads, -1, 1, 1) * jnp.abs(distance)
-    masked = causal or sliding_window > 0
+    masked = causal or sliding_window > 0 or chunk > 0
     if masked:
         seen = distance <= 0 if causal else jnp.ones_like(distance, bool)
         seen = seen & (jnp.abs(distance) < sliding_window) if sliding_window > 0 else seen
+        seen = seen & (key_at // chunk == at // chunk) if chunk > 0 else seen
         scores = jnp.where(seen, scores, -jnp.inf)
     highest = jnp.max(scores, -1, keepdims=True)
     sink = None

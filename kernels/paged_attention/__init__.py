@@ -10,7 +10,8 @@ KERNEL = Kernel(
     version=2,
     schema="ragged_paged_attention(Tensor query, Tensor key, Tensor value, Tensor kv_cache, Tensor slot_mapping, "
     "Tensor block_tables, Tensor seq_lens, Tensor query_start_loc, Tensor? sinks, Tensor? alibi_slopes, "
-    "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap) -> (Tensor, Tensor)",
+    "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap, "
+    "int chunk=0) -> (Tensor, Tensor)",
     reference=ragged_paged_attention,
     fake=fake,
     check=check,

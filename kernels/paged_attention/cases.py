@@ -109,6 +109,7 @@ def cases() -> tuple[Case, ...]:
         ),
         case("mixed, float32, bfloat16 cache", specs(48, 8, 2, 128, 16, 6, 10, dtype="float32", cache="bfloat16")),
         case("mixed, sliding window", specs(48, 8, 2, 128, 16, 6, 10), MIXED, sliding_window=24),
+        case("mixed, chunks", specs(48, 8, 2, 128, 16, 6, 10), MIXED, chunk=32),
         case("mixed, soft cap", specs(48, 8, 4, 256, 16, 6, 10), soft_cap=50.0),
         case("mixed, sinks", specs(48, 8, 1, 64, 16, 6, 10, extras=("sinks",)), MIXED, sliding_window=128),
         case("mixed, ALiBi", specs(48, 12, 12, 64, 16, 6, 10, extras=("alibi_slopes",)), MIXED),

@@ -30,6 +30,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 def lower(
     query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
     query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float,
+    chunk: int = 0,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
     absent = jnp.zeros((0,), jnp.float32)
@@ -43,5 +44,6 @@ def lower(
     attended, updated = call(
         query, key, value, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks, alibi_slopes,
         scale=np.float32(scale), sliding_window=np.int64(sliding_window), soft_cap=np.float32(soft_cap),
+        chunk=np.int64(chunk),
     )  # fmt: skip
     return attended, updated

@@ -28,6 +28,7 @@ def ragged_paged_attention(
     scale: float,
     sliding_window: int,
     soft_cap: float,
+    chunk: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Writes this step's keys and values into the cache, then attends causally to each request's context.
 
@@ -59,7 +60,7 @@ def ragged_paged_attention(
     values = _read(context[:, :, 1::2], v_scale).repeat_interleave(groups, dim=2)
     alive = (at_token < ends[-1])[:, None]
     seen = (
-        visible(position[:, None], at_key[None, :], sliding_window)
+        visible(position[:, None], at_key[None, :], sliding_window, chunk)
         & alive
         & (at_key[None, :] < seq_lens.long()[request][:, None])
     )
@@ -82,6 +83,7 @@ def check(
     query_start_loc: torch.Tensor,
     *_: torch.Tensor | None,
     sliding_window: int,
+    chunk: int = 0,
     **__: object,
 ) -> None:
     """Raises IndexError if a request has rows outside the batch, or would read pages outside its block table or the cache."""
@@ -101,6 +103,7 @@ def check(
             raise IndexError(f"{where}: seq_lens is {length}, its block table holds {pages * block_size} tokens")
         position = max(0, length - (end - begin))
         first = max(0, position - sliding_window + 1) if sliding_window > 0 else 0
+        first = max(first, position - position % chunk) if chunk > 0 else first
         for page in range(first // block_size, (length - 1) // block_size + 1):
             block = int(block_tables[request, page])
             if not 0 <= block < blocks:
@@ -154,7 +157,8 @@ def work(operands: Operands, attributes: Mapping[str, Any]) -> tuple[float, floa
     each = max(rows / requests, 1.0)  # rows per request
     requests = min(requests, rows)
     context = min(blocks / requests, pages) * block_size
-    window = attributes["sliding_window"] or context
+    chunk = attributes.get("chunk") or 2 * context  # a row sees half of its chunk on average
+    window = min(attributes["sliding_window"] or context, chunk / 2)
     seen = min(
         max(context - (each - 1) / 2, 1.0), window
     )  # average number of keys that a row attends to, itself included

@@ -52,7 +52,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) 
 def lower(
     query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
     query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, k_scale: Array | None = None,
-    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, target: Target,
+    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0, target: Target,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
     heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
@@ -76,7 +76,7 @@ def lower(
         raise ValueError("call what supports() admits")
     output = attend(
         (block_tables.reshape(-1), seq_lens, query_start_loc, per_head), query, kv_cache,
-        Meaning(scale, sliding_window, soft_cap, tuple((name, size) for name, (_, size) in present.items())),
+        Meaning(scale, sliding_window, chunk, soft_cap, tuple((name, size) for name, (_, size) in present.items())),
         blocks, target.cores,
     )  # fmt: skip
     return output, kv_cache

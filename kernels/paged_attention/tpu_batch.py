@@ -23,6 +23,7 @@ class Meaning:
 
     scale: float
     sliding_window: int
+    chunk: int
     soft_cap: float
     numbers: tuple[tuple[str, int], ...]
 
@@ -112,6 +113,8 @@ class Batch:
         position = refs.lengths[request] - rows + before
         end_key = jnp.clip(position + count, 0, self.table * self.block_size)
         first_key = jnp.maximum(position - self.meaning.sliding_window + 1, 0) if self.meaning.sliding_window > 0 else 0
+        if self.meaning.chunk > 0:
+            first_key = jnp.maximum(first_key, position - position % self.meaning.chunk)
         first_page = jnp.minimum(first_key, end_key) // self.block_size
         blocks = jnp.maximum(pl.cdiv(end_key - first_page * self.block_size, self.blocks.keys), 1)
         return Span(refs.starts[request] + before, count, position, first_page, end_key, blocks)

@@ -41,7 +41,7 @@ class Softmax:
         @pl.loop(0, chunks)
         def _(chunk: Array) -> None:
             at = pl.multiple_of(chunk * self.batch.blocks.chunk, self.batch.blocks.chunk)
-            self.chunk(place.pages_at, at, first_key + at - span.position, tile)
+            self.chunk(place.pages_at, at, first_key + at - span.position, span.position, tile)
 
         pl.when(last)(lambda: self.finish(place, span, tile))
 
@@ -73,18 +73,22 @@ class Softmax:
             column = jnp.where(group == number, self.refs.per_head[at + number], column)
         return column
 
-    def chunk(self, pages_at: Scalar, at: Scalar, ahead: Scalar, tile: int) -> None:
-        """Processes keys [at, at + chunk) of the block for all heads; the first key is `ahead` positions after the tile's first row."""
+    def chunk(self, pages_at: Scalar, at: Scalar, ahead: Scalar, position: Scalar, tile: int) -> None:
+        """Processes keys [at, at + chunk) of the block for all heads; the first key is `ahead` positions after the tile's first row, which
+        is at `position`."""
         refs, meaning = self.refs, self.batch.meaning
         size, rows = self.batch.blocks.chunk, self.batch.groups * tile
         if not self.strided:
             refs.by_head[...] = jnp.swapaxes(refs.pages[pages_at, pl.ds(at, size)].astype(refs.by_head.dtype), 0, 1)
         distance = ahead + jax.lax.broadcasted_iota(jnp.int32, (rows, size), 1)
+        row = jax.lax.broadcasted_iota(jnp.int32, (rows, size), 0) % tile
         if tile > 1:
-            distance -= jax.lax.broadcasted_iota(jnp.int32, (rows, size), 0) % tile
+            distance -= row
         seen = distance <= 0
         if meaning.sliding_window > 0:
             seen &= distance > -meaning.sliding_window
+        if meaning.chunk > 0:
+            seen &= distance >= -((position + row) % meaning.chunk)
         together = self.heads_together(rows)
 
         def some(number: Scalar) -> None:

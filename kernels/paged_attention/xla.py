@@ -41,7 +41,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 def lower(
     query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
     query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, k_scale: Array | None = None,
-    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, target: Target | None = None,
+    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0, target: Target | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py."""
     key, value = stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)
@@ -56,7 +56,9 @@ def lower(
         return output.astype(dtype)
 
     ends, starts = query_start_loc[1:], query_start_loc[:-1]
-    score = partial(_scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, alibi_slopes=alibi_slopes)
+    score = partial(
+        _scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, chunk=chunk, alibi_slopes=alibi_slopes
+    )
     tokens = query.shape[0]
     if tokens <= ROWS_ALONE or tokens == block_tables.shape[0]:
         at_token = jnp.arange(tokens)
@@ -187,6 +189,7 @@ def _scores(
     scale: float,
     sliding_window: int,
     soft_cap: float,
+    chunk: int,
     alibi_slopes: Array | None,
 ) -> Array:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
@@ -200,4 +203,6 @@ def _scores(
     seen = distance <= 0
     if sliding_window > 0:
         seen = seen & (distance > -sliding_window)
+    if chunk > 0:
+        seen = seen & (distance >= -(positions % chunk)[:, None, None, :, None])
     return jnp.where(seen, scores, -jnp.inf)

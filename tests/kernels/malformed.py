@@ -79,7 +79,7 @@ CALLS = (
         "fxhlo_ragged_paged_attention",
         PAGED,
         (((T, 4, 8), F32), ((6, 4, 4, 8), F32)),
-        {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0)},
+        {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0), "chunk": np.int64(0)},
     ),
 )  # fmt: skip
 

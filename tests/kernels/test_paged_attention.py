@@ -87,6 +87,7 @@ cases = st.fixed_dictionaries(
         "block_size": st.sampled_from([4, 16]),
         "padding": st.integers(0, 5),
         "sliding_window": st.sampled_from([0, 1, 7]),
+        "chunk": st.sampled_from([0, 0, 1, 9, 64]),
         "soft_cap": st.sampled_from([0.0, 3.0]),
         "extras": st.sampled_from([(), ("sinks",), ("alibi_slopes",), ("sinks", "alibi_slopes")]),
         "seed": st.integers(0, 2**31),
@@ -106,7 +107,7 @@ def test_implementations_compute_the_reference(implementation: object, case: dic
     )  # fmt: skip
     generator = torch.Generator().manual_seed(case["seed"])
     inputs |= {name: torch.randn(heads, generator=generator) for name in case["extras"]}
-    attributes = {"scale": 0.3, "sliding_window": case["sliding_window"], "soft_cap": case["soft_cap"]}
+    attributes = {"scale": 0.3, **{name: case[name] for name in ("sliding_window", "soft_cap", "chunk")}}
     expected, cache = reference(**{"sinks": None, "alibi_slopes": None, **inputs}, **attributes)
     output, updated = run(implementation, inputs, **attributes)
     np.testing.assert_allclose(output, expected.numpy(), rtol=2e-4, atol=1e-4)  # ALiBi: scores of hundreds

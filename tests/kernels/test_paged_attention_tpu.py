@@ -268,7 +268,7 @@ def shapes(draw: Any) -> tuple[tuple, str]:
     extras = tuple(draw(st.sets(st.sampled_from(["sinks", "alibi_slopes", *SCALES]))))
     attributes = (
         ("scale", draw(st.sampled_from([0.05, 0.3]))), ("sliding_window", draw(st.sampled_from([0, 1, 7, 100]))),
-        ("soft_cap", draw(st.sampled_from([0.0, 3.0]))),
+        ("soft_cap", draw(st.sampled_from([0.0, 3.0]))), ("chunk", draw(st.sampled_from([0, 0, 9, 64]))),
     )  # fmt: skip
     return (shape, options, extras, attributes), draw(st.sampled_from(TPUS))
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from step_decoder import HEAD_SIZE, KV_HEADS, VOCABULARY, captured, run_eager
 
+from fxhlo.lowering.capture.callable import Input, capture_callable
+from fxhlo.passes.cache_groups import PER_GROUP, CacheGroup
 from fxhlo.passes.fx.canonicalize import Canonicalize
 from fxhlo.passes.fx.donate import Donate
 from fxhlo.passes.fx.linear import Linear
@@ -30,12 +32,12 @@ def prompt(rows: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
-def metadata(table: list[int], tokens: int = TOKENS, done: int = 0) -> dict[str, torch.Tensor]:
-    """One request whose pages are `table`; `tokens` rows follow `done` tokens that are in the cache."""
+def metadata(table: list[int], tokens: int = TOKENS, done: int = 0, size: int = BLOCK) -> dict[str, torch.Tensor]:
+    """One request whose pages are `table`, of `size` tokens; `tokens` rows follow `done` tokens that are in the cache."""
     positions = torch.arange(done, done + tokens)
     pages = torch.tensor(table)
     return {
-        "slot_mapping": (pages[positions // BLOCK] * BLOCK + positions % BLOCK).int(),
+        "slot_mapping": (pages[positions // size] * size + positions % size).int(),
         "block_tables": torch.tensor([table], dtype=torch.int32),
         "seq_lens": torch.tensor([done + tokens], dtype=torch.int32),
         "query_start_loc": torch.tensor([0, tokens], dtype=torch.int32),
@@ -88,6 +90,46 @@ def test_paged_attention_in_two_chunks_is_attention() -> None:
         got = run_eager(after, {**chunk, **rows, **metadata(table, end - start, start), **state})
         state = {name: got[f"{name}.updated"] for name in state}
     torch.testing.assert_close(got["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_layers_of_two_groups_share_memory_in_other_blocks(kv_heads: int) -> None:
+    """A layer of half the heads has blocks of twice the tokens: as many bytes."""
+
+    def attend(queries: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        named = {"scale": 0.3, "sliding_window": 0, "soft_cap": 0.0}
+        first = fxhlo.attention(queries, queries, queries, None, None, layer="first", **named)
+        return first + fxhlo.attention(queries, other, other, None, None, layer="second", **named)
+
+    inputs = [Input("x", ("tokens", 2, 8), torch.float32), Input("y", ("tokens", kv_heads, 8), torch.float32)]
+    inputs.append(Input("logit_rows", ("requests",), torch.int32))
+    module = torch.nn.Module()
+    ranges = {"tokens": (1, 64), "requests": (1, 8)}
+    program = capture_callable(lambda x, y, rows: fxhlo.select_rows(attend(x, y), rows), module, inputs, ranges)
+    size = 2 * BLOCK // kv_heads
+    groups = (CacheGroup(("first",), BLOCK, PAGES), CacheGroup(("second",), size, PAGES * BLOCK // size))
+    after = run([PagedAttention(BLOCK, PAGES, groups=groups)], program, [verify])
+    assert [one.name for one in after.arguments if one.kind == "state"] == ["kv_cache.first"]
+    given = {"x": torch.randn(TOKENS, 2, 8), "y": torch.randn(TOKENS, kv_heads, 8)}
+    given["logit_rows"] = torch.tensor([3, TOKENS - 1], dtype=torch.int32)
+    second = metadata([4, 3, 6, 1][: groups[1].pages], size=size)
+    paged = {**metadata([7, 2, 5, 0]), **{f"{name}.1": second[name] for name in PER_GROUP}}
+    cache = {"kv_cache.first": torch.full((BLOCKS, BLOCK, 4, 8), float("nan"))}
+    got = run_eager(after, {**given, **paged, **cache})["output"]
+    torch.testing.assert_close(got, run_eager(program, given)["output"], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_share_a_cache_have_one_state() -> None:
+    _, program = captured()
+    shared = [node for node in program.graph.nodes if node.target is fxhlo.attention.default]
+    shared[1].kwargs = {**shared[1].kwargs, "layer": shared[0].kwargs["layer"]}
+    shared[1].args = (shared[1].args[0], *shared[0].args[1:])
+    program.module.recompile()
+    after = run([PagedAttention(BLOCK, PAGES)], program, [verify])
+    assert [one.name for one in after.arguments if one.kind == "state"] == ["kv_cache.layers.0.attn"]
+    inputs, state = prompt([10]), caches()["kv_cache.layers.0.attn"]
+    got = run_eager(after, {**inputs, **metadata([7, 2, 5, 0]), "kv_cache.layers.0.attn": state})
+    torch.testing.assert_close(got["logits"], run_eager(program, inputs)["logits"], rtol=1e-5, atol=1e-5)
 
 
 def test_select_rows_moves_up_to_the_last_attention() -> None:

@@ -127,6 +127,7 @@ class Batch:
     dtype: np.dtype = BF16
     window: int = 0
     soft_cap: float = 0.0
+    chunk: int = 0
     sinks: bool = False
     alibi: bool = False
     padding: int = 0
@@ -167,6 +168,7 @@ class Case:
                 scale=np.float32(batch.scale),
                 sliding_window=np.int64(batch.window),
                 soft_cap=np.float32(batch.soft_cap),
+                chunk=np.int64(batch.chunk),
             )
 
         operands = [
@@ -245,6 +247,7 @@ def expected(case: Case) -> np.ndarray:
         for row in range(count):
             position, token = length - count + row, case.starts[request] + row
             first = max(0, position - batch.window + 1) if batch.window > 0 else 0
+            first = max(first, position // batch.chunk * batch.chunk) if batch.chunk > 0 else first
             seen = np.arange(first, position + 1)
             for head in range(batch.heads):
                 scores = keys[seen, head // group] @ case.q[token, head].astype(np.float64) * batch.scale
@@ -281,6 +284,8 @@ BATCHES = {
     "many heads of one": Batch(((3, 20), (1, 90)), heads=96, kv_heads=1, head_size=128),
     "window": Batch(MIXED, window=37),
     "narrow window": Batch(MIXED, window=1),
+    "chunks": Batch(MIXED, chunk=48),
+    "chunks of one page": Batch(MIXED, chunk=16, block_size=16),
     "soft cap": Batch(MIXED, soft_cap=2.5),
     "sinks": Batch(MIXED, sinks=True, padding=2),
     "alibi": Batch(MIXED, alibi=True),

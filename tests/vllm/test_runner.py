@@ -72,7 +72,9 @@ class CheckingSteps:
         CheckingSteps.last = self
 
     @classmethod
-    def prepare(cls, config: Any, model: Any, build: Any, states: Any, num_blocks: int, progress: Any) -> CheckingSteps:
+    def prepare(
+        cls, config: Any, model: Any, build: Any, states: Any, groups: Any, num_blocks: int, progress: Any
+    ) -> CheckingSteps:
         progress("nothing to compile")
         return cls(config, num_blocks)
 

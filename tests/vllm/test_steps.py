@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheGroupSpec, SlidingWindowSpec
 
 from fxhlo.kernels.catalog import register_torch_ops
+from fxhlo.passes.cache_groups import CacheGroup
 from fxhlo.passes.step_inputs import MODEL, StepInput
 from fxhlo.runtime.core.errors import FxhloError, UnsupportedError
 from fxhlo.runtime.core.signature import Argument, Result, Signature
@@ -23,8 +23,9 @@ from fxhlo.runtime.vllm.batch.request import Request
 from fxhlo.runtime.vllm.batch.rows import Batch
 from fxhlo.runtime.vllm.layers import catalog
 from fxhlo.runtime.vllm.placement import Placement
+from fxhlo.runtime.vllm.states.groups import groups_of, placed, specs_for_vllm
 from fxhlo.runtime.vllm.states.paged_kv import PagedKV
-from fxhlo.runtime.vllm.states.spec import check_groups, check_states
+from fxhlo.runtime.vllm.states.spec import StateSpec, check_states
 from fxhlo.runtime.vllm.steps.inputs import StepInputs
 from fxhlo.runtime.vllm.steps.kinds import KINDS, Bucket, Limits, StepKind, closed_set, select
 from fxhlo.runtime.vllm.steps.options import StepOptions
@@ -195,10 +196,44 @@ def test_a_layer_of_another_kind_is_refused_by_name() -> None:
         catalog.states({"layers.3.mixer": Mixer()}, 16)
 
 
-def test_several_cache_groups_are_refused() -> None:
-    check_groups(SimpleNamespace(kv_cache_groups=[1]))  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError, match="KV caches in 2 groups"):
-        check_groups(SimpleNamespace(kv_cache_groups=[1, 2]))  # type: ignore[arg-type]
+def layer(number: int, **window: int) -> PagedKV:
+    return PagedKV.of(f"layers.{number}", block_size=16, kv_heads=2, head_size=8, dtype=torch.bfloat16, **window)
+
+
+def test_layers_of_a_window_share_memory_with_the_others() -> None:
+    """Layers 0 and 2 keep a window, 1 and 3 all tokens: two groups, whose layers number n have one memory."""
+    states = [layer(0, window=32), layer(1), layer(2, window=32), layer(3)]
+    specs = specs_for_vllm(states)
+    assert [type(spec) for spec in specs.values()] == [SlidingWindowSpec, FullAttentionSpec] * 2
+    made = [
+        KVCacheGroupSpec(["layers.0", "layers.2"], specs["layers.0"]),
+        KVCacheGroupSpec(["layers.1", "layers.3"], specs["layers.1"]),
+    ]
+    groups = groups_of(made, 100)
+    assert groups == (CacheGroup(("layers.0", "layers.2"), 16, 7), CacheGroup(("layers.1", "layers.3"), 16, 7))
+    assert [state.layer for state in placed(states, groups)] == ["layers.0", "layers.2"]
+    assert placed(states, groups[:1]) == tuple(states)
+
+
+def test_a_window_is_kept_whole_where_blocks_would_need_padding() -> None:
+    odd = PagedKV.of("layers.1", block_size=16, kv_heads=3, head_size=8, dtype=torch.bfloat16)
+    specs = specs_for_vllm([layer(0, window=32), odd])
+    assert [type(spec) for spec in specs.values()] == [FullAttentionSpec] * 2
+    double = PagedKV.of("layers.1", block_size=16, kv_heads=2, head_size=16, dtype=torch.bfloat16)
+    assert isinstance(specs_for_vllm([layer(0, window=32), double])["layers.0"], SlidingWindowSpec)
+
+
+def test_a_group_of_another_kind_of_state_is_refused() -> None:
+    other = Slots(layer="layers.1", name="x", shape=("num_blocks", 4), dtype="float32")
+    groups = (CacheGroup(("layers.0",), 16, 4), CacheGroup(("layers.1",), 16, 4))
+    with pytest.raises(UnsupportedError, match=r"Slots \(layers\.1\) in one of 2 cache groups"):
+        placed([layer(0), other], groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots(StateSpec):
+    def for_vllm(self) -> None:
+        return None
 
 
 @pytest.mark.parametrize(

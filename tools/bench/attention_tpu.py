@@ -179,7 +179,7 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
                 self.copies.fetch_pages(following)
                 self.copies.each_page(place, lambda copy: copy.wait())
                 for at in range(0, keys, chunk):
-                    self.softmax.chunk(place.pages_at, at, number * keys + at - span.position, tile)
+                    self.softmax.chunk(place.pages_at, at, number * keys + at - span.position, span.position, tile)
                 return following
 
             self.softmax.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)

@@ -46,12 +46,16 @@ struct Problem {
   T* out;
   Scoring scoring;
   int64_t window;  // 0: none
+  int64_t chunk;   // 0: none
 
   // Position, in its context, of the request's first row of this step.
   int64_t first_position(int64_t request) const {
     return seq_lens[request] - (starts[request + 1] - starts[request]);
   }
-  int64_t first_key(int64_t position) const { return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0; }
+  int64_t first_key(int64_t position) const {
+    const int64_t in_window = window > 0 ? position - window + 1 : 0, in_chunk = chunk > 0 ? position - position % chunk : 0;
+    return std::max<int64_t>({0, in_window, in_chunk});
+  }
 };
 
 struct Item {
@@ -363,12 +367,13 @@ Shape read_shape(const Operands& o, Door& door) {
 }
 
 template <typename T>
-ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, const Scoring& scoring, int64_t window, Door& door) {
+ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, const Scoring& scoring, int64_t window, int64_t chunk,
+               Door& door) {
   const Problem<T> p{shape, static_cast<const T*>(o.q.untyped_data()), static_cast<T*>(o.updated.untyped_data()),
                      data<int32_t>(o.tables), data<int32_t>(o.seq_lens), data<int32_t>(o.starts),
                      o.sinks.dimensions()[0] ? data<float>(o.sinks) : nullptr,
                      o.slopes.dimensions()[0] ? data<float>(o.slopes) : nullptr,
-                     static_cast<T*>(o.out.untyped_data()), scoring, std::max<int64_t>(0, window)};
+                     static_cast<T*>(o.out.untyped_data()), scoring, std::max<int64_t>(0, window), std::max<int64_t>(0, chunk)};
   check_requests(p, door);
   if (door.failed()) return door.error();
   if (o.cache.untyped_data() != o.updated.untyped_data()) {
@@ -389,7 +394,7 @@ ffi::Error ragged_paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::A
                                   ffi::AnyBuffer cache, ffi::AnyBuffer slots, ffi::AnyBuffer tables, ffi::AnyBuffer seq_lens,
                                   ffi::AnyBuffer starts, ffi::AnyBuffer sinks, ffi::AnyBuffer slopes,
                                   ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> updated, float scale,
-                                  int64_t sliding_window, float soft_cap) {
+                                  int64_t sliding_window, float soft_cap, int64_t chunk) {
   const Operands operands{q, k, v, cache, slots, tables, seq_lens, starts, sinks, slopes, *out, *updated};
   Door door(kName);
   const Shape shape = read_shape(operands, door);
@@ -397,9 +402,9 @@ ffi::Error ragged_paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::A
   const Scoring scoring{scale, soft_cap};
   return guarded(kName, [&] {
     switch (q.element_type()) {
-      case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window, door);
-      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window, door);
-      default: return run<Half>(pool, operands, shape, scoring, sliding_window, door);
+      case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window, chunk, door);
+      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window, chunk, door);
+      default: return run<Half>(pool, operands, shape, scoring, sliding_window, chunk, door);
     }
   });
 }
@@ -426,6 +431,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_ragged_paged_attention, fxhlo::ragged_paged_
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<float>("scale")
                                   .Attr<int64_t>("sliding_window")
-                                  .Attr<float>("soft_cap"));
+                                  .Attr<float>("soft_cap")
+                                  .Attr<int64_t>("chunk"));
 
 #pragma GCC visibility pop

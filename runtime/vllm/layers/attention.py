@@ -148,6 +148,7 @@ class FxhloAttention(AttentionImpl):
             scale=self.scale,
             sliding_window=self.sliding_window,
             soft_cap=self.soft_cap,
+            chunk=getattr(layer, "attention_chunk_size", 0),
         )
         return output.copy_(attended)
 
@@ -168,6 +169,7 @@ def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
         head_size=layer.head_size,
         dtype=layer.kv_cache_torch_dtype,
         window=layer.sliding_window or 0,
+        chunk=getattr(layer, "attention_chunk_size", 0),
     )
     return (cache,)
 
