@@ -29,8 +29,7 @@ def check_model(
         with console.stage("libraries", quiet=as_json):
             load_libraries(model)
         try:
-            with console.stage("capture", quiet=as_json):
-                captured = capture(model, dtype, max_model_len)
+            captured = capture(model, dtype, max_model_len, quiet=as_json)
             with console.stage("passes", quiet=as_json):
                 program = run(captured.passes, captured.program)
             ops = sum(node.op == "call_function" for node in program.graph.nodes)

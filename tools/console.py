@@ -33,6 +33,8 @@ Exit codes:
   130  interrupted
 """
 INTERRUPTED = 130
+BEGAN = perf_counter()
+"""When this command began: this module is the first that a command imports."""
 GRACE = 1.0
 """Seconds that Python has to handle an interrupt before the process is ended within a compiler's call."""
 REPORT = "this is a bug of fxhlo: FXHLO_TRACEBACK=1 shows where it was raised"
@@ -69,7 +71,7 @@ def stage(title: str, times: dict[str, float] | None = None, quiet: bool = False
         yield came_out.append
     seconds = perf_counter() - start
     if times is not None:
-        times[title] = seconds
+        times[title] = times.get(title, 0.0) + seconds  # a stage runs once for each bucket
     if not quiet:
         tail = f"   {', '.join(came_out)}" if came_out else ""
         stderr.print(f"[green]{escape(title):<12}[/green] {seconds:7.2f} s[dim]{escape(tail)}[/dim]")

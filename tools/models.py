@@ -137,7 +137,13 @@ def read_config(path: Path) -> dict[str, object]:
         raise ModelError(
             "config.json is not text", where=path, next_step="get the file again from where it came"
         ) from None
-    if not isinstance(config, dict) or not config.get("architectures"):
+    if not isinstance(config, dict):
+        raise ModelError(
+            f"config.json holds {'a list' if isinstance(config, list) else 'one value'}, not an object",
+            where=path,
+            next_step='a model\'s config.json begins with {"architectures": [...]: get the file again from where it came',
+        )
+    if not config.get("architectures"):
         raise ModelError(
             "config.json does not say which model it is: it has no `architectures`",
             where=path,

@@ -10,8 +10,10 @@ import copy
 import dataclasses
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +68,7 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTe
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from ..core.errors import FxhloError, UnsupportedError
-from .folder import ModelError
+from .folder import HEADS, SIZES, ModelError, check_sizes
 from .front import told
 from .plugin import TRIED, version
 
@@ -334,11 +336,20 @@ def engine_config(
     except FxhloError:
         raise
     except Exception as problem:
+        if isinstance(problem, ZeroDivisionError):  # before the platform sees the config
+            _check_stored_sizes(Path(model) / "config.json")
         raise ModelError(
             f"vLLM can make no engine of this config: {told(problem)}",
             where=model,
             next_step="check `architectures` and the sizes in config.json",
         ) from problem
+
+
+def _check_stored_sizes(config: Path) -> None:
+    """`check_sizes` of a config.json that transformers could not read, by the names in the file."""
+    if config.is_file():
+        stored = json.loads(config.read_bytes())
+        check_sizes({name: stored.get(name) for name in (*SIZES, *HEADS)}, config)
 
 
 def kv_cache_space() -> int | None:

@@ -7,6 +7,7 @@ another process. Folders that vLLM would download, and formats other than safete
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.errors import BundleError, FxhloError
@@ -14,6 +15,10 @@ from ..core.weights import opened
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 """Weight files that vLLM's loader looks for."""
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
+"""Sizes without which no text model computes anything, by the names that transformers gives them in every config."""
+HEADS = ("num_attention_heads", "num_key_value_heads")
+"""As SIZES, of a model that has attention."""
 
 
 class ModelError(FxhloError):
@@ -39,6 +44,17 @@ def check_folder(folder: Path) -> None:
         )
     for file in sorted(folder.glob("*.safetensors")):
         check_file(file)
+
+
+def check_sizes(sizes: Mapping[str, object], where: Path | str) -> None:
+    """Raises ModelError where a size of config.json is below 1, as `num_hidden_layers: 0`; vLLM divides by it or finds no layer."""
+    found = [f"{name} is {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1]
+    if found:
+        raise ModelError(
+            f"a model cannot have this config: {', '.join(found)}",
+            where=where,
+            next_step="write sizes of at least 1 into config.json; is this the config.json of a model?",
+        )
 
 
 def check_file(file: Path) -> None:

@@ -17,12 +17,12 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from ..core import native
 from ..core.errors import UnsupportedError
 from . import interrupts
-from .folder import check_folder
+from .folder import HEADS, SIZES, check_folder, check_sizes
 from .host import without_accelerator
 from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
@@ -78,6 +78,7 @@ class FxhloPlatform(Platform):
         parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
+            _check_sizes(vllm_config.model_config)
             if vllm_config.load_config.load_format in ("auto", "hf", "safetensors"):
                 folder = Path(vllm_config.model_config.model)
                 if folder.is_dir():
@@ -198,6 +199,14 @@ def xla_has_started() -> bool:
     from ..core.plugins import has_started
 
     return has_started()
+
+
+def _check_sizes(model_config: ModelConfig) -> None:
+    """`check_sizes` of a model's config, by the names that its family's config.json has, such as n_layer."""
+    config = model_config.hf_text_config
+    named = SIZES if model_config.is_attention_free else SIZES + HEADS
+    sizes = {config.attribute_map.get(name, name): getattr(config, name, None) for name in named}
+    check_sizes(sizes, Path(model_config.model) / "config.json")
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:

@@ -335,13 +335,77 @@ def test_errors_of_the_config(run: Run, tmp_path: Path) -> None:
     failed(run(tmp_path), "not JSON", "config.json:1")
     (tmp_path / "config.json").write_text("{}")
     failed(run(tmp_path), "architectures")
-    failed(run(written(tmp_path, architectures=["NobodysForCausalLM"])), "NobodysForCausalLM")
-    failed(run(written(tmp_path, architectures=["LamaForCausalLM"])), "did you mean", "LlamaForCausalLM")
+    (tmp_path / "config.json").write_text("[1]")
+    failed(run(tmp_path), "config.json holds a list, not an object")
     failed(run(written(tmp_path, architectures=[3])), "architectures", "list of names")
     failed(run(written(tmp_path, hidden_size="many")), "hidden_size", "many")
     failed(run(written(tmp_path, num_attention_heads=5, head_dim=None)), "5")
     alone = written(tmp_path, architectures=["NobodysForCausalLM"]) / "config.json"
     failed(run(alone), f"at: {alone}")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("LamaForCausalLM", "LlamaForCausalLM"),
+        ("MyLlamaForCausalLM", "LlamaForCausalLM"),
+        ("Qwen2ForCausalLm", "Qwen2ForCausalLM"),
+        ("Qwen9ForRewardModel", "Qwen2ForRewardModel"),
+        ("NobodysForCausalLM", None),
+        ("FooBarForConditionalGeneration", None),
+        ("AcmeForSequenceClassification", None),
+        ("MyModel", None),
+        ("ForCausalLM", None),
+    ],
+)
+def test_an_unknown_class_gets_neighbours_of_its_family_or_nothing(
+    run: Run, tmp_path: Path, name: str, near: str | None
+) -> None:
+    """`ForCausalLM` is shared by hundreds of names, which makes none of them a neighbour."""
+    done = run(written(tmp_path, architectures=[name]))
+    failed(
+        done, name, f"did you mean {near}" if near == "Qwen2ForCausalLM" else near or "if the class is yours: --import"
+    )
+    assert ("did you mean" in done.err) == (near is not None)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize(
+    "name", ["num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads"]
+)
+def test_a_size_below_one_is_named(run: Run, tmp_path: Path, name: str, size: int) -> None:
+    failed(run(written(tmp_path, **{name: size})), f"{name} is {size}", f"at: {tmp_path}/config.json")
+
+
+def test_a_size_is_named_as_the_config_names_it(run: Run, tmp_path: Path) -> None:
+    gpt2 = written(tmp_path, architectures=["GPT2LMHeadModel"], model_type="gpt2", n_layer=0, n_embd=32, n_head=4)
+    failed(run("check", gpt2), "n_layer is 0")
+
+
+def test_a_longer_sequence_than_the_model_has_is_the_options_fault(run: Run, config: Path) -> None:
+    for words in ((config,), ("check", config)):
+        failed(run(*words, "--max-model-len", 1000), "--max-model-len 1000", "256 positions", "at most 256", code=2)
+
+
+def test_imports_that_are_not_there_and_that_fail(run: Run, config: Path, tmp_path: Path) -> None:
+    """What does not exist is the command's fault; what raises is the module's."""
+    for word in ("nosuchmod", "nosuchmod.part", "json.nosuch", "a..b", "no such", str(tmp_path / "nosuch.py")):
+        failed(run(config, "--import", word), f"--import {word}", code=2)
+    (tmp_path / "needs.py").write_text("import json\nimport nosuchmod\n")
+    failed(run(config, "--import", tmp_path / "needs.py"), "No module named 'nosuchmod'", "needs.py:2")
+    (tmp_path / "broken.py").write_text("a = 1\nb = = 2\n")
+    failed(run("check", config, "--import", tmp_path / "broken.py"), "SyntaxError", "broken.py:2")
+
+
+def test_times_are_of_the_whole_command(run: Run, config: Path) -> None:
+    """Imports and vLLM's config have rows, several buckets are added up, and what is in no stage has one too."""
+    done = run(config, "--timing", "--bucket", BUCKET, "--bucket", "tokens=16,requests=8,num_blocks=16")
+    rows = {cells[1].strip(): cells[2].strip() for line in done.err.splitlines() if len(cells := line.split("│")) > 3}
+    assert list(rows)[:4] == ["libraries", "config", "capture", "passes"]
+    assert list(rows)[-2:] == ["other", "all"]
+    lines = [line.split() for line in done.err.splitlines() if line.startswith("hlo ")]
+    assert len(lines) == 2
+    assert float(rows["hlo"]) == pytest.approx(sum(float(words[1]) for words in lines), abs=0.011)
 
 
 def test_a_model_that_has_parts_which_are_not_supported(run: Run, tmp_path: Path) -> None:

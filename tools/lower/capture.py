@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -15,11 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...runtime.core.errors import FxhloError
+from .. import console
+from ..console import UsageError
 from ..models import Model, ModelError
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
     from ...passes.base import Pass
     from ...passes.program import Program
+
+
+ENDING = re.compile(r"(For[A-Z]\w*|LMHeadModel|LMModel|Model)$")
+"""The end of a class's name, which says its task."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ def load_libraries(model: Model) -> None:
         return
     quiet_vllm()
     try:
-        import_module("...runtime.vllm.steps.capture", __package__)
+        for name in ("runtime.vllm.compat", "runtime.vllm.steps.capture"):
+            import_module(f"...{name}", __package__)
     except ModuleNotFoundError as problem:
         if (problem.name or "").split(".")[0] != "vllm":
             raise
@@ -81,34 +91,75 @@ def capture(
     max_model_len: int | None = None,
     block_size: int | None = None,
     buckets: Sequence[Mapping[str, int]] = (),
+    *,
+    times: dict[str, float] | None = None,
+    quiet: bool = False,
 ) -> Captured:
-    """Captures the model. buckets: requested sizes; they raise the engine's limits where they are larger. Raises FxhloError."""
+    """Captures the model, in the stages "config" (vLLM's, of a folder) and "capture". Raises FxhloError.
+
+    buckets: requested sizes; they raise the engine's limits where they are larger. times, quiet: as `console.stage` takes them.
+    """
     if model.kind == "exported":
-        return capture_exported(model.path)
-    from ...runtime.vllm.compat import engine_config
+        with console.stage("capture", times, quiet) as came_out:
+            captured = capture_exported(model.path)
+            came_out(f"{len(captured.program.graph.nodes)} nodes")
+        return captured
+    with console.stage("config", times, quiet):
+        check_architecture(model)
+        config = _engine_config(model, dtype, max_model_len, block_size, buckets)
+    with console.stage("capture", times, quiet) as came_out:
+        captured = _capture_step(config)
+        came_out(f"{len(captured.program.graph.nodes)} nodes")
+    return captured
+
+
+def _capture_step(config: VllmConfig) -> Captured:
     from ...runtime.vllm.model import build_model
-    from ...runtime.vllm.platform import STEP_REQUESTS, STEP_TOKENS
     from ...runtime.vllm.steps.capture import capture_step, options_of
     from ...runtime.vllm.steps.passes import step_passes
     from .sizes import engine_sizes
+
+    built = build_model(config, weights=False)
+    program = capture_step(config, built)
+    options = options_of(config, built)
+    return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options))
+
+
+def _engine_config(
+    model: Model,
+    dtype: str,
+    max_model_len: int | None,
+    block_size: int | None,
+    buckets: Sequence[Mapping[str, int]],
+) -> VllmConfig:
+    """vLLM's config of the folder. Raises UsageError where it is `--max-model-len` alone that vLLM does not take."""
+    from ...runtime.vllm.compat import engine_config
+    from ...runtime.vllm.platform import STEP_REQUESTS, STEP_TOKENS
 
     def asked(name: str, engine: int) -> int | None:
         largest = max((sizes.get(name, 0) for sizes in buckets), default=0)
         return largest if largest > engine else None
 
-    check_architecture(model)
-    config = engine_config(
-        str(model.path),
-        dtype=dtype,
-        max_model_len=max_model_len,
-        max_num_seqs=asked("requests", STEP_REQUESTS),
-        max_num_batched_tokens=asked("tokens", STEP_TOKENS),
-        block_size=block_size,
-    )
-    built = build_model(config, weights=False)
-    program = capture_step(config, built)
-    options = options_of(config, built)
-    return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options))
+    def of(length: int | None) -> VllmConfig:
+        return engine_config(
+            str(model.path),
+            dtype=dtype,
+            max_model_len=length,
+            max_num_seqs=asked("requests", STEP_REQUESTS),
+            max_num_batched_tokens=asked("tokens", STEP_TOKENS),
+            block_size=block_size,
+        )
+
+    try:
+        return of(max_model_len)
+    except FxhloError as problem:
+        if max_model_len is None or (own := of(None).model_config.max_model_len) >= max_model_len:
+            raise
+        raise UsageError(
+            f"--max-model-len {max_model_len}: the model has {own} positions",
+            where=problem.where,
+            next_step=f"give at most {own}; with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 in the environment a rotary table is extended",
+        ) from problem
 
 
 def check_architecture(model: Model) -> None:
@@ -125,12 +176,36 @@ def check_architecture(model: Model) -> None:
             next_step='write it as "architectures": ["LlamaForCausalLM"]',
         )
     if known.isdisjoint(classes):
-        near = get_close_matches(classes[0], known, 3, 0.6)
+        near = neighbours(classes[0], known)
+        own = "--import the module that registers it with vLLM's ModelRegistry, or torch.export the model and lower the .pt2"
         raise ModelError(
             f"vLLM has no model class {', '.join(classes)}",
             where=model.path / "config.json",
-            next_step=f"did you mean {' or '.join(near)}?" if near else "torch.export the model, and lower the .pt2",
+            next_step=f"did you mean {' or '.join(near)}?" if near else f"if the class is yours: {own}",
         )
+
+
+def neighbours(name: str, known: Iterable[str]) -> list[str]:
+    """Up to 3 of the known classes whose family's name is like that of `name`, those of the same task first.
+
+    The endings, as ForCausalLM, are most of a name and are the same in hundreds: they are not compared.
+    """
+    family = _family(name)
+    if len(family) < 3:
+        return []
+    classes: dict[str, list[str]] = {}
+    for each in sorted(known):
+        classes.setdefault(_family(each).lower(), []).append(each)
+    near = get_close_matches(family.lower(), classes, 3, 0.75)
+    near += [each for each in classes if len(each) > 3 and each in family.lower() and each not in near]
+    task = name[len(family) :]
+    found = [each for key in near for each in classes[key]]
+    return sorted(found, key=lambda each: not each.endswith(task))[:3]
+
+
+def _family(name: str) -> str:
+    """Llama of LlamaForCausalLM, LlamaModel and LlamaLMHeadModel."""
+    return ENDING.sub("", name)
 
 
 def capture_exported(path: Path) -> Captured:

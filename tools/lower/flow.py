@@ -35,9 +35,9 @@ def lower_model(request: Request) -> None:
         with console.stage("libraries", report.stages):
             load_libraries(model)
         settings = check_passes(request, known_passes(model))
-        with console.stage("capture", report.stages) as came_out:
-            captured = capture(model, request.dtype, request.max_model_len, request.block_size, request.buckets)
-            came_out(f"{len(captured.program.graph.nodes)} nodes")
+        captured = capture(
+            model, request.dtype, request.max_model_len, request.block_size, request.buckets, times=report.stages
+        )
         if model.kind == "exported":
             check_dimensions(request.buckets, [dim.name for dim in captured.program.dims], model.name)
         _finish(captured, settings, request, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -82,7 +83,7 @@ def show_decisions(made: Sequence[Made], report: Report) -> None:
 
 
 def show_times(report: Report) -> None:
-    """Seconds of each stage, and of each pass with the graph's size before and after it."""
+    """Seconds of each stage, of each pass with the graph's size before and after it, and of the whole command."""
     table = Table("stage", "seconds", "nodes")
     for name, seconds in report.stages.items():
         table.add_row(name, f"{seconds:.2f}")
@@ -90,6 +91,10 @@ def show_times(report: Report) -> None:
             for row in report.passes:
                 nodes = f"{row['nodes_before']} -> {row['nodes_after']}"
                 table.add_row(f"  {row['name']}", f"{row['seconds']:.2f}", nodes)
+    whole = perf_counter() - console.BEGAN
+    table.add_section()
+    table.add_row("other", f"{max(whole - sum(report.stages.values()), 0.0):.2f}", "")
+    table.add_row("all", f"{whole:.2f}", "")
     console.stderr.print(table)
 
 

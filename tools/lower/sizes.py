@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from ...passes.program import Program
     from ...runtime.vllm.steps.options import StepOptions
@@ -50,6 +48,8 @@ def with_defaults(given: Mapping[str, int], defaults: Mapping[str, int]) -> dict
 
 def _bytes_per_block(program: Program) -> int:
     """Bytes that one block of the KV cache takes in all layers."""
+    import torch
+
     symbols = {dim.name: dim.symbol for dim in program.dims}
     total = 0
     for node, argument in zip(program.placeholders, program.arguments, strict=True):
