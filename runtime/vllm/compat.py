@@ -336,8 +336,7 @@ def engine_config(
     except FxhloError:
         raise
     except Exception as problem:
-        if isinstance(problem, ZeroDivisionError):  # before the platform sees the config
-            _check_stored_sizes(Path(model) / "config.json")
+        _check_stored_sizes(Path(model) / "config.json")  # which the platform has not seen yet
         raise ModelError(
             f"vLLM can make no engine of this config: {told(problem)}",
             where=model,
@@ -349,6 +348,7 @@ def _check_stored_sizes(config: Path) -> None:
     """`check_sizes` of a config.json that transformers could not read, by the names in the file."""
     if config.is_file():
         stored = json.loads(config.read_bytes())
+        stored = stored if isinstance(stored, dict) else {}
         check_sizes({name: stored.get(name) for name in (*SIZES, *HEADS)}, config)
 
 
