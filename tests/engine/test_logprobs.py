@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import prompts
+
+from fxhlo.tools.architectures.compare import Worker
+from fxhlo.tools.architectures.reference import Reference
 
 MODES = ("raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits")
 SIZES = {
@@ -24,12 +23,11 @@ VOCABULARY, TOP_K, TEMPERATURE = 320, 5, 0.7
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-P", str(Path(__file__).with_name("architectures.py")), "qwen3", str(tmp_path / "qwen3")],
-        capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return tmp_path / "qwen3"
+    made = tmp_path / "Qwen3ForCausalLM"
+    with (tmp_path / "log.txt").open("w") as log, Worker("reference", log, {"VLLM_PLUGINS": ""}) as worker:
+        assert worker.ask(str(made)), (tmp_path / "log.txt").read_text()[-3000:]
+    assert not Reference.load(made).error
+    return made
 
 
 def shown(logits: torch.Tensor, mode: str, filtered: bool) -> torch.Tensor:
@@ -55,7 +53,7 @@ def values(positions: list[Any]) -> torch.Tensor:
 def test_every_token_has_its_value(mode: str, folder: Path, engine: Callable[..., Any]) -> None:
     from transformers import AutoModelForCausalLM
 
-    some = prompts()[1:4]
+    some = [answer.prompt for answer in Reference.load(folder).answers[1:4]]
     sampling = [
         {**COMMON, "temperature": 0, "logprobs": -1, "prompt_logprobs": -1},
         {**COMMON, "temperature": TEMPERATURE, "top_k": TOP_K, "seed": 1, "logprobs": -1},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,17 @@ from vllm.engine.arg_utils import EngineArgs
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.model import build_model
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # for `architectures`
+from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
 Weights = dict[str, torch.Tensor]
-FAMILIES: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {}, "gpt2": {}, "gemma2": {}, "falcon": {}, "phi3": {}}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "GPT2LMHeadModel": {},
+    "Gemma2ForCausalLM": {},
+    "FalconForCausalLM": {},
+    "Phi3ForCausalLM": {},
+}
 """Separate and fused projections, biases, transposed weights, tied embeddings."""
 
 
@@ -35,9 +40,8 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def checkpoint(folder: Path, name: str, **sizes: Any) -> Path:
     import transformers
-    from architectures import CONFIGS
 
-    kind, defaults = CONFIGS[name]
+    kind, defaults = ARCHITECTURES[name].config, ARCHITECTURES[name].sizes
     layers = {size: 1 for size in ("n_layer", "num_hidden_layers") if size in defaults}
     config = getattr(transformers, kind)(**{**defaults, **layers, **sizes})
     config.torch_dtype = "float32"
@@ -84,7 +88,7 @@ def test_each_tensor_that_is_missing_is_named(family: Path, tmp_path: Path) -> N
 
 def test_a_tensor_that_the_model_class_leaves_out_is_named(tmp_path: Path) -> None:
     """vLLM's Transformers backend does not load the bias of GPT-2's fused projection."""
-    whole = checkpoint(tmp_path / "whole", "gpt2")
+    whole = checkpoint(tmp_path / "whole", "GPT2LMHeadModel")
     with pytest.raises(
         ModelError, match=r"does not load 1 tensor that the weight files have: .*c_attn\.bias"
     ) as caught:
@@ -109,7 +113,7 @@ def as_bin(weights: Weights, folder: Path) -> None:
 
 @pytest.mark.parametrize("write", [in_shards, as_bin])
 def test_files_of_every_kind_are_counted(write: Callable[[Weights, Path], None], tmp_path: Path) -> None:
-    whole = checkpoint(tmp_path / "whole", "llama")
+    whole = checkpoint(tmp_path / "whole", "LlamaForCausalLM")
     weights = read(whole)
     write(weights, copied(whole, tmp_path / "all", weights))
     expected, found = load(whole).state_dict(), load(tmp_path / "all").state_dict()
@@ -135,14 +139,14 @@ def test_files_of_every_kind_are_counted(write: Callable[[Weights, Path], None],
     ids=str,
 )
 def test_a_config_that_the_weights_contradict(config: dict[str, Any], named: str, tmp_path: Path) -> None:
-    whole = checkpoint(tmp_path / "whole", "llama")
+    whole = checkpoint(tmp_path / "whole", "LlamaForCausalLM")
     with pytest.raises(ModelError, match=named) as caught:
         load(copied(whole, tmp_path / "other", read(whole), **config))
     assert "config.json" in str(caught.value)
 
 
 def test_tensors_that_the_architecture_lacks(tmp_path: Path) -> None:
-    whole = checkpoint(tmp_path / "whole", "llama")
+    whole = checkpoint(tmp_path / "whole", "LlamaForCausalLM")
     bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}
     with pytest.raises(ModelError, match=r"have model\.layers\.0\.self_attn\.q_proj\.bias.*no place") as caught:
         load(copied(whole, tmp_path / "bias", read(whole) | bias))
@@ -154,7 +158,7 @@ def test_tensors_that_the_architecture_lacks(tmp_path: Path) -> None:
         load(copied(whole, tmp_path / "more", read(whole) | more))
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"])
 def test_a_head_beside_tied_embeddings(name: str, tmp_path: Path) -> None:
     """It is tied where it is the same, used where it is another, and the program's shapes follow."""
     tied = checkpoint(tmp_path / "tied", name, tie_word_embeddings=True)
@@ -174,7 +178,7 @@ def test_a_head_beside_tied_embeddings(name: str, tmp_path: Path) -> None:
 
 def test_a_head_in_other_formats_is_not_dropped(tmp_path: Path) -> None:
     """vLLM looks for a head in safetensors alone, and ties the others without a word."""
-    tied = checkpoint(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    tied = checkpoint(tmp_path / "tied", "LlamaForCausalLM", tie_word_embeddings=True)
     weights = read(tied)
     for factor, folder in ((1, "same"), (-1, "other")):
         every = {**weights, "lm_head.weight": factor * weights["model.embed_tokens.weight"]}

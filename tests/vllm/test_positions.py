@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,18 @@ from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.model import build_model, step_function
 from fxhlo.runtime.vllm.steps.capture import capture_step
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # for `architectures`
+from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
 TABLE, LENGTH = 64, 128
 """max_position_embeddings, and the length that is asked for."""
 ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 32}
 ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("llama", {}),
-    "llama3": ("llama", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ROPE}),
-    "linear": ("llama", {"rope_type": "linear", "factor": 1.5, **ROPE}),
-    "yarn": ("llama", {"rope_type": "yarn", "factor": 2.0, **ROPE}),
-    "of a part of each head": ("stablelm", {}),
-    "two tables": ("gemma3", {}),
+    "default": ("LlamaForCausalLM", {}),
+    "llama3": ("LlamaForCausalLM", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ROPE}),
+    "linear": ("LlamaForCausalLM", {"rope_type": "linear", "factor": 1.5, **ROPE}),
+    "yarn": ("LlamaForCausalLM", {"rope_type": "yarn", "factor": 2.0, **ROPE}),
+    "of a part of each head": ("StableLmForCausalLM", {}),
+    "two tables": ("Gemma3ForCausalLM", {}),
 }  # fmt: skip
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, **ROPE}
 
@@ -39,9 +37,8 @@ def long(monkeypatch: pytest.MonkeyPatch) -> None:
 def configured(name: str, rope: dict[str, Any], folder: Path) -> Any:
     """The config of a model of two layers and a short table, written into the folder."""
     import transformers
-    from architectures import CONFIGS
 
-    kind, sizes = CONFIGS[name]
+    kind, sizes = ARCHITECTURES[name].config, ARCHITECTURES[name].sizes
     positions = "n_positions" if "n_positions" in sizes else "max_position_embeddings"
     more = {"rope_parameters": rope} if rope else {}
     config = getattr(transformers, kind)(**{**sizes, positions: TABLE, **more})
@@ -83,7 +80,7 @@ def test_a_rotary_table_goes_on_as_in_transformers(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "rope", "table"),
-    [("gpt2", {}, "wpe.weight"), ("opt", {}, "embed_positions.weight"), ("llama", DYNAMIC, "cos_sin_cache")],
+    [("GPT2LMHeadModel", {}, "wpe.weight"), ("OPTForCausalLM", {}, "embed_positions.weight"), ("LlamaForCausalLM", DYNAMIC, "cos_sin_cache")],
     ids=["gpt2", "opt", "dynamic"],
 )  # fmt: skip
 def test_a_table_that_cannot_be_longer_is_refused(name: str, rope: dict[str, Any], table: str, tmp_path: Path) -> None:
