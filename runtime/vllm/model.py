@@ -38,6 +38,7 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
         model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
     if like is not None:
         _add_parameters(model, like)
+    _widen(model, vllm_config.model_config.dtype)
     extend_rotary_tables(model, vllm_config.model_config.max_model_len)
     setattr(model, BUILT, (vllm_config, compat.layers_of(vllm_config)))
     return model.eval()
@@ -99,6 +100,14 @@ def _add_parameters(model: nn.Module, like: nn.Module) -> None:
             path, _, last = name.rpartition(".")
             added = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
             model.get_submodule(path).register_parameter(last, added)
+
+
+def _widen(model: nn.Module, dtype: object) -> None:
+    """Makes a model of float32 float32 throughout: some of vLLM's layers fix bfloat16 for a parameter, and then compute in that."""
+    if dtype is torch.float32:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dtype in (torch.bfloat16, torch.float16):
+                tensor.data = tensor.data.float()
 
 
 @contextmanager
