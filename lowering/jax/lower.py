@@ -90,20 +90,33 @@ def _leaves(
     function: Callable[..., Any], args: Sequence[Any], weights: Sequence[str], states: Sequence[str]
 ) -> list[_Leaf]:
     """The arrays of the arguments, in the order of the flattened pytrees."""
-    bound = inspect.signature(function).bind(*args)
-    places = [name for name in bound.arguments if name != "kwargs"]
+    bound = _bound(function, args)
     for name in (*weights, *states):
-        if name not in places:
-            raise CaptureError(f"{name} is no parameter of the function: {', '.join(places)}")
+        if name not in bound:
+            raise CaptureError(
+                f"{name} is no parameter that this call gives the function: {', '.join(bound) or 'it gives none'}"
+            )
     kinds: dict[str, Kind] = {**dict.fromkeys(weights, "weight"), **dict.fromkeys(states, "state")}
     found = []
-    for name, value in zip(places, args, strict=True):
+    for name, value in bound.items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
             if not hasattr(leaf, "dtype"):
                 leaf = _number(_path(name, path), leaf)
             found.append(_Leaf(_path(name, path), kinds.get(name, "input"), leaf))
     _check_dtypes(found)
     return found
+
+
+def _bound(function: Callable[..., Any], args: Sequence[Any]) -> dict[str, Any]:
+    """The arguments by their parameters' names, in order; those of `*xs` are one tuple. Raises CaptureError."""
+    try:
+        return inspect.signature(function).bind(*args).arguments
+    except (TypeError, ValueError) as problem:
+        raise CaptureError(
+            f"the function does not take these {len(args)} arguments by position: {problem}",
+            next_step="lower a function that takes all its arrays by position: after functools.partial(f, k=...) what stands "
+            "behind k in f's signature is by keyword alone; a lambda, as lambda x, y: f(x, k=2, y=y), gives them an order",
+        ) from problem
 
 
 def _shape(leaf: Leaf | complex) -> jax.ShapeDtypeStruct:

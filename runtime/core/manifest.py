@@ -158,8 +158,14 @@ class Manifest:
             if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
         except (FileNotFoundError, NotADirectoryError):
-            what = "there is no bundle" if not folder.exists() else "the folder is no bundle: it has no manifest.json"
-            raise BundleError(what, where=folder, next_step="lower-model MODEL -o DIR writes one") from None
+            what = "the folder is no bundle: it has no manifest.json"
+            if not folder.is_dir():
+                what = "a bundle is a folder, and this is a file" if folder.exists() else "there is no such folder"
+            raise BundleError(
+                what,
+                where=folder,
+                next_step="name the folder that fxhlo.lower(...).save(DIR) or lower-model MODEL -o DIR wrote",
+            ) from None
         except OSError as problem:
             raise BundleError(f"the manifest cannot be read: {problem.strerror}", where=path) from problem
         except (ValueError, RecursionError) as problem:

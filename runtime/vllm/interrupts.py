@@ -16,7 +16,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -71,16 +72,22 @@ def end_waiting_fronts() -> None:
     """Ctrl-C ends a front end, by SystemExit with status 130, while it waits for its engine to start. Otherwise the handler
     that was there before decides. Called where a config is made; does nothing outside the main thread, or twice."""
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before) or hasattr(before, "fxhlo"):
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         return
+    if not isinstance(before, _EndingWait):
+        signal.signal(signal.SIGINT, _EndingWait(before))
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
+
+@dataclass(frozen=True)
+class _EndingWait:
+    """Handler of SIGINT that ends a wait for an engine, and otherwise calls the one that was there `before`."""
+
+    before: Callable[[int, FrameType | None], object]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if _waits_for_engine(frame):
             _end(number, frame)
-        before(number, frame)
-
-    interrupted.fxhlo = True  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, interrupted)
+        self.before(number, frame)
 
 
 def _waits_for_engine(frame: FrameType | None) -> bool:

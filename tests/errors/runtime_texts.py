@@ -134,9 +134,9 @@ two arguments are named 'x'
         BundleError,
         lambda tmp: fxhlo.load(tmp / "nowhere"),
         """\
-there is no bundle
+there is no such folder
   at: TMP/nowhere
-  next: lower-model MODEL -o DIR writes one""",
+  next: name the folder that fxhlo.lower(...).save(DIR) or lower-model MODEL -o DIR wrote""",
     ),
     "no such entry": (
         BundleError,

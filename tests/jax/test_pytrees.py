@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,40 @@ def test_a_module_that_is_a_pytree(down: bool) -> None:
 def test_a_leaf_that_is_no_array_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"params\.name is 'dense', which is no array"):
         fxhlo.jax.lower(lambda params, x: x, {"name": "dense"}, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "count", "names"),
+    [
+        (functools.partial(lambda x, *, k: x * k, k=2), 1, ["x"]),
+        (functools.partial(lambda x, y, z: x + y + z, np.float32(1)), 2, ["y", "z"]),
+        (lambda x, *rest: x + sum(rest), 3, ["x", "rest.0", "rest.1"]),
+        (lambda kwargs: kwargs + 1, 1, ["kwargs"]),
+        (jax.jit(lambda x: x + 1), 1, ["x"]),
+    ],
+)
+def test_arguments_have_the_names_of_their_parameters(function: Any, count: int, names: list[str]) -> None:
+    args = [np.full(3, number, np.float32) for number in range(count)]
+    hlo = fxhlo.jax.lower(function, *args)
+    assert [argument.name for argument in hlo.signature.arguments] == names
+    (result,) = hlo.compile()(*args)
+    np.testing.assert_allclose(np.from_dlpack(result), function(*args))
+
+
+@pytest.mark.parametrize(
+    ("function", "count", "said"),
+    [
+        (functools.partial(lambda x, y: x + y, x=1), 1, "too many positional"),
+        (functools.partial(lambda x, y: x + y, y=1), 2, "too many positional"),
+        (lambda x, y: x + y, 1, "missing a required argument: 'y'"),
+        (max, 2, "no signature found"),
+        (3, 1, "not a callable"),
+    ],
+)
+def test_arguments_that_the_function_does_not_take(function: Any, count: int, said: str) -> None:
+    with pytest.raises(CaptureError, match=f"does not take these {count} arguments by position: .*{said}") as caught:
+        fxhlo.jax.lower(function, *[np.ones(3, np.float32)] * count)
+    assert "functools.partial" in str(caught.value.next_step)
 
 
 def test_an_encoder_sees_all_of_its_tokens() -> None:

@@ -58,3 +58,25 @@ def test_a_start_ends_by_itself() -> None:
 
 def test_a_start_that_does_not_listen_is_ended() -> None:
     assert end_of("install", "starting", "deaf") == 128 + signal.SIGTERM
+
+
+FRONT = """
+import signal
+from fxhlo.runtime.vllm import interrupts
+interrupts.end_waiting_fronts()
+once = signal.getsignal(signal.SIGINT)
+interrupts.end_waiting_fronts()
+assert signal.getsignal(signal.SIGINT) is once
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("as before")
+waiting = compile("def __init__(): signal.raise_signal(signal.SIGINT)", "/site/vllm/v1/engine/core_client.py", "exec")
+exec(waiting)
+__init__()
+"""
+
+
+def test_a_front_that_waits_for_its_engine_is_ended_and_no_other() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", FRONT], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "as before\n", "")
