@@ -13,7 +13,10 @@ KERNEL = Kernel(
     fake=fake,
     dtypes=dict.fromkeys(("x", "w13", "w2", "w13_bias", "w2_bias"), FLOATING)
     | {"topk_weights": ("float32",), "topk_ids": ("int32",)},
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     cases=cases,
     work=work,
     source="Shazeer et al., Outrageously large neural networks, 2017; vllm/model_executor/layers/fused_moe/activation.py",

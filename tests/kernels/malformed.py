@@ -26,7 +26,7 @@ class Call:
     target: str
     operands: dict[str, np.ndarray]
     results: tuple[tuple[tuple[int, ...], type], ...]
-    attributes: dict[str, np.generic] = field(default_factory=dict)
+    attributes: dict[str, np.generic | str] = field(default_factory=dict)
 
     def run(self) -> None:
         results = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in self.results)
@@ -50,6 +50,15 @@ CALLS = (
     Call("fxhlo_linear_bias", {"values": floats(3, 5), "weight": floats(4, 5), "bias": floats(4)}, (((3, 4), F32),)),
     Call("fxhlo_rms_norm", {"values": floats(3, 5), "weight": floats(5)}, (((3, 5), F32),), {"epsilon": F32(1e-5)}),
     Call("fxhlo_silu_and_mul", {"values": floats(3, 10)}, (((3, 5), F32),)),
+    Call(
+        "fxhlo_moe",
+        {
+            "x": floats(3, 5), "w13": floats(4, 12, 5), "w2": floats(4, 5, 6), "topk_weights": floats(3, 2),
+            "topk_ids": np.arange(6, dtype=I32).reshape(3, 2), "w13_bias": floats(4, 12), "w2_bias": floats(4, 5),
+        },
+        (((3, 5), F32),),
+        {"activation": "silu", "limit": F32(0), "alpha": F32(1), "beta": F32(0), "weight_on_input": np.bool_(False)},
+    ),
     Call(
         "fxhlo_sample",
         {
@@ -132,6 +141,8 @@ def outside(call: Call) -> Iterator[tuple[str, Call]]:
 FINE = {
     ("fxhlo_sample", "logits: short 1"),  # another vocabulary
     ("fxhlo_sample", "logits: long 1"),
+    ("fxhlo_moe", "w13_bias: empty 0"),  # absent
+    ("fxhlo_moe", "w2_bias: empty 0"),
     ("fxhlo_process_logits", "logits: dtype"),  # float16, which it takes
     ("fxhlo_logprobs", "logits: dtype"),
     ("fxhlo_logprobs", "logits: short 1"),

@@ -39,7 +39,7 @@ void operator delete(void* place, std::align_val_t) noexcept { std::free(place);
 void operator delete(void* place, size_t, std::align_val_t) noexcept { std::free(place); }
 
 #define KERNELS(X) \
-  X(fxhlo_linear) X(fxhlo_linear_bias) X(fxhlo_rms_norm) X(fxhlo_silu_and_mul) X(fxhlo_ragged_paged_attention) \
+  X(fxhlo_linear) X(fxhlo_linear_bias) X(fxhlo_rms_norm) X(fxhlo_silu_and_mul) X(fxhlo_moe) X(fxhlo_ragged_paged_attention) \
   X(fxhlo_process_logits) X(fxhlo_sample) X(fxhlo_logprobs)
 #define DECLARE(name) extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame*);
 KERNELS(DECLARE)
@@ -147,6 +147,7 @@ struct Attribute {
   XLA_FFI_DataType type;
   float number;
   int64_t integer;
+  std::string text;  // the value, where it is not empty
 };
 
 struct Call {
@@ -172,17 +173,19 @@ static std::vector<std::vector<char>> run(const Call& call, XLA_FFI_ExecutionCon
   for (Array& array : results) add(array, rets);
   std::vector<Attribute> given = call.attributes;
   std::vector<XLA_FFI_Scalar> scalars;
-  std::vector<XLA_FFI_ByteSpan> spans;
-  scalars.reserve(given.size()), spans.reserve(given.size());
+  std::vector<XLA_FFI_ByteSpan> spans, texts;
+  std::vector<XLA_FFI_AttrType> attr_types;
+  scalars.reserve(given.size()), spans.reserve(given.size()), texts.reserve(given.size());
   std::vector<XLA_FFI_ByteSpan*> names;
   for (Attribute& one : given) {
     void* value = one.type == XLA_FFI_DataType_F32 ? static_cast<void*>(&one.number) : &one.integer;
     scalars.push_back({one.type, value}), spans.push_back({one.name.data(), one.name.size()});
-    attrs.push_back(&scalars.back()), names.push_back(&spans.back());
+    texts.push_back({one.text.data(), one.text.size()});
+    attr_types.push_back(one.text.empty() ? XLA_FFI_AttrType_SCALAR : XLA_FFI_AttrType_STRING);
+    attrs.push_back(one.text.empty() ? static_cast<void*>(&scalars.back()) : &texts.back()), names.push_back(&spans.back());
   }
   std::vector<XLA_FFI_ArgType> arg_types(args.size(), XLA_FFI_ArgType_BUFFER);
   std::vector<XLA_FFI_RetType> ret_types(rets.size(), XLA_FFI_RetType_BUFFER);
-  std::vector<XLA_FFI_AttrType> attr_types(attrs.size(), XLA_FFI_AttrType_SCALAR);
   XLA_FFI_CallFrame frame{};
   frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
   frame.api = &kApi;
@@ -211,8 +214,15 @@ static std::vector<Call> calls() {
   return {
       {"linear", fxhlo_linear, {matrix, weight}, {floats({70, wide})}, {}},
       {"linear_bias", fxhlo_linear_bias, {matrix, weight, floats({wide})}, {floats({70, wide})}, {}},
-      {"rms_norm", fxhlo_rms_norm, {floats({200, 600}), floats({600})}, {floats({200, 600})}, {{"epsilon", XLA_FFI_DataType_F32, 1e-5f, 0}}},
+      {"rms_norm", fxhlo_rms_norm, {floats({200, 600}), floats({600})}, {floats({200, 600})}, {{"epsilon", XLA_FFI_DataType_F32, 1e-5f, 0, ""}}},
       {"silu_and_mul", fxhlo_silu_and_mul, {floats({200, 1200})}, {floats({200, 600})}, {}},
+      {"moe",
+       fxhlo_moe,
+       {floats({rows, 200}), floats({6, 300, 200}), floats({6, 200, 150}), floats({rows, 2}), integers({rows, 2}, [](size_t i) { return static_cast<int32_t>(i % 7); }),
+        floats({6, 300}), floats({6, 200})},
+       {floats({rows, 200})},
+       {{"activation", XLA_FFI_DataType_F32, 0, 0, "silu"}, {"alpha", XLA_FFI_DataType_F32, 1.0f, 0, ""}, {"beta", XLA_FFI_DataType_F32, 0.0f, 0, ""},
+        {"limit", XLA_FFI_DataType_F32, 0.0f, 0, ""}, {"weight_on_input", XLA_FFI_DataType_PRED, 0, 1, ""}}},
       {"sample",
        fxhlo_sample,
        {logits, row, integers({rows}, [](size_t i) { return static_cast<int32_t>(i * 50); }), row, floats({rows}, 0, 0.01f),
@@ -238,7 +248,7 @@ static std::vector<Call> calls() {
         integers({2, 16}, place), integers({2}, [](size_t i) { return i == 0 ? 100 : 110; }),
         integers({3}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : 40); }), floats({4}), floats({0})},
        {floats({tokens, 4, 64}), cache},
-       {{"scale", XLA_FFI_DataType_F32, 0.125f, 0}, {"sliding_window", XLA_FFI_DataType_S64, 0, 0}, {"soft_cap", XLA_FFI_DataType_F32, 0.0f, 0}}},
+       {{"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""}, {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"soft_cap", XLA_FFI_DataType_F32, 0.0f, 0, ""}}},
   };
 }
 

@@ -1,6 +1,6 @@
 """Every native kernel (runtime/core/native) against its kernel's reference in eager torch: dtypes, odd sizes, what is no number.
 
-tests/runtime/test_native.py has the products and attention against float64, and a row's bits in any batch. These tests run as
+tests/runtime/test_native.py has the products and attention against float64, and a row's bits in any batch; test_moe_native.py has experts. These tests run as
 well on lesser instruction sets and under sanitizers (test_native_builds.py).
 """
 
@@ -85,6 +85,7 @@ def test_each_native_kernel_is_here() -> None:
         "linear",
         "rms_norm",
         "silu_and_mul",
+        "moe",
         "ragged_paged_attention",
         "process_logits",
         "sample",

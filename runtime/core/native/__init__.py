@@ -13,6 +13,8 @@ of the call that names the operand and the position:
   sums in float32; the result has the operands' dtype or float32.
 - `fxhlo_rms_norm(x [..., K], w [K]; epsilon) -> [..., K]` of the weight's dtype.
 - `fxhlo_silu_and_mul(x [M, 2 N]) -> [M, N]`: silu of the first half times the second, rounded in between.
+- `fxhlo_moe`: operands, result and attributes of the composite of this name; an absent bias has no experts. The library's
+  `fxhlo_moe_weight_bytes()` counts the bytes of weights that it has read.
 - `fxhlo_process_logits`, `fxhlo_sample`, `fxhlo_logprobs`: operands and results of the composites of these names.
 - `fxhlo_ragged_paged_attention(q, k, v, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks,
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "activations.h"
 #include "door.h"
 #include "parallel.h"
 #include "vector.h"
@@ -16,17 +17,6 @@ namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_silu_and_mul";
 constexpr int64_t kShareValues = 16 << 10;  // per thread: fewer are computed before another thread wakes up
-
-// x / (1 + 2^(-x log2(e))), as in torch: -0 for large negative x, NaN for -infinity (-infinity / infinity). exp2 goes up
-// to 126; 2^128 is infinite.
-inline Floats silu(Floats x) {
-  Floats power = x * -1.44269504088896341f;
-  const Floats most = broadcast(128.0f);
-  power = power > most ? most : power;
-  const Ints large = power > 126.0f;
-  const Floats below = exp2(large ? power - 2.0f : power);
-  return x / ((large ? below * 4.0f : below) + 1.0f);
-}
 
 template <typename T>
 inline void vector_of(const T* gate, const T* up, T* out) {

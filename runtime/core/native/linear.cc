@@ -1,17 +1,14 @@
 // fxhlo_linear, fxhlo_linear_bias: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
 //
-// A panel of kPanel rows of w is regrouped so that each vector holds four words (16 bytes along k) of kLanes / 4
-// different rows; four words of a row of x are broadcast. The first tile of rows of x regroups w in registers
-// and keeps it for the following tiles, in a scratch that stays in the L2 cache.
-//
-// Batch invariance: an output is the sum of four partial sums, where word i along k is added to sum i mod 4, in order of k;
-// `finish` adds them up. Tiles, blocks and threads determine what is computed together, never the order of additions.
+// panels.h says how, and why a row has the same bits in any batch: blocks and threads determine what is computed together, never
+// the order of additions.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "door.h"
 #include "linear_tiles.h"
+#include "panels.h"
 #include "parallel.h"
 #include "vector.h"
 #include "xla/ffi/api/ffi.h"
@@ -22,19 +19,10 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr const char* kName = "fxhlo_linear";
-constexpr int kPanel = kTileVectors * kLanes / 4;  // rows of w, columns of y
 constexpr int64_t kBlockBytes = 256 << 10;         // of x per chunk, so that it stays in the L2 cache,
 constexpr int64_t kBlockRows = 128;                // but enough rows to amortize regrouping w
 constexpr int64_t kSerialBytes = 96 << 10;         // a smaller weight is read faster than a thread wakes up
 constexpr int64_t kChunksPerThread = 4;            // to balance threads that the system preempts
-static_assert(kTileVectors == 4, "finish() interleaves four vectors");
-
-// Four words, a step along k.
-struct Quad {
-  char bytes[16];
-};
-template <typename T>
-constexpr int kStep = sizeof(Quad) / sizeof(PackedOf<T>);  // values along k per quad
 
 template <typename T>
 struct Problem {
@@ -44,76 +32,19 @@ struct Problem {
   void* y;        // T, or float if `wide`: only write_as is templated on it, or everything would be compiled twice
   bool wide;
   int64_t m, n, k;
-  int64_t steps() const { return (k + kStep<T> - 1) / kStep<T>; }
 };
 
-// Rows of w of one panel: lanes 4 * i to 4 * i + 3 of vector v hold row 4 * i + v; rows past the last repeat it.
-template <typename T>
-struct Panel {
-  const T* rows[kPanel];
-  Panel(const Problem<T>& p, int64_t column) {
-    for (int i = 0; i < kPanel; ++i) rows[i] = p.w + std::min<int64_t>(column + i, p.n - 1) * p.k;
-  }
-};
-
-// One vector of a panel at k = at; count < kStep at the end of a row, the rest zero.
-template <typename T>
-inline Words regroup(const Panel<T>& panel, int vector, int64_t at, int count) {
-  PackedOf<T> values[kLanes * kPerWord<PackedOf<T>>] = {};
-  for (int i = 0; i < kLanes / 4; ++i) convert(panel.rows[4 * i + vector] + at, values + i * kStep<T>, count);
-  return load<Words>(values);
-}
-
-constexpr int kSpan = 4;  // quads along k regrouped at a time: one cache line of each row
-
-// regroup for kSpan consecutive full quads.
-template <typename T>
-inline void regroup_span(const Panel<T>& panel, int vector, int64_t at, Words* out) {
-#if defined(FXHLO_AVX512)
-  if constexpr (std::is_same_v<T, PackedOf<T>>) {
-    const __m512i a = load<__m512i>(panel.rows[vector] + at), b = load<__m512i>(panel.rows[4 + vector] + at);
-    const __m512i c = load<__m512i>(panel.rows[8 + vector] + at), d = load<__m512i>(panel.rows[12 + vector] + at);
-    const __m512i ab_low = _mm512_shuffle_i32x4(a, b, 0x44), ab_high = _mm512_shuffle_i32x4(a, b, 0xee);
-    const __m512i cd_low = _mm512_shuffle_i32x4(c, d, 0x44), cd_high = _mm512_shuffle_i32x4(c, d, 0xee);
-    out[0] = (Words)_mm512_shuffle_i32x4(ab_low, cd_low, 0x88);
-    out[1] = (Words)_mm512_shuffle_i32x4(ab_low, cd_low, 0xdd);
-    out[2] = (Words)_mm512_shuffle_i32x4(ab_high, cd_high, 0x88);
-    out[3] = (Words)_mm512_shuffle_i32x4(ab_high, cd_high, 0xdd);
-    return;
-  }
-#endif
-  for (int quad = 0; quad < kSpan; ++quad) out[quad] = regroup(panel, vector, at + quad * kStep<T>, kStep<T>);
-}
-
-// kPanel outputs of one row: lane 4 * i + v is the sum of the four lanes from 4 * i of vector v.
-inline Floats finish(const Floats* sums, float* out) {
-#if defined(FXHLO_AVX512)
-  const __m512 a = sums[0], b = sums[1], c = sums[2], d = sums[3];
-  const __m512d ab = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512d cd = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  store(out, _mm512_add_ps((__m512)_mm512_unpacklo_pd(ab, cd), (__m512)_mm512_unpackhi_pd(ab, cd)));
-#else
-  for (int i = 0; i < kLanes / 4; ++i) {
-    for (int v = 0; v < kTileVectors; ++v) {
-      out[4 * i + v] = (sums[v][4 * i] + sums[v][4 * i + 2]) + (sums[v][4 * i + 1] + sums[v][4 * i + 3]);
-    }
-  }
-#endif
-  return load<Floats>(out);
-}
-
-template <int Rows, typename Out, typename T>
-inline void write_as(const Problem<T>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
+// Stores sums [count][kPanel] as rows [row, row + count) of y, from `column` on.
+template <typename Out, typename T>
+inline void write_as(const Problem<T>& p, int64_t row, int64_t count, int64_t column, const float* sums) {
   const int valid = static_cast<int>(std::min<int64_t>(kPanel, p.n - column));
   float bias[kPanel] = {};
   if (p.bias != nullptr) convert(p.bias + column, bias, valid);
-  for (int r = 0; r < Rows; ++r) {
-    float out[kPanel];
-    finish(sums[r], out);
+  for (int64_t r = 0; r < count; ++r, sums += kPanel) {
     Out* y = static_cast<Out*>(p.y) + (row + r) * p.n + column;
     Out rounded[kPanel];
     for (int v = 0; v < kPanel; v += kLanes) {
-      Floats values = load<Floats>(out + v);
+      Floats values = load<Floats>(sums + v);
       if (p.bias != nullptr) values += load<Floats>(bias + v);
       store_as(valid == kPanel ? y + v : rounded + v, values);
     }
@@ -121,104 +52,23 @@ inline void write_as(const Problem<T>& p, int64_t row, int64_t column, const Flo
   }
 }
 
-template <int Rows, typename T>
-inline void write(const Problem<T>& p, int64_t row, int64_t column, const Floats (*sums)[kTileVectors]) {
-  p.wide ? write_as<Rows, float>(p, row, column, sums) : write_as<Rows, T>(p, row, column, sums);
-}
-
-// Rows [row, row + count) of x -> [steps][count] quads, zero past the end of k. A tile reads them sequentially,
-// and rows that are a power of two apart do not compete for the same lines of the L1 cache.
-template <typename T>
-void pack_rows(const Problem<T>& p, int64_t row, int64_t count, Quad* out) {
-  for (int64_t r = 0; r < count; ++r) {
-    const T* from = p.x + (row + r) * p.k;
-    Quad* to = out + r;
-    int64_t at = 0;
-    for (; at + kStep<T> <= p.k; at += kStep<T>, to += count) {
-      PackedOf<T> values[kStep<T>];
-      convert(from + at, values, kStep<T>);
-      std::memcpy(to, values, sizeof(Quad));
-    }
-    if (at < p.k) {
-      PackedOf<T> values[kStep<T>] = {};
-      convert(from + at, values, p.k - at);
-      std::memcpy(to, values, sizeof(Quad));
-    }
-  }
-}
-
-// Computes rows [row, row + Rows) of y for one panel, which is regrouped on the fly and kept in `kept`,
-// [steps][kTileVectors], unless that is null. x: the rows, packed by pack_rows. Prefetches the next panel: hardware may not
-// detect so many streams, and a virtual machine with prefetchers off read w at a tenth of the speed.
-template <int Rows, typename T>
-void streamed_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, Words* kept) {
-  const Panel<T> panel(p, column);
-  Floats sums[Rows][kTileVectors] = {};
-  int64_t at = 0;
-  for (; at + kSpan * kStep<T> <= p.k; at += kSpan * kStep<T>, x += kSpan * Rows) {
-    for (int i = 0; i < kPanel; ++i) __builtin_prefetch(panel.rows[i] + kPanel * p.k + at, 0, 2);
-    for (int v = 0; v < kTileVectors; ++v) {
-      Words quads[kSpan];
-      regroup_span(panel, v, at, quads);
-      for (int quad = 0; quad < kSpan; ++quad) {
-        if (kept != nullptr) kept[quad * kTileVectors + v] = quads[quad];
-        for (int r = 0; r < Rows; ++r) {
-          sums[r][v] = multiply_add<PackedOf<T>>(broadcast_quad(x + quad * Rows + r), quads[quad], sums[r][v]);
-        }
-      }
-    }
-    if (kept != nullptr) kept += kSpan * kTileVectors;
-  }
-  for (; at < p.k; at += kStep<T>, x += Rows) {
-    for (int v = 0; v < kTileVectors; ++v) {
-      const Words words = regroup(panel, v, at, static_cast<int>(std::min<int64_t>(kStep<T>, p.k - at)));
-      for (int r = 0; r < Rows; ++r) sums[r][v] = multiply_add<PackedOf<T>>(broadcast_quad(x + r), words, sums[r][v]);
-      if (kept != nullptr) *kept++ = words;
-    }
-  }
-  write<Rows>(p, row, column, sums);
-}
-
-// streamed_tile with a panel that an earlier tile has kept.
-template <int Rows, typename T>
-void kept_tile(const Problem<T>& p, int64_t row, int64_t column, const Quad* x, const Words* kept) {
-  Floats sums[Rows][kTileVectors] = {};
-  for (int64_t step = p.steps(); step > 0; --step, x += Rows, kept += kTileVectors) {
-    __builtin_prefetch(x + 32 * Rows);
-    __builtin_prefetch(x + 32 * Rows + 4);
-    for (int r = 0; r < Rows; ++r) {
-      const Words words = broadcast_quad(x + r);
-      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<PackedOf<T>>(words, kept[v], sums[r][v]);
-    }
-  }
-  write<Rows>(p, row, column, sums);
-}
-
 // Computes rows [row, row_end) and columns [column, column_end) of y: loops over panels of w, and all rows of x for each.
 template <typename T>
 void block(const Problem<T>& p, int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
-  const int64_t count = row_end - row, tiles = (count + kTileRows - 1) / kTileRows, steps = p.steps();
-  // Rows are distributed evenly: 8 rows are two tiles of 4, not 6 and 2.
-  const auto first_row = [&](int64_t tile) { return row + count * tile / tiles; };
+  const TiledRows rows{row_end - row};
+  const int64_t steps = steps_of<T>(p.k);
   thread_local std::vector<Quad> x;
   thread_local std::vector<Words> kept;
-  x.resize(count * steps);
-  kept.resize(tiles > 1 ? steps * kTileVectors : 0);
-  for (int64_t t = 0; t < tiles; ++t) {
-    pack_rows(p, first_row(t), first_row(t + 1) - first_row(t), x.data() + (first_row(t) - row) * steps);
-  }
+  thread_local std::vector<float> sums;
+  x.resize(rows.count * steps);
+  kept.resize(rows.tiles() > 1 ? steps * kTileVectors : 0);
+  sums.resize(rows.count * kPanel);
+  pack_rows<T>(rows, p.k, [&](int64_t r) { return p.x + (row + r) * p.k; }, x.data());
   for (; column < column_end; column += kPanel) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t first = first_row(t);
-      const Quad* rows_of_x = x.data() + (first - row) * steps;
-      with_rows(first_row(t + 1) - first, [&](auto rows) {
-        if (t == 0) {
-          streamed_tile<rows()>(p, first, column, rows_of_x, tiles > 1 ? kept.data() : nullptr);
-        } else {
-          kept_tile<rows()>(p, first, column, rows_of_x, kept.data());
-        }
-      });
-    }
+    Panel<T> panel(p.w + column * p.k, p.k, p.n - column);
+    panel.next = column + kPanel < p.n ? kPanel * p.k : 0;
+    product_of_panel(panel, p.k, rows, x.data(), kept.data(), sums.data());
+    p.wide ? write_as<float>(p, row, rows.count, column, sums.data()) : write_as<T>(p, row, rows.count, column, sums.data());
   }
 }
 
