@@ -1,4 +1,4 @@
-"""Indexing by tensors: gather, scatter, masks, embeddings; and scatters into slices.
+"""Indexing by tensors: gather, scatter, masks.
 
 Negative indices count from the end in the ops that accept them in torch (index, index_put, take, put, index_fill); the other
 ops reject them. An out-of-range index is an error in eager torch; here reads are clamped to the nearest element and
@@ -7,20 +7,18 @@ writes are dropped, as StableHLO's gather and scatter define (docs/semantics.md)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 
-from ...passes.mlir import stablehlo
 from ...runtime.core.errors import UnsupportedError
 from .. import build
 from ..emit.context import Context
 from ..registry import rule
 from ..types import Value
 from .cumulative import scan
-from .shape import axis, bounds
+from .shape import axis
 
 MASKS = (torch.bool, torch.uint8)
 
@@ -37,18 +35,6 @@ def replace(old: Value, update: Value) -> Value:
 
 
 # -- one dimension -------------------------------------------------------------------------------------------------
-
-
-@rule("aten.embedding.default")
-def embedding(
-    ctx: Context,
-    weight: Value,
-    indices: Value,
-    padding_idx: int = -1,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Value:
-    return build.take(weight, indices, 0)
 
 
 @rule("aten.index_select.default")
@@ -210,7 +196,7 @@ def scatter_reduce(
 # -- one index per slice: index_add and similar --------------------------------------------------------------------
 
 
-def _written(
+def written(
     self: Value, dim: int, index: Value, source: Value | object, body: Callable[[Value, Value], Value]
 ) -> Value:
     """Applies `body(old, update)` to whole slices: slice i of `source` (or a scalar) updates slice index[i] along `dim`."""
@@ -234,12 +220,12 @@ def _written(
 @rule("aten.index_add.default")
 def index_add(ctx: Context, self: Value, dim: int, index: Value, source: Value, *, alpha: object = 1) -> Value:
     source = source if alpha == 1 else build.multiply(source, build.full_like(source, alpha))
-    return _written(self, dim, index, source, build.add)
+    return written(self, dim, index, source, build.add)
 
 
 @rule("aten.index_copy.default")
 def index_copy(ctx: Context, self: Value, dim: int, index: Value, source: Value) -> Value:
-    return _written(self, dim, index, source, replace)
+    return written(self, dim, index, source, replace)
 
 
 def _size_of(self: Value, dim: int) -> int:
@@ -249,7 +235,7 @@ def _size_of(self: Value, dim: int) -> int:
 
 @rule("aten.index_fill.int_Scalar")
 def index_fill(ctx: Context, self: Value, dim: int, index: Value, value: object) -> Value:
-    return _written(self, dim, wrapped(index, _size_of(self, dim)), value, replace)
+    return written(self, dim, wrapped(index, _size_of(self, dim)), value, replace)
 
 
 @rule("aten.index_fill.int_Tensor")
@@ -257,7 +243,7 @@ def index_fill_tensor(ctx: Context, self: Value, dim: int, index: Value, value: 
     operand = self if self.rank else build.reshape(self, (1,))
     shape = [prod(index.shape) if d == axis(dim, operand.rank) else size for d, size in enumerate(operand.shape)]
     source = build.broadcast(build.reshape(value, ()), shape)
-    return _written(self, dim, wrapped(index, _size_of(self, dim)), source, replace)
+    return written(self, dim, wrapped(index, _size_of(self, dim)), source, replace)
 
 
 @rule("aten.index_reduce.default")
@@ -265,7 +251,7 @@ def index_reduce(
     ctx: Context, self: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True
 ) -> Value:
     return reduced(
-        self, reduce, include_self, lambda operand, updates, body: _written(operand, dim, index, updates, body), source
+        self, reduce, include_self, lambda operand, updates, body: written(operand, dim, index, updates, body), source
     )
 
 
@@ -414,131 +400,3 @@ def nonzero_static(ctx: Context, self: Value, *, size: int, fill_value: int = -1
         build.full(ctx.shape, torch.int64, fill_value), build.reshape(rows, (count, 1)), build.concatenate(places, 1), replace,
         update_window_dims=[1], inserted=[0], scatter_dims=[0],
     )  # fmt: skip
-
-
-# -- embeddings ----------------------------------------------------------------------------------------------------
-
-
-@rule("aten.embedding_renorm.default")
-def embedding_renorm(ctx: Context, self: Value, indices: Value, max_norm: float, norm_type: float) -> Value:
-    """Scales rows that `indices` name down to `max_norm`; computed in float32."""
-    rows = build.convert(self, torch.float32)
-    norms = _norms(build.unary(stablehlo.abs, rows), norm_type)
-    scale = build.divide(build.full_like(norms, max_norm), build.add(norms, build.full_like(norms, 1e-7)))
-    used = _written(build.full(norms.shape, torch.bool, False), 0, indices, True, replace)
-    smaller = build.logical_and(used, build.compare("gt", norms, build.full_like(norms, max_norm)))
-    scale = build.select(smaller, scale, build.full_like(scale, 1))
-    return build.convert(build.multiply(rows, build.broadcast_in_dim(scale, rows.shape, [0])), ctx.dtype)
-
-
-def _norms(sizes: Value, norm_type: float) -> Value:
-    """Norm of each row of absolute values [rows, columns]; a norm of type 0 counts nonzero elements."""
-    if math.isinf(norm_type):
-        return build.reduce_with(
-            build.maximum if norm_type > 0 else build.minimum, sizes, 0 if norm_type > 0 else math.inf, [1]
-        )
-    if norm_type == 0:
-        counted = build.convert(build.compare("ne", sizes, build.full_like(sizes, 0)), sizes.dtype)
-        return build.reduce_with(build.add, counted, 0, [1])
-    return _power(build.reduce_with(build.add, _power(sizes, norm_type), 0, [1]), 1 / norm_type)
-
-
-def _power(base: Value, exponent: float) -> Value:
-    return build.binary(stablehlo.power, base, build.full_like(base, exponent))
-
-
-BAGS = ("sum", "mean", "amax")
-
-
-@rule("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
-def embedding_bag(
-    ctx: Context,
-    weight: Value,
-    indices: Value,
-    offsets: Value,
-    scale_grad_by_freq: bool = False,
-    mode: int = 0,
-    sparse: bool = False,
-    per_sample_weights: Value | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int = -1,
-) -> tuple[Value, Value, Value, Value]:
-    """Reduces rows of `weight` [rows, width] per bag, in float32 or wider. Of the other results, which only gradients use, only the bag sizes are computed."""
-    bags, width = ctx.shape
-    count, dtype = prod(indices.shape), torch.float64 if ctx.dtype is torch.float64 else torch.float32
-    starts = build.slice_dim(offsets, 0, 0, bags)
-    at = build.iota((count, bags), starts.dtype, 0)
-    passed = build.convert(build.compare("le", build.broadcast_in_dim(starts, (count, bags), [1]), at), torch.int32)
-    bag = build.subtract(build.reduce_with(build.add, passed, 0, [1]), build.full((count,), torch.int32, 1))
-    rows = build.convert(build.take(weight, indices, 0), dtype)
-    if per_sample_weights is not None:
-        rows = build.multiply(rows, build.broadcast_in_dim(build.convert(per_sample_weights, dtype), rows.shape, [0]))
-    if padding_idx >= 0:  # padding belongs to no bag
-        bag = build.select(
-            build.compare("eq", indices, build.full_like(indices, padding_idx)), build.full_like(bag, bags), bag
-        )
-    sizes = _written(build.full((bags,), torch.int64, 0), 0, bag, 1, build.add)
-    total = _written(build.full((bags, width), dtype, neutral(dtype, BAGS[mode])), 0, bag, rows, REDUCTIONS[BAGS[mode]])
-    filled = build.broadcast_in_dim(build.maximum(sizes, build.full_like(sizes, 1)), total.shape, [0])
-    if mode == 1:
-        total = build.divide(total, build.convert(filled, dtype))
-    elif mode == 2:
-        empty = build.broadcast_in_dim(build.compare("eq", sizes, build.full_like(sizes, 0)), total.shape, [0])
-        total = build.select(empty, build.full_like(total, 0), total)
-    further = [build.full(*type_, 0) for type_ in ctx.results[1:] if type_ is not None]
-    further[1] = build.convert(sizes, further[1].dtype) if further[1].shape == sizes.shape else further[1]
-    return build.convert(total, ctx.dtype), *further  # type: ignore[return-value]
-
-
-# -- scatters into static slices -----------------------------------------------------------------------------------
-
-
-@rule("aten.slice_scatter.default")
-def slice_scatter(
-    ctx: Context, self: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
-    dim = axis(dim, self.rank)
-    first, _ = bounds(self.shape[dim], start, end)
-    src = build.convert(src, self.dtype)
-    if 0 in src.shape:
-        return self
-    if step == 1:
-        return build.dynamic_update_slice(self, src, [first if d == dim else 0 for d in range(self.rank)])
-    covered = (src.shape[dim] - 1) * step + 1
-    low, high, between = (
-        [amount if d == dim else 0 for d in range(self.rank)]
-        for amount in (first, self.shape[dim] - first - covered, step - 1)
-    )
-    here = build.pad(build.full(src.shape, torch.bool, True), build.full((), torch.bool, False), low, high, between)
-    return build.select(here, build.pad(src, build.full((), self.dtype, 0), low, high, between), self)
-
-
-@rule("aten.select_scatter.default")
-def select_scatter(ctx: Context, self: Value, src: Value, dim: int, index: int) -> Value:
-    dim = axis(dim, self.rank)
-    index = index % self.shape[dim]
-    update = build.reshape(build.convert(src, self.dtype), (*self.shape[:dim], 1, *self.shape[dim + 1 :]))
-    return build.dynamic_update_slice(self, update, [index if d == dim else 0 for d in range(self.rank)])
-
-
-@rule("aten.diagonal_scatter.default")
-def diagonal_scatter(ctx: Context, self: Value, src: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    """Broadcasts each diagonal element over its row and selects it at the diagonal's column."""
-    if 0 in src.shape:
-        return self
-    dim1, dim2 = axis(dim1, self.rank), axis(dim2, self.rank)
-    order = [*(dim for dim in range(self.rank) if dim not in (dim1, dim2)), dim1, dim2]
-    moved = build.transpose(self, order)
-    rows, columns = (
-        build.iota(moved.shape, torch.int32, self.rank - 2),
-        build.iota(moved.shape, torch.int32, self.rank - 1),
-    )
-    here = build.compare("eq", build.subtract(columns, rows), build.full(moved.shape, torch.int32, offset))
-    low = max(-offset, 0)
-    zeros = [0] * (src.rank - 1)
-    column = build.pad(
-        src, build.full((), src.dtype, 0), [*zeros, low], [*zeros, moved.shape[-2] - low - src.shape[-1]]
-    )
-    wide = build.broadcast_in_dim(build.convert(column, self.dtype), moved.shape, range(self.rank - 1))
-    back = [order.index(dim) for dim in range(self.rank)]
-    return build.transpose(build.select(here, wide, moved), back)

@@ -23,6 +23,7 @@ FAMILIES = (
     "create",
     "cumulative",
     "elementwise",
+    "embedding",
     "fourier",
     "index",
     "linear_algebra",
@@ -32,6 +33,7 @@ FAMILIES = (
     "reduce",
     "resize",
     "shape",
+    "slice_scatter",
     "sort",
     "special",
 )

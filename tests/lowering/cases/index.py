@@ -7,19 +7,6 @@ import torch
 from cases.operands import INF, I, b, f, i
 
 CASES: dict[str, list[tuple]] = {
-    "aten.embedding.default": [
-        (f(5, 3), torch.tensor([[0, 4], [2, 2]])),
-        (f(5, 3), torch.tensor(1)),
-        (f(5, 3), torch.tensor([], dtype=torch.int64)),
-    ],
-    "aten.embedding_renorm.default": [
-        (f(5, 3) * 3, torch.tensor([0, 2, 2]), 1.0, p) for p in (2.0, 1.0, INF, -INF, 0.0)
-    ],
-    **{
-        name: [(f(6, 3), torch.tensor([0, 2, 2, 5]), torch.tensor([0, 2]), False, mode) for mode in (0, 1, 2)]
-        + [(f(6, 3), torch.tensor([0, 2, 2, 5]), torch.tensor([0, 0, 4]), False, 0, False, f(4), True)]
-        for name in ("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
-    },
     "aten.index_select.default": [
         (f(3, 4), 0, torch.tensor([2, 0])),
         (f(3, 4), -1, torch.tensor(1)),
@@ -100,11 +87,4 @@ CASES: dict[str, list[tuple]] = {
     "aten.masked_fill.Tensor": [(f(3, 4), b(3, 4), torch.tensor(1.5)), (I, b(3, 1), torch.tensor(7))],
     "aten.masked_scatter.default": [(f(3, 4), b(3, 4), f(12)), (i(4), b(4), i(6))],
     "aten.nonzero_static.default": [(b(3, 4), {"size": 5}), (I, {"size": 20, "fill_value": 7}), (f(), {"size": 2})],
-    "aten.slice_scatter.default": [
-        (f(5, 4), f(2, 4), 0, 1, 3),
-        (f(5, 4), f(5, 2), -1, 0, 4, 2),
-        (f(5, 4), f(0, 4), 0, 3, 1),
-    ],
-    "aten.select_scatter.default": [(f(5, 4), f(4), 0, 2), (f(5, 4), f(5), -1, -1)],
-    "aten.diagonal_scatter.default": [(f(3, 4), f(3)), (f(3, 4), f(2), -1), (f(2, 3, 4), f(2, 3), 1, 1, 2)],
 }
