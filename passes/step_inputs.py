@@ -63,6 +63,9 @@ SLOTS = (StepInput("state_slots", ("requests",), "int32"),)
 """Of layers that keep one state per request: the request's row of the state. Row 0 belongs to no request: what a program computes
 for its unused rows goes there."""
 
+RECURRENT = (*SLOTS, *PAGED[2:])
+"""In the order in which the ops with a state per request, such as `fxhlo.ragged_ssd`, take them."""
+
 PROCESSING = (
     StepInput("flags", (3,), "int32"),
     StepInput("allowed_mask", ("requests", "mask_words"), "int32", neutral=-1, wide=True),

@@ -32,6 +32,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.mamba.abstract import MambaBase
 from vllm.model_executor.layers.rotary_embedding import (
     Gemma4RotaryEmbedding,
     LinearScalingRotaryEmbedding,
@@ -45,7 +46,11 @@ from vllm.model_executor.layers.rotary_embedding import (
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader import get_model_loader
-from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
+from vllm.model_executor.model_loader.utils import (
+    get_model_architecture,
+    initialize_model,
+    process_weights_after_loading,
+)
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -93,6 +98,7 @@ __all__ = [
     "LogprobsLists",
     "LogprobsTensors",
     "LongRotaryEmbedding",
+    "MambaBase",
     "ModelRunnerOutput",
     "MultipleOf",
     "ParallelLMHead",
@@ -109,6 +115,7 @@ __all__ = [
     "engine_config",
     "forget_layers",
     "get_forward_context",
+    "get_model_architecture",
     "get_model_loader",
     "init_logger",
     "initialize_model",

@@ -25,12 +25,12 @@ class CacheSizeError(FxhloError):
     """The KV cache does not fit, or would not hold one block."""
 
 
-def wanted_bytes(cache_config: Any, space: int | None, weights: int, longest: int) -> int:
+def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int) -> int:
     """Returns the bytes for the KV caches, the same on every start with the same options. Raises CacheSizeError.
 
-    cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. weights: bytes of the model.
-    longest: bytes of one request of the maximum length. vLLM does not tell its default utilization from the same number given
-    by the user, so the default counts as not given.
+    cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. fixed: bytes of the model's weights
+    and of states that do not grow with a request. longest: bytes of one request of the maximum length. vLLM does not tell its
+    default utilization from the same number given by the user, so the default counts as not given.
     """
     if cache_config.kv_cache_memory_bytes is not None:
         return cache_config.kv_cache_memory_bytes
@@ -40,11 +40,11 @@ def wanted_bytes(cache_config: Any, space: int | None, weights: int, longest: in
     if utilization == type(cache_config).gpu_memory_utilization:
         return max(DEFAULT_KV_BYTES, longest)
     total = total_bytes()
-    wanted = int(total * utilization) - weights - RESERVE
+    wanted = int(total * utilization) - fixed - RESERVE
     if wanted <= 0:
         raise CacheSizeError(
             f"nothing is left for the KV cache: {utilization} of {size(total)} is {size(int(total * utilization))}, "
-            f"the weights take {size(weights)}, and {size(RESERVE)} is kept for everything else",
+            f"the weights and states take {size(fixed)}, and {size(RESERVE)} is kept for everything else",
             next_step="raise --gpu-memory-utilization, or set --kv-cache-memory-bytes",
         )
     return wanted
@@ -75,6 +75,19 @@ def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
             next_step="lower --max-model-len or raise --kv-cache-memory-bytes",
         )
     return wanted
+
+
+def check_slots(slots: int, requests: int, free: int) -> None:
+    """Checks that the states with a row per request are free. Sizes in bytes. Raises CacheSizeError.
+
+    slots: of all rows in all layers; requests: as many as may run at once; free: on the host.
+    """
+    room = int(free * HEADROOM)
+    if slots > room:
+        raise CacheSizeError(
+            f"the states of {requests} requests do not fit: they take {size(slots)}, and {size(room)} are free",
+            next_step="lower --max-num-seqs, or free memory on this machine",
+        )
 
 
 def total_bytes() -> int:

@@ -34,8 +34,10 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
     without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
-    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config), replaced():
-        model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
+    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
+        compat.get_model_architecture(vllm_config.model_config)  # imports the layers that it uses, which are replaced
+        with replaced():
+            model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
     if like is not None:
         _add_parameters(model, like)
     _widen(model, vllm_config.model_config.dtype)

@@ -79,6 +79,7 @@ class FxhloPlatform(Platform):
         if vllm_config.model_config is not None:
             check_config(vllm_config)
             _check_sizes(vllm_config.model_config)
+            _without_cached_states(vllm_config)
             if vllm_config.load_config.load_format in ("auto", "hf", "safetensors"):
                 folder = Path(vllm_config.model_config.model)
                 if folder.is_dir():
@@ -207,6 +208,24 @@ def _check_sizes(model_config: ModelConfig) -> None:
     named = SIZES if model_config.is_attention_free else SIZES + HEADS
     sizes = {config.attribute_map.get(name, name): getattr(config, name, None) for name in named}
     check_sizes(sizes, Path(model_config.model) / "config.json")
+
+
+def _without_cached_states(vllm_config: VllmConfig) -> None:
+    """Switches prefix caching off for models with a state per request: a prefix's keys and values without its state are of no use.
+
+    vLLM's default for hybrids is on, and the config does not tell it from the user's.
+    """
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    if not (model.is_hybrid or model.is_attention_free):
+        return
+    if cache.enable_prefix_caching:
+        from .compat import init_logger
+
+        init_logger("vllm.fxhlo.platform").info(
+            "Prefix caching is off: fxhlo does not cache the states of this model's recurrent layers yet"
+        )
+    cache.enable_prefix_caching, cache.mamba_cache_mode = False, "none"
+    cache.mamba_block_size = model.max_model_len  # vLLM's value where it caches none
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:

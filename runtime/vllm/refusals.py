@@ -5,6 +5,7 @@ Each row has the option's name, a predicate that says whether it is set, and wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -63,10 +64,21 @@ CONFIG = (
     Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),
     Refusal("pooling models", lambda c: c.model_config.runner_type != "generate", "use --runner generate"),
     Refusal("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder, "serve a decoder model"),
+    Refusal("ReplaySSM", lambda c: c.cache_config.use_replayssm, "leave out --use-replayssm"),
     Refusal(
-        "state-space and linear-attention layers",
-        lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free or c.model_config.has_inner_state,
-        "serve a model whose layers are all attention",
+        "stochastic rounding of states",
+        lambda c: c.mamba_config.enable_stochastic_rounding,
+        "leave out --enable-mamba-cache-stochastic-rounding",
+    ),
+    Refusal(
+        "kernels of vLLM's for states",
+        lambda c: c.mamba_config.backend.value not in ("triton", "cpu"),
+        "leave out --mamba-backend",
+    ),
+    Refusal(
+        "another layout of convolutions' states",
+        lambda c: c.model_config.has_inner_state and os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT") == "DS",
+        "unset VLLM_SSM_CONV_STATE_LAYOUT",
     ),
     Refusal("mixtures of experts", lambda c: c.model_config.is_moe, "serve a dense model"),
     Refusal("prompts of embeddings", lambda c: c.model_config.enable_prompt_embeds, "leave out --enable-prompt-embeds"),

@@ -47,6 +47,7 @@ class Runner:
             max_model_len=model.max_model_len,
             block_sizes=[group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups],
             vocab_size=model.get_vocab_size(),
+            state_slots=steps.state_slots,
         )
         steps.inputs.check_filled(self.batch.fills)
         self.requests: dict[str, Request] = {}
@@ -62,6 +63,8 @@ class Runner:
         for request_id in output.finished_req_ids:
             self.batch.remove(request_id)
             self.requests.pop(request_id, None)
+        for request_id in output.preempted_req_ids or ():
+            self.batch.slots.free(request_id)
         for new in output.scheduled_new_reqs:
             self._begin(new, output.num_scheduled_tokens)
         self._continue(output.scheduled_cached_reqs, output.num_scheduled_tokens)
@@ -86,10 +89,11 @@ class Runner:
         requests = [self.requests[request_id] for request_id in step.ids]
         inputs = self.batch.inputs(step.rows, step.counts, frame)
         inputs |= self.batch.sampling.inputs(step.rows, requests, frame, masks)
-        pending = self.steps.start(bucket, inputs)
         parts, prompts = self._prompt_parts(step), {}
+        before = self.steps.slot_states() if parts else ()
+        pending = self.steps.start(bucket, inputs)
         if parts:
-            prompts = collect(parts, inputs, frame, lambda changed: self.steps.start(bucket, changed))
+            prompts = collect(parts, inputs, frame, lambda changed: self.steps.again(bucket, changed, before))
         return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
 
     def _prompt_parts(self, step: Scheduled) -> list[Part]:

@@ -28,6 +28,7 @@ from .progress import Progress
 from .runner import Runner
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
+from .steps.options import StepOptions
 from .steps.steps import prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
@@ -72,8 +73,26 @@ class FxhloWorker(compat.WorkerBase):
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
+            if self.model_config.has_inner_state:
+                self._check_slots()
             self.model = build_model(self.vllm_config, weights=True)
             self._layers = compat.layers_of(self.vllm_config)
+            if self.cache_config.enable_prefix_caching and self.slot_bytes():
+                raise UnsupportedError(
+                    "fxhlo does not cache the states of recurrent layers yet",
+                    next_step="start with --no-enable-prefix-caching",
+                )
+
+    def _check_slots(self) -> None:
+        """Checks that the states with a row per request fit, before the weights are read: their sizes are those of the layers."""
+        build_model(self.vllm_config, weights=False)
+        self._layers = compat.layers_of(self.vllm_config)
+        memory.check_slots(self.slot_bytes(), self.scheduler_config.max_num_seqs, memory.free_bytes())
+
+    def slot_bytes(self) -> int:
+        """Bytes of the states that have a row per request."""
+        sizes = {"num_slots": StepOptions.of(self.vllm_config).slots}
+        return sum(state.bytes_in(sizes) for state in self.states() if state.rows == "slots")
 
     def get_model(self) -> torch.nn.Module:
         assert self.model is not None
@@ -83,8 +102,16 @@ class FxhloWorker(compat.WorkerBase):
         return ("generate",)
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
-        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
-        return specs_for_vllm(self.states())
+        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
+
+        Where the batch assigns the rows of all states, these are vLLM's own specs of the layers, a block a request: without any, vLLM
+        takes the model for an encoder. Beside a KV cache they are left out, since vLLM would make groups of unlike layers' blocks.
+        """
+        states = self.states()
+        own = {state.layer: self._layers[state.layer] for state in states if state.rows == "slots"}
+        return specs_for_vllm(states) or {
+            name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in own.items()
+        }
 
     def states(self) -> tuple[StateSpec, ...]:
         """The states of the model's layers."""
@@ -95,13 +122,17 @@ class FxhloWorker(compat.WorkerBase):
         with _logged("find memory for the KV cache"):
             groups = compat.cache_groups(self.vllm_config, self.get_kv_cache_spec())
             block, longest = compat.bytes_of_one_request(self.vllm_config, groups)
+            slots, blocks = self.slot_bytes(), self.cache_config.num_gpu_blocks_override
+            if not any(state.rows == "blocks" for state in self.states()):
+                # vLLM's first block is for no request, like our first slot
+                return (blocks or StepOptions.of(self.vllm_config).slots) * block
             if self.model_config.original_max_model_len == -1:
                 longest = 0  # vLLM chooses a length that fits
             weights = sum(parameter.nbytes for parameter in self.get_model().parameters())
-            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights, longest)
-            if self.cache_config.num_gpu_blocks_override is not None:
-                return max(wanted, self.cache_config.num_gpu_blocks_override * block)
-            return memory.kv_cache_bytes(wanted, block, longest, memory.free_bytes())
+            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights + slots, longest)
+            if blocks is not None:
+                return max(wanted, blocks * block)
+            return memory.kv_cache_bytes(wanted, block, longest, memory.free_bytes() - slots)
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...passes.program import Program
     from ...runtime.vllm.steps.options import StepOptions
 
-DIMENSIONS = ("tokens", "requests", "num_blocks")
+DIMENSIONS = ("tokens", "requests", "num_blocks", "num_slots")
 """Dimensions of vLLM's step, known before it is captured."""
 
 
@@ -22,11 +22,12 @@ def engine_sizes(program: Program, options: StepOptions) -> dict[str, int]:
     """Sizes of the largest step that vLLM's engine would serve this model with; {} for a program without these dimensions.
 
     num_blocks: as many as the default KV cache holds, and at least those of one request of the maximum length.
+    num_slots: one for each request, and one more.
     """
     from ...runtime.vllm.memory import DEFAULT_KV_BYTES
 
     names = {dim.name for dim in program.dims}
-    sizes = {"tokens": options.max_tokens, "requests": options.max_requests}
+    sizes = {"tokens": options.max_tokens, "requests": options.max_requests, "num_slots": options.slots}
     if block := _bytes_per_block(program):
         sizes["num_blocks"] = max(DEFAULT_KV_BYTES // block, options.pages)
     return {name: size for name, size in sizes.items() if name in names}

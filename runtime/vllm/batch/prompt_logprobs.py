@@ -1,8 +1,8 @@
 """Log-probabilities of a prompt's own tokens, computed by the programs that serve.
 
 A step returns logits of one row per request. For a prompt's other rows the same step runs again with those rows selected:
-it rewrites the same keys and values, and a mask that allows only the prompt's next token makes the program choose that. This
-costs one run per `requests` tokens, and no further program.
+it rewrites the same keys and values, recurrent states begin as they were before the step, and a mask that allows only the prompt's
+next token makes the program choose that. This costs one run per `requests` tokens, and no further program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .request import PromptLogprobs, Request
 from .sampling import bits
 
 Run = Callable[[Mapping[str, np.ndarray]], PendingStep]
-"""Starts a step with the given inputs."""
+"""Starts the step again with the given inputs."""
 
 
 @dataclass(frozen=True)

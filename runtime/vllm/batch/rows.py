@@ -13,25 +13,36 @@ import numpy as np
 
 from ...core.errors import FxhloError
 from ..steps.inputs import Frame
-from . import sampling
+from . import sampling, state_slots
 from .block_tables import BlockTables
 from .request import Request
 from .sampling import Sampling
+from .state_slots import StateSlots
 
 FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc")
 """The step's inputs that the rows fill; block_tables.py and sampling.py fill the others."""
 
 
 class Batch:
-    """Rows for `capacity` requests of up to `max_model_len` tokens; block_sizes: tokens a block, for each cache group."""
+    """Rows for `capacity` requests of up to `max_model_len` tokens; block_sizes: tokens a block, for each cache group.
+    state_slots: whether the model keeps a state per request."""
 
-    def __init__(self, capacity: int, max_model_len: int, block_sizes: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        max_model_len: int,
+        block_sizes: Sequence[int],
+        vocab_size: int,
+        state_slots: bool = False,
+    ) -> None:
         self.sampling = Sampling(capacity, vocab_size)
         # one extra column: a request's last token is stored although it is never computed
         self.tokens = np.zeros((capacity, max_model_len + 1), np.int32)
         self.groups = tuple(
             BlockTables(capacity, -(-max_model_len // size), size, index) for index, size in enumerate(block_sizes)
         )
+        self.slots = StateSlots(capacity if state_slots else 0)
+        self.slot = np.zeros(capacity, np.int32)
         self.computed = np.zeros(capacity, np.int32)
         self.lengths = np.zeros(capacity, np.int32)
         self.requests: list[Request | None] = [None] * capacity
@@ -42,10 +53,15 @@ class Batch:
     def fills(self) -> dict[str, tuple[str, ...]]:
         """Each part of the batch, with the step's inputs that it fills."""
         groups = {f"cache group {group.index}": group.fills for group in self.groups}
-        return {"rows": FILLS, "sampling": sampling.FILLS, **groups}
+        return {"rows": FILLS, "state slots": state_slots.FILLS, "sampling": sampling.FILLS, **groups}
 
     def remove(self, request_id: str) -> None:
-        """Frees the request's row, if it has one."""
+        """Frees the request's row and its state's slot, where it has them."""
+        self.slots.free(request_id)
+        self._leave(request_id)
+
+    def _leave(self, request_id: str) -> None:
+        """Frees the request's row, if it has one; its state stays where it is."""
         row = self.rows.pop(request_id, None)
         if row is not None:
             self.requests[row] = None
@@ -66,13 +82,14 @@ class Batch:
             group.place(row, blocks)
         self.computed[row] = request.computed
         self.lengths[row] = request.length
+        self.slot[row] = self.slots.of(request.id, request.computed)
         self.sampling.place(row, request)
         return row
 
     def _evict(self, scheduled: Mapping[str, int]) -> None:
         for request_id in self.rows:
             if request_id not in scheduled:
-                return self.remove(request_id)
+                return self._leave(request_id)
         raise FxhloError(
             f"vLLM scheduled more than max_num_seqs={len(self.requests)} requests in one step",
             next_step="report this with the engine's arguments",
@@ -119,6 +136,7 @@ class Batch:
             "logit_rows": frame.padded("logit_rows", ends - 1),
             "seq_lens": frame.padded("seq_lens", self.computed[rows] + counts),
             "query_start_loc": starts,
+            "state_slots": frame.padded("state_slots", self.slot[rows]),
         }
         for group in self.groups:
             inputs |= group.inputs(rows, row, position, frame)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from ...core.errors import UnsupportedError
+from .. import compat
 from ..states.spec import StateSpec
-from . import attention
+from . import attention, gated_delta_net, linear_attention, mamba, short_conv
 
-KINDS = (attention.KIND,)
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+KINDS = (attention.KIND, mamba.KIND, short_conv.KIND, gated_delta_net.KIND, linear_attention.KIND)
 
 
 def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ...]:
@@ -29,6 +34,12 @@ def _states(name: str, layer: object, block_size: int) -> tuple[StateSpec, ...]:
         f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
         next_step="serve this model on another platform of vLLM",
     )
+
+
+def slot_dtypes(vllm_config: VllmConfig) -> tuple[tuple[str, str], ...]:
+    """The name and dtype of each state that has a row per request, of the model that was built last with this config."""
+    found = states(compat.layers_of(vllm_config), vllm_config.cache_config.block_size)
+    return tuple((state.name, state.dtype) for state in found if state.rows == "slots")
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+from ...core.errors import UnsupportedError
 from ..states.spec import StateSpec
 
 
@@ -16,6 +20,28 @@ class Replacement:
     owner: Any
     name: str
     value: object
+
+
+def replaced_in(module: str, values: Mapping[str, Callable[..., object]]) -> Iterator[Replacement]:
+    """Replacements of functions ("name") and methods ("Class.name") of one of vLLM's modules; none where it is not imported: then the
+    model, whose own module is, has no use for it.
+
+    Raises UnsupportedError where one takes other parameters than the function that stands in for it.
+    """
+    found = sys.modules.get(module)
+    if found is None:
+        return
+    for path, value in values.items():
+        *owners, name = path.split(".")
+        owner: Any = reduce(getattr, owners, found)
+        original, skipped = getattr(owner, name), len(owners)  # `self` has another name in ours
+        theirs, ours = (list(inspect.signature(one).parameters)[skipped:] for one in (original, value))
+        if original is not value and theirs != ours:
+            raise UnsupportedError(
+                f"vLLM's {module}.{path} takes {', '.join(theirs)}, and fxhlo replaces one that takes {', '.join(ours)}",
+                next_step="install a version of vLLM that fxhlo was tried with (docs/vllm_contract.md)",
+            )
+        yield Replacement(owner, name, value)
 
 
 def nothing() -> tuple[Replacement, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Literal
+
+import torch
 
 from ....passes.step_inputs import shape_in
 from ...core.errors import FxhloError
@@ -35,6 +38,11 @@ class StateSpec(ABC):
     def shape_in(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with `sizes` in place of symbols."""
         return shape_in(self.shape, sizes)
+
+    def bytes_in(self, sizes: Mapping[str, int]) -> int:
+        """The bytes of all rows."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return prod(self.shape_in(sizes)) * dtype.itemsize
 
     @abstractmethod
     def for_vllm(self) -> KVCacheSpec | None:

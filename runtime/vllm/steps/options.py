@@ -28,6 +28,8 @@ class StepOptions:
     bias: int = MAX_BIAS
     logprobs_mode: Mode = "raw_logprobs"
     groups: tuple[CacheGroup, ...] = ()
+    state_dtypes: tuple[tuple[str, str], ...] = ()
+    """Of the states that have a row per request, by name."""
 
     @property
     def pages(self) -> int:
@@ -39,13 +41,23 @@ class StepOptions:
         return Limits(self.max_tokens, self.max_requests)
 
     @property
+    def slots(self) -> int:
+        """Rows of a state that has one per request: one for each, and row 0 for none."""
+        return self.max_requests + 1
+
+    @property
     def page_sizes(self) -> dict[str, int]:
         """The length of a block table of each group, by its symbol in the shapes of a step's inputs."""
         return page_sizes(self.groups) if self.groups else {"pages": self.pages}
 
     @classmethod
     def of(cls, config: VllmConfig, groups: tuple[CacheGroup, ...] = ()) -> StepOptions:
-        """Reads the options from vLLM's final config. groups: those that vLLM made of the model's layers."""
+        """Reads the options from vLLM's final config, and the dtypes of states from the layers of the model built last.
+
+        groups: those that vLLM made of the model's layers.
+        """
+        from ..layers.catalog import slot_dtypes
+
         return cls(
             block_size=groups[0].block_size if groups else config.cache_config.block_size,
             max_model_len=config.model_config.max_model_len,
@@ -55,6 +67,7 @@ class StepOptions:
             logprobs=_logprobs(config.model_config),
             logprobs_mode=config.model_config.logprobs_mode,
             groups=groups if len(groups) > 1 else (),
+            state_dtypes=slot_dtypes(config),
         )
 
 

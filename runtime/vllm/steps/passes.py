@@ -13,6 +13,7 @@ from ....passes.fx.donate import Donate
 from ....passes.fx.expand import Expand, Function, Preferred
 from ....passes.fx.linear import Linear
 from ....passes.fx.paged_attention import PagedAttention
+from ....passes.fx.recurrent_state import RecurrentState
 from ....passes.fx.sample import Sample
 from ....passes.fx.select_rows import SelectRows
 from ....passes.fx.silu_and_mul import SiluAndMul
@@ -28,6 +29,7 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         PagedAttention(
             options.block_size, options.pages, groups=options.groups
         ),  # makes attention's KV cache an explicit state
+        RecurrentState(_dtypes(options)),  # and the states of layers that keep one per request
         SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
         # sampling is part of the step: logits never leave the device
         Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
@@ -36,6 +38,10 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         Donate(),  # when all states have their results
         Canonicalize(),  # cleans up after the passes
     )
+
+
+def _dtypes(options: StepOptions) -> tuple[tuple[str, torch.dtype], ...]:
+    return tuple((name, getattr(torch, dtype)) for name, dtype in options.state_dtypes)
 
 
 def ir_ops() -> dict[OpOverload, Function | Preferred]:

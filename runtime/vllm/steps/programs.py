@@ -41,7 +41,7 @@ class Programs:
     """The programs of one engine.
 
     model: with its weights. build: builds it again without weights, for capture. sizes: of the symbols that all programs
-    share, such as `num_blocks`.
+    share, such as `num_blocks`; a program may lack some.
     """
 
     config: VllmConfig
@@ -113,8 +113,10 @@ class Programs:
         program = run(step_passes(self.options), captured)
         check(program)
         progress(f"emitting and compiling {len(self.buckets)} programs")
+        names = {dim.name for dim in program.dims}
+        shared = {name: size for name, size in self.sizes.items() if name in names}
         modules: Iterable[tuple[str, HloModule]] = (
-            (str(bucket), emit(program, {**self.sizes, **dict(bucket.sizes)})) for bucket in self.buckets
+            (str(bucket), emit(program, {**shared, **dict(bucket.sizes)})) for bucket in self.buckets
         )
         if not native.ready():
             modules = list(modules)  # emit all first: legalization waits for the native kernels' build

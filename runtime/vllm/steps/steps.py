@@ -49,7 +49,7 @@ def prepare(
     """
     options, target = StepOptions.of(config, groups), Target.parse("cpu")
     states = placed(states, groups)
-    buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks}
+    buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks, "num_slots": options.slots}
     executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
     inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
     for bucket, executable in executables.items():
@@ -62,7 +62,8 @@ def prepare(
         for bucket, executable in executables.items()
     }
     by_name = {spec.name: spec for spec in states}
-    steps = Steps(programs, inputs, placement.states([by_name[state.name] for state in first.states], sizes))
+    ordered = [by_name[state.name] for state in first.states]
+    steps = Steps(programs, inputs, placement.states(ordered, sizes), [spec.rows == "slots" for spec in ordered])
     seal.close("the engine is ready")
     return steps
 
@@ -72,7 +73,7 @@ class StepProgram:
 
     def __init__(self, executable: Executable, inputs: StepInputs, bucket: Bucket, placement: Placement) -> None:
         self._execute = executable.execute
-        self._device = placement.device
+        self.put = placement.device.put
         self._kept = {name: placement.kept(values) for name, values in inputs.frame(bucket).wide().items()}
         self._order = tuple(None if one.kind == "state" else one.name for one in executable.arguments)
         """For each argument of a call, the input's name; None is the next state."""
@@ -83,7 +84,7 @@ class StepProgram:
 
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
         """Starts a step, which consumes the states. Returns its results and the states' new values."""
-        put, kept, remaining = self._device.put, self._kept, iter(states)
+        put, kept, remaining = self.put, self._kept, iter(states)
         buffers = [
             next(remaining) if name is None else put(inputs[name]) if name in inputs else kept[name]
             for name in self._order
@@ -94,12 +95,21 @@ class StepProgram:
 
 
 class Steps:
-    """All programs of one engine, and its states. inputs: of a step."""
+    """All programs of one engine, and its states. inputs: of a step. in_slots: for each state, whether it has a row per request."""
 
-    def __init__(self, programs: Mapping[Bucket, StepProgram], inputs: StepInputs, states: list[Buffer]) -> None:
+    def __init__(
+        self,
+        programs: Mapping[Bucket, StepProgram],
+        inputs: StepInputs,
+        states: list[Buffer],
+        in_slots: Sequence[bool],
+    ) -> None:
         self.inputs = inputs
+        self.state_slots = any(in_slots)
+        """Whether the model keeps a state per request."""
         self._programs = programs
         self._states = states
+        self._in_slots = tuple(in_slots)
         self._selected: dict[tuple[int, int], Bucket] = {}
 
     def select(self, tokens: int, requests: int) -> Bucket:
@@ -113,4 +123,27 @@ class Steps:
     def start(self, bucket: Bucket, inputs: Mapping[str, np.ndarray]) -> PendingStep:
         """Starts a step. inputs: of the bucket's shapes; omitted wide ones are neutral."""
         pending, self._states = self._programs[bucket].start(inputs, self._states)
+        return pending
+
+    def slot_states(self) -> tuple[np.ndarray, ...]:
+        """The states that have a row per request, in order, as they are now: for `again` after a step."""
+        return tuple(
+            np.asarray(state) for state, in_slots in zip(self._states, self._in_slots, strict=True) if in_slots
+        )
+
+    def again(self, bucket: Bucket, inputs: Mapping[str, np.ndarray], before: Sequence[np.ndarray]) -> PendingStep:
+        """Starts the last step once more. before: `slot_states` before it.
+
+        A step moves these states on, so this one begins with copies of the earlier ones, and what it makes of them is dropped; caches
+        are written with the values that they have.
+        """
+        program, remaining = self._programs[bucket], iter(before)
+        earlier = [
+            program.put(next(remaining)) if in_slots else state
+            for state, in_slots in zip(self._states, self._in_slots, strict=True)
+        ]
+        pending, after = program.start(inputs, earlier)
+        self._states = [
+            now if in_slots else new for now, new, in_slots in zip(self._states, after, self._in_slots, strict=True)
+        ]
         return pending

@@ -1,0 +1,57 @@
+"""What the kinds of recurrent layers share: their states, the convolution in front of a recurrence, and how vLLM's ops that write
+into their arguments are taken apart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....passes.fx.recurrent_state import CONVOLUTION, RECURRENCE
+from .. import compat
+from ..states.slots import SlotState
+from .kind import Replacement
+
+
+def classes(paths: Iterable[str]) -> Callable[[object], bool]:
+    """Whether a layer is of one of vLLM's classes, each as module:name. Nothing is imported: a layer's class has been."""
+    names = frozenset(paths)
+
+    def is_one(layer: object) -> bool:
+        return isinstance(layer, compat.MambaBase) and any(
+            f"{base.__module__}:{base.__qualname__}" in names for base in type(layer).__mro__
+        )
+
+    return is_one
+
+
+def states_of(*names: str) -> Callable[..., tuple[SlotState, ...]]:
+    """The states of a layer in vLLM's order and dtypes. names: what they are called, in that order."""
+
+    def states(name: str, layer: Any, block_size: int) -> tuple[SlotState, ...]:
+        each = zip(names, layer.get_state_shape(), layer.get_state_dtype(), strict=True)
+        return tuple(SlotState.of(name, called, shape, dtype) for called, shape, dtype in each)
+
+    return states
+
+
+BOTH = states_of(CONVOLUTION, RECURRENCE)
+
+
+def convolved(layer: Any, values: Tensor, weights: Iterable[Any], *, silu: bool = True) -> Tensor:
+    """The causal convolution of values [T, C] by the layers `weights` of vLLM, side by side, whose weights are [C, 1, K]."""
+    convolutions = list(weights)
+    taps = [one.weight.flatten(1) for one in convolutions]
+    bias = convolutions[0].bias if len(convolutions) == 1 else None
+    weight = taps[0] if len(taps) == 1 else torch.cat(taps)
+    return torch.ops.fxhlo.causal_conv1d(values, weight, bias, layer=layer.prefix, silu=silu)
+
+
+def inlined(module: str, op: str) -> Iterator[Replacement]:
+    """vLLM's op `op`, which writes into its arguments where tracing sees nothing, as the Python function that it was made of."""
+    found = sys.modules.get(module)
+    if found is not None:
+        yield Replacement(torch.ops.vllm, op, getattr(found, op))
