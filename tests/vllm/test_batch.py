@@ -48,6 +48,7 @@ def test_prefill_of_two_requests_is_padded() -> None:
         "seq_lens": [5, 2, 0, 0],
         "query_start_loc": [0, 5, 7, 7, 7],
         "logit_rows": [4, 6, 0, 0],
+        "state_slots": [0, 0, 0, 0],
     }
 
 
@@ -92,3 +93,33 @@ def test_a_request_may_fill_the_model_to_its_last_token() -> None:
     of.append(row, 7)
     of.append(row, 8)  # the token after the last position is stored, and never computed
     assert of.lengths[row] == 17
+
+
+def slots(of: Batch, *names: str) -> list[int]:
+    return inputs(of, dict.fromkeys(names, 1), tokens=4, requests=4)["state_slots"]
+
+
+def test_a_state_stays_in_its_slot_when_another_request_takes_the_row() -> None:
+    of = Batch(capacity=2, max_model_len=16, block_sizes=[4], vocab_size=50, state_slots=True)
+    first = request("a", [1, 2], [1])
+    of.place(first, {})
+    of.place(request("b", [3], [2]), {})
+    of.slots.free("b")  # preempted: its row is kept
+    assert slots(of, "a") == [1, 0, 0, 0]
+    of.place(request("c", [4], [3]), {"b": 1, "c": 1})  # "a" runs, and has no token in this step
+    assert slots(of, "c") == [2, 0, 0, 0]
+    first.computed = 2
+    of.place(first, {"a": 1, "c": 1})
+    assert slots(of, "c", "a") == [2, 1, 0, 0]
+    of.remove("a")
+    of.place(request("d", [5], [4]), {})
+    assert slots(of, "d") == [1, 0, 0, 0]
+
+
+def test_a_request_whose_state_is_lost_and_one_too_many_are_errors() -> None:
+    of = Batch(capacity=1, max_model_len=16, block_sizes=[4], vocab_size=50, state_slots=True)
+    with pytest.raises(FxhloError, match="a has 3 computed tokens and no state"):
+        of.place(request("a", [1, 2, 3, 4], [1], computed=3), {})
+    of.place(request("a", [1], [1]), {"a": 1})
+    with pytest.raises(FxhloError, match="max_num_seqs"):
+        of.place(request("b", [1], [1]), {})

@@ -2,7 +2,8 @@
 
 The fake's "KV cache" holds token ids. Each step it writes its tokens where slot_mapping says, reads every request's
 whole context back through its block table, and "samples" a hash of it. So a request's answer is right only if every token
-of it went to the right place in the right order, however vLLM cut, delayed, preempted or shared the work.
+of it went to the right place in the right order, however vLLM cut, delayed, preempted or shared the work. With `state_slots` the
+hash is also carried along in a state of one row per request, which must agree with the context.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ LENGTHS = (1, 2, 15, 16, 17, 40, 5, 100, 63, 64, 65, 30)
 PROMPTS = [[(7 * index + 3 * at) % 90 + 2 for at in range(length)] for index, length in enumerate(LENGTHS)]
 
 
+def mixed(tokens: np.ndarray, state: int = 1) -> int:
+    """The state after these tokens: it depends on every one and its place."""
+    for token in tokens.tolist():
+        state = (state * 31 + token) % 1_000_003
+    return state
+
+
 def hashed(context: np.ndarray) -> int:
     """A token of 2 to 99 (0 and 1 have a meaning) that depends on every token of the context and its place."""
-    mixed = np.uint64(len(context))
-    for token in context.astype(np.uint64):
-        mixed = (mixed * np.uint64(31) + token) % np.uint64(1_000_003)
-    return int(mixed % np.uint64(98)) + 2
+    return mixed(context) % 98 + 2
 
 
 def expected(prompt: list[int], count: int) -> list[int]:
@@ -60,6 +65,7 @@ class CheckingSteps:
     """A fake steps.Steps."""
 
     last: CheckingSteps
+    state_slots = False
 
     def __init__(self, config: Any, num_blocks: int) -> None:
         options = StepOptions.of(config)
@@ -67,6 +73,7 @@ class CheckingSteps:
         self.buckets = closed_set(options.limits)
         self.inputs = StepInputs.of(options, step_passes(options))
         self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
+        self.states = np.full(options.slots, -1, np.int64)  # what an earlier request left
         self.used: list[Bucket] = []
         self.given: list[dict[str, np.ndarray]] = []
         CheckingSteps.last = self
@@ -104,11 +111,31 @@ class CheckingSteps:
             at = np.arange(lengths[row])
             slots = inputs["block_tables"][row][at // self.block_size] * self.block_size + at % self.block_size
             tokens[row] = hashed(self.cache[slots])
+            slot, new = inputs["state_slots"][row], self.cache[slots][-count:]
+            assert bool(slot) == self.state_slots
+            if slot:
+                self.states[slot] = mixed(new) if count == lengths[row] else mixed(new, int(self.states[slot]))
+                assert self.states[slot] % 98 + 2 == tokens[row], "another request's state, or none"
+        used = inputs["state_slots"][: np.count_nonzero(np.diff(starts))]
+        assert not self.state_slots or len(set(used.tolist())) == len(used), "two requests in one slot"
         if "allowed_mask" in inputs:
             tokens = np.array(
                 [_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)]
             )
         return Answered(tokens)
+
+    def slot_states(self) -> tuple[np.ndarray, ...]:
+        return (self.states.copy(),)
+
+    def again(self, bucket: Bucket, inputs: dict[str, np.ndarray], before: tuple[np.ndarray, ...]) -> Answered:
+        now, (self.states,) = self.states, (before[0].copy(),)
+        given = dict(
+            inputs, logit_rows=inputs["query_start_loc"][1:] - 1
+        )  # start's own; no token is taken of these rows
+        try:
+            return self.start(bucket, given)
+        finally:
+            self.states = now
 
 
 def _first_allowed(mask: np.ndarray, token: int) -> int:
@@ -168,6 +195,31 @@ def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments) -> Non
         assert metrics["vllm:num_preemptions"] > 0
     elif arguments.get("enable_prefix_caching", True):
         assert max(output.num_cached_tokens for output in again) >= 64
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_num_batched_tokens": 16, "max_num_seqs": 3},
+        {"num_gpu_blocks_override": 18, "max_num_seqs": 8},
+        {"num_gpu_blocks_override": 18, "max_num_seqs": 4, "max_num_batched_tokens": 24},
+    ],
+    ids=["small chunks", "preemption", "preemption and small chunks"],
+)
+def test_a_request_keeps_its_state_however_it_is_scheduled(engine, arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CheckingSteps, "state_slots", True)
+    llm = engine(disable_log_stats=False, enable_prefix_caching=False, **arguments)
+    for _ in range(2):
+        assert tokens(answers(llm, PROMPTS)) == RIGHT
+    metrics = {metric.name: getattr(metric, "value", None) for metric in llm.get_metrics()}
+    assert bool(metrics["vllm:num_preemptions"]) == ("num_gpu_blocks_override" in arguments)
+
+
+def test_log_probabilities_of_prompts_leave_the_states_as_they_are(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CheckingSteps, "state_slots", True)
+    llm = engine(enable_prefix_caching=False, max_num_batched_tokens=16, max_num_seqs=3)
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False, prompt_logprobs=1)
+    assert tokens(answers(llm, PROMPTS, params)) == RIGHT
 
 
 def test_an_aborted_request_leaves_the_others_alone(engine) -> None:
