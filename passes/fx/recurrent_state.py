@@ -66,7 +66,7 @@ class RecurrentState(Pass):
         attributes = {name: value for name, value in node.kwargs.items() if name != "layer"}
         name = f"{twin.name}.{node.kwargs['layer']}"
         operands = values(node.args)
-        shape = (extension.size("num_slots"), *twin.shape(*operands))
+        shape: tuple[int | torch.SymInt, ...] = (extension.size("num_slots"), *twin.shape(*operands))
         usual = operands[0].dtype if twin.name == CONVOLUTION else torch.float32
         state = extension.state(name, shape, dict(self.dtypes).get(name, usual))
         with graph.inserting_before(node):

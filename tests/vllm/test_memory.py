@@ -56,4 +56,4 @@ def test_a_part_that_the_weights_fill(host: Path) -> None:
     with pytest.raises(CacheSizeError, match="nothing is left for the KV cache") as caught:
         wanted_bytes(CacheConfig(gpu_memory_utilization=0.1), 0, 6 * GIB, GIB)
     assert "--gpu-memory-utilization" in str(caught.value)
-    assert "the weights take 6.00 GiB" in str(caught.value)
+    assert "the weights and states take 6.00 GiB" in str(caught.value)

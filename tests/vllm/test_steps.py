@@ -15,7 +15,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheGroupSpec, Slid
 
 from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.passes.cache_groups import CacheGroup
-from fxhlo.passes.step_inputs import MODEL, StepInput
+from fxhlo.passes.step_inputs import MODEL, SLOTS, StepInput
 from fxhlo.runtime.core.errors import FxhloError, UnsupportedError
 from fxhlo.runtime.core.signature import Argument, Result, Signature
 from fxhlo.runtime.core.targets import Target
@@ -157,7 +157,7 @@ def test_blocks_of_two_groups_are_kept_apart() -> None:
         StepInput("seq_lens", ("requests",), "int32"),
         StepInput("query_start_loc", ("requests+1",), "int32", None),
     )
-    frame = StepInputs((*MODEL, slots, tables, *lengths, *second), {}).frame(Bucket.of(tokens=6, requests=2))
+    frame = StepInputs((*MODEL, slots, tables, *lengths, *second, *SLOTS), {}).frame(Bucket.of(tokens=6, requests=2))
     batch = Batch(capacity=2, max_model_len=8, block_sizes=[2, 4], vocab_size=50)
     row = batch.place(Request("a", SamplingParams(), [1, 2, 3], [], [[5, 3], [7]], 0, 0), {})
     batch.extend(row, 0, [[4], [6]])

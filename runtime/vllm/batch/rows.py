@@ -13,13 +13,13 @@ import numpy as np
 
 from ...core.errors import FxhloError
 from ..steps.inputs import Frame
-from . import sampling, state_slots
+from . import sampling
 from .block_tables import BlockTables
 from .request import Request
 from .sampling import Sampling
 from .state_slots import StateSlots
 
-FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc")
+FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc", "state_slots")
 """The step's inputs that the rows fill; block_tables.py and sampling.py fill the others."""
 
 
@@ -53,7 +53,7 @@ class Batch:
     def fills(self) -> dict[str, tuple[str, ...]]:
         """Each part of the batch, with the step's inputs that it fills."""
         groups = {f"cache group {group.index}": group.fills for group in self.groups}
-        return {"rows": FILLS, "state slots": state_slots.FILLS, "sampling": sampling.FILLS, **groups}
+        return {"rows": FILLS, "sampling": sampling.FILLS, **groups}
 
     def remove(self, request_id: str) -> None:
         """Frees the request's row and its state's slot, where it has them."""

@@ -6,11 +6,7 @@ begins again at its first token, for which every layer takes its state as zero: 
 
 from __future__ import annotations
 
-from ....passes.step_inputs import SLOTS
 from ...core.errors import FxhloError
-
-FILLS = tuple(one.name for one in SLOTS)
-"""The step's inputs that are filled with slots."""
 
 
 class StateSlots:
