@@ -1,0 +1,139 @@
+"""Recurrent layers of vLLM: what they become in a step, the state that each keeps, and what vLLM's configs and caches make of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fxhlo.passes.extension import HINTS
+from fxhlo.passes.pipeline import run
+from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.vllm import compat
+from fxhlo.runtime.vllm.layers import catalog, gated_delta_net, linear_attention
+from fxhlo.runtime.vllm.layers.kind import replaced_in
+from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.steps.capture import capture_step
+from fxhlo.runtime.vllm.steps.options import StepOptions
+from fxhlo.runtime.vllm.steps.passes import step_passes
+
+SIZES = {
+    "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+DELTA = {
+    "linear_num_key_heads": 4, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+MAMBA = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "conv_kernel": 4, "expand": 2}
+MODELS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
+    "MambaForCausalLM": (
+        {**MAMBA, "model_type": "mamba", "time_step_rank": 2, "use_conv_bias": True},
+        {"conv_state": ["num_slots", 3, 64], "recurrent_state": ["num_slots", 64, 8]},
+    ),
+    "Mamba2ForCausalLM": (
+        {**MAMBA, "model_type": "mamba2", "num_heads": 4, "head_dim": 16, "n_groups": 2},
+        {"conv_state": ["num_slots", 3, 96], "recurrent_state": ["num_slots", 4, 16, 8]},
+    ),
+    "Lfm2ForCausalLM": (
+        {**SIZES, "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "conv_L_cache": 3, "conv_dim": 32, "block_dim": 32},
+        {"conv_state": ["num_slots", 2, 32]},
+    ),
+    "OlmoHybridForCausalLM": (
+        {**SIZES, **DELTA, "model_type": "olmo_hybrid"},
+        {"conv_state": ["num_slots", 3, 128], "recurrent_state": ["num_slots", 4, 16, 8]},
+    ),
+}
+
+
+def config_of(folder: Path, name: str, **more: Any) -> compat.VllmConfig:
+    folder.mkdir(exist_ok=True)
+    config = {**MODELS[name][0], "architectures": [name], "torch_dtype": "bfloat16", **more}
+    (folder / "config.json").write_text(json.dumps(config))
+    return compat.engine_config(str(folder), max_model_len=64, max_num_seqs=4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_has_the_states_that_vllm_knows_of_each_layer(tmp_path: Path, name: str) -> None:
+    config = config_of(tmp_path, name)
+    program = capture_step(config, build_model(config, weights=False))
+    options = StepOptions.of(config)
+    after = run(step_passes(options), program)
+    wanted = catalog.states(compat.layers_of(config), options.block_size)
+    sizes = {**HINTS, "num_blocks": HINTS["num_blocks"]}
+    placeholders = zip(after.arguments, after.placeholders, strict=True)
+    have = {
+        a.name: (node.meta["val"].dtype, len(node.meta["val"].shape)) for a, node in placeholders if a.kind == "state"
+    }
+    assert have == {one.name: (getattr(torch, one.dtype), len(one.shape)) for one in wanted}
+    in_slots = [one for one in wanted if one.rows == "slots"]
+    assert {one.name.split(".")[0]: list(one.shape) for one in in_slots} == MODELS[name][1]
+    assert {one.reset for one in in_slots} == {"begin"}
+    assert all(one.bytes_in(sizes) % HINTS["num_slots"] == 0 for one in in_slots)
+    assert not any("vllm" in str(node.target) for node in after.graph.nodes)
+
+
+@pytest.mark.parametrize("name", ["Mamba2ForCausalLM", "Lfm2ForCausalLM"])
+def test_prefix_caching_is_off_and_blocks_stay_small(tmp_path: Path, name: str) -> None:
+    config = config_of(tmp_path, name)
+    cache = config.cache_config
+    assert (cache.enable_prefix_caching, cache.mamba_cache_mode, cache.mamba_block_size) == (False, "none", 64)
+    assert cache.block_size == 16
+
+
+def test_vllms_classes_are_themselves_again_after_a_build(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "Mamba2ForCausalLM")
+    build_model(config, weights=False)
+    mixer = sys.modules["vllm.model_executor.layers.mamba.mamba_mixer2"]
+    original, op = mixer.MambaMixer2.conv_ssm_forward, torch.ops.vllm.mamba_mixer2
+    assert original.__module__ == mixer.__name__
+    with catalog.replaced():
+        assert mixer.MambaMixer2.conv_ssm_forward is not original
+        assert torch.ops.vllm.mamba_mixer2 is mixer.mamba_mixer2
+    assert (mixer.MambaMixer2.conv_ssm_forward, torch.ops.vllm.mamba_mixer2) == (original, op)
+
+
+def test_a_method_of_another_vllm_is_not_replaced() -> None:
+    def forward(layer: object, other: object) -> None: ...
+
+    module = "vllm.model_executor.layers.logits_processor"
+    with pytest.raises(UnsupportedError, match=r"LogitsProcessor.forward takes lm_head, .* one that takes other"):
+        list(replaced_in(module, {"LogitsProcessor.forward": forward}))
+    assert not list(replaced_in("vllm.not_imported", {"forward": forward}))
+
+
+def test_a_state_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "MambaForCausalLM")
+    build_model(config, weights=False)
+    known = next(iter(compat.layers_of(config).values()))
+
+    class Other(compat.MambaBase):
+        get_state_shape, get_state_dtype, mamba_type = type(known).get_state_shape, type(known).get_state_dtype, "other"
+
+    with pytest.raises(UnsupportedError, match="the state of Other"):
+        catalog.states({"layers.0": Other()}, 16)
+
+
+def test_the_gate_of_kimis_attention_is_vllms_formula() -> None:
+    g, a, bias = torch.randn(5, 6), torch.randn(1, 1, 2, 1), torch.randn(6)
+    raw = (g + bias).view(5, 2, 3)
+    rate = a.exp().view(2, 1)
+    torch.testing.assert_close(gated_delta_net.kda_gate(g, a, 3, bias), -rate * functional.softplus(raw))
+    bounded = gated_delta_net.kda_gate(g, a.view(2), 3, bias, lower_bound=-5.0)
+    torch.testing.assert_close(bounded, -5.0 * torch.sigmoid(rate * raw))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_gated_norm_is_vllms_own_in_plain_torch(before: bool, groups: int) -> None:
+    from vllm.third_party.flash_linear_attention.ops.layernorm_guard import rms_norm_ref
+
+    x, z, weight = torch.randn(3, 8), torch.randn(3, 8), torch.randn(8)
+    found = linear_attention.rmsnorm_fn(x, weight, None, z, 1e-5, 8 // groups, before)
+    expected = rms_norm_ref(x, weight, None, z, 1e-5, 8 // groups, before)
+    torch.testing.assert_close(found, expected)
