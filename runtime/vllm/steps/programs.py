@@ -80,7 +80,8 @@ class Programs:
 
         model_config = self.config.model_config
         return {
-            "model": json.loads(json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True)),
+            # as text: a config may hold infinities, which JSON has no numbers for
+            "model": json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True),
             "class": type(self.model).__qualname__,
             "parameters": sorted(name for name, _ in self.model.named_parameters()),  # some depend on the weight files
             "dtype": str(model_config.dtype),
