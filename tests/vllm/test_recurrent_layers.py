@@ -41,7 +41,14 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"conv_state": ["num_slots", 3, 96], "recurrent_state": ["num_slots", 4, 16, 8]},
     ),
     "Lfm2ForCausalLM": (
-        {**SIZES, "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "conv_L_cache": 3, "conv_dim": 32, "block_dim": 32},
+        {
+            **SIZES,
+            "model_type": "lfm2",
+            "layer_types": ["conv", "full_attention"],
+            "conv_L_cache": 3,
+            "conv_dim": 32,
+            "block_dim": 32,
+        },
         {"conv_state": ["num_slots", 2, 32]},
     ),
     "OlmoHybridForCausalLM": (
