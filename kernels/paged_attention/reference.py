@@ -41,27 +41,19 @@ def ragged_paged_attention(
 
     Returns the output [T, Hq, D], zero in rows that belong to no request, and the updated cache.
     """
-    blocks, block_size, pairs, head_size = kv_cache.shape
-    tokens, heads, _ = query.shape
-    requests, pages = block_tables.shape
-    kv_cache = _write(
-        _stored(key, k_scale, kv_cache.dtype), _stored(value, v_scale, kv_cache.dtype), kv_cache, slot_mapping
-    )
-    at_token = torch.arange(tokens, device=query.device)
-    ends, starts = query_start_loc[1:].long(), query_start_loc[:-1].long()
-    request = (at_token[:, None] >= ends[None, :]).sum(dim=1).clamp(max=requests - 1)
-    position = seq_lens.long()[request] - (ends - starts)[request] + at_token - starts[request]
-    at_key = torch.arange(pages * block_size, device=query.device)
-    context = kv_cache[block_tables.long().clamp(0, blocks - 1)[request]].reshape(
-        tokens, pages * block_size, pairs, head_size
-    )
+    tokens, heads, head_size = query.shape
+    pairs = kv_cache.shape[2]
+    stored = [_stored(key, k_scale, kv_cache.dtype), _stored(value, v_scale, kv_cache.dtype)]
+    kv_cache = written(torch.stack(stored, dim=2).reshape(tokens, pairs, head_size), kv_cache, slot_mapping)
+    request, position, alive = rows_of(tokens, seq_lens, query_start_loc)
+    context = contexts(kv_cache, block_tables, request)
+    at_key = torch.arange(context.shape[1], device=query.device)
     groups = heads // (pairs // 2)
     keys = _read(context[:, :, 0::2], k_scale).repeat_interleave(groups, dim=2)
     values = _read(context[:, :, 1::2], v_scale).repeat_interleave(groups, dim=2)
-    alive = (at_token < ends[-1])[:, None]
     seen = (
         visible(position[:, None], at_key[None, :], sliding_window, chunk)
-        & alive
+        & alive[:, None]
         & (at_key[None, :] < seq_lens.long()[request][:, None])
     )
     keys = torch.where(seen[:, :, None, None], keys, 0.0)  # unused slots may hold anything, even NaN
@@ -69,7 +61,23 @@ def ragged_paged_attention(
     scores = torch.einsum("ihd,ijhd->hij", query.float(), keys) * scale
     weights = softmax(scores, seen, at_key[None, :] - position[:, None], sinks, alibi_slopes, soft_cap)
     output = torch.einsum("hij,ijhd->ihd", weights, values)
-    return torch.where(alive[:, :, None], output, 0.0).to(query.dtype), kv_cache
+    return torch.where(alive[:, None, None], output, 0.0).to(query.dtype), kv_cache
+
+
+def rows_of(
+    tokens: int, seq_lens: torch.Tensor, query_start_loc: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(request [T], position in its context [T], whether it belongs to a request bool [T]) of each row of a batch."""
+    at_token = torch.arange(tokens, device=seq_lens.device)
+    ends, starts = query_start_loc[1:].long(), query_start_loc[:-1].long()
+    request = (at_token[:, None] >= ends[None, :]).sum(dim=1).clamp(max=seq_lens.shape[0] - 1)
+    position = seq_lens.long()[request] - (ends - starts)[request] + at_token - starts[request]
+    return request, position, at_token < ends[-1]
+
+
+def contexts(cache: torch.Tensor, block_tables: torch.Tensor, request: torch.Tensor) -> torch.Tensor:
+    """What the cache [blocks, block_size, ...] holds of each row's request: [T, P * block_size, ...]."""
+    return cache[block_tables.long().clamp(0, cache.shape[0] - 1)[request]].flatten(1, 2)
 
 
 def check(
@@ -87,16 +95,28 @@ def check(
     **__: object,
 ) -> None:
     """Raises IndexError if a request has rows outside the batch, or would read pages outside its block table or the cache."""
-    (blocks, block_size), pages = kv_cache.shape[:2], block_tables.shape[1]
+    metadata = (block_tables, seq_lens, query_start_loc)
+    check_requests("ragged_paged_attention", query.shape[0], kv_cache, *metadata, sliding_window)
+
+
+def check_requests(
+    kernel: str,
+    tokens: int,
+    cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    sliding_window: int = 0,
+) -> None:
+    """`check` for any kernel over a batch of `tokens` rows and a paged cache [blocks, block_size, ...]."""
+    (blocks, block_size), pages = cache.shape[:2], block_tables.shape[1]
     starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
     if starts and starts[0] != 0:
-        raise IndexError(f"ragged_paged_attention: query_start_loc begins at {starts[0]}, not at 0")
+        raise IndexError(f"{kernel}: query_start_loc begins at {starts[0]}, not at 0")
     for request, (begin, end, length) in enumerate(zip(starts, starts[1:], lengths, strict=False)):
-        where = f"ragged_paged_attention: request {request}"
-        if not 0 <= begin <= end <= query.shape[0]:
-            raise IndexError(
-                f"{where}: rows {begin} to {end} of query_start_loc are not in a batch of {query.shape[0]}"
-            )
+        where = f"{kernel}: request {request}"
+        if not 0 <= begin <= end <= tokens:
+            raise IndexError(f"{where}: rows {begin} to {end} of query_start_loc are not in a batch of {tokens}")
         if begin == end or length <= 0:
             continue
         if length > pages * block_size:
@@ -126,15 +146,13 @@ def _read(cached: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return cached.float() if scale is None else cached.float() * scale.reshape(-1, 1)
 
 
-def _write(key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor) -> torch.Tensor:
-    """The cache with this step's tokens; tokens without a slot go to an extra row past the end, which is dropped."""
-    blocks, block_size, pairs, head_size = kv_cache.shape
-    slots = blocks * block_size
-    new = torch.stack([key, value], dim=2).reshape(-1, pairs, head_size)
-    flat = torch.cat([kv_cache.reshape(slots, pairs, head_size), kv_cache.new_zeros(1, pairs, head_size)])
+def written(new: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor) -> torch.Tensor:
+    """The cache [blocks, block_size, ...] with `new` [T, ...]; tokens without a slot go to an extra row past the end, which is dropped."""
+    slots = cache.shape[0] * cache.shape[1]
+    flat = torch.cat([cache.flatten(0, 1), cache.new_zeros(1, *cache.shape[2:])])
     inside = (slot_mapping >= 0) & (slot_mapping < slots)
     target = torch.where(inside, slot_mapping.long(), slots)
-    return flat.index_put((target,), new)[:slots].reshape(kv_cache.shape)
+    return flat.index_put((target,), new)[:slots].reshape(cache.shape)
 
 
 def fake(

@@ -20,6 +20,8 @@ from ..spec import Operands
 
 Score = Callable[[Array, Array, Array], Array]
 """(dot products of queries and keys, row positions, key positions) -> masked scores."""
+Split = Callable[[Array], tuple[Array, Array]]
+"""cached rows [G, keys, ...] -> (keys [G, keys, Hkv, D], values [G, keys, Hkv, Dv])."""
 Carry = tuple[Array, Array, Array]
 """State of the online softmax: running maximum, sum of exponentials, unnormalized output."""
 ROWS_ALONE = 32
@@ -46,29 +48,51 @@ def lower(
     """Operands and results as in reference.py."""
     key, value = stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)
     kv_cache = write(key, value, kv_cache, slot_mapping, as_bits=target is None or target.family == "cpu")
-    dtype, kv_heads = query.dtype, kv_cache.shape[2] // 2
+    kv_heads = kv_cache.shape[2] // 2
     if k_scale is not None:  # scales the queries, so that cached keys are used unscaled
-        query = query.astype(jnp.float32) * per_query_head(k_scale, query.shape[1], kv_heads)
-
-    def finished(output: Array) -> Array:
-        if v_scale is not None:
-            output = output * per_query_head(v_scale, query.shape[1], kv_heads)
-        return output.astype(dtype)
-
-    ends, starts = query_start_loc[1:], query_start_loc[:-1]
+        scaled = query.astype(jnp.float32) * per_query_head(k_scale, query.shape[1], kv_heads)
+    else:
+        scaled = query
     score = partial(
-        _scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, chunk=chunk, alibi_slopes=alibi_slopes
+        scores, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap, chunk=chunk, alibi_slopes=alibi_slopes
     )
+    batch = (block_tables, seq_lens, query_start_loc)
+    output = attend_requests(scaled, kv_cache, *batch, score, split_pairs, sinks)
+    if v_scale is not None:
+        output = output * per_query_head(v_scale, query.shape[1], kv_heads)
+    return output.astype(query.dtype), kv_cache
+
+
+def split_pairs(context: Array) -> tuple[Array, Array]:
+    """Keys and values of a cache with the key of head h at 2h, and its value at 2h + 1."""
+    return context[:, :, 0::2], context[:, :, 1::2]
+
+
+def attend_requests(
+    query: Array,
+    cache: Array,
+    block_tables: Array,
+    seq_lens: Array,
+    query_start_loc: Array,
+    score: Score,
+    split: Split,
+    sinks: Array | None = None,
+) -> Array:
+    """Attention of every request's rows of query [T, Hq, D] to its context in the cache [blocks, block_size, ...]: float32 [T, Hq, Dv]."""
+    ends, starts = query_start_loc[1:], query_start_loc[:-1]
     tokens = query.shape[0]
     if tokens <= ROWS_ALONE or tokens == block_tables.shape[0]:
-        at_token = jnp.arange(tokens)
-        request = jnp.minimum((at_token[:, None] >= ends[None, :]).sum(axis=1), ends.shape[0] - 1)
-        alive = at_token < ends[-1]
-        position = jnp.where(alive, seq_lens[request] - ends[request] + at_token, -1)
+        request, position = rows_of(tokens, seq_lens, query_start_loc)
         rows = query.astype(jnp.float32)[:, None]  # each row is a tile of one query
-        output = _attend(rows, position[:, None], kv_cache, block_tables[request], score, sinks)[:, 0]
-        return finished(output), kv_cache
-    return finished(_by_request(query, kv_cache, block_tables, seq_lens, starts, ends, score, sinks)), kv_cache
+        return attend(rows, position[:, None], cache, block_tables[request], score, split, sinks)[:, 0]
+    return _by_request(query, cache, block_tables, seq_lens, starts, ends, score, split, sinks)
+
+
+def rows_of(tokens: int, seq_lens: Array, query_start_loc: Array) -> tuple[Array, Array]:
+    """(request [T], position in its context [T]) of each row of a batch; -1 for a row of no request."""
+    at_token, ends = jnp.arange(tokens), query_start_loc[1:]
+    request = jnp.minimum((at_token[:, None] >= ends[None, :]).sum(axis=1), ends.shape[0] - 1)
+    return request, jnp.where(at_token < ends[-1], seq_lens[request] - ends[request] + at_token, -1)
 
 
 def per_query_head(numbers: Array, heads: int, kv_heads: int) -> Array:
@@ -90,30 +114,35 @@ def stored(new: Array, scale: Array | None, dtype: np.dtype) -> Array:
 
 def write(key: Array, value: Array, kv_cache: Array, slot_mapping: Array, *, as_bits: bool = True) -> Array:
     """The cache with this step's keys and values; out-of-range slots are dropped. as_bits: see BITS."""
-    blocks, block_size, pairs, head_size = kv_cache.shape
-    new = jnp.stack([key, value], axis=2).reshape(-1, pairs, head_size)
-    dtype = kv_cache.dtype
+    return write_rows(
+        jnp.stack([key, value], axis=2).reshape(-1, *kv_cache.shape[2:]), kv_cache, slot_mapping, as_bits=as_bits
+    )
+
+
+def write_rows(new: Array, cache: Array, slot_mapping: Array, *, as_bits: bool) -> Array:
+    """The cache [blocks, block_size, ...] with rows `new` [T, ...]; out-of-range slots are dropped. as_bits: see BITS."""
+    shape, dtype = cache.shape, cache.dtype
     bits = BITS.get(dtype.name) if as_bits else None
     if bits is not None:
-        kv_cache, new = (jax.lax.bitcast_convert_type(array, bits) for array in (kv_cache, new))
-    slots = jnp.where(slot_mapping < 0, blocks * block_size, slot_mapping)
-    flat = kv_cache.reshape(blocks * block_size, pairs, head_size).at[slots].set(new, mode="drop")
-    flat = flat.reshape(kv_cache.shape)
+        cache, new = (jax.lax.bitcast_convert_type(array, bits) for array in (cache, new))
+    slots = jnp.where(slot_mapping < 0, shape[0] * shape[1], slot_mapping)
+    flat = cache.reshape(shape[0] * shape[1], *shape[2:]).at[slots].set(new, mode="drop").reshape(shape)
     return flat if bits is None else jax.lax.bitcast_convert_type(flat, dtype)
 
 
 def _by_request(
     query: Array,
-    kv_cache: Array,
+    cache: Array,
     block_tables: Array,
     seq_lens: Array,
     starts: Array,
     ends: Array,
     score: Score,
+    split: Split,
     sinks: Array | None,
 ) -> Array:
     """Loops over requests, and over tiles of QUERY_TILE of their rows, which share the keys that they read."""
-    tokens, heads, head_size = query.shape
+    tokens, heads, _ = query.shape
     tile = min(QUERY_TILE, tokens)
     rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
     last = jnp.sum(starts < ends[-1])  # requests that have rows
@@ -127,28 +156,39 @@ def _by_request(
             at_row = first + jnp.arange(tile)
             position = jnp.where(at_row < end, seq_lens[request] - end + at_row, -1)
             queries = jax.lax.dynamic_slice_in_dim(rows, first, tile)[None]
-            result = _attend(queries, position[None], kv_cache, table, score, sinks)[0]
+            result = attend(queries, position[None], cache, table, score, split, sinks)[0]
             old = jax.lax.dynamic_slice_in_dim(output, first, tile)
             merged = jnp.where((at_row < end)[:, None, None], result, old)
             return jax.lax.dynamic_update_slice_in_dim(output, merged, first, 0)
 
         return jax.lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, output)
 
-    output = jnp.zeros((tokens + tile, heads, head_size), jnp.float32)
+    output = jnp.zeros((tokens + tile, heads, _sizes(cache, split)[1]), jnp.float32)
     return jax.lax.fori_loop(0, last, one_request, output)[:tokens]
 
 
-def _attend(
-    queries: Array, positions: Array, kv_cache: Array, tables: Array, score: Score, sinks: Array | None
+def _sizes(cache: Array, split: Split) -> tuple[int, int]:
+    """(KV heads, size of a value)."""
+    _, values = jax.eval_shape(split, jax.ShapeDtypeStruct((1, 1, *cache.shape[2:]), cache.dtype))
+    return values.shape[2], values.shape[3]
+
+
+def attend(
+    queries: Array,
+    positions: Array,
+    cache: Array,
+    tables: Array,
+    score: Score,
+    split: Split,
+    sinks: Array | None = None,
 ) -> Array:
     """Online softmax over blocks of keys.
 
     queries float32 [G, N, Hq, D]: G groups of N rows; positions [G, N], negative for padding rows; tables [G, P],
-    the pages of each group -> [G, N, Hq, D], zero in padding rows.
+    the pages of each group -> [G, N, Hq, Dv], zero in padding rows.
     """
     groups, rows, heads, head_size = queries.shape
-    block_size, pairs = kv_cache.shape[1:3]
-    kv_heads = pairs // 2
+    block_size, kv_heads, value_size = cache.shape[1], *_sizes(cache, split)
     pages = max(1, KEY_BLOCK // block_size)
     tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % pages)))
     queries = queries.reshape(groups, rows, kv_heads, heads // kv_heads, head_size)
@@ -156,16 +196,17 @@ def _attend(
     def block(number: Array, carry: Carry) -> Carry:
         highest, total, output = carry
         table = jax.lax.dynamic_slice_in_dim(tables, number * pages, pages, axis=1)
-        context = jnp.take(kv_cache, table, axis=0, mode="clip").reshape(groups, pages * block_size, pairs, head_size)
+        context = jnp.take(cache, table, axis=0, mode="clip").reshape(groups, pages * block_size, *cache.shape[2:])
         at_key = number * pages * block_size + jnp.arange(pages * block_size)
-        written = (at_key[None, :] <= positions.max(axis=1)[:, None])[:, :, None, None]
-        context = jnp.where(written, context, 0).astype(jnp.float32)
-        scores = score(jnp.einsum("gnhqd,gkhd->ghqnk", queries, context[:, :, 0::2]), positions, at_key)
-        top = jnp.maximum(highest, scores.max(axis=-1))
+        written = at_key[None, :] <= positions.max(axis=1)[:, None]
+        context = jnp.where(written.reshape(*written.shape, *(1,) * (context.ndim - 2)), context, 0)
+        keys, values = split(context.astype(jnp.float32))
+        scored = score(jnp.einsum("gnhqd,gkhd->ghqnk", queries, keys), positions, at_key)
+        top = jnp.maximum(highest, scored.max(axis=-1))
         base = jnp.where(jnp.isfinite(top), top, 0.0)
-        powers = jnp.exp(scores - base[..., None])
+        powers = jnp.exp(scored - base[..., None])
         shrink = jnp.exp(highest - base)
-        output = output * shrink[..., None] + jnp.einsum("ghqnk,gkhd->ghqnd", powers, context[:, :, 1::2])
+        output = output * shrink[..., None] + jnp.einsum("ghqnk,gkhd->ghqnd", powers, values)
         return top, total * shrink + powers.sum(axis=-1), output
 
     shape = (groups, kv_heads, heads // kv_heads, rows)
@@ -175,13 +216,13 @@ def _attend(
         highest = jnp.broadcast_to(sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1), shape)
         total = jnp.ones(shape)
     count = (positions.max() + 1 + pages * block_size - 1) // (pages * block_size)
-    _, total, output = jax.lax.fori_loop(0, count, block, (highest, total, jnp.zeros((*shape, head_size))))
+    _, total, output = jax.lax.fori_loop(0, count, block, (highest, total, jnp.zeros((*shape, value_size))))
     output = output / jnp.where(total > 0, total, 1.0)[..., None]
     output = jnp.where((positions >= 0)[:, None, None, :, None], output, 0.0)
-    return output.transpose(0, 3, 1, 2, 4).reshape(groups, rows, heads, head_size)
+    return output.transpose(0, 3, 1, 2, 4).reshape(groups, rows, heads, value_size)
 
 
-def _scores(
+def scores(
     products: Array,
     positions: Array,
     at_key: Array,
@@ -193,16 +234,16 @@ def _scores(
     alibi_slopes: Array | None,
 ) -> Array:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
-    scores = products * scale
+    scaled = products * scale
     if soft_cap > 0:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
+        scaled = soft_cap * jnp.tanh(scaled / soft_cap)
     distance = (at_key[None, None, :] - positions[:, :, None])[:, None, None]  # [G, 1, 1, N, keys]
     if alibi_slopes is not None and alibi_slopes.size:
         slopes = alibi_slopes.astype(jnp.float32).reshape(1, products.shape[1], products.shape[2], 1, 1)
-        scores = scores + slopes * distance
+        scaled = scaled + slopes * distance
     seen = distance <= 0
     if sliding_window > 0:
         seen = seen & (distance > -sliding_window)
     if chunk > 0:
         seen = seen & (distance >= -(positions % chunk)[:, None, None, :, None])
-    return jnp.where(seen, scores, -jnp.inf)
+    return jnp.where(seen, scaled, -jnp.inf)
