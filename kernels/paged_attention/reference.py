@@ -96,7 +96,7 @@ def check(
 ) -> None:
     """Raises IndexError if a request has rows outside the batch, or would read pages outside its block table or the cache."""
     metadata = (block_tables, seq_lens, query_start_loc)
-    check_requests("ragged_paged_attention", query.shape[0], kv_cache, *metadata, sliding_window)
+    check_requests("ragged_paged_attention", query.shape[0], kv_cache, *metadata, sliding_window, chunk)
 
 
 def check_requests(
@@ -107,6 +107,7 @@ def check_requests(
     seq_lens: torch.Tensor,
     query_start_loc: torch.Tensor,
     sliding_window: int = 0,
+    chunk: int = 0,
 ) -> None:
     """`check` for any kernel over a batch of `tokens` rows and a paged cache [blocks, block_size, ...]."""
     (blocks, block_size), pages = cache.shape[:2], block_tables.shape[1]

@@ -30,6 +30,7 @@ from vllm.forward_context import ForwardContext, get_forward_context, override_f
 from vllm.ir.op import IrOp
 from vllm.logger import init_logger
 from vllm.model_executor.layers import rotary_embedding
+from vllm.model_executor.layers.attention import MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.mamba.abstract import MambaBase
@@ -44,6 +45,7 @@ from vllm.model_executor.layers.rotary_embedding import (
 from vllm.model_executor.layers.rotary_embedding import (
     Phi3LongRoPEScaledRotaryEmbedding as LongRotaryEmbedding,
 )
+from vllm.model_executor.layers.rotary_embedding.deepseek_scaling_rope import DeepseekScalingRotaryEmbedding
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.utils import (
@@ -59,6 +61,7 @@ from vllm.v1.attention.backend import (
     AttentionType,
     MultipleOf,
 )
+from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.kv_cache_interface import (
@@ -67,6 +70,7 @@ from vllm.v1.kv_cache_interface import (
     KVCacheConfig,
     KVCacheGroupSpec,
     KVCacheSpec,
+    MLAAttentionSpec,
     SlidingWindowSpec,
 )
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
@@ -87,6 +91,7 @@ __all__ = [
     "AttentionType",
     "ChunkedLocalAttentionSpec",
     "CompilationTimes",
+    "DeepseekScalingRotaryEmbedding",
     "ForwardContext",
     "FullAttentionSpec",
     "GrammarOutput",
@@ -98,6 +103,9 @@ __all__ = [
     "LogprobsLists",
     "LogprobsTensors",
     "LongRotaryEmbedding",
+    "MLAAttention",
+    "MLAAttentionSpec",
+    "MLAPrefillBackend",
     "MambaBase",
     "ModelRunnerOutput",
     "MultipleOf",
@@ -135,7 +143,7 @@ __all__ = [
 
 STATIC_ROTARY = (
     RotaryEmbedding, Gemma4RotaryEmbedding, LinearScalingRotaryEmbedding, Llama3RotaryEmbedding, NTKScalingRotaryEmbedding,
-    YaRNScalingRotaryEmbedding,
+    YaRNScalingRotaryEmbedding, DeepseekScalingRotaryEmbedding,
 )  # fmt: skip
 """vLLM's rotary embeddings whose frequencies do not depend on the request's length."""
 
@@ -159,6 +167,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.attention.backend:AttentionImpl.forward": (
         "layer", "query", "key", "value", "kv_cache", "attn_metadata", "output", "output_scale", "output_block_scale",
     ),
+    "vllm.model_executor.layers.attention:MLAAttention.forward": ("q", "kv_c_normed", "k_pe", "output_shape", "q_dcp_replicated"),
+    "vllm.model_executor.layers.attention:MLAAttention.process_weights_after_loading": ("act_dtype",),
+    "vllm.platforms.interface:Platform.get_mla_prefill_backend_cls": ("mla_selector_config",),
     "vllm.forward_context:ForwardContext": ("no_compile_layers", "attn_metadata", "slot_mapping"),
     "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
@@ -170,6 +181,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.core.kv_cache_utils:get_kv_cache_groups": ("vllm_config", "kv_cache_spec"),
     "vllm.v1.core.kv_cache_utils:_pool_bytes_per_block": ("vllm_config",),
     "vllm.v1.core.kv_cache_utils:_max_memory_usage_bytes_from_groups": ("vllm_config", "kv_cache_groups"),
+    "vllm.v1.kv_cache_interface:MLAAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
     "vllm.v1.core.sched.output:SchedulerOutput": (
         "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
         "scheduled_spec_decode_tokens", "finished_req_ids", "kv_cache_block_copies",

@@ -24,6 +24,8 @@ from .refusals import check_config, check_request
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
+    from vllm.v1.attention.backends.mla.prefill.selector import MLAPrefillSelectorConfig
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
 STEP_TOKENS = 1024
@@ -103,10 +105,9 @@ class FxhloPlatform(Platform):
     def get_attn_backend_cls(
         cls, selected_backend: object, attn_selector_config: AttentionSelectorConfig, num_heads: int | None = None
     ) -> str:
-        """Returns the only backend; raises UnsupportedError for kinds of attention that it lacks."""
+        """Returns the backend, one for keys and values and one for latents; raises UnsupportedError for kinds of attention that it lacks."""
         config = attn_selector_config
         refused = {
-            "latent attention (MLA)": config.use_mla,
             "sparse attention": config.use_sparse,
             "bidirectional attention over multimodal prefixes": config.use_mm_prefix,
             "non-causal attention": config.use_non_causal,
@@ -118,12 +119,21 @@ class FxhloPlatform(Platform):
                 raise UnsupportedError(
                     f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
                 )
+        if config.use_mla:
+            return "fxhlo.runtime.vllm.layers.latent_attention.FxhloLatentBackend"
         return "fxhlo.runtime.vllm.layers.attention.FxhloAttentionBackend"
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
         """Layers with a window keep only that: a step has a block table per cache group."""
         return True
+
+    @classmethod
+    def get_mla_prefill_backend_cls(cls, mla_selector_config: MLAPrefillSelectorConfig) -> type[MLAPrefillBackend]:
+        """Returns the only one: prompts take the same form as other rows."""
+        from .layers.latent_attention import FxhloLatentPrefill
+
+        return FxhloLatentPrefill
 
     @classmethod
     def validate_request(cls, processed_inputs: object, params: object) -> None:

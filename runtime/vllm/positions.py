@@ -59,7 +59,8 @@ def check_tables(program: Program, length: int) -> None:
 def _table(rotary: Any, length: int) -> torch.Tensor | None:
     """float32 [length, rotary_dim]: cos and sin concatenated, as `_compute_cos_sin_cache` of the module's class returns them."""
     scaling = getattr(rotary, "scaling_factor", None)
-    argument = scaling if isinstance(rotary, compat.YaRNScalingRotaryEmbedding) else rotary.base
+    scaled = (compat.YaRNScalingRotaryEmbedding, compat.DeepseekScalingRotaryEmbedding)
+    argument = scaling if isinstance(rotary, scaled) else rotary.base
     frequencies = rotary._compute_inv_freq(argument)
     positions = torch.arange(length, dtype=torch.float)
     if isinstance(rotary, compat.LinearScalingRotaryEmbedding):

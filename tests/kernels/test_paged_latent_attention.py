@@ -107,7 +107,9 @@ def test_implementations_compute_the_reference(implementation: object, case: dic
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("selected", [0, 9])
 def test_half_precision_at_the_size_of_a_served_model(implementation: object, dtype: str, selected: int) -> None:
-    inputs = batch([(130, 1), (5, 1), (60, 20)], heads=16, size=576, block_size=16, padding=5, selected=selected, seed=3)
+    inputs = batch(
+        [(130, 1), (5, 1), (60, 20)], heads=16, size=576, block_size=16, padding=5, selected=selected, seed=3
+    )
     low = {name: one.to(getattr(torch, dtype)) if one.is_floating_point() else one for name, one in inputs.items()}
     attributes = {"value_size": 512, "scale": 576**-0.5, "sliding_window": 0}
     expected, _ = reference(**low, **attributes)
@@ -171,7 +173,11 @@ def test_latent_attention_is_attention_over_decompressed_keys_and_values() -> No
     """The absorbed form against torch's own attention, by the projections that MLA's paper has."""
     tokens, heads, nope, rope, rank, values = 7, 3, 6, 4, 10, 5
     torch.manual_seed(0)
-    q, k_up, v_up = torch.randn(tokens, heads, nope + rope), torch.randn(heads, nope, rank), torch.randn(heads, rank, values)
+    q, k_up, v_up = (
+        torch.randn(tokens, heads, nope + rope),
+        torch.randn(heads, nope, rank),
+        torch.randn(heads, rank, values),
+    )
     latent, rotary = torch.randn(tokens, rank), torch.randn(tokens, rope)
     keys = torch.cat([torch.einsum("hpl,tl->htp", k_up, latent), rotary.expand(heads, tokens, rope)], -1)
     expected = torch.nn.functional.scaled_dot_product_attention(
@@ -186,7 +192,9 @@ def test_eager_torch_refuses_a_block_that_the_cache_does_not_have() -> None:
     register_torch_ops()
     inputs = batch([(0, 9)], heads=2, size=12, block_size=4, padding=0, selected=0, seed=5)
     inputs["block_tables"] = inputs["block_tables"] + 100
-    with pytest.raises(IndexError, match=r"ragged_paged_latent_attention: request 0: entry 0 of its block table is 1\d\d"):
+    with pytest.raises(
+        IndexError, match=r"ragged_paged_latent_attention: request 0: entry 0 of its block table is 1\d\d"
+    ):
         torch.ops.fxhlo.ragged_paged_latent_attention(*inputs.values(), value_size=8, scale=1.0)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `written`
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

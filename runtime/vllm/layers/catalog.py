@@ -10,12 +10,20 @@ from unittest.mock import patch
 from ...core.errors import UnsupportedError
 from .. import compat
 from ..states.spec import StateSpec
-from . import attention, gated_delta_net, linear_attention, mamba, short_conv
+from . import attention, gated_delta_net, latent_attention, linear_attention, mamba, short_conv
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-KINDS = (attention.KIND, mamba.KIND, short_conv.KIND, gated_delta_net.KIND, linear_attention.KIND)
+KINDS = (
+    latent_attention.KIND,
+    attention.KIND,
+    mamba.KIND,
+    short_conv.KIND,
+    gated_delta_net.KIND,
+    linear_attention.KIND,
+)
+"""The first that claims a layer has it."""
 
 
 def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ...]:

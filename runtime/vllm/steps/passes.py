@@ -11,6 +11,7 @@ from ....passes.base import Pass
 from ....passes.fx.canonicalize import Canonicalize
 from ....passes.fx.donate import Donate
 from ....passes.fx.expand import Expand, Function, Preferred
+from ....passes.fx.latent_attention import LatentAttention
 from ....passes.fx.linear import Linear
 from ....passes.fx.paged_attention import PagedAttention
 from ....passes.fx.recurrent_state import RecurrentState
@@ -29,6 +30,7 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         PagedAttention(
             options.block_size, options.pages, groups=options.groups
         ),  # makes attention's KV cache an explicit state
+        LatentAttention(options.block_size, options.pages),  # the same for caches of latents
         RecurrentState(_dtypes(options)),  # and the states of layers that keep one per request
         SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
         # sampling is part of the step: logits never leave the device

@@ -1,0 +1,69 @@
+"""Gives latent attention a cache: replaces `fxhlo.latent_attention` by `fxhlo.ragged_paged_latent_attention` on one cache per layer.
+
+The caches are state arguments of the program, and their new values are results; slot mappings and block tables are the inputs
+of PagedAttention. For one request that starts at position 0, the program computes the same as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..base import Pass
+from ..edit import call
+from ..extension import Extension, extended
+from ..program import Program
+from ..step_inputs import PAGED, StepInput
+
+
+@dataclass(frozen=True)
+class LatentAttention(Pass):
+    """block_size: tokens per page. pages: length of a request's block table.
+
+    Raises ValueError for a size below 1.
+    """
+
+    block_size: int = 16
+    pages: int = 512
+
+    @property
+    def inputs(self) -> tuple[StepInput, ...]:
+        return PAGED
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or self.pages < 1:
+            raise ValueError("it must be at least 1")
+
+    def __call__(self, program: Program) -> Program:
+        if not _sites(program.graph):
+            return program
+
+        def edit(graph: fx.Graph, extension: Extension) -> None:
+            metadata = extension.inputs(self.inputs, {"pages": self.pages})
+            for node in _sites(graph):
+                self._replace(graph, node, extension, metadata)
+
+        return extended(program, edit)
+
+    def _replace(self, graph: fx.Graph, node: fx.Node, extension: Extension, metadata: list[fx.Node]) -> None:
+        args: Any = node.args
+        query, latent, *selected = args
+        attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
+        name = f"kv_cache.{node.kwargs['layer']}"
+        made = latent.meta["val"]
+        cache = extension.state(name, (extension.size("num_blocks"), self.block_size, made.shape[1]), made.dtype)
+        with graph.inserting_before(node):
+            paged = torch.ops.fxhlo.ragged_paged_latent_attention.default
+            both = call(graph, paged, (query, latent, cache, *metadata, *selected), attributes, origin=node)
+            attended = call(graph, getitem, (both, 0), origin=node)
+            extension.update(name, call(graph, getitem, (both, 1), origin=node))
+        node.replace_all_uses_with(attended)
+        graph.erase_node(node)
+
+
+def _sites(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target is torch.ops.fxhlo.latent_attention.default]
