@@ -230,7 +230,7 @@ def scores(
     scale: float,
     sliding_window: int,
     soft_cap: float,
-    chunk: int,
+    chunk: int = 0,
     alibi_slopes: Array | None,
 ) -> Array:
     """Scaled, capped, biased and masked scores [G, Hkv, Hq / Hkv, N, keys]."""
