@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed
@@ -53,6 +54,7 @@ from vllm.model_executor.model_loader.utils import (
     initialize_model,
     process_weights_after_loading,
 )
+from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -79,6 +81,7 @@ from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 from ..core.errors import FxhloError, UnsupportedError
 from .folder import HEADS, SIZES, ModelError, check_sizes
 from .front import told
+from .model_imports import without_images
 from .plugin import TRIED, version
 
 __all__ = [
@@ -146,6 +149,9 @@ STATIC_ROTARY = (
     YaRNScalingRotaryEmbedding, DeepseekScalingRotaryEmbedding,
 )  # fmt: skip
 """vLLM's rotary embeddings whose frequencies do not depend on the request's length."""
+
+PLAIN_VARIANTS = {"KimiLinearForCausalLM": "vllm.models.kimi_k3.amd.linear"}
+"""Architectures of packages with a variant for each vendor -> the module that is made of vLLM's common layers."""
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.platforms.interface:Platform.apply_config_platform_defaults": ("vllm_config",),
@@ -216,13 +222,37 @@ def check() -> None:
 
 
 def look_at_models_here() -> None:
-    """Makes vLLM inspect a model's class in this process.
+    """Makes vLLM inspect a model's class in this process, and import it although it imports what a text model has no use for.
 
-    vLLM does so in a process of its own, in case the import touches a GPU, and caches the result on disk: the first start of
-    each architecture would import all of vLLM twice, although the engine, a fork of this process, needs the class anyway.
+    vLLM inspects in a process of its own, in case the import touches a GPU, and caches the result on disk: the first start of each
+    architecture would import all of vLLM twice, although the engine, a fork of this process, needs the class anyway.
     """
-    registry = importlib.import_module("vllm.model_executor.models.registry")
-    registry._run_in_subprocess = lambda fn: fn()  # type: ignore[attr-defined]
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = lambda fn: fn()
+    registry._LazyRegisteredModel.load_model_cls = _load_model_class
+    for architecture, module in PLAIN_VARIANTS.items():
+        if getattr(registry.ModelRegistry.models[architecture], "module_name", "") == _package(module):  # nobody's own
+            registry.ModelRegistry.register_model(architecture, f"{module}:{architecture}")
+
+
+def _load_model_class(model: Any) -> Any:
+    """In place of _LazyRegisteredModel.load_model_cls, which has the module's and the class's name."""
+    with without_images(), _no_gpu_variant(model):
+        return getattr(importlib.import_module(model.module_name), model.class_name)
+
+
+@contextmanager
+def _no_gpu_variant(model: Any) -> Iterator[None]:
+    """A package of `PLAIN_VARIANTS` imports a GPU's kernels unless it is on a TPU, where it imports nothing."""
+    if model.module_name in PLAIN_VARIANTS.values():
+        with patch.object(type(current_platform), "device_type", "tpu"):
+            importlib.import_module(_package(model.module_name))
+    yield
+
+
+def _package(module: str) -> str:
+    """The package vllm.models.<name> of a module."""
+    return ".".join(module.split(".")[:3])
 
 
 def _problem(hook: str, names: tuple[str, ...]) -> str | None:

@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import compat
+from .checkpoint_names import CheckpointNames
 from .folder import ModelError
 
 HEAD = "lm_head"
@@ -68,7 +69,7 @@ def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
     loader.enable_weights_track = False  # vLLM's own check goes by name alone and raises another error
 
     def counted(model: nn.Module, model_config: object) -> None:
-        seen = Checkpoint(model, folder)
+        seen = Checkpoint(model, folder, CheckpointNames(model, vllm_config.model_config.hf_text_config.model_type))
         if hasattr(loader, "get_all_weights"):
             loader.get_all_weights = seen.stream(loader.get_all_weights)
         with seen:
@@ -143,9 +144,10 @@ def _storage(tensor: torch.Tensor) -> int:
 class Checkpoint(TorchDispatchMode):
     """Records how a checkpoint's tensors are loaded into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
 
-    def __init__(self, model: nn.Module, folder: str) -> None:
+    def __init__(self, model: nn.Module, folder: str, names: CheckpointNames | None = None) -> None:
         super().__init__()
         self.model, self.folder = model, folder
+        self._own_name = names.of if names else str
         self.names: dict[str, torch.Tensor] = {}
         """Every tensor of the checkpoint by name, as a meta tensor."""
         self._written = {_storage(parameter): Touched() for parameter in model.parameters()}
@@ -190,8 +192,8 @@ class Checkpoint(TorchDispatchMode):
         """Wraps the loader's stream of (name, tensor): records each, and holds back a head for which the model's class has no parameter."""
 
         def tensors(*args: object, **kwargs: object) -> Iterator[tuple[str, torch.Tensor]]:
-            for name, tensor in original(*args, **kwargs):
-                self._last = name
+            for stored, tensor in original(*args, **kwargs):
+                self._last = name = self._own_name(stored)
                 self.names[name] = _outline(tensor)
                 if name == f"{HEAD}.weight" and self._has_no_head():
                     self._head = (name, tensor)

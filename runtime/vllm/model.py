@@ -35,6 +35,7 @@ def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Modul
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
     with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
+        compat.look_at_models_here()  # an engine's process may not have made the config
         compat.get_model_architecture(vllm_config.model_config)  # imports the layers that it uses, which are replaced
         with replaced():
             model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)

@@ -3,7 +3,7 @@ Their convolution and recurrence become functional ops; projections and norms st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -100,12 +100,25 @@ def no_allocator(device: object) -> None:
     """In place of vLLM's `set_triton_allocator`: Triton is not there."""
 
 
+def fused_loader(dims: Sequence[int], tp_size: int, tp_rank: int) -> Callable[..., None]:
+    """The loader of convolutions that are stored one by one into one parameter; in place of OLMo's, which is told which one it gets in
+    an argument: vLLM's mapping of names tells it in an attribute of the tensor."""
+
+    def weight_loader(param: Tensor, loaded_weight: Tensor, loaded_shard_id: int | None = None) -> None:
+        shard: Any = vars(loaded_weight)["shard_id"] if loaded_shard_id is None else loaded_shard_id
+        first = sum(dims[:shard])
+        param.data[first : first + dims[shard]].copy_(loaded_weight.view(dims[shard], 1, -1))
+
+    return weight_loader
+
+
 def replacements() -> Iterable[Replacement]:
     yield from inlined(QWEN, "qwen_gdn_attention_core")
     yield from replaced_in(QWEN, {"QwenGatedDeltaNetAttention._forward_core": forward_core})
     yield from inlined(OLMO, "olmo_hybrid_gdn_full_forward")
     core = "OlmoHybridGatedDeltaNetAttention._forward_core"
     yield from replaced_in(OLMO, {core: forward_core, "set_triton_allocator": no_allocator})
+    yield from replaced_in(OLMO, {"_make_fused_conv1d_weight_loader": fused_loader})
     yield from replaced_in(KIMI, {"KimiGatedDeltaNetAttention._forward": kimi_forward})
     yield from replaced_in(GLM, {"Glm5NextLinearAttention._forward": glm_forward})
     yield from inlined(BAILING, "bailing_v3_kda_attention")
