@@ -27,6 +27,8 @@ IDENTITIES = {
 }
 """Ops that return their first operand; memory format and storage have no meaning in StableHLO."""
 
+COPIES = {aten.clone.default, aten.contiguous.default, aten.lift_fresh_copy.default}
+
 SAME_TYPE = {
     aten._to_copy.default,
     aten.view.default,
@@ -59,6 +61,8 @@ def _sweep(graph: fx.Graph) -> None:
         node = _part_as_slice(graph, node)
         same = _equal_operand(node)
         if same is not None:
+            if node.target in COPIES:
+                _allow_strides(node)
             node.replace_all_uses_with(same)
             graph.erase_node(node)
             continue
@@ -70,6 +74,13 @@ def _sweep(graph: fx.Graph) -> None:
             graph.erase_node(node)
         else:
             seen[key] = node
+
+
+def _allow_strides(copy: fx.Node) -> None:
+    """Views of a copy that goes become reshapes: in eager torch the copied operand may have strides that a view does not take."""
+    for user in copy.users:
+        if user.target in (aten.view.default, aten._unsafe_view.default):
+            user.target = aten.reshape.default
 
 
 def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -124,6 +125,7 @@ __all__ = [
     "check",
     "default_sizes",
     "engine_config",
+    "expert_layers",
     "forget_layers",
     "get_forward_context",
     "get_model_architecture",
@@ -321,6 +323,23 @@ def forget_layers(vllm_config: VllmConfig) -> None:
 def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
     """The layers of the model that was built last and that keep state, by name."""
     return dict(vllm_config.compilation_config.static_forward_context)
+
+
+def expert_layers() -> SimpleNamespace:
+    """vLLM's classes and modules of mixtures of experts, by their own names; imported at the first call, which a model with experts makes."""
+    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+    from vllm.model_executor.layers.fused_moe.router import fused_topk_bias_router
+    from vllm.model_executor.layers.fused_moe.router.routing_simulator_router import RoutingSimulatorRouter
+    from vllm.model_executor.layers.fused_moe.runner import moe_runner
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    return SimpleNamespace(
+        RoutedExperts=RoutedExperts,
+        RoutingSimulatorRouter=RoutingSimulatorRouter,
+        UnquantizedFusedMoEMethod=UnquantizedFusedMoEMethod,
+        fused_topk_bias_router=fused_topk_bias_router,
+        moe_runner=moe_runner,
+    )
 
 
 def ir_implementations() -> dict[torch._ops.OpOverload, Callable[..., Any]]:

@@ -7,7 +7,8 @@ another process. Folders that vLLM would download, and formats other than safete
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..core.errors import BundleError, FxhloError
@@ -19,6 +20,10 @@ SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 """Sizes without which no text model computes anything, by the names that transformers gives them in every config."""
 HEADS = ("num_attention_heads", "num_key_value_heads")
 """As SIZES, of a model that has attention."""
+
+
+EXPERT = re.compile(r"(.+\.experts)\.(?:(\d+)\.)?[^.]+")
+"""A tensor of one expert, or of all experts of a layer: the layer, and the expert's number."""
 
 
 class ModelError(FxhloError):
@@ -55,6 +60,37 @@ def check_sizes(sizes: Mapping[str, object], where: Path | str) -> None:
             where=where,
             next_step="write sizes of at least 1 into config.json; is this the config.json of a model?",
         )
+
+
+def check_experts(folder: Path, count: int) -> None:
+    """Raises ModelError where the safetensors files have another number of experts than config.json, `count`. Reads headers alone.
+
+    Layers with different numbers, of which a config may have a list, are left to the loader.
+    """
+    found: dict[str, int] = {}
+    for layer, experts in (one for file in sorted(folder.glob("*.safetensors")) for one in _experts_in(file)):
+        found[layer] = max(found.get(layer, 0), experts)
+    if len(set(found.values())) == 1 and count not in found.values():
+        layer, experts = next(iter(found.items()))
+        raise ModelError(
+            f"config.json has {count} experts, the weight files {experts} ({layer})",
+            where=folder,
+            next_step="correct the number of experts in config.json, or take the weight files that belong to it",
+        )
+
+
+def _experts_in(file: Path) -> Iterator[tuple[str, int]]:
+    """(layer, at least how many experts it has) for each tensor of experts in the file."""
+    with opened(file) as stored:
+        for name in stored.keys():  # noqa: SIM118 - not a mapping
+            match = EXPERT.match(name)
+            if match is None:
+                continue
+            layer, number = match.groups()
+            if number is not None:
+                yield layer, int(number) + 1
+            elif len(shape := stored.get_slice(name).get_shape()) == 3:
+                yield layer, shape[0]
 
 
 def check_file(file: Path) -> None:

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import compat
 from .checkpoint_names import CheckpointNames
-from .folder import ModelError
+from .folder import EXPERT, ModelError
+from .layers import experts
 
 HEAD = "lm_head"
 """A checkpoint's name for the projection from hidden states to logits, and the attribute of a model with its own."""
@@ -254,7 +255,7 @@ class Checkpoint(TorchDispatchMode):
         missing = touched.missing(parameter)
         if missing is None:
             return []
-        parts = [part for part in _parts(self.model, name) if not self._has(part)]
+        parts = [part for part in self._parts(name, missing) if not self._has(part)]
         if parts:
             return parts
         rows = missing.flatten(1).any(1) if missing.ndim > 1 else missing
@@ -263,9 +264,17 @@ class Checkpoint(TorchDispatchMode):
         places = rows.nonzero().flatten().tolist()
         return [f"{name} (rows {places[0]} to {places[-1]} of {len(rows)})"]
 
+    def _parts(self, name: str, missing: torch.Tensor) -> list[str]:
+        """Names of the checkpoint's tensors that make up a fused parameter; of experts' weights, those of the missing elements."""
+        path, _, last = name.rpartition(".")
+        singly = any((match := EXPERT.match(one)) and match.group(2) for one in self.names)
+        found = experts.tensors_of(self.model.get_submodule(path), last, missing) if singly else []
+        return found or _parts(self.model, name)
+
     def _has(self, name: str) -> bool:
         """Whether the checkpoint has this tensor, under the same prefix, another one, or none."""
-        return any(_tails(one) & _tails(name) for one in self.names)
+        tails = _tails(name) | _tails(name.replace(".routed_experts.", "."))  # a level that only vLLM has
+        return any(_tails(one) & tails for one in self.names)
 
     def _check_sources(self) -> None:
         read = set()

@@ -17,7 +17,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from ..core import native
 from ..core.errors import UnsupportedError
 from . import interrupts
-from .folder import HEADS, SIZES, check_folder, check_sizes
+from .folder import HEADS, SIZES, check_experts, check_folder, check_sizes
 from .host import without_accelerator
 from .refusals import check_config, check_request
 
@@ -86,6 +86,8 @@ class FxhloPlatform(Platform):
                 folder = Path(vllm_config.model_config.model)
                 if folder.is_dir():
                     check_folder(folder)
+                    if experts := vllm_config.model_config.get_num_experts():
+                        check_experts(folder, experts)
             _limit_defaults(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"

@@ -80,7 +80,12 @@ CONFIG = (
         lambda c: c.model_config.has_inner_state and os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT") == "DS",
         "unset VLLM_SSM_CONV_STATE_LAYOUT",
     ),
-    Refusal("mixtures of experts", lambda c: c.model_config.is_moe, "serve a dense model"),
+    Refusal("expert parallel load balancing", lambda c: c.parallel_config.enable_eplb, "leave out --enable-eplb"),
+    Refusal(
+        "a backend of vLLM's for mixtures of experts",
+        lambda c: c.kernel_config.moe_backend != "auto",
+        "leave out --moe-backend",
+    ),
     Refusal("prompts of embeddings", lambda c: c.model_config.enable_prompt_embeds, "leave out --enable-prompt-embeds"),
     Refusal("custom logits processors", lambda c: c.model_config.logits_processors, "leave out --logits-processors"),
     Refusal(

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from ...core.errors import UnsupportedError
 from .. import compat
 from ..states.spec import StateSpec
-from . import attention, gated_delta_net, latent_attention, linear_attention, mamba, short_conv
+from . import attention, experts, gated_delta_net, latent_attention, linear_attention, mamba, short_conv
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -22,6 +22,7 @@ KINDS = (
     short_conv.KIND,
     gated_delta_net.KIND,
     linear_attention.KIND,
+    experts.KIND,
 )
 """The first that claims a layer has it."""
 
