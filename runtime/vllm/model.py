@@ -71,7 +71,7 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
             compat.no_compile(),
             replaced(),
         ):
-            hidden = model(input_ids=input_ids, positions=positions)
+            hidden = model(input_ids=input_ids, positions=positions, intermediate_tensors=None, inputs_embeds=None)
             return compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 
     return step
