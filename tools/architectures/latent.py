@@ -26,6 +26,9 @@ LATENT = (
         "num_hidden_layers": 4, "o_groups": 2, "o_lora_rank": 16, "sliding_window": 16, "hc_mult": 2, "index_topk": 8, "index_head_dim": 16,
         "index_n_heads": 2,
         "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"] * 2, "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+    }, written={
+        "layer_types": None, "mlp_layer_types": None, "compress_ratios": [128, 4, 128, 4], "num_hash_layers": 1, "qk_rope_head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }),
     Architecture("Glm4MoeLiteForCausalLM", "Glm4MoeLiteConfig", {**SIZES_MLA, **SPARSE}, written=NOAUX),
     Architecture("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**SIZES_MLA, **SPARSE, **INDEXER}, written=NOAUX),

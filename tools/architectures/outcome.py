@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Status = Literal["served", "differs", "refused", "failed", "no reference"]
-"""served: equal to transformers in every run. failed: neither served nor refused. no reference: transformers could not make the model."""
+Status = Literal["served", "differs", "captures", "refused", "failed", "no reference"]
+"""served: equal to transformers in every run. captures: all its ops can be lowered, by its config.json; nothing was compared.
+failed: none of these. no reference: transformers could not make the model."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -87,21 +88,25 @@ def _make(one: Architecture, folder: Path) -> list[Answer]:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=one.attention).float().eval()
     with torch.no_grad():
-        _randomize(model)
+        _randomize(model, one.zero)
         model.save_pretrained(folder)
         answers = [_answer(model, prompt) for prompt in prompts()]
+    _rename(folder / "model.safetensors", one.renamed)
     path = folder / "config.json"
     written = json.loads(path.read_text()) | {"architectures": [one.name]} | one.written
-    path.write_text(json.dumps(written, indent=1))
+    path.write_text(json.dumps({name: value for name, value in written.items() if value is not None}, indent=1))
     return answers
 
 
-def _randomize(model: Any) -> None:
+def _randomize(model: Any, zero: Sequence[str]) -> None:
     """Weights far enough apart that no answer is a coin toss, and of bfloat16's values, as published ones: vLLM keeps some in that type.
 
     What a state decays by keeps its class's own values.
     """
     for name, parameter in model.named_parameters():
+        if any(part in name for part in zero):
+            parameter.zero_()
+            continue
         if "A_log" in name or name.endswith(".D"):
             continue
         if parameter.ndim >= 2:
@@ -114,6 +119,19 @@ def _randomize(model: Any) -> None:
     for name, buffer in model.named_buffers():
         if name.endswith("bias") and buffer.is_floating_point():  # of routers
             buffer.copy_(buffer.normal_(0, 0.05).bfloat16())
+
+
+def _rename(file: Path, renamed: Mapping[str, str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    if not renamed:
+        return
+    weights = {}
+    for name, tensor in load_file(file).items():
+        for part, other in renamed.items():
+            name = name.replace(part, other)
+        weights[name] = tensor
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def prompts() -> list[list[int]]:

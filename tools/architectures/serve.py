@@ -58,7 +58,7 @@ def serve(one: Architecture, folder: Path, runs_of: Callable[[Path, list[Answer]
     except Exception as problem:
         traceback.print_exc()
         return Outcome(
-            one.name, "refused" if _is_refusal(problem) else "failed", _told(problem), seconds=perf_counter() - begun
+            one.name, "refused" if is_refusal(problem) else "failed", told(problem), seconds=perf_counter() - begun
         )
     worst = max(run.difference for run in runs)
     same = all(run.tokens == "equal" for run in runs)
@@ -176,13 +176,14 @@ def _compared(name: str, outputs: list[RequestOutput], answers: list[Answer], no
     return Run(name, told, worst, note)
 
 
-def _is_refusal(problem: BaseException) -> bool:
+def is_refusal(problem: BaseException) -> bool:
+    """Whether fxhlo's UnsupportedError is among the causes."""
     from ...runtime.core.errors import UnsupportedError
 
     return any(isinstance(one, UnsupportedError) for one in _causes(problem))
 
 
-def _told(problem: BaseException) -> str:
+def told(problem: BaseException) -> str:
     """fxhlo's own error where it is one of the causes, else the first cause, on one line."""
     from ...runtime.core.errors import FxhloError
 

@@ -25,9 +25,10 @@ MULTIPLIERS: Mapping[str, Any] = {
 class Architecture:
     """name: a key of vLLM's registry; of a model that only vLLM's Transformers backend knows, transformers' class.
     config: transformers' class of its config; sizes: the arguments of that.
-    written: entries of config.json that vLLM reads and transformers does not write.
+    written: entries of config.json that vLLM reads and transformers does not write; None takes one away.
     tolerance, note: of the log-probabilities, and why it is not TOLERANCE: where the two libraries define the model differently.
-    attention: transformers' implementation, where its usual one leaves something out.
+    attention: transformers' implementation, where its usual one leaves something out. zero: parts of the names of weights that are 0.
+    renamed: parts of the names of weights in the files, where vLLM does not read transformers' names.
     """
 
     name: str
@@ -37,3 +38,5 @@ class Architecture:
     tolerance: float = TOLERANCE
     note: str = ""
     attention: str | None = None
+    zero: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)

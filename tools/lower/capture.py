@@ -163,7 +163,11 @@ def _engine_config(
 
 
 def check_architecture(model: Model) -> None:
-    """Raises ModelError if vLLM has none of the classes that the config names."""
+    """Raises ModelError if neither vLLM, nor transformers, nor the model's own code has a class that the config names.
+
+    vLLM's Transformers backend takes the latter two.
+    """
+    import transformers
     from vllm import ModelRegistry
 
     known = set(ModelRegistry.get_supported_archs())
@@ -175,7 +179,8 @@ def check_architecture(model: Model) -> None:
             where=model.path / "config.json",
             next_step='write it as "architectures": ["LlamaForCausalLM"]',
         )
-    if known.isdisjoint(classes):
+    elsewhere = "auto_map" in model.config or any(hasattr(transformers, name) for name in classes)
+    if known.isdisjoint(classes) and not elsewhere:
         near = neighbours(classes[0], known)
         own = "--import the module that registers it with vLLM's ModelRegistry, or torch.export the model and lower the .pt2"
         raise ModelError(
