@@ -1,8 +1,8 @@
 """Names of a checkpoint's tensors that vLLM's class has under others.
 
 transformers' classes and the files that it writes differ in names for some families, and vLLM's class follows the one or the other.
-Comes in: a name as the file has it. Goes out: the one that transformers' class has, where vLLM's model has a parameter of that name and
-none of the file's; else the name itself.
+Comes in: a name as the file has it. Goes out: the one that transformers' class has, where it differs in one part and vLLM's model has more of
+that path than of the file's; else the name itself.
 """
 
 from __future__ import annotations
@@ -18,21 +18,28 @@ class CheckpointNames:
     """model: vLLM's. model_type: as config.json has it."""
 
     def __init__(self, model: nn.Module, model_type: str) -> None:
-        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._model_type = model_type
+        self._paths = {name for name, _ in model.named_modules(remove_duplicate=False)}
+        self._paths |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
         stacked = getattr(model, "packed_modules_mapping", None) or {}
-        parts = {part for name in self._parameters for part in name.split(".")}
-        self._known = parts.union(*stacked.values())
+        self._known = {part for path in self._paths for part in path.split(".")}.union(*stacked.values())
 
     def of(self, name: str) -> str:
         """The model's name for the tensor."""
-        if self._known.issuperset(part for part in name.split(".") if not part.isdigit()):
+        parts = name.split(".")
+        if ".".join(parts[:-2]) in self._paths and self._known.issuperset(parts):
             return name  # nearly always: transformers' table is not read
         for rename in self._renames:
             renamed, _ = rename(name)
-            if renamed in self._parameters and name not in self._parameters:
+            others = renamed.split(".")
+            one_differs = len(others) == len(parts) and sum(a != b for a, b in zip(parts, others, strict=True)) == 1
+            if one_differs and self._depth(others) > self._depth(parts):
                 return renamed
         return name
+
+    def _depth(self, parts: list[str]) -> int:
+        """Of how many parts of a name the model has the path."""
+        return max(count for count in range(len(parts) + 1) if ".".join(parts[:count]) in self._paths)
 
     @cached_property
     def _renames(self) -> list[Callable[[str], Any]]:

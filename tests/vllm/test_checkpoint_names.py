@@ -35,6 +35,7 @@ class Layer(nn.Module):
             "feedforward_layer_norm.weight",
         ),  # the model has none of transformers' name either
         ("unknown.weight", "unknown.weight"),
+        ("experts.0.w1.weight", "experts.0.w1.weight"),
     ],
 )
 def test_a_tensor_gets_the_name_that_the_class_has(name: str, expected: str) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from fxhlo.passes.extension import HINTS
 from fxhlo.passes.pipeline import run
 from fxhlo.runtime.core.errors import UnsupportedError
-from fxhlo.runtime.vllm import compat
+from fxhlo.runtime.vllm import compat, memory, worker
 from fxhlo.runtime.vllm.layers import catalog, gated_delta_net, linear_attention
 from fxhlo.runtime.vllm.layers.kind import replaced_in
 from fxhlo.runtime.vllm.model import build_model
@@ -144,3 +144,47 @@ def test_the_gated_norm_is_vllms_own_in_plain_torch(before: bool, groups: int) -
     found = linear_attention.rmsnorm_fn(x, weight, None, z, 1e-5, 8 // groups, before)
     expected = rms_norm_ref(x, weight, None, z, 1e-5, 8 // groups, before)
     torch.testing.assert_close(found, expected)
+
+
+def worker_of(config: compat.VllmConfig) -> worker.FxhloWorker:
+    return worker.FxhloWorker(config, 0, 0, "", is_driver_worker=True)
+
+
+def test_states_that_do_not_fit_end_the_start_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[bool] = []
+
+    def build(config: Any, *, weights: bool) -> torch.nn.Module:
+        built.append(weights)
+        return build_model(config, weights=weights)
+
+    monkeypatch.setattr(worker, "build_model", build)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    with pytest.raises(memory.CacheSizeError, match=r"the states of 4 requests do not fit(.|\n)*--max-num-seqs"):
+        worker_of(config_of(tmp_path, "Lfm2ForCausalLM", hidden_size=1024, conv_dim=1024, block_dim=1024)).load_model()
+    assert built == [False]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("Lfm2ForCausalLM", 1), ("Mamba2ForCausalLM", 2)])
+def test_vllm_is_told_of_attention_alone_or_of_a_block_per_request(tmp_path: Path, name: str, layers: int) -> None:
+    config = config_of(tmp_path, name)
+    config.cache_config.kv_cache_memory_bytes = 1 << 20
+    one = worker_of(config)
+    one.load_model()
+    specs, available = one.get_kv_cache_spec(), one.determine_available_memory()
+    (made,) = compat.kv_cache_utils.get_kv_cache_configs(config, [specs], [available])
+    (group,) = made.kv_cache_groups
+    assert len(group.layer_names) == layers
+    if name == "Lfm2ForCausalLM":
+        assert (group.kv_cache_spec.block_size, available) == (16, 1 << 20)
+    else:
+        assert (group.kv_cache_spec.block_size, made.num_blocks) == (64, 5)
+        assert made.num_blocks == StepOptions.of(config).slots
+
+
+def test_prefix_caching_that_a_config_insists_on_is_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "Lfm2ForCausalLM")
+    config.cache_config.enable_prefix_caching = True
+    with pytest.raises(UnsupportedError, match=r"does not cache the states(.|\n)*--no-enable-prefix-caching"):
+        worker_of(config).load_model()
