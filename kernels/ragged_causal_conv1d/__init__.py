@@ -1,6 +1,6 @@
 """`fxhlo.ragged_causal_conv1d`: a short depthwise convolution along each request's rows, whose last rows are kept in a slot for the next step."""
 
-from ..spec import FLOATING, Kernel
+from ..spec import FLOATING, Implementation, Kernel
 from .reference import check, fake, ragged_causal_conv1d, work
 
 KERNEL = Kernel(
@@ -15,6 +15,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("values", "weight", "bias", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
+    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
     aliases={1: 3},
     work=work,
     source="vllm/model_executor/layers/mamba/ops/causal_conv1d.py of vLLM 0.32.0; Gu and Dao, Mamba, 2023, section 3.4",

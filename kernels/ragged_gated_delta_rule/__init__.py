@@ -15,7 +15,10 @@ KERNEL = Kernel(
         **dict.fromkeys(("q", "k", "v", "g", "beta", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     aliases={1: 5},
     work=work,
     source="Yang et al., Gated delta networks, 2024, section 3; Kimi Linear, 2025, section 3",

@@ -15,7 +15,10 @@ KERNEL = Kernel(
         **dict.fromkeys(("q", "k", "v", "slopes", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     aliases={1: 4},
     work=work,
     source="Qin et al., Lightning attention-2, 2024; vllm/model_executor/layers/lightning_attn.py of vLLM 0.32.0",

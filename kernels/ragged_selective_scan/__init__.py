@@ -15,7 +15,10 @@ KERNEL = Kernel(
         **dict.fromkeys(("x", "dt", "a", "b", "c", "d", "dt_bias", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     aliases={1: 7},
     work=work,
     source="Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023, algorithm 2",

@@ -1,6 +1,7 @@
 """`fxhlo.ragged_ssd`: Mamba 2's state space (structured state space duality) along each request's rows, with its state in a slot."""
 
 from ..spec import FLOATING, Implementation, Kernel
+from .cases import cases
 from .reference import check, fake, ragged_ssd, work
 
 KERNEL = Kernel(
@@ -15,8 +16,12 @@ KERNEL = Kernel(
         **dict.fromkeys(("x", "dt", "a", "b", "c", "d", "dt_bias", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     aliases={1: 7},
+    cases=cases,
     work=work,
     source="Dao and Gu, Transformers are SSMs, 2024, sections 3 and 6",
 )

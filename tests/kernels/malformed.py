@@ -45,6 +45,9 @@ PAGED = {
     "seq_lens": np.array([6, 3], I32), "query_start_loc": np.array([0, 3, 5], I32),
     "sinks": floats(4), "alibi_slopes": floats(4),
 }  # fmt: skip
+STEP = {
+    "state_slots": np.array([2, 1], I32), "seq_lens": np.array([6, 2], I32), "query_start_loc": np.array([0, 3, 5], I32),
+}  # fmt: skip
 CALLS = (
     Call("fxhlo_linear", {"values": floats(3, 5), "weight": floats(4, 5)}, (((3, 4), F32),)),
     Call("fxhlo_linear_bias", {"values": floats(3, 5), "weight": floats(4, 5), "bias": floats(4)}, (((3, 4), F32),)),
@@ -90,6 +93,43 @@ CALLS = (
         (((T, 4, 8), F32), ((6, 4, 4, 8), F32)),
         {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0), "chunk": np.int64(0)},
     ),
+    Call(
+        "fxhlo_ragged_causal_conv1d",
+        {"values": floats(T, 7), "weight": floats(7, 4), "bias": floats(7), "state": floats(4, 3, 7), **STEP},
+        (((T, 7), F32), ((4, 3, 7), F32)),
+        {"silu": np.int64(1)},
+    ),
+    Call(
+        "fxhlo_ragged_selective_scan",
+        {
+            "x": floats(T, 7), "step": floats(T, 7), "a": floats(7, 6), "b": floats(T, 6), "c": floats(T, 6), "d": floats(7),
+            "state": floats(4, 7, 6), **STEP,
+        },
+        (((T, 7), F32), ((4, 7, 6), F32)),
+    ),
+    Call(
+        "fxhlo_ragged_decayed_attention",
+        {
+            "q": floats(T, 2, 8), "k": floats(T, 2, 8), "v": floats(T, 4, 6), "rate": floats(T, 4), "decay": floats(T, 4),
+            "skip": floats(4), "state": floats(4, 4, 6, 8), **STEP,
+        },
+        (((T, 4, 6), F32), ((4, 4, 6, 8), F32)),
+    ),
+    *(
+        Call(
+            "fxhlo_ragged_gated_delta_rule",
+            {
+                "q": floats(T, 2, 8), "k": floats(T, 2, 8), "v": floats(T, 4, 6), "g": g, "beta": floats(T, 4),
+                "state": floats(4, 4, 6, 8), **STEP,
+            },
+            (((T, 4, 6), F32), ((4, 4, 6, 8), F32)),
+            {"scale": F32(0.3), "l2norm": np.int64(1)},
+        )
+        for g in (floats(T, 4), floats(T, 4, 8))
+    ),
+)  # fmt: skip
+RECURRENT = (
+    "fxhlo_ragged_causal_conv1d", "fxhlo_ragged_selective_scan", "fxhlo_ragged_decayed_attention", "fxhlo_ragged_gated_delta_rule",
 )  # fmt: skip
 
 READ_OUTSIDE = {
@@ -97,6 +137,9 @@ READ_OUTSIDE = {
     ("fxhlo_ragged_paged_attention", "block_tables"): (-1, 6, 2**31 - 1, -(2**31)),
     ("fxhlo_ragged_paged_attention", "seq_lens"): (9, 2**31 - 1),
     ("fxhlo_ragged_paged_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
+    **{(target, "state_slots"): (-1, 4, 2**31 - 1, -(2**31)) for target in RECURRENT},
+    **{(target, "seq_lens"): (2, -1, -(2**31)) for target in RECURRENT},
+    **{(target, "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)) for target in RECURRENT},
 }
 """Values that name nothing, for operands whose values are read as places."""
 
@@ -151,6 +194,11 @@ FINE = {
     ("fxhlo_ragged_paged_attention", "alibi_slopes: empty 0"),
     ("fxhlo_ragged_paged_attention", "kv_cache: long 0"),  # more blocks, or a longer table
     ("fxhlo_ragged_paged_attention", "block_tables: long 1"),
+    ("fxhlo_ragged_causal_conv1d", "weight: dtype"),  # float16, which it takes
+    ("fxhlo_ragged_causal_conv1d", "bias: empty 0"),  # absent
+    ("fxhlo_ragged_decayed_attention", "skip: empty 0"),
+    *(("fxhlo_ragged_selective_scan", f"{name}: dtype") for name in ("b", "c")),
+    *((target, f"{name}: dtype") for target in RECURRENT[2:] for name in ("q", "k")),
 }
 """What looks malformed and is another good call, or is refused for its result's sake alone."""
 

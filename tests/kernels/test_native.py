@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from fxhlo.kernels import attention, linear, logprobs, paged_attention, process_
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.kernels.paged_attention.cases import specs, values
 from fxhlo.kernels.process_logits.cases import values as processing
+from fxhlo.kernels.ragged_ssd.cases import operands_of
+from fxhlo.kernels.ragged_ssd.cases import specs as ssd
+from fxhlo.kernels.ragged_ssd.cases import values as stepping
 from fxhlo.kernels.spec import Kernel, Operands, TensorSpec
 from fxhlo.runtime.core import native
 from fxhlo.runtime.core.errors import ExecutionError
@@ -90,6 +93,7 @@ def test_each_native_kernel_is_here() -> None:
         "process_logits",
         "sample",
         "logprobs",
+        *RECURRENT,
     }
     assert not any(one.name == "native" for one in attention.KERNEL.implementations)
 
@@ -275,6 +279,108 @@ def test_no_rows(kernel: Any) -> None:
     attributes = {"count": 3} if kernel is logprobs else {}
     found, right = run(kernel.KERNEL, operands, **attributes), expected(kernel.KERNEL, operands, **attributes)
     assert [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in right]
+
+
+# ---- states ------------------------------------------------------------------------------------------------------
+
+
+def convolution(rows: int, channels: int, taps: int, dtype: np.dtype, state: np.dtype) -> dict[str, TensorSpec]:
+    shapes = {"values": (rows, channels), "weight": (channels, taps), "bias": (channels,)}
+    return operands_of(shapes, (taps - 1, channels), 6, dtype, state)
+
+
+def scan(rows: int, channels: int, size: int, dtype: np.dtype, state: np.dtype) -> dict[str, TensorSpec]:
+    shapes = {
+        "x": (rows, channels), "dt": (rows, channels), "a": (channels, size), "b": (rows, size), "c": (rows, size),
+        "d": (channels,), "dt_bias": (channels,),
+    }  # fmt: skip
+    return operands_of(shapes, (channels, size), 6, dtype, state)
+
+
+def delta(
+    rows: int,
+    key_heads: int,
+    heads: int,
+    keys: int,
+    size: int,
+    dtype: np.dtype,
+    state: np.dtype,
+    channels: bool = False,
+) -> dict[str, TensorSpec]:
+    shapes = {
+        "q": (rows, key_heads, keys), "k": (rows, key_heads, keys), "v": (rows, heads, size),
+        "g": (rows, heads, keys) if channels else (rows, heads), "beta": (rows, heads),
+    }  # fmt: skip
+    return operands_of(shapes, (heads, size, keys), 6, dtype, state)
+
+
+def lightning(rows: int, heads: int, size: int, dtype: np.dtype, state: np.dtype) -> dict[str, TensorSpec]:
+    shapes = dict.fromkeys(("q", "k", "v"), (rows, heads, size)) | {"slopes": (heads,)}
+    return operands_of(shapes, (heads, size, size), 6, dtype, state)
+
+
+RECURRENT = {"ragged_causal_conv1d", "ragged_selective_scan", "ragged_ssd", "ragged_gated_delta_rule", "ragged_lightning_attention"}  # fmt: skip
+STEPS: dict[str, tuple[str, Callable[..., dict[str, TensorSpec]], dict[str, Any]]] = {
+    "conv": ("ragged_causal_conv1d", lambda rows, **types: convolution(rows, 70, 4, **types), {"silu": True}),
+    "conv of one tap": ("ragged_causal_conv1d", lambda rows, **types: convolution(rows, 3, 1, **types), {"silu": False}),
+    "scan": ("ragged_selective_scan", lambda rows, **types: scan(rows, 37, 5, **types), {}),
+    "scan, 16 values": ("ragged_selective_scan", lambda rows, **types: scan(rows, 64, 16, **types), {}),
+    "ssd": ("ragged_ssd", lambda rows, **types: ssd(rows, 6, 20, 2, 37, 6, **types), {}),
+    "ssd, whole vectors": ("ragged_ssd", lambda rows, **types: ssd(rows, 4, 32, 1, 64, 6, **types), {}),
+    "delta": ("ragged_gated_delta_rule", lambda rows, **types: delta(rows, 2, 4, 32, 23, **types), {"scale": 0.3, "l2norm": True}),
+    "delta by channel": (
+        "ragged_gated_delta_rule", lambda rows, **types: delta(rows, 3, 3, 21, 16, channels=True, **types),
+        {"scale": 0.3, "l2norm": True},
+    ),
+    "lightning": ("ragged_lightning_attention", lambda rows, **types: lightning(rows, 3, 24, **types), {}),
+}  # fmt: skip
+ROWS_OF = ("values", "x", "dt", "b", "c", "q", "k", "v", "g", "beta")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")],
+)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_with_states(name: str, dtype: str, state: str) -> None:
+    """Requests without rows among them; slots of new requests and rows of no request hold NaN."""
+    kernel, make, attributes = STEPS[name]
+    specs = make(48, dtype=np.dtype(DTYPES[dtype]), state=np.dtype(DTYPES[state]))
+    operands = dict(stepping(specs, [(40, 1), (0, 21), (3, 0), (5, 12), (0, 1)])(np.random.default_rng(5)))
+    operands["state"][operands["state_slots"][[1, 4]]] = NAN
+    for one in set(ROWS_OF) & set(operands):
+        operands[one][35:] = NAN
+    found = run(kernels()[f"fxhlo.{kernel}"], operands, **attributes)
+    right = expected(kernels()[f"fxhlo.{kernel}"], operands, **attributes)
+    scratch = (slice(None), slice(1, None))  # slot 0 holds anything
+    for one, other, rounding, seen in zip(found, right, (ROUNDING[dtype], ROUNDING[state]), scratch, strict=True):
+        one, other = one[seen], other[seen]
+        np.testing.assert_allclose(one.astype(F32), other, rtol=4 * rounding, atol=4 * rounding)
+    idle = [slot for slot in range(1, 7) if slot not in operands["state_slots"][[0, 1, 3, 4]]]
+    np.testing.assert_array_equal(found[1][idle], operands["state"][idle])
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "conv of one tap"])
+def test_a_sequence_in_chunks_beside_others_gives_the_bits_of_the_whole(name: str) -> None:
+    kernel, make, attributes = STEPS[name]
+    types = {"dtype": np.dtype(F32), "state": np.dtype(F32)}
+    whole = dict(stepping(make(40, **types), [(0, 40)])(np.random.default_rng(6)))
+    right, state = run(kernels()[f"fxhlo.{kernel}"], whole, **attributes)
+    slot, done, found = 2, 0, []
+    current = np.full_like(state, NAN)
+    for new, other in ((17, 20), (1, 0), (21, 3), (1, 1)):
+        lengths = [(9, other), (done, new)]
+        step = whole | dict(stepping(make(other + new, **types), lengths)(np.random.default_rng(7)))
+        for one in set(whole) - {"state", "state_slots", "seq_lens", "query_start_loc"}:
+            step[one] = whole[one]
+            if one in ROWS_OF:
+                step[one] = np.concatenate([np.flip(whole[one], 0)[:other], whole[one][done : done + new]])
+        step["state_slots"][:2], step["state"] = (5, slot), current
+        current[5] = 0.25
+        made, current = run(kernels()[f"fxhlo.{kernel}"], step, **attributes)
+        found.append(made[other:])
+        current, done = np.array(current), done + new
+    same_bits([np.concatenate(found), current[slot]], [right, state[whole["state_slots"][0]]])
 
 
 # ---- the door ----------------------------------------------------------------------------------------------------

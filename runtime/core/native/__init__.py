@@ -18,6 +18,8 @@ of the call that names the operand and the position:
 - `fxhlo_process_logits`, `fxhlo_sample`, `fxhlo_logprobs`: operands and results of the composites of these names.
 - `fxhlo_ragged_paged_attention(q, k, v, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks,
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
+- `fxhlo_ragged_causal_conv1d`, `fxhlo_ragged_selective_scan`, `fxhlo_ragged_decayed_attention` and `fxhlo_ragged_gated_delta_rule`:
+  operands and a step's requests with the state in slots, see recurrent.h and recurrent_conv.cc, recurrent_scan.cc, recurrent_attention.cc.
 """
 
 from .build import TARGETS, forget_failure, identity, library, planned, prepare, ready, register, unavailable
