@@ -28,6 +28,9 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "routed_scaling_factor": 1.5}, {}),
     "sigmoid, a correction bias": ("MiniMaxM2Config", {"num_local_experts": 8, "num_experts_per_tok": 2, "rotary_dim": 16}, {
         "scoring_func": "sigmoid", "rotary_dim": 16, "use_routing_bias": True}),
+    "sigmoid, a bias among the experts' tensors": ("LagunaConfig", {
+        **ROUTED, "num_experts": 4, "mlp_layer_types": ["sparse"], "layer_types": ["full_attention"], "shared_expert_intermediate_size": 40,
+        "num_attention_heads_per_layer": [2]}, {}),
     "biases, swigluoai": ("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}, {}),
     "the weight on the input": ("Llama4TextConfig", {
         "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 1}, {}),

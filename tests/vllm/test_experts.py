@@ -37,6 +37,7 @@ QUICK = (
     "softmax, a gated shared expert",
     "sigmoid, a correction bias, groups, scaling",
     "sigmoid, a correction bias",
+    "sigmoid, a bias among the experts' tensors",
     "biases, swigluoai",
     "the weight on the input",
 )

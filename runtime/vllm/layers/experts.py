@@ -7,7 +7,7 @@ of its own is replaced: the experts' matmuls, the two ops through which a runner
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ LAYERS = "vllm.model_executor.layers.fused_moe"
 ROUTER, RUNNER = f"{LAYERS}.router", f"{LAYERS}.runner.moe_runner"
 METHOD, CLASS = f"{LAYERS}.unquantized_fused_moe_method", "UnquantizedFusedMoEMethod"
 TRANSFORMERS = "vllm.model_executor.models.transformers.moe"
+BIAS = "e_score_correction_bias"
 OPENAI = {"limit": 7.0, "alpha": 1.702, "beta": 1.0}
 """What vLLM's kernels for "swigluoai" have fixed."""
 
@@ -38,6 +39,7 @@ def replacements() -> Iterator[Replacement]:
     yield from replaced_in(f"{ROUTER}.fused_topk_bias_router", {"vllm_topk_softplus_sqrt": topk_softplus_sqrt})
     yield from replaced_in(f"{ROUTER}.zero_expert_router", {"ZeroExpertRouter._compute_routing": zero_experts})
     yield from replaced_in(RUNNER, {"MoERunner._select_forward": select_forward})
+    yield from replaced_in(RUNNER, {"MoERunner.load_weights": load_weights})
     yield from replaced_in(TRANSFORMERS, {"TransformersMoERunner.forward": forward_with_choice})
     yield from replaced_in(METHOD, {f"{CLASS}.apply": apply, f"{CLASS}.get_fused_moe_quant_config": no_quant_config})
     if METHOD in sys.modules:
@@ -105,6 +107,23 @@ def select_forward(self: MoERunner) -> Callable[..., Any]:
     runner = expert_layers().moe_runner
     forward: Callable[..., Any] = runner._moe_forward if self._shared_experts is None else runner._moe_forward_shared
     return forward
+
+
+def load_weights(self: MoERunner, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[str]:
+    """`MoERunner.load_weights`, which drops a router's bias that the checkpoint has among the experts (Laguna). Yields names of parameters."""
+    bias = dict(self.routed_experts.named_parameters()).get(BIAS)
+    kept: list[str] = []
+
+    def others() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in weights:
+            if name == BIAS and bias is not None:
+                bias.data.copy_(tensor)
+                kept.append(name)
+            else:
+                yield name, tensor
+
+    for name in (*self.routed_experts.load_weights(others()), *kept):
+        yield f"routed_experts.{name}"
 
 
 def refuse(runner: MoERunner) -> None:
@@ -280,11 +299,13 @@ def tensors_of(layer: Any, parameter: str, missing: torch.Tensor) -> list[str]:
         return []
     part, _, kind = parameter.partition("_")
     down, gate, up = layer.ckpt_down_proj_name, layer.ckpt_gate_proj_name, layer.ckpt_up_proj_name
-    names = {"w13": [gate] if up is None else [gate, up], "w2": [down]}.get(part, [])
+    names = {"w13": [gate] if up is None else [gate, up], "w2": [down]}.get(part)
+    if names is None:
+        return []
     return [
         f"{layer.layer_name}.{number}.{name}.{kind}"
         for number, one in enumerate(missing)
-        for name, rows in zip(names, one.chunk(max(len(names), 1)), strict=False)
+        for name, rows in zip(names, one.chunk(len(names)), strict=True)
         if bool(rows.any())
     ]
 
