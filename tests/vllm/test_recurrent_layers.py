@@ -169,7 +169,7 @@ def test_states_that_do_not_fit_end_the_start_before_weights_are_read(
 @pytest.mark.parametrize(("name", "layers"), [("Lfm2ForCausalLM", 1), ("Mamba2ForCausalLM", 2)])
 def test_vllm_is_told_of_attention_alone_or_of_a_block_per_request(tmp_path: Path, name: str, layers: int) -> None:
     config = config_of(tmp_path, name)
-    config.cache_config.kv_cache_memory_bytes = 1 << 20
+    config.cache_config.kv_cache_memory_bytes, config.cache_config.kv_cache_layout = 1 << 20, "LBNHC"
     one = worker_of(config)
     one.load_model()
     specs, available = one.get_kv_cache_spec(), one.determine_available_memory()
