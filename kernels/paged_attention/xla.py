@@ -20,6 +20,8 @@ from ..spec import Operands
 
 Score = Callable[[Array, Array, Array], Array]
 """(dot products of queries and keys, row positions, key positions) -> masked scores."""
+Tile = Callable[[Array, Array, Array], Array]
+"""(rows [G, N, ...] of G requests, their positions [G, N], negative for padding, block tables [G, P]) -> results [G, N, ...]."""
 Split = Callable[[Array], tuple[Array, Array]]
 """cached rows [G, keys, ...] -> (keys [G, keys, Hkv, D], values [G, keys, Hkv, Dv])."""
 Carry = tuple[Array, Array, Array]
@@ -79,13 +81,20 @@ def attend_requests(
     sinks: Array | None = None,
 ) -> Array:
     """Attention of every request's rows of query [T, Hq, D] to its context in the cache [blocks, block_size, ...]: float32 [T, Hq, Dv]."""
-    ends, starts = query_start_loc[1:], query_start_loc[:-1]
-    tokens = query.shape[0]
+
+    def tile(queries: Array, positions: Array, tables: Array) -> Array:
+        return attend(queries, positions, cache, tables, score, split, sinks)
+
+    return in_tiles(query.astype(jnp.float32), block_tables, seq_lens, query_start_loc, tile)
+
+
+def in_tiles(rows: Array, block_tables: Array, seq_lens: Array, query_start_loc: Array, tile: Tile) -> Array:
+    """What `tile` computes for all rows [T, ...] of a batch, each tile of one request's rows: [T, ...]."""
+    tokens = rows.shape[0]
     if tokens <= ROWS_ALONE or tokens == block_tables.shape[0]:
         request, position = rows_of(tokens, seq_lens, query_start_loc)
-        rows = query.astype(jnp.float32)[:, None]  # each row is a tile of one query
-        return attend(rows, position[:, None], cache, block_tables[request], score, split, sinks)[:, 0]
-    return _by_request(query, cache, block_tables, seq_lens, starts, ends, score, split, sinks)
+        return tile(rows[:, None], position[:, None], block_tables[request])[:, 0]  # each row is a tile of its own
+    return _by_request(rows, block_tables, seq_lens, query_start_loc[:-1], query_start_loc[1:], tile)
 
 
 def rows_of(tokens: int, seq_lens: Array, query_start_loc: Array) -> tuple[Array, Array]:
@@ -130,40 +139,29 @@ def write_rows(new: Array, cache: Array, slot_mapping: Array, *, as_bits: bool) 
     return flat if bits is None else jax.lax.bitcast_convert_type(flat, dtype)
 
 
-def _by_request(
-    query: Array,
-    cache: Array,
-    block_tables: Array,
-    seq_lens: Array,
-    starts: Array,
-    ends: Array,
-    score: Score,
-    split: Split,
-    sinks: Array | None,
-) -> Array:
+def _by_request(rows: Array, block_tables: Array, seq_lens: Array, starts: Array, ends: Array, tile: Tile) -> Array:
     """Loops over requests, and over tiles of QUERY_TILE of their rows, which share the keys that they read."""
-    tokens, heads, _ = query.shape
-    tile = min(QUERY_TILE, tokens)
-    rows = jnp.pad(query.astype(jnp.float32), ((0, tile), (0, 0), (0, 0)))
+    tokens, size = rows.shape[0], min(QUERY_TILE, rows.shape[0])
+    padded = jnp.pad(rows, ((0, size), *((0, 0) for _ in rows.shape[1:])))
     last = jnp.sum(starts < ends[-1])  # requests that have rows
+    whole = jax.eval_shape(tile, padded[None, :size], jnp.zeros((1, size), jnp.int32), block_tables[:1])
 
     def one_request(request: Array, output: Array) -> Array:
         start, end = starts[request], ends[request]
         table = jax.lax.dynamic_slice_in_dim(block_tables, request, 1)
 
         def one_tile(number: Array, output: Array) -> Array:
-            first = start + number * tile
-            at_row = first + jnp.arange(tile)
+            first = start + number * size
+            at_row = first + jnp.arange(size)
             position = jnp.where(at_row < end, seq_lens[request] - end + at_row, -1)
-            queries = jax.lax.dynamic_slice_in_dim(rows, first, tile)[None]
-            result = attend(queries, position[None], cache, table, score, split, sinks)[0]
-            old = jax.lax.dynamic_slice_in_dim(output, first, tile)
-            merged = jnp.where((at_row < end)[:, None, None], result, old)
-            return jax.lax.dynamic_update_slice_in_dim(output, merged, first, 0)
+            result = tile(jax.lax.dynamic_slice_in_dim(padded, first, size)[None], position[None], table)[0]
+            old = jax.lax.dynamic_slice_in_dim(output, first, size)
+            inside = (at_row < end).reshape(size, *(1,) * (result.ndim - 1))
+            return jax.lax.dynamic_update_slice_in_dim(output, jnp.where(inside, result, old), first, 0)
 
-        return jax.lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, output)
+        return jax.lax.fori_loop(0, (end - start + size - 1) // size, one_tile, output)
 
-    output = jnp.zeros((tokens + tile, heads, _sizes(cache, split)[1]), jnp.float32)
+    output = jnp.zeros((tokens + size, *whole.shape[2:]), whole.dtype)
     return jax.lax.fori_loop(0, last, one_request, output)[:tokens]
 
 

@@ -1,6 +1,7 @@
 """Gives latent attention a cache: replaces `fxhlo.latent_attention` by `fxhlo.ragged_paged_latent_attention` on one cache per layer.
 
-The caches are state arguments of the program, and their new values are results; slot mappings and block tables are the inputs
+So too `fxhlo.lightning_index`, by which sparse attention chooses its keys. The caches are
+state arguments of the program, and their new values are results; slot mappings and block tables are the inputs
 of PagedAttention. For one request that starts at position 0, the program computes the same as before.
 """
 
@@ -50,20 +51,31 @@ class LatentAttention(Pass):
         return extended(program, edit)
 
     def _replace(self, graph: fx.Graph, node: fx.Node, extension: Extension, metadata: list[fx.Node]) -> None:
-        args: Any = node.args
-        query, latent, *selected = args
+        paged, count = _paged()[node.target]
+        operands: Any = node.args
         attributes = {name: entry for name, entry in node.kwargs.items() if name != "layer"}
         name = f"kv_cache.{node.kwargs['layer']}"
-        made = latent.meta["val"]
-        cache = extension.state(name, (extension.size("num_blocks"), self.block_size, made.shape[1]), made.dtype)
+        cached = operands[1].meta["val"]
+        shape = (extension.size("num_blocks"), self.block_size, cached.shape[1])
+        cache = extension.state(name, shape, cached.dtype)
         with graph.inserting_before(node):
-            paged = torch.ops.fxhlo.ragged_paged_latent_attention.default
-            both = call(graph, paged, (query, latent, cache, *metadata, *selected), attributes, origin=node)
-            attended = call(graph, getitem, (both, 0), origin=node)
+            args = (*operands[:count], cache, *metadata, *operands[count:])
+            both = call(graph, paged, args, attributes, origin=node)
+            result = call(graph, getitem, (both, 0), origin=node)
             extension.update(name, call(graph, getitem, (both, 1), origin=node))
-        node.replace_all_uses_with(attended)
+        node.replace_all_uses_with(result)
         graph.erase_node(node)
 
 
+def _paged() -> dict[object, tuple[Any, int]]:
+    """For each op without a cache: the one with a cache, and how many operands stand before it. The second of them is cached."""
+    ops = torch.ops.fxhlo
+    return {
+        ops.latent_attention.default: (ops.ragged_paged_latent_attention.default, 2),
+        ops.lightning_index.default: (ops.ragged_paged_lightning_index.default, 3),
+    }
+
+
 def _sites(graph: fx.Graph) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.target is torch.ops.fxhlo.latent_attention.default]
+    ops = _paged()
+    return [node for node in graph.nodes if node.target in ops]

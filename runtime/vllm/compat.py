@@ -55,6 +55,7 @@ from vllm.model_executor.model_loader.utils import (
     initialize_model,
     process_weights_after_loading,
 )
+from vllm.model_executor.models.deepseek_v2 import DeepseekV32IndexerCache, Indexer
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import (
@@ -96,9 +97,11 @@ __all__ = [
     "ChunkedLocalAttentionSpec",
     "CompilationTimes",
     "DeepseekScalingRotaryEmbedding",
+    "DeepseekV32IndexerCache",
     "ForwardContext",
     "FullAttentionSpec",
     "GrammarOutput",
+    "Indexer",
     "KVCacheConfig",
     "KVCacheGroupSpec",
     "KVCacheSpec",
@@ -177,6 +180,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "vllm.model_executor.layers.attention:MLAAttention.forward": ("q", "kv_c_normed", "k_pe", "output_shape", "q_dcp_replicated"),
     "vllm.model_executor.layers.attention:MLAAttention.process_weights_after_loading": ("act_dtype",),
+    "vllm.model_executor.models.deepseek_v2:Indexer.forward": ("hidden_states", "qr", "positions", "rotary_emb"),
+    "vllm.model_executor.models.deepseek_v2:DeepseekV32IndexerCache.__init__": ("head_dim", "dtype", "prefix", "cache_config"),
     "vllm.platforms.interface:Platform.get_mla_prefill_backend_cls": ("mla_selector_config",),
     "vllm.forward_context:ForwardContext": ("no_compile_layers", "attn_metadata", "slot_mapping"),
     "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),

@@ -110,7 +110,7 @@ class FxhloPlatform(Platform):
         """Returns the backend, one for keys and values and one for latents; raises UnsupportedError for kinds of attention that it lacks."""
         config = attn_selector_config
         refused = {
-            "sparse attention": config.use_sparse,
+            "sparse attention without latents": config.use_sparse and not config.use_mla,
             "bidirectional attention over multimodal prefixes": config.use_mm_prefix,
             "non-causal attention": config.use_non_causal,
             "per-head scales of the KV cache": config.use_per_head_quant_scales,

@@ -18,12 +18,14 @@ HEADS, LATENT, ROTARY, WINDOW = 3, 8, 4, 6
 
 
 class Both(torch.nn.Module):
-    """A layer with latents, and one with keys and values: they share the inputs."""
+    """Layers with latents, the first with an indexer, and one with keys and values: they share the inputs."""
 
     def forward(self, query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-        for layer, window in (("a", 0), ("b", WINDOW)):
+        positive = query.abs()  # no score is 0, so that none are equal
+        selected = torch.ops.fxhlo.lightning_index(positive, latent.abs(), positive[:, :, 0], layer="i", count=4)
+        for layer, window, only in (("a", 0, selected), ("b", WINDOW, None)):
             attended = torch.ops.fxhlo.latent_attention(
-                query, latent, layer=layer, value_size=LATENT, scale=0.4, sliding_window=window
+                query, latent, only, layer=layer, value_size=LATENT, scale=0.4, sliding_window=window
             )
             query = query + torch.nn.functional.pad(attended, (0, ROTARY))
         keys = latent[:, None].expand(-1, HEADS, -1)
@@ -58,7 +60,7 @@ def rows() -> dict[str, torch.Tensor]:
 
 
 def caches() -> dict[str, torch.Tensor]:
-    latents = {f"kv_cache.{layer}": (BLOCKS, BLOCK, LATENT + ROTARY) for layer in "ab"}
+    latents = {f"kv_cache.{layer}": (BLOCKS, BLOCK, LATENT + ROTARY) for layer in "abi"}
     shapes = {**latents, "kv_cache.c": (BLOCKS, BLOCK, 2 * HEADS, LATENT + ROTARY)}
     return {name: torch.full(shape, float("nan")) for name, shape in shapes.items()}
 

@@ -9,7 +9,8 @@ SIZES_MLA = {
     **SIZES, "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16,
 }  # fmt: skip
 NOAUX = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
-INDEXER = {"index_topk": 32, "index_head_dim": 16, "index_n_heads": 2}
+INDEXER = {"index_topk": 32, "index_head_dim": 16, "index_n_heads": 16}
+"""With few heads many scores are 0, and the libraries choose differently among equal ones."""
 SPARSE = {
     **{name: size for name, size in ROUTED.items() if name != "first_k_dense_replace"},
     "mlp_layer_types": ["dense", "sparse"],
@@ -31,7 +32,7 @@ LATENT = (
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }),
     Architecture("Glm4MoeLiteForCausalLM", "Glm4MoeLiteConfig", {**SIZES_MLA, **SPARSE}, written=NOAUX),
-    Architecture("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**SIZES_MLA, **SPARSE, **INDEXER}, written=NOAUX),
+    Architecture("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**SIZES_MLA, **SPARSE, **INDEXER}, written={**NOAUX, "indexer_rope_interleave": True}),
     Architecture("HYV4ForCausalLM", "HYV4Config", {
         **SIZES_MLA, **SPARSE, **INDEXER, "n_group": 1, "topk_group": 1, "indexer_types": ["full", "shared"], "hc_mult": 2,
     }),
@@ -41,4 +42,5 @@ LATENT = (
         "head_dim": 8,
     }),
     Architecture("MiniCPM3ForCausalLM", "MiniCPM3Config", {**SIZES_MLA, "dim_model_base": 32}),
+    Architecture("YoutuForCausalLM", "YoutuConfig", SIZES_MLA),  # through the Transformers backend
 )  # fmt: skip

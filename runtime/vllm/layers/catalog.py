@@ -10,13 +10,23 @@ from unittest.mock import patch
 from ...core.errors import UnsupportedError
 from .. import compat
 from ..states.spec import StateSpec
-from . import attention, experts, gated_delta_net, latent_attention, linear_attention, mamba, short_conv
+from . import (
+    attention,
+    experts,
+    gated_delta_net,
+    latent_attention,
+    linear_attention,
+    mamba,
+    short_conv,
+    sparse_attention,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 KINDS = (
     latent_attention.KIND,
+    sparse_attention.KIND,
     attention.KIND,
     mamba.KIND,
     short_conv.KIND,

@@ -18,6 +18,7 @@ from ..compat import AttentionType, MLAAttention, MLAPrefillBackend
 from ..states.latent_kv import LatentKV
 from .attention import FxhloAttentionBackend
 from .kind import LayerKind, Replacement
+from .sparse_attention import selected_positions
 
 
 class FxhloLatentBackend(FxhloAttentionBackend):
@@ -82,6 +83,9 @@ class FxhloLatentAttention:
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """No-op: the layer itself makes its two projections."""
 
+    def record_logical_topk_ready(self) -> None:
+        """No-op: the selected positions are values of the graph."""
+
 
 def forward(
     layer: Any,  # vLLM's MLAAttention, which gets its two projections when it has its weights
@@ -97,6 +101,7 @@ def forward(
     attended = torch.ops.fxhlo.latent_attention(
         torch.cat([absorbed, rotary], dim=-1),
         torch.cat([kv_c_normed, k_pe.flatten(1)], dim=-1),
+        selected_positions() if layer.use_sparse else None,
         layer=layer.layer_name,
         value_size=layer.kv_lora_rank,
         scale=float(layer.scale),
