@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...kernels.catalog import register_torch_ops
-from ..core.errors import FxhloError
+from ..core.errors import FxhloError, UnsupportedError
 from . import compat
 from .folder import ModelError
 from .host import without_accelerator
@@ -146,6 +146,12 @@ def _named_cause(vllm_config: compat.VllmConfig) -> Iterator[None]:
         for sign, message, next_step in CAUSES:
             if sign in f"{type(problem).__name__}: {text}":
                 raise ModelError(f"{message}: {text}", where=folder, next_step=next_step) from problem
+        module = compat.get_model_architecture(vllm_config.model_config)[0].__module__
+        if any(f".{vendor}." in module for vendor in ("nvidia", "amd", "xpu")):
+            raise UnsupportedError(
+                f"fxhlo does not support {module} of vLLM yet, which is written for a vendor's GPUs: {type(problem).__name__}: {text}",
+                next_step="serve this model on another platform of vLLM",
+            ) from problem
         raise ModelError(
             f"the model cannot be built: {type(problem).__name__}: {text}",
             where=folder,

@@ -121,15 +121,17 @@ def _randomize(model: Any, zero: Sequence[str]) -> None:
             buffer.copy_(buffer.normal_(0, 0.05).bfloat16())
 
 
-def _rename(file: Path, renamed: Mapping[str, str]) -> None:
+def _rename(file: Path, renamed: Mapping[str, str | None]) -> None:
     from safetensors.torch import load_file, save_file
 
     if not renamed:
         return
     weights = {}
     for name, tensor in load_file(file).items():
+        if any(part in name for part, other in renamed.items() if other is None):
+            continue
         for part, other in renamed.items():
-            name = name.replace(part, other)
+            name = name.replace(part, other or "")
         weights[name] = tensor
     save_file(weights, file, metadata={"format": "pt"})
 

@@ -28,7 +28,7 @@ class Architecture:
     written: entries of config.json that vLLM reads and transformers does not write; None takes one away.
     tolerance, note: of the log-probabilities, and why it is not TOLERANCE: where the two libraries define the model differently.
     attention: transformers' implementation, where its usual one leaves something out. zero: parts of the names of weights that are 0.
-    renamed: parts of the names of weights in the files, where vLLM does not read transformers' names.
+    renamed: parts of the names of weights in the files, where vLLM does not read transformers' names; None leaves the weight out.
     """
 
     name: str
@@ -39,4 +39,4 @@ class Architecture:
     note: str = ""
     attention: str | None = None
     zero: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str | None] = field(default_factory=dict)

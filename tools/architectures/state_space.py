@@ -34,6 +34,9 @@ HYBRIDS = (
         **SIZES, "head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 16, "sliding_window_size": 16, "d_rel": 8,
         "rel_extent": 64, "layer_types": ["hybrid_sliding", "hybrid"], "mlp_layer_types": ["dense", "sparse"], "moe_intermediate_size": 32,
         "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "logits_mup_width_multiplier": 2.0,
+    }, written={
+        "model_type": "inkling_model", "sconv_kernel_size": 4, "dense_intermediate_size": 128, "dense_mlp_idx": 1, "local_layer_ids": [0],
+        "padded_vocab_size": 320,
     }),
     Architecture("JambaForCausalLM", "JambaConfig", {
         **SIZES, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
@@ -70,6 +73,7 @@ HYBRIDS = (
         **SIZES, **EXPERTS, **DELTA, "layer_types": ["linear_attention", "indexed_attention"], "head_dim": 16, "shared_expert_intermediate_size": 32,
         "hc_count": 2, "hc_lowrank": 16, "ple_embed_dim": 16, "ngram_vocab_size_base": 100, "split_ngram_parts": 1, "heads_per_ngram": 2,
         "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 32, "indexer_compress_ratio": 4,
+        "output_gate_type": "silu",
     }),
     Architecture("Zamba2ForCausalLM", "Zamba2Config", {
         **SIZES, "num_hidden_layers": 4, "num_key_value_heads": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2, "mamba_d_state": 16,
