@@ -12,7 +12,6 @@ ROUTED = {
     "first_k_dense_replace": 1,
 }  # fmt: skip
 GRANITE = {**SIZES, **MULTIPLIERS, **LOCAL}
-DENSE_FIRST = {"first_k_dense_replace": 1}
 SPARSE_AFTER_ONE = {"mlp_layer_types": ["dense", "sparse"]}
 SIGMOID = {"scoring_func": "sigmoid", "use_routing_bias": True}
 ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}

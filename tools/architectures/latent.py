@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .experts import DENSE_FIRST, ROUTED
+from .experts import ROUTED
 from .small import SIZES, Architecture
 
 SIZES_MLA = {
