@@ -13,11 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from .folder import EXPERT
+
 
 class CheckpointNames:
-    """model: vLLM's. model_type: as config.json has it."""
+    """model: vLLM's. model_type: as config.json has it. experts: how many have weights, in a mixture with zero experts (LongCat)."""
 
-    def __init__(self, model: nn.Module, model_type: str) -> None:
+    def __init__(self, model: nn.Module, model_type: str, experts: int | None = None) -> None:
+        self._experts = experts
         self._model_type = model_type
         self._paths = {name for name, _ in model.named_modules(remove_duplicate=False)}
         self._paths |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -40,6 +43,11 @@ class CheckpointNames:
     def _depth(self, parts: list[str]) -> int:
         """Of how many parts of a name the model has the path."""
         return max(count for count in range(len(parts) + 1) if ".".join(parts[:count]) in self._paths)
+
+    def is_unused(self, name: str) -> bool:
+        """Whether the tensor is a zero expert's, which gives its input back: transformers stores one that nobody reads."""
+        match = EXPERT.match(name) if self._experts is not None else None
+        return match is not None and match.group(2) is not None and int(match.group(2)) >= (self._experts or 0)
 
     @cached_property
     def _renames(self) -> list[Callable[[str], Any]]:

@@ -62,15 +62,16 @@ def check_sizes(sizes: Mapping[str, object], where: Path | str) -> None:
         )
 
 
-def check_experts(folder: Path, count: int) -> None:
+def check_experts(folder: Path, count: int, zero: int = 0) -> None:
     """Raises ModelError where the safetensors files have another number of experts than config.json, `count`. Reads headers alone.
 
-    Layers with different numbers, of which a config may have a list, are left to the loader.
+    zero: how many experts there are besides that need no weights, for which transformers stores some. Layers with different numbers, of
+    which a config may have a list, are left to the loader.
     """
     found: dict[str, int] = {}
     for layer, experts in (one for file in sorted(folder.glob("*.safetensors")) for one in _experts_in(file)):
         found[layer] = max(found.get(layer, 0), experts)
-    if len(set(found.values())) == 1 and count not in found.values():
+    if len(set(found.values())) == 1 and not any(count <= one <= count + zero for one in found.values()):
         layer, experts = next(iter(found.items()))
         raise ModelError(
             f"config.json has {count} experts, the weight files {experts} ({layer})",

@@ -70,7 +70,9 @@ def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
     loader.enable_weights_track = False  # vLLM's own check goes by name alone and raises another error
 
     def counted(model: nn.Module, model_config: object) -> None:
-        seen = Checkpoint(model, folder, CheckpointNames(model, vllm_config.model_config.hf_text_config.model_type))
+        config = vllm_config.model_config.hf_text_config
+        real = config.n_routed_experts if getattr(config, "zero_expert_num", 0) else None
+        seen = Checkpoint(model, folder, CheckpointNames(model, config.model_type, real))
         if hasattr(loader, "get_all_weights"):
             loader.get_all_weights = seen.stream(loader.get_all_weights)
         with seen:
@@ -149,6 +151,7 @@ class Checkpoint(TorchDispatchMode):
         super().__init__()
         self.model, self.folder = model, folder
         self._own_name = names.of if names else str
+        self._is_unused = names.is_unused if names else lambda name: False
         self.names: dict[str, torch.Tensor] = {}
         """Every tensor of the checkpoint by name, as a meta tensor."""
         self._written = {_storage(parameter): Touched() for parameter in model.parameters()}
@@ -194,6 +197,8 @@ class Checkpoint(TorchDispatchMode):
 
         def tensors(*args: object, **kwargs: object) -> Iterator[tuple[str, torch.Tensor]]:
             for stored, tensor in original(*args, **kwargs):
+                if self._is_unused(stored):
+                    continue
                 self._last = name = self._own_name(stored)
                 self.names[name] = _outline(tensor)
                 if name == f"{HEAD}.weight" and self._has_no_head():

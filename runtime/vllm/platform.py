@@ -87,7 +87,8 @@ class FxhloPlatform(Platform):
                 if folder.is_dir():
                     check_folder(folder)
                     if experts := vllm_config.model_config.get_num_experts():
-                        check_experts(folder, experts)
+                        zero = getattr(vllm_config.model_config.hf_text_config, "zero_expert_num", 0) or 0
+                        check_experts(folder, experts, zero)
             _limit_defaults(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"

@@ -23,8 +23,9 @@ from fxhlo.passes.fx.select_rows import SelectRows
 from fxhlo.passes.pipeline import run, verify
 from fxhlo.passes.program import Program
 from fxhlo.runtime.core.errors import FxhloError, UnsupportedError
+from fxhlo.runtime.vllm.checkpoint_names import CheckpointNames
 from fxhlo.runtime.vllm.compat import engine_config, start_one_process
-from fxhlo.runtime.vllm.folder import ModelError
+from fxhlo.runtime.vllm.folder import ModelError, check_experts
 from fxhlo.runtime.vllm.layers.catalog import replaced
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.steps.capture import capture_step
@@ -258,6 +259,31 @@ def test_each_tensor_of_an_expert_that_is_missing_is_named(folders: Path, tmp_pa
         left = {name: tensor for name, tensor in weights.items() if name != missing}
         with pytest.raises(ModelError, match=f"the weight files lack 1 tensor of this model: {missing}"):
             build_model(served(changed(folder, tmp_path / str(index), left)), weights=True)
+
+
+def test_weights_of_zero_experts_are_not_read(tmp_path: Path) -> None:
+    """transformers stores some for LongCat's, which give their input back."""
+    names = [f"model.layers.0.mlp.experts.{number}.gate_proj.weight" for number in range(6)]
+    save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "model.safetensors")
+    check_experts(tmp_path, 4, zero=2)
+    with pytest.raises(ModelError, match=r"config\.json has 4 experts, the weight files 6"):
+        check_experts(tmp_path, 4)
+    known = CheckpointNames(torch.nn.Module(), "longcat_flash", experts=4)
+    assert [known.is_unused(name) for name in names] == [False] * 4 + [True] * 2
+    assert not CheckpointNames(torch.nn.Module(), "mixtral").is_unused(names[-1])
+
+
+def test_experts_of_one_projection(vllm_config: VllmConfig) -> None:
+    """Nemotron-H's; vLLM's config of a mixture refuses them on platforms that it does not know."""
+    torch.manual_seed(0)
+    with replaced():
+        layer = mixture(activation="relu2_no_mul", ckpt_names=("up_proj", "down_proj", None), top_k=1, renormalize=True)
+        w13, w2 = layer.routed_experts.w13_weight.normal_(), layer.routed_experts.w2_weight.normal_()
+        hidden, logits = torch.randn(5, 16), torch.randn(5, 4)
+        found = forward(layer, hidden, logits, vllm_config)
+    chosen = logits.argmax(-1)
+    inner = torch.einsum("th,tih->ti", hidden, w13[chosen]).relu().square()
+    torch.testing.assert_close(found, torch.einsum("ti,thi->th", inner, w2[chosen]), rtol=1e-4, atol=1e-4)
 
 
 def test_vllms_own_backends_are_refused(folders: Path) -> None:

@@ -41,8 +41,7 @@ LATENT = (
         **{name: size for name, size in SIZES_MLA.items() if name not in ("intermediate_size", "num_hidden_layers")},
         "num_layers": 2, "ffn_hidden_size": 128, "moe_topk": 2, "n_routed_experts": 4, "zero_expert_num": 2, "expert_ffn_hidden_size": 32,
         "head_dim": 8,
-    }, written={"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"}, renamed={".experts.4.": None, ".experts.5.": None},
-       note="transformers writes weights of experts that compute nothing (modeling_longcat_flash.py:171): left out of the files"),
+    }, written={"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"}),
     Architecture("MiniCPM3ForCausalLM", "MiniCPM3Config", {**SIZES_MLA, "dim_model_base": 32}),
     Architecture("YoutuForCausalLM", "YoutuConfig", SIZES_MLA),  # through the Transformers backend
 )  # fmt: skip

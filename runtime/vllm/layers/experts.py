@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,25 @@ def replacements() -> Iterator[Replacement]:
     yield from replaced_in(METHOD, {f"{CLASS}.apply": apply, f"{CLASS}.get_fused_moe_quant_config": no_quant_config})
     if METHOD in sys.modules:
         yield Replacement(getattr(sys.modules[METHOD], CLASS), "is_monolithic", False)
+    yield from one_projection_allowed()
+
+
+def one_projection_allowed() -> Iterator[Replacement]:
+    """vLLM's config of a mixture ends by refusing activations of one projection (Nemotron-H) on platforms other than its own."""
+    module = sys.modules.get(f"{LAYERS}.config")
+    if module is None or hasattr(module.FusedMoEConfig.__post_init__, "__wrapped__"):
+        return  # not needed, or replaced already
+    original = module.FusedMoEConfig.__post_init__
+
+    @wraps(original)
+    def made(self: Any) -> None:
+        try:
+            original(self)
+        except NotImplementedError:
+            if self.is_act_and_mul:
+                raise
+
+    yield Replacement(module.FusedMoEConfig, "__post_init__", made)
 
 
 # -- the experts -------------------------------------------------------------------------------------------------------
