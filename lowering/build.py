@@ -171,6 +171,13 @@ def compare(direction: str, left: Value, right: Value) -> Value:
     )
 
 
+def compare_in_total_order(direction: str, left: Value, right: Value) -> Value:
+    """`compare` of floats by IEEE 754's total order: -NaN < -inf < ... < -0 < +0 < ... < inf < NaN."""
+    kind = stablehlo.ComparisonTypeAttr.get("TOTALORDER")
+    way = stablehlo.ComparisonDirectionAttr.get(COMPARISONS[direction])
+    return Value(stablehlo.compare(left.ir, right.ir, way, compare_type=kind), left.shape, torch.bool)
+
+
 def select(condition: Value, on_true: Value, on_false: Value) -> Value:
     """Elementwise select; `condition` is bool, of the operands' shape or 0-d."""
     return Value(stablehlo.select(condition.ir, on_true.ir, on_false.ir), on_true.shape, on_true.dtype)

@@ -57,12 +57,31 @@ def sort_stable(
 def topk(
     ctx: Context, self: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, Value]:
-    """The first k of a stable sort: of equal elements, those with the smallest indices."""
+    """The first k of a stable sort: of equal elements, those with the smallest indices.
+
+    Of the largest, XLA knows a sort of float32 by total order as its own top-k, which sorts nothing: here with one zero and one NaN.
+    """
+    if largest and self.dtype in (torch.float32, torch.bfloat16, torch.float16) and self.rank and 0 not in self.shape:
+        dim = axis(dim, self.rank)
+        values, places = build.sort([_one_zero_one_nan(self), build.iota(self.shape, torch.int32, dim)], dim, _greater)
+        values, places = (build.slice_dim(part, dim, 0, k) for part in (values, places))
+        return build.convert(values, self.dtype), build.convert(places, torch.int64)
     values, indices = sorted_with_indices(self, dim, largest)
     if not self.rank:
         return build.reshape(values, ctx.shape), build.reshape(indices, ctx.shape)
     dim = axis(dim, self.rank)
     return build.slice_dim(values, dim, 0, k), build.slice_dim(indices, dim, 0, k)
+
+
+def _one_zero_one_nan(self: Value) -> Value:
+    """In float32, with -0.0 as 0.0 and every NaN as the greatest: where values compare equal, so do they in total order."""
+    wide = build.convert(self, torch.float32)
+    number = build.select(build.compare("eq", wide, build.full_like(wide, 0)), build.full_like(wide, 0), wide)
+    return build.select(build.compare("eq", wide, wide), number, build.full_like(wide, float("nan")))
+
+
+def _greater(left: Value, right: Value, *_: Value) -> Value:
+    return build.compare_in_total_order("gt", left, right)
 
 
 # -- order statistics ----------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ CASES: dict[str, list[tuple]] = {
         (f(3, 5), 3, 0, False),
         (torch.tensor(2.0), 1),
         (X[2:], 6),
+        (torch.tensor([[1.0, NAN, -INF, 3.0, INF, -0.0], [-NAN, -1.0, -2.0, -INF, -3.0, 0.0]]), 4),
+        (f(4, 6).bfloat16(), 3, 0),
         (i(6, high=90), 2),
         (f(2, 4), 0),
     ],
