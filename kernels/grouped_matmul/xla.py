@@ -38,7 +38,9 @@ def product(values: Array, weights: Array, sizes: Array) -> Array:
         group = jnp.sum(ends <= index)
         first = starts[group] + (index - ends[group] + blocks[group]) * block
         some = lax.dynamic_slice_in_dim(padded, first, block)
-        weight = lax.dynamic_index_in_dim(weights, group, keepdims=False)
+        # Without the barrier XLA's CPU backend, which slices no two-byte floats, makes float32 of all weights before the loop.
+        group, every = lax.optimization_barrier((group, weights))
+        weight = lax.dynamic_index_in_dim(every, group, keepdims=False)
         one = lax.dot_general(
             some, weight, (((1,), (1,)), ((), ())), precision=precision(values), preferred_element_type=wide
         )
