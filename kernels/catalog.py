@@ -43,6 +43,7 @@ MODULES = (
     "selective_scan",
     "silu_and_mul",
     "ssd",
+    "varlen_attention",
 )
 
 

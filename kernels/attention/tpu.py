@@ -18,12 +18,7 @@ from .tuning import HEAD_SIZES, LEAST, PADDED, blocks_of
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
-    query, key = operands[:2]
-    (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
-    if len({operand.dtype for operand in operands[:3]}) > 1 or query.dtype.name != "bfloat16":
-        return f"the query is {query.dtype}; query, key and value must be bfloat16"
-    if heads % kv_heads:
-        return f"{heads} query heads are no multiple of {kv_heads} KV heads"
+    tokens, keys = operands[0].shape[0], operands[1].shape[0]
     for name in ("sinks", "alibi_slopes"):
         if name in operands.named and operands.named[name].shape[0]:
             return f"it has {name}"
@@ -31,6 +26,17 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
         return "it has a sliding window, chunks or a soft cap"
     if attributes.get("causal", True) and tokens != keys:
         return f"causal attention of {tokens} tokens on {keys} keys"
+    return refusal_of_sizes(operands)
+
+
+def refusal_of_sizes(operands: Operands) -> str | None:
+    """Why `flash` does not take these queries, keys and values; None where it does."""
+    query, key = operands[:2]
+    (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
+    if len({operand.dtype for operand in operands[:3]}) > 1 or query.dtype.name != "bfloat16":
+        return f"the query is {query.dtype}; query, key and value must be bfloat16"
+    if heads % kv_heads:
+        return f"{heads} query heads are no multiple of {kv_heads} KV heads"
     for count in (tokens, keys):
         if count < LEAST or (count % LEAST and count < PADDED):
             return f"{count} tokens are no multiple of {LEAST}, and padding pays from {PADDED} on"
@@ -44,6 +50,19 @@ def lower(
     layer: str, scale: float, sliding_window: int, soft_cap: float, causal: bool = True, chunk: int = 0,
 ) -> Array:  # fmt: skip
     """Operands and result as in `reference.attention`."""
+    keys = key.shape[0]
+    columns, column_blocks = blocks_of(keys)
+    if causal or columns * column_blocks == keys:
+        return flash(query, key, value, None, None, scale=scale, causal=causal)
+    segments = (jnp.zeros(query.shape[0], jnp.int32), jnp.zeros(keys, jnp.int32))
+    return flash(query, key, value, *segments, scale=scale, causal=causal)
+
+
+def flash(
+    query: Array, key: Array, value: Array, rows_of: Array | None, keys_of: Array | None, *, scale: float, causal: bool
+) -> Array:
+    """query [T, Hq, D], key and value [S, Hkv, D] -> [T, Hq, D]. rows_of int32 [T], keys_of int32 [S]: the segment of each, all at
+    least 0; a row attends to keys of its own segment. None: all are one segment, and padded keys come after every row."""
     (tokens, heads, size), (keys, kv_heads, _) = query.shape, key.shape
     wide = next(one for one in HEAD_SIZES if one >= size)
     (rows, row_blocks), (columns, column_blocks) = blocks_of(tokens), blocks_of(keys)
@@ -56,9 +75,13 @@ def lower(
     repeated = [jnp.repeat(one, heads // kv_heads, axis=1) if heads > kv_heads else one for one in (key, value)]
     operands = [by_head(query, padded_tokens), *(by_head(one, padded_keys) for one in repeated)]
     segments = None
-    if padded_keys > keys and not causal:
-        behind = (jnp.arange(padded_keys) >= keys).astype(jnp.int32)[None]
-        segments = SegmentIds(jnp.zeros((1, padded_tokens), jnp.int32), behind)
+    if rows_of is not None and keys_of is not None:
+        segments = SegmentIds(
+            *(
+                jnp.pad(one, (0, count - one.shape[0]), constant_values=-1)[None]
+                for one, count in ((rows_of, padded_tokens), (keys_of, padded_keys))
+            )
+        )
     blocks = BlockSizes(block_q=rows, block_k_major=columns, block_k=columns, block_b=1)
     result = flash_attention(*operands, segment_ids=segments, causal=causal, sm_scale=scale, block_sizes=blocks)
     return jnp.swapaxes(result[0, :, :tokens, :size], 0, 1)

@@ -94,6 +94,12 @@ CALLS = (
         {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0), "chunk": np.int64(0)},
     ),
     Call(
+        "fxhlo_varlen_attention",
+        {name: PAGED[name] for name in ("query", "key", "value", "query_start_loc", "sinks")},
+        (((T, 4, 8), F32),),
+        {"scale": F32(0.3), "sliding_window": np.int64(0), "soft_cap": F32(0), "causal": np.bool_(False)},
+    ),
+    Call(
         "fxhlo_ragged_causal_conv1d",
         {"values": floats(T, 7), "weight": floats(7, 4), "bias": floats(7), "state": floats(4, 3, 7), **STEP},
         (((T, 7), F32), ((4, 3, 7), F32)),
@@ -140,6 +146,7 @@ READ_OUTSIDE = {
     **{(target, "state_slots"): (-1, 4, 2**31 - 1, -(2**31)) for target in RECURRENT},
     **{(target, "seq_lens"): (2, -1, -(2**31)) for target in RECURRENT},
     **{(target, "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)) for target in RECURRENT},
+    ("fxhlo_varlen_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
 }
 """Values that name nothing, for operands whose values are read as places."""
 
@@ -199,6 +206,8 @@ FINE = {
     ("fxhlo_ragged_decayed_attention", "skip: empty 0"),
     *(("fxhlo_ragged_selective_scan", f"{name}: dtype") for name in ("b", "c")),
     *((target, f"{name}: dtype") for target in RECURRENT[2:] for name in ("q", "k")),
+    ("fxhlo_varlen_attention", "sinks: empty 0"),  # absent
+    ("fxhlo_varlen_attention", "query_start_loc: short 0"),  # fewer requests, and rows of none
 }
 """What looks malformed and is another good call, or is refused for its result's sake alone."""
 

@@ -21,7 +21,17 @@ import pytest
 import torch
 
 import fxhlo.jax
-from fxhlo.kernels import attention, linear, logprobs, paged_attention, process_logits, rms_norm, sample, silu_and_mul
+from fxhlo.kernels import (
+    attention,
+    linear,
+    logprobs,
+    paged_attention,
+    process_logits,
+    rms_norm,
+    sample,
+    silu_and_mul,
+    varlen_attention,
+)
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.kernels.paged_attention.cases import specs, values
 from fxhlo.kernels.process_logits.cases import values as processing
@@ -29,6 +39,9 @@ from fxhlo.kernels.ragged_ssd.cases import operands_of
 from fxhlo.kernels.ragged_ssd.cases import specs as ssd
 from fxhlo.kernels.ragged_ssd.cases import values as stepping
 from fxhlo.kernels.spec import Kernel, Operands, TensorSpec
+from fxhlo.kernels.varlen_attention.cases import attributes as varlen_attributes
+from fxhlo.kernels.varlen_attention.cases import specs as varlen_specs
+from fxhlo.kernels.varlen_attention.cases import values as varlen_values
 from fxhlo.runtime.core import native
 from fxhlo.runtime.core.errors import ExecutionError
 from fxhlo.runtime.core.targets import Target
@@ -94,6 +107,7 @@ def test_each_native_kernel_is_here() -> None:
         "sample",
         "logprobs",
         *RECURRENT,
+        "varlen_attention",
     }
     assert not any(one.name == "native" for one in attention.KERNEL.implementations)
 
@@ -192,6 +206,58 @@ def test_paged_attention_of_values_that_are_no_numbers() -> None:
     attributes = {"scale": 0.2, "sliding_window": 0, "soft_cap": 0.0}
     found, right = run(paged_attention.KERNEL, made, **attributes), expected(paged_attention.KERNEL, made, **attributes)
     close(found[:1], right[:1], 2e-5)
+
+
+VARLEN = {
+    "texts": ((170, 4, 2, 64, 7), {}),
+    "odd head": ((170, 3, 3, 37, 7), {}),
+    "large head": ((170, 2, 1, 576, 7), {}),
+    "causal": ((170, 4, 1, 24, 7), {"causal": True}),
+    "window": ((170, 4, 2, 64, 7), {"sliding_window": 13}),
+    "window of one": ((170, 2, 2, 16, 7), {"sliding_window": 1}),
+    "everything": ((170, 6, 2, 40, 7), {"sliding_window": 30, "soft_cap": 3.0, "causal": True}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", VARLEN)
+def test_varlen_attention(name: str, dtype: str) -> None:
+    """Sequences of none, one and many rows, and rows of no sequence: anything stands there."""
+    shape, changed = VARLEN[name]
+    operands, lengths = varlen_specs(*shape, dtype=np.dtype(DTYPES[dtype])), [70, 0, 1, 64, 21]
+    made = dict(varlen_values(operands, lengths)(np.random.default_rng(5)))
+    for each in ("query", "key", "value"):
+        made[each][sum(lengths) :] = NAN
+    attributes = varlen_attributes(shape[3], **changed)
+    for sinks in ({}, {"sinks": np.linspace(-3, 3, shape[1], dtype=F32)}):
+        found = run(varlen_attention.KERNEL, made | sinks, **attributes)
+        right = expected(varlen_attention.KERNEL, made | sinks, **attributes)
+        close(found, right, {"float32": 2e-5, "bfloat16": 2e-2, "float16": 2e-3}[dtype])
+        assert not found[0][sum(lengths) :].any()
+
+
+def test_varlen_attention_of_values_that_are_no_numbers() -> None:
+    """They reach the rows of their own sequence that see them, and no others."""
+    operands = varlen_specs(40, 2, 2, 32, 3, np.dtype(F32))
+    made = dict(varlen_values(operands, [20, 18])(np.random.default_rng(6)))
+    made["value"][8, 0, 3], made["key"][30, 1], made["query"][5, 1] = INF, NAN, -INF
+    attributes = varlen_attributes(32, sliding_window=4)
+    found, right = run(varlen_attention.KERNEL, made, **attributes), expected(varlen_attention.KERNEL, made, **attributes)
+    finite = np.isfinite(right[0])
+    np.testing.assert_array_equal(np.isfinite(found[0]), finite)
+    assert (~finite).any(axis=(1, 2)).nonzero()[0].tolist() == [*range(5, 12), *range(27, 34)]
+    np.testing.assert_allclose(found[0][finite], right[0][finite], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sequence_has_the_same_bits_alone_and_among_others(dtype: str) -> None:
+    operands = varlen_specs(200, 4, 2, 24, 4, np.dtype(DTYPES[dtype]))
+    made = dict(varlen_values(operands, [33, 90, 70])(np.random.default_rng(7)))
+    attributes = varlen_attributes(24, sliding_window=40)
+    together = run(varlen_attention.KERNEL, made, **attributes)[0]
+    alone = {name: made[name][33:123] for name in ("query", "key", "value")} | {"query_start_loc": np.array([0, 90], I32)}
+    found = run(varlen_attention.KERNEL, alone, **attributes)[0]
+    np.testing.assert_array_equal(found.astype(F32), together[33:123].astype(F32))
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ of the call that names the operand and the position:
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
 - `fxhlo_ragged_causal_conv1d`, `fxhlo_ragged_selective_scan`, `fxhlo_ragged_decayed_attention` and `fxhlo_ragged_gated_delta_rule`:
   operands and a step's requests with the state in slots, see recurrent.h and recurrent_conv.cc, recurrent_scan.cc, recurrent_attention.cc.
+- `fxhlo_varlen_attention(q, k, v, query_start_loc, sinks; scale, sliding_window, soft_cap, causal) -> out`: see
+  varlen_attention.cc for shapes.
 """
 
 from .build import TARGETS, forget_failure, identity, library, planned, prepare, ready, register, unavailable
