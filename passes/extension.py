@@ -16,8 +16,8 @@ from .edit import add_placeholder, new_symbol, outputs_of
 from .program import Argument, Dim, Program, Result
 from .step_inputs import StepInput
 
-HINTS = {"num_blocks": 131, "num_slots": 137}
-"""For each size of a state, the number with which Python branches on shapes are decided: it equals no other size."""
+HINTS = {"num_blocks": 131, "num_slots": 137, "requests": 139}
+"""For each size that a pass may add, the number with which Python branches on shapes are decided: it equals no other size."""
 
 
 def extended(program: Program, edit: Callable[[fx.Graph, Extension], None]) -> Program:

@@ -44,18 +44,26 @@ def _size(text: str, sizes: Mapping[str, Size]) -> int | Size:
     return sizes[symbol] + int(more) if plus else sizes[symbol]  # type: ignore[operator]
 
 
-MODEL = (
+TOKENS = (
     StepInput("input_ids", ("tokens",), "int32"),
     StepInput("positions", ("tokens",), "int32"),
-    StepInput("logit_rows", ("requests",), "int32"),
 )
-"""Of the model itself. logit_rows: the row of each request's last token, whose logits are computed."""
+"""Of any model."""
+
+MODEL = (*TOKENS, StepInput("logit_rows", ("requests",), "int32"))
+"""Of a model that generates. logit_rows: the row of each request's last token, whose logits are computed."""
+
+TOKEN_TYPES = (StepInput("token_type_ids", ("tokens",), "int32"),)
+"""Of a model that is told of which of two texts a token is: 0 the first, 1 the second."""
+
+BOUNDS = (StepInput("query_start_loc", ("requests+1",), "int32", neutral=None),)
+"""Of layers for which a request's tokens belong together: the first row of each request, and the end of the last."""
 
 PAGED = (
     StepInput("slot_mapping", ("tokens",), "int32", neutral=-1),
     StepInput("block_tables", ("requests", "pages"), "int32"),
     StepInput("seq_lens", ("requests",), "int32"),
-    StepInput("query_start_loc", ("requests+1",), "int32", neutral=None),
+    *BOUNDS,
 )
 """Of attention over a paged KV cache, in the order in which `fxhlo.ragged_paged_attention` takes them."""
 
@@ -98,6 +106,9 @@ comes from structured outputs, which vLLM applies to the logits before it takes 
 
 OFF, ON, RAW = 0, 1, 2
 """Values of `logprobs_enabled`: none; as the engine's logprobs_mode says; of the raw logits, which vLLM shows of prompts in every mode."""
+
+HIDDEN = "hidden"
+"""What a model that pools returns: the hidden states of all tokens, [tokens, size] in the model's dtype."""
 
 RESULTS = ("tokens", "logprob_ids", "logprob_values", "logprob_ranks")
 """What sampling makes of the logits: tokens int32 [requests]; ids int32 and values float32 [requests, n + 1]; ranks int32 [requests]."""

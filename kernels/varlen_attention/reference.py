@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from ..attention.reference import softmax
@@ -58,7 +60,7 @@ def check(
     starts = query_start_loc.tolist()
     if starts and starts[0] != 0:
         raise IndexError(f"varlen_attention: query_start_loc begins at {starts[0]}, not at 0")
-    for request, (begin, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for request, (begin, end) in enumerate(pairwise(starts)):
         if not 0 <= begin <= end <= query.shape[0]:
             raise IndexError(
                 f"varlen_attention: request {request}: rows {begin} to {end} of query_start_loc are not in a batch of {query.shape[0]}"

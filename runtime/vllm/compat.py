@@ -36,6 +36,7 @@ from vllm.model_executor.layers.attention import MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.mamba.abstract import MambaBase
+from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.rotary_embedding import (
     Gemma4RotaryEmbedding,
     LinearScalingRotaryEmbedding,
@@ -77,7 +78,9 @@ from vllm.v1.kv_cache_interface import (
     MLAAttentionSpec,
     SlidingWindowSpec,
 )
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput, PoolerOutput
+from vllm.v1.pool.late_interaction_runner import LateInteractionRunner
+from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from ..core.errors import FxhloError, UnsupportedError
@@ -105,6 +108,7 @@ __all__ = [
     "KVCacheConfig",
     "KVCacheGroupSpec",
     "KVCacheSpec",
+    "LateInteractionRunner",
     "LinearScalingRotaryEmbedding",
     "LogitsProcessor",
     "LogprobsLists",
@@ -117,6 +121,10 @@ __all__ = [
     "ModelRunnerOutput",
     "MultipleOf",
     "ParallelLMHead",
+    "Pooler",
+    "PoolerOutput",
+    "PoolingMetadata",
+    "PoolingStates",
     "SchedulerOutput",
     "SlidingWindowSpec",
     "VllmConfig",
@@ -200,13 +208,25 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "scheduled_spec_decode_tokens", "finished_req_ids", "kv_cache_block_copies",
     ),
     "vllm.v1.core.sched.output:NewRequestData": (
-        "req_id", "prompt_token_ids", "sampling_params", "block_ids", "num_computed_tokens", "prefill_token_ids",
+        "req_id", "prompt_token_ids", "sampling_params", "pooling_params", "block_ids", "num_computed_tokens", "prefill_token_ids",
     ),
     "vllm.v1.core.sched.output:CachedRequestData": (
         "req_ids", "resumed_req_ids", "new_block_ids", "num_computed_tokens", "num_output_tokens",
     ),
     "vllm.v1.core.sched.output:GrammarOutput": ("structured_output_request_ids", "grammar_bitmask"),
-    "vllm.v1.outputs:ModelRunnerOutput": ("req_ids", "req_id_to_index", "sampled_token_ids", "logprobs", "prompt_logprobs_dict"),
+    "vllm.v1.outputs:ModelRunnerOutput": (
+        "req_ids", "req_id_to_index", "sampled_token_ids", "logprobs", "prompt_logprobs_dict", "pooler_output",
+    ),
+    "vllm.model_executor.layers.pooler.abstract:Pooler.forward": ("hidden_states", "pooling_metadata"),
+    "vllm.model_executor.layers.pooler.abstract:Pooler.get_pooling_updates": ("task",),
+    "vllm.v1.pool.metadata:PoolingMetadata": (
+        "prompt_lens", "prompt_token_ids", "prompt_token_ids_cpu", "pooling_params", "pooling_states",
+    ),
+    "vllm.v1.pool.metadata:PoolingMetadata.build_pooling_cursor": ("num_scheduled_tokens_np", "seq_lens_cpu", "device"),
+    "vllm.v1.pool.late_interaction_runner:LateInteractionRunner.postprocess_pooler_output": (
+        "raw_pooler_output", "pooling_params", "req_ids", "finished_mask",
+    ),
+    "vllm.v1.worker.worker_base:WorkerBase.release_late_interaction_query_cache": ("query_keys",),
     "vllm.v1.outputs:LogprobsTensors": ("logprob_token_ids", "logprobs", "selected_token_ranks"),
     "vllm.v1.outputs:LogprobsLists": ("logprob_token_ids", "logprobs", "sampled_token_ranks"),
 }  # fmt: skip

@@ -6,6 +6,7 @@ device (no memory, no file but config.json is read) and buffers, such as the rot
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,22 +60,62 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
     model: from `build_model`. f runs eagerly (as one request that starts at position 0) and under fake tensors.
     """
     register_torch_ops()
-    vllm_config, layers = getattr(model, BUILT)
     compute_logits: Any = model.compute_logits
 
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
-        nothing: Any = None  # as vLLM's own profiling run passes it
-        context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=nothing, slot_mapping={})
-        with (
-            compat.set_current_vllm_config(vllm_config),
-            compat.override_forward_context(context),
-            compat.no_compile(),
-            replaced(),
-        ):
+        with _forward_context(model):
             hidden = model(input_ids=input_ids, positions=positions, intermediate_tensors=None, inputs_embeds=None)
             return compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 
     return step
+
+
+def pooling_function(model: nn.Module) -> Callable[..., torch.Tensor]:
+    """Returns f(input_ids int32 [T], positions int32 [T], token_type_ids int32 [T]?) -> hidden states [T, H] of the model's dtype.
+
+    token_type_ids: where `takes_token_types`. What the pooler makes of the hidden states is not part of it.
+    """
+    register_torch_ops()
+
+    def step(input_ids: torch.Tensor, positions: torch.Tensor, *token_types: torch.Tensor) -> torch.Tensor:
+        with _forward_context(model):
+            named = dict(zip(("token_type_ids",), token_types, strict=False))
+            # vLLM's encoders write the token types into the ids' high bits
+            hidden = model(
+                input_ids=input_ids.clone(),
+                positions=positions,
+                intermediate_tensors=None,
+                inputs_embeds=None,
+                **named,
+            )
+        if not isinstance(hidden, torch.Tensor):
+            raise UnsupportedError(
+                f"{type(model).__name__} returns {type(hidden).__name__}, not hidden states",
+                next_step="serve this model on another platform of vLLM",
+            )
+        return hidden
+
+    return step
+
+
+def takes_token_types(model: nn.Module) -> bool:
+    """Whether the model is told of which of two texts a token is."""
+    return "token_type_ids" in inspect.signature(model.forward).parameters
+
+
+@contextmanager
+def _forward_context(model: nn.Module) -> Iterator[None]:
+    """What vLLM's model runner has around a model's forward, and our layers in place of vLLM's."""
+    vllm_config, layers = getattr(model, BUILT)
+    nothing: Any = None  # as vLLM's own profiling run passes it
+    context = compat.ForwardContext(no_compile_layers=layers, attn_metadata=nothing, slot_mapping={})
+    with (
+        compat.set_current_vllm_config(vllm_config),
+        compat.override_forward_context(context),
+        compat.no_compile(),
+        replaced(),
+    ):
+        yield
 
 
 def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.Module:

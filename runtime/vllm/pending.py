@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from ...passes.step_inputs import HIDDEN
 from ..core import pjrt
 
 
 @dataclass(frozen=True)
 class PendingStep:
-    """results: device arrays by name; at least RESULTS of passes/step_inputs.py."""
+    """results: device arrays by name: RESULTS of passes/step_inputs.py, or HIDDEN."""
 
     results: Mapping[str, pjrt.Buffer]
 
     def tokens(self) -> np.ndarray:
         """Waits for the step and returns its tokens, int32 [requests]."""
         return pjrt.get(self.results["tokens"])
+
+    def hidden(self) -> torch.Tensor:
+        """Waits for the step of a pooling model and returns its hidden states, [tokens, size], on the host."""
+        values = pjrt.get(self.results[HIDDEN])
+        bits = values.view(np.int16) if values.dtype.itemsize == 2 else values
+        return torch.from_numpy(bits.copy()).view(getattr(torch, values.dtype.name))
 
     def logprobs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Waits for the step; returns ids int32 [requests, n + 1], values float32 [requests, n + 1], ranks int32 [requests].

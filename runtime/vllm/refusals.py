@@ -62,7 +62,11 @@ CONFIG = (
         "use --kv-cache-dtype auto",
     ),
     Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),
-    Refusal("pooling models", lambda c: c.model_config.runner_type != "generate", "use --runner generate"),
+    Refusal(
+        "runners other than generate and pooling",
+        lambda c: c.model_config.runner_type not in ("generate", "pooling"),
+        "use --runner generate or --runner pooling",
+    ),
     Refusal("encoder-decoder models", lambda c: c.model_config.is_encoder_decoder, "serve a decoder model"),
     Refusal("ReplaySSM", lambda c: c.cache_config.use_replayssm, "leave out --use-replayssm"),
     Refusal(
@@ -121,17 +125,15 @@ def check_config(vllm_config: VllmConfig) -> None:
 
 
 def check_request(inputs: object, params: object) -> None:
-    """Raises vLLM's VLLMValidationError for the first unsupported parameter of this request."""
+    """Raises vLLM's VLLMValidationError for the first unsupported parameter of this request. params: how to sample, or to pool."""
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams
 
-    if not isinstance(params, SamplingParams):
-        raise VLLMValidationError("fxhlo does not support pooling yet: ask for a completion")
     if isinstance(inputs, dict) and inputs.get("type") not in ("token", None):
         raise VLLMValidationError(
             f"fxhlo does not support prompts of type {inputs['type']} yet: send text or token ids"
         )
-    for refusal in REQUEST:
+    for refusal in REQUEST if isinstance(params, SamplingParams) else ():
         if refusal.asked(params):
             name = refusal.what.split("=")[0].split()[0]
             raise VLLMValidationError(f"fxhlo does not support {refusal.what} yet: {refusal.next_step}", parameter=name)

@@ -7,9 +7,10 @@ allows, and the program samples. In order: the batch's rows (batch/rows.py), the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from . import compat
 from .batch.prompt_logprobs import Part, collect
 from .batch.request import PromptLogprobs, Request
 from .batch.rows import Batch
+from .batch.sampling import Sampling
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.core.sched.output import CachedRequestData, NewRequestData
 
+    from .batch.pooling import Pooling
     from .pending import PendingStep
     from .steps.steps import Steps
 
@@ -36,26 +39,44 @@ class Scheduled:
     counts: np.ndarray
 
 
-class Runner:
-    """Runs steps: owns the batch; `steps` owns the programs."""
+R = TypeVar("R", bound=Request)
 
-    def __init__(self, vllm_config: compat.VllmConfig, kv_cache_config: compat.KVCacheConfig, steps: Steps) -> None:
-        model = vllm_config.model_config
+
+class StepRunner(ABC, Generic[R]):
+    """Follows the scheduler: owns the requests and the batch; `steps` owns the programs. parameters: of the batch's rows."""
+
+    def __init__(
+        self,
+        vllm_config: compat.VllmConfig,
+        kv_cache_config: compat.KVCacheConfig,
+        steps: Steps,
+        parameters: Sampling | Pooling,
+    ) -> None:
         self.steps = steps
         self.batch = Batch(
             capacity=vllm_config.scheduler_config.max_num_seqs,
-            max_model_len=model.max_model_len,
+            max_model_len=vllm_config.model_config.max_model_len,
             block_sizes=[group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups],
-            vocab_size=model.get_vocab_size(),
+            parameters=parameters,
             state_slots=steps.state_slots,
         )
         steps.inputs.check_filled(self.batch.fills)
-        self.requests: dict[str, Request] = {}
-        self._seeds = np.random.default_rng(model.seed)
-        self._scheduled: Scheduled | None = None
+        self.requests: dict[str, R] = {}
 
+    @abstractmethod
     def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
-        """Updates the batch. Returns None if `sample` is to run the step, or an empty output if there are no tokens to compute."""
+        """Updates the batch, and runs the step unless vLLM is to call `sample` for it."""
+
+    @abstractmethod
+    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+        """Runs the step for which `execute` answered None. grammar: the structured outputs' bitmasks."""
+
+    @abstractmethod
+    def _request(self, new: NewRequestData, known: R | None) -> R:
+        """A new request. known: the same one before it was preempted, where vLLM's second model runner sends it again."""
+
+    def _update(self, output: compat.SchedulerOutput) -> Scheduled | None:
+        """Updates the batch. Returns the step to run; None if there are no tokens to compute."""
         if output.scheduled_spec_decode_tokens or output.kv_cache_block_copies:
             raise UnsupportedError(
                 "vLLM scheduled speculative tokens or copies of KV blocks, which fxhlo does not do yet"
@@ -66,69 +87,15 @@ class Runner:
         for request_id in output.preempted_req_ids or ():
             self.batch.slots.free(request_id)
         for new in output.scheduled_new_reqs:
-            self._begin(new, output.num_scheduled_tokens)
+            request = self.requests[new.req_id] = self._request(new, self.requests.get(new.req_id))
+            self.batch.place(request, output.num_scheduled_tokens)
         self._continue(output.scheduled_cached_reqs, output.num_scheduled_tokens)
         if not output.total_num_scheduled_tokens:
-            return compat.EMPTY_MODEL_RUNNER_OUTPUT
+            return None
         ids = list(output.num_scheduled_tokens)
         rows = np.array([self.batch.rows[request_id] for request_id in ids])
         counts = np.array(list(output.num_scheduled_tokens.values()), np.int32)
-        self._scheduled = Scheduled(ids, rows, counts)
-        return None
-
-    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
-        """Runs the step of the last `execute`. grammar: the structured outputs' bitmasks."""
-        step, self._scheduled = self._scheduled, None
-        if step is None:
-            raise FxhloError("sample_tokens was called without a step", next_step="report this as a bug of fxhlo")
-        masks: Mapping[str, np.ndarray] = {}
-        if grammar is not None:
-            masks = dict(zip(grammar.structured_output_request_ids, grammar.grammar_bitmask, strict=True))
-        bucket = self.steps.select(int(step.counts.sum()), len(step.ids))
-        frame = self.steps.inputs.frame(bucket)
-        requests = [self.requests[request_id] for request_id in step.ids]
-        inputs = self.batch.inputs(step.rows, step.counts, frame)
-        inputs |= self.batch.sampling.inputs(step.rows, requests, frame, masks)
-        parts, prompts = self._prompt_parts(step), {}
-        before = self.steps.slot_states() if parts else ()
-        pending = self.steps.start(bucket, inputs)
-        if parts:
-            prompts = collect(parts, inputs, frame, lambda changed: self.steps.again(bucket, changed, before))
-        return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
-
-    def _prompt_parts(self, step: Scheduled) -> list[Part]:
-        """The requests of this step that want log-probabilities of their prompt, with the tokens that the step computes."""
-        starts, computed = np.cumsum(step.counts) - step.counts, self.batch.computed[step.rows]
-        return [
-            Part(request, int(first), int(count), int(row))
-            for request, first, count, row in zip(
-                map(self.requests.__getitem__, step.ids), computed, step.counts, starts, strict=True
-            )
-            if request.prompt_logprobs is not None
-        ]
-
-    def _begin(self, new: NewRequestData, scheduled: Mapping[str, int]) -> None:
-        """Adds a new request or, as vLLM's second model runner sends it, one that resumes after preemption."""
-        assert new.prompt_token_ids is not None, "prompts of embeddings are refused"
-        assert new.sampling_params is not None, "pooling is refused"
-        prompt, params = list(new.prompt_token_ids), new.sampling_params
-        tokens = prompt if new.prefill_token_ids is None else list(new.prefill_token_ids)
-        known = self.requests.get(new.req_id)
-        request = Request(
-            id=new.req_id,
-            params=params,
-            prompt=prompt,
-            output=tokens[len(prompt) :],
-            blocks=[list(blocks) for blocks in new.block_ids],
-            computed=new.num_computed_tokens,
-            seed=self._seed(params) if known is None else known.seed,
-        )
-        if params.prompt_logprobs is not None and known is None:
-            request.prompt_logprobs = PromptLogprobs.of(len(prompt), self.batch.sampling.count(params.prompt_logprobs))
-        elif known is not None:
-            request.prompt_logprobs = known.prompt_logprobs
-        self.requests[request.id] = request
-        self.batch.place(request, scheduled)
+        return Scheduled(ids, rows, counts)
 
     def _continue(self, cached: CachedRequestData, scheduled: Mapping[str, int]) -> None:
         """Updates requests of earlier steps: their count of cached tokens, and added or, after preemption, replaced blocks."""
@@ -149,6 +116,72 @@ class Runner:
             request.computed = computed
             del request.output[outputs:]
             self.batch.place(request, scheduled)
+
+
+class Runner(StepRunner[Request]):
+    """Samples a token for each request whose tokens are all computed."""
+
+    def __init__(self, vllm_config: compat.VllmConfig, kv_cache_config: compat.KVCacheConfig, steps: Steps) -> None:
+        model = vllm_config.model_config
+        self.sampling = Sampling(vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size())
+        super().__init__(vllm_config, kv_cache_config, steps, self.sampling)
+        self._seeds = np.random.default_rng(model.seed)
+        self._scheduled: Scheduled | None = None
+
+    def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
+        """Updates the batch. Returns None if `sample` is to run the step, or an empty output if there are no tokens to compute."""
+        self._scheduled = self._update(output)
+        return compat.EMPTY_MODEL_RUNNER_OUTPUT if self._scheduled is None else None
+
+    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+        """Runs the step of the last `execute`. grammar: the structured outputs' bitmasks."""
+        step, self._scheduled = self._scheduled, None
+        if step is None:
+            raise FxhloError("sample_tokens was called without a step", next_step="report this as a bug of fxhlo")
+        masks: Mapping[str, np.ndarray] = {}
+        if grammar is not None:
+            masks = dict(zip(grammar.structured_output_request_ids, grammar.grammar_bitmask, strict=True))
+        bucket = self.steps.select(int(step.counts.sum()), len(step.ids))
+        frame = self.steps.inputs.frame(bucket)
+        requests = [self.requests[request_id] for request_id in step.ids]
+        inputs = self.batch.inputs(step.rows, step.counts, frame)
+        inputs |= self.sampling.inputs(step.rows, requests, frame, masks)
+        pending = self.steps.start(bucket, inputs)
+        parts, prompts = self._prompt_parts(step), {}
+        if parts:
+            prompts = collect(parts, inputs, frame, lambda changed: self.steps.start(bucket, changed))
+        return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
+
+    def _prompt_parts(self, step: Scheduled) -> list[Part]:
+        """The requests of this step that want log-probabilities of their prompt, with the tokens that the step computes."""
+        starts, computed = np.cumsum(step.counts) - step.counts, self.batch.computed[step.rows]
+        return [
+            Part(request, int(first), int(count), int(row))
+            for request, first, count, row in zip(
+                map(self.requests.__getitem__, step.ids), computed, step.counts, starts, strict=True
+            )
+            if request.prompt_logprobs is not None
+        ]
+
+    def _request(self, new: NewRequestData, known: Request | None) -> Request:
+        assert new.prompt_token_ids is not None, "prompts of embeddings are refused"
+        assert new.sampling_params is not None, "the model generates"
+        prompt, params = list(new.prompt_token_ids), new.sampling_params
+        tokens = prompt if new.prefill_token_ids is None else list(new.prefill_token_ids)
+        request = Request(
+            id=new.req_id,
+            params=params,
+            prompt=prompt,
+            output=tokens[len(prompt) :],
+            blocks=[list(blocks) for blocks in new.block_ids],
+            computed=new.num_computed_tokens,
+            seed=self._seed(params) if known is None else known.seed,
+        )
+        if params.prompt_logprobs is not None and known is None:
+            request.prompt_logprobs = PromptLogprobs.of(len(prompt), self.sampling.count(params.prompt_logprobs))
+        elif known is not None:
+            request.prompt_logprobs = known.prompt_logprobs
+        return request
 
     def _seed(self, params: SamplingParams) -> int:
         """A 64-bit seed: the request's own, or one drawn from the engine's generator."""
@@ -172,7 +205,7 @@ class Runner:
         logprobs = None
         if with_logprobs:
             token_ids, values, ranks = (part[:real] for part in pending.logprobs())
-            width = batch.sampling.logprobs[step.rows].max() + 1  # the front end detokenizes each that it gets
+            width = self.sampling.logprobs[step.rows].max() + 1  # the front end detokenizes each that it gets
             logprobs = compat.LogprobsLists(token_ids[:, :width], values[:, :width], ranks)
         return compat.ModelRunnerOutput(
             req_ids=step.ids,

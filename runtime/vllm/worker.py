@@ -24,12 +24,13 @@ from .host import without_accelerator
 from .layers import catalog
 from .model import build_model
 from .plugin import version
+from .pooling import PoolingRunner
 from .progress import Progress
 from .runner import Runner
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
 from .steps.options import StepOptions
-from .steps.steps import prepare
+from .steps.steps import Steps, prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
 TARGET = "cpu"
@@ -51,7 +52,7 @@ class FxhloWorker(compat.WorkerBase):
         super().__init__(vllm_config, local_rank, rank, distributed_init_method, is_driver_worker)
         self.model: torch.nn.Module | None = None
         self.kv_cache_config: compat.KVCacheConfig | None = None
-        self.runner: Runner | None = None  # type: ignore[assignment]
+        self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
         self._layers: dict[str, Any] = {}
 
     # -- start-up --------------------------------------------------------------------------------------------------
@@ -99,7 +100,19 @@ class FxhloWorker(compat.WorkerBase):
         return self.model
 
     def get_supported_tasks(self) -> tuple[str, ...]:
-        return ("generate",)
+        """What vLLM's front end may ask for: "generate", or the tasks of the model's pooler."""
+        if self.model_config.runner_type == "generate":
+            return ("generate",)
+        return tuple(sorted(self._pooler().get_supported_tasks()))
+
+    def _pooler(self) -> compat.Pooler:
+        pooler = getattr(self.get_model(), "pooler", None)
+        if not isinstance(pooler, compat.Pooler):
+            raise UnsupportedError(
+                f"vLLM's {type(self.get_model()).__name__} has no pooler",
+                next_step="use --runner generate, or --convert with embed or classify",
+            )
+        return pooler
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
         """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
@@ -151,8 +164,14 @@ class FxhloWorker(compat.WorkerBase):
                 self.kv_cache_config.num_blocks,
                 progress,
             )
-            self.runner = Runner(self.vllm_config, self.kv_cache_config, steps)
+            self.runner = self._make_runner(steps)
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
+
+    def _make_runner(self, steps: Steps) -> Runner | PoolingRunner:
+        assert self.kv_cache_config is not None
+        if self.model_config.runner_type == "pooling":
+            return PoolingRunner(self.vllm_config, self.kv_cache_config, steps, self._pooler())
+        return Runner(self.vllm_config, self.kv_cache_config, steps)
 
     def update_max_model_len(self, max_model_len: int) -> None:
         """Sets the length that vLLM found to fit into the cache (--max-model-len auto); programs are made afterwards."""
@@ -167,6 +186,11 @@ class FxhloWorker(compat.WorkerBase):
     def sample_tokens(self, grammar_output: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
         assert self.runner is not None
         return self.runner.sample(grammar_output)
+
+    def release_late_interaction_query_cache(self, query_keys: list[str]) -> None:
+        """Drops queries of late interaction, as vLLM's server asks where their documents will not come."""
+        if isinstance(self.runner, PoolingRunner):
+            self.runner.forget_queries(query_keys)
 
     def take_draft_token_ids(self) -> None:
         """No-op: there are no draft tokens."""

@@ -40,8 +40,8 @@ void operator delete(void* place, size_t, std::align_val_t) noexcept { std::free
 
 #define KERNELS(X) \
   X(fxhlo_linear) X(fxhlo_linear_bias) X(fxhlo_rms_norm) X(fxhlo_silu_and_mul) X(fxhlo_moe) X(fxhlo_ragged_paged_attention) \
-  X(fxhlo_process_logits) X(fxhlo_sample) X(fxhlo_logprobs) X(fxhlo_ragged_causal_conv1d) X(fxhlo_ragged_selective_scan) \
-  X(fxhlo_ragged_decayed_attention) X(fxhlo_ragged_gated_delta_rule)
+  X(fxhlo_varlen_attention) X(fxhlo_process_logits) X(fxhlo_sample) X(fxhlo_logprobs) X(fxhlo_ragged_causal_conv1d) \
+  X(fxhlo_ragged_selective_scan) X(fxhlo_ragged_decayed_attention) X(fxhlo_ragged_gated_delta_rule)
 #define DECLARE(name) extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame*);
 KERNELS(DECLARE)
 
@@ -272,6 +272,13 @@ static std::vector<Call> calls() {
        {keys, keys, floats({tokens, 8, 32}), decays, rates, state, slots, lengths, starts},
        {floats({tokens, 8, 32}), state},
        {{"l2norm", XLA_FFI_DataType_S64, 0, 1, ""}, {"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""}}},
+      {"varlen_attention",
+       fxhlo_varlen_attention,
+       {floats({200, 4, 64}), floats({200, 2, 64}), floats({200, 2, 64}),
+        integers({4}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : i == 2 ? 31 : 190); }), floats({4})},
+       {floats({200, 4, 64})},
+       {{"causal", XLA_FFI_DataType_PRED, 0.0f, 0, ""}, {"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""},
+        {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"soft_cap", XLA_FFI_DataType_F32, 0.0f, 0, ""}}},
   };
 }
 

@@ -242,7 +242,10 @@ def test_varlen_attention_of_values_that_are_no_numbers() -> None:
     made = dict(varlen_values(operands, [20, 18])(np.random.default_rng(6)))
     made["value"][8, 0, 3], made["key"][30, 1], made["query"][5, 1] = INF, NAN, -INF
     attributes = varlen_attributes(32, sliding_window=4)
-    found, right = run(varlen_attention.KERNEL, made, **attributes), expected(varlen_attention.KERNEL, made, **attributes)
+    found, right = (
+        run(varlen_attention.KERNEL, made, **attributes),
+        expected(varlen_attention.KERNEL, made, **attributes),
+    )
     finite = np.isfinite(right[0])
     np.testing.assert_array_equal(np.isfinite(found[0]), finite)
     assert (~finite).any(axis=(1, 2)).nonzero()[0].tolist() == [*range(5, 12), *range(27, 34)]
@@ -255,7 +258,9 @@ def test_a_sequence_has_the_same_bits_alone_and_among_others(dtype: str) -> None
     made = dict(varlen_values(operands, [33, 90, 70])(np.random.default_rng(7)))
     attributes = varlen_attributes(24, sliding_window=40)
     together = run(varlen_attention.KERNEL, made, **attributes)[0]
-    alone = {name: made[name][33:123] for name in ("query", "key", "value")} | {"query_start_loc": np.array([0, 90], I32)}
+    alone = {name: made[name][33:123] for name in ("query", "key", "value")} | {
+        "query_start_loc": np.array([0, 90], I32)
+    }
     found = run(varlen_attention.KERNEL, alone, **attributes)[0]
     np.testing.assert_array_equal(found.astype(F32), together[33:123].astype(F32))
 

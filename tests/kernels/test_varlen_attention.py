@@ -3,6 +3,7 @@ against the reference. test_native.py has the native kernel."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def test_each_sequence_is_torchs_own_attention(causal: bool, window: int) -> Non
     operands = made(lengths, 24, 4, 2, 16, 6)
     found = expected(operands, **attributes(16, causal=causal, sliding_window=window))
     starts = operands["query_start_loc"]
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         q, k, v = (torch.from_numpy(operands[name][begin:end]).transpose(0, 1) for name in ("query", "key", "value"))
         at = torch.arange(end - begin)
         apart = at[:, None] - at[None, :]
@@ -71,7 +72,10 @@ def test_what_is_no_number_stays_in_its_sequence() -> None:
     operands = made([20, 18], 40, 2, 1, 8, 3)
     operands["value"][8, 0, 3] = np.inf
     named = attributes(8, sliding_window=4)
-    result, right = np.asarray(jax.jit(lambda given: xla.lower(**given, **named))(operands)), expected(operands, **named)
+    result, right = (
+        np.asarray(jax.jit(lambda given: xla.lower(**given, **named))(operands)),
+        expected(operands, **named),
+    )
     np.testing.assert_allclose(result, right, rtol=2e-5, atol=2e-5)
     assert np.isnan(right).any(axis=(1, 2)).nonzero()[0].tolist() == [*range(5, 12)]
 

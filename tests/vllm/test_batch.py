@@ -12,6 +12,7 @@ from vllm import SamplingParams
 from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.batch.request import Request
 from fxhlo.runtime.vllm.batch.rows import Batch
+from fxhlo.runtime.vllm.batch.sampling import Sampling
 from fxhlo.runtime.vllm.steps.kinds import Bucket
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,7 +26,7 @@ def request(name: str, prompt: list[int], blocks: list[int], **others) -> Reques
 
 
 def batch(capacity: int = 2) -> Batch:
-    return Batch(capacity=capacity, max_model_len=16, block_sizes=[4], vocab_size=50)
+    return Batch(capacity=capacity, max_model_len=16, block_sizes=[4], parameters=Sampling(capacity, 50))
 
 
 def inputs(of: Batch, counts: dict[str, int], tokens: int, requests: int) -> dict[str, list]:

@@ -21,6 +21,7 @@ from fxhlo.runtime.core.signature import Argument, Result, Signature
 from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm.batch.request import Request
 from fxhlo.runtime.vllm.batch.rows import Batch
+from fxhlo.runtime.vllm.batch.sampling import Sampling
 from fxhlo.runtime.vllm.layers import catalog
 from fxhlo.runtime.vllm.placement import Placement
 from fxhlo.runtime.vllm.states.groups import groups_of, placed, specs_for_vllm
@@ -96,9 +97,9 @@ def test_a_program_that_takes_other_inputs_is_not_served(changed: dict[str, Any]
 
 
 def test_each_input_has_one_filler() -> None:
-    fills = Batch(2, 64, [16], 50).fills
+    fills = Batch(2, 64, [16], Sampling(2, 50)).fills
     table().check_filled(fills)
-    with pytest.raises(FxhloError, match="not filled once by sampling, cache group 0: input_ids, logit_rows"):
+    with pytest.raises(FxhloError, match="not filled once by parameters, cache group 0: input_ids, logit_rows"):
         table().check_filled({name: names for name, names in fills.items() if name != "rows"})
     with pytest.raises(FxhloError, match="seq_lens"):
         table().check_filled({**fills, "twice": ("seq_lens",)})
@@ -158,7 +159,7 @@ def test_blocks_of_two_groups_are_kept_apart() -> None:
         StepInput("query_start_loc", ("requests+1",), "int32", None),
     )
     frame = StepInputs((*MODEL, slots, tables, *lengths, *second, *SLOTS), {}).frame(Bucket.of(tokens=6, requests=2))
-    batch = Batch(capacity=2, max_model_len=8, block_sizes=[2, 4], vocab_size=50)
+    batch = Batch(capacity=2, max_model_len=8, block_sizes=[2, 4], parameters=Sampling(2, 50))
     row = batch.place(Request("a", SamplingParams(), [1, 2, 3], [], [[5, 3], [7]], 0, 0), {})
     batch.extend(row, 0, [[4], [6]])
     found = batch.inputs(np.array([row]), np.array([3], np.int32), frame)

@@ -28,7 +28,4 @@ class BlockTables:
         """rows int [n]: of each request; row, position int [T]: of each token. Returns slots [tokens], tables [requests, pages]."""
         slots = self.tables[row, position // self.block_size] * self.block_size + position % self.block_size
         slot_mapping, block_tables = self.fills
-        return {
-            slot_mapping: frame.padded(slot_mapping, slots),
-            block_tables: frame.padded(block_tables, self.tables[rows]),
-        }
+        return frame.filled({slot_mapping: slots, block_tables: self.tables[rows]})

@@ -13,29 +13,29 @@ import numpy as np
 
 from ...core.errors import FxhloError
 from ..steps.inputs import Frame
-from . import sampling
 from .block_tables import BlockTables
+from .pooling import Pooling
 from .request import Request
 from .sampling import Sampling
 from .state_slots import StateSlots
 
 FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc", "state_slots")
-"""The step's inputs that the rows fill; block_tables.py and sampling.py fill the others."""
+"""The step's inputs that the rows fill; block_tables.py, and sampling.py or pooling.py, fill the others."""
 
 
 class Batch:
     """Rows for `capacity` requests of up to `max_model_len` tokens; block_sizes: tokens a block, for each cache group.
-    state_slots: whether the model keeps a state per request."""
+    parameters: keeps what is asked for in each row. state_slots: whether the model keeps a state per request."""
 
     def __init__(
         self,
         capacity: int,
         max_model_len: int,
         block_sizes: Sequence[int],
-        vocab_size: int,
+        parameters: Sampling | Pooling,
         state_slots: bool = False,
     ) -> None:
-        self.sampling = Sampling(capacity, vocab_size)
+        self.parameters = parameters
         # one extra column: a request's last token is stored although it is never computed
         self.tokens = np.zeros((capacity, max_model_len + 1), np.int32)
         self.groups = tuple(
@@ -53,7 +53,7 @@ class Batch:
     def fills(self) -> dict[str, tuple[str, ...]]:
         """Each part of the batch, with the step's inputs that it fills."""
         groups = {f"cache group {group.index}": group.fills for group in self.groups}
-        return {"rows": FILLS, "sampling": sampling.FILLS, **groups}
+        return {"rows": FILLS, "parameters": self.parameters.fills, **groups}
 
     def remove(self, request_id: str) -> None:
         """Frees the request's row and its state's slot, where it has them."""
@@ -83,7 +83,7 @@ class Batch:
         self.computed[row] = request.computed
         self.lengths[row] = request.length
         self.slot[row] = self.slots.of(request.id, request.computed)
-        self.sampling.place(row, request)
+        self.parameters.place(row, request)
         return row
 
     def _evict(self, scheduled: Mapping[str, int]) -> None:
@@ -111,7 +111,7 @@ class Batch:
         self.tokens[row, request.length] = token
         request.output.append(token)
         self.lengths[row] += 1
-        self.sampling.append(row, request, token)
+        self.parameters.append(row, request, token)
 
     def _request(self, row: int) -> Request:
         request = self.requests[row]
@@ -128,16 +128,18 @@ class Batch:
         which = np.repeat(np.arange(real), counts)
         position = np.arange(total, dtype=np.int32) - (ends - counts)[which] + self.computed[rows][which]
         row = rows[which]
-        starts = frame.blank("query_start_loc")
-        starts[1 : real + 1], starts[real + 1 :] = ends, total
-        inputs = {
-            "input_ids": frame.padded("input_ids", self.tokens[row, position]),
-            "positions": frame.padded("positions", position),
-            "logit_rows": frame.padded("logit_rows", ends - 1),
-            "seq_lens": frame.padded("seq_lens", self.computed[rows] + counts),
-            "query_start_loc": starts,
-            "state_slots": frame.padded("state_slots", self.slot[rows]),
-        }
+        starts = np.full(frame.sizes["requests"] + 1, total, np.int32)
+        starts[0], starts[1 : real + 1] = 0, ends
+        inputs = frame.filled(
+            {
+                "input_ids": self.tokens[row, position],
+                "positions": position,
+                "logit_rows": ends - 1,
+                "seq_lens": self.computed[rows] + counts,
+                "query_start_loc": starts,
+                "state_slots": self.slot[rows],
+            }
+        )
         for group in self.groups:
             inputs |= group.inputs(rows, row, position, frame)
         return inputs

@@ -23,6 +23,8 @@ NUMBERS = {one.name: one for one in (*PROCESSING, *DRAW) if one.shape == ("reque
 class Sampling:
     """Sampling parameters of each row."""
 
+    fills = FILLS
+
     def __init__(self, capacity: int, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self.words = mask_words(vocab_size)

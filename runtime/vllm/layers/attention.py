@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ..compat import KVCacheSpec
 
 
+TYPES = (AttentionType.DECODER, AttentionType.ENCODER_ONLY)
+"""Causal with a KV cache, and bidirectional without one."""
+
+
 class FxhloAttentionBackend(AttentionBackend):
     """The backend's names and supported features, as vLLM queries them."""
 
@@ -51,6 +55,10 @@ class FxhloAttentionBackend(AttentionBackend):
     @staticmethod
     def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
         return [MultipleOf(1)]
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type in TYPES
 
     @classmethod
     def supports_sink(cls) -> bool:
@@ -93,7 +101,8 @@ class FxhloAttention(AttentionImpl):
         register_torch_ops()
         unknown = sorted(name for name, value in others.items() if value not in (None, False, -1))
         refused = {
-            f"attention of type {getattr(attn_type, 'value', attn_type)}": attn_type != AttentionType.DECODER,
+            f"attention of type {getattr(attn_type, 'value', attn_type)}": attn_type not in TYPES,
+            "bidirectional attention with ALiBi": attn_type == AttentionType.ENCODER_ONLY and alibi_slopes is not None,
             f"a KV cache of {kv_cache_dtype}": kv_cache_dtype not in ("auto", "bfloat16", "float16"),
             f"attention with {', '.join(unknown)}": bool(unknown),
         }
@@ -112,6 +121,7 @@ class FxhloAttention(AttentionImpl):
         self.alibi_slopes = None if alibi_slopes is None else torch.tensor(alibi_slopes, dtype=torch.float32)
         self.sinks = sinks
         self.shares_cache_of = kv_sharing_target_layer_name
+        self.causal = attn_type != AttentionType.ENCODER_ONLY
 
     def forward(
         self,
@@ -149,6 +159,7 @@ class FxhloAttention(AttentionImpl):
             sliding_window=self.sliding_window,
             soft_cap=self.soft_cap,
             chunk=getattr(layer, "attention_chunk_size", 0),
+            causal=self.causal,
         )
         return output.copy_(attended)
 
@@ -159,8 +170,8 @@ def is_attention(layer: object) -> bool:
 
 
 def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
-    """The layer's KV cache; none where it shares another layer's."""
-    if layer.kv_sharing_target_layer_name is not None:
+    """The layer's KV cache; none where it shares another layer's, or is an encoder's, which sees a whole request in one step."""
+    if layer.kv_sharing_target_layer_name is not None or layer.attn_type == AttentionType.ENCODER_ONLY:
         return ()
     cache = PagedKV.of(
         name,

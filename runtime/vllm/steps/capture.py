@@ -6,6 +6,7 @@ in place. Captured once; every bucket is emitted from the same Program.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from ....lowering.capture.callable import Input, capture_callable
 from ....passes.base import Pass
 from ....passes.program import Program
-from ....passes.step_inputs import MODEL
+from ....passes.step_inputs import HIDDEN, MODEL, TOKEN_TYPES, TOKENS, StepInput
 from .options import StepOptions
 from .passes import step_passes
 
@@ -22,23 +23,30 @@ if TYPE_CHECKING:
 
 
 def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
-    """Captures vLLM's model and its logits; attention is still without a cache and nothing is sampled.
+    """Captures vLLM's model and its logits, or its hidden states where it pools; attention is still without a cache and
+    nothing is sampled.
 
     Raises UnsupportedError where a table of positions is shorter than max_model_len.
     """
-    from ..model import step_function
+    from ..model import pooling_function, step_function, takes_token_types
     from ..positions import check_tables
 
     options = StepOptions.of(config)
-    inputs = [Input(one.name, one.shape, getattr(torch, one.dtype)) for one in MODEL]
-    ranges = {
-        "tokens": (1, max(options.max_tokens, options.max_model_len)),
-        "requests": (1, max(options.max_requests, 2)),
-    }
+    ranges = {"tokens": (1, max(options.max_tokens, options.max_model_len))}
     name = type(model).__name__
-    program = capture_callable(step_function(model), model, inputs, ranges, results=("logits",), name=name)
+    if options.pooling:
+        table = (*TOKENS, *TOKEN_TYPES) if takes_token_types(model) else TOKENS
+        program = capture_callable(pooling_function(model), model, _inputs(table), ranges, results=(HIDDEN,), name=name)
+    else:
+        ranges["requests"] = (1, max(options.max_requests, 2))
+        step = step_function(model)
+        program = capture_callable(step, model, _inputs(MODEL), ranges, results=("logits",), name=name)
     check_tables(program, options.max_model_len)
     return program
+
+
+def _inputs(table: Iterable[StepInput]) -> list[Input]:
+    return [Input(one.name, one.shape, getattr(torch, one.dtype)) for one in table]
 
 
 def capture_model(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ....passes.base import Pass
-from ....passes.step_inputs import MODEL, StepInput, mask_words
+from ....passes.step_inputs import MODEL, TOKEN_TYPES, TOKENS, StepInput, mask_words
 from ...core.errors import FxhloError
 from ...core.signature import Signature
 from .kinds import Bucket
@@ -41,7 +41,13 @@ class StepInputs:
             "seen": options.max_model_len,
             "mask_words": mask_words(options.vocab_size),
         }
-        return cls((*MODEL, *(one for each in passes for one in each.inputs)), sizes)
+        model = (*TOKENS, *TOKEN_TYPES) if options.pooling else MODEL
+        return cls((*model, *(one for each in passes for one in each.inputs)), sizes)
+
+    def taken_by(self, signatures: Iterable[Signature]) -> StepInputs:
+        """The inputs that these programs take: a model may have no use for some."""
+        taken = {argument.name for signature in signatures for argument in signature.inputs}
+        return StepInputs((one for name, one in self.table.items() if name in taken), self.sizes)
 
     def frame(self, bucket: Bucket) -> Frame:
         """Returns the Frame of one program."""
@@ -59,9 +65,9 @@ class StepInputs:
             raise FxhloError(f"the program {bucket} takes other inputs than a step fills: {told}", next_step=NEXT_STEP)
 
     def check_filled(self, fillers: Mapping[str, Iterable[str]]) -> None:
-        """Raises FxhloError unless each input has one filler. fillers: a part of the batch -> the inputs that it fills."""
+        """Raises FxhloError unless each input has one filler. fillers: a part of the batch -> the inputs that it can fill."""
         filled = [name for names in fillers.values() for name in names]
-        wrong = sorted({*filled, *self.table} - {name for name in self.table if filled.count(name) == 1})
+        wrong = sorted(name for name in self.table if filled.count(name) != 1)
         if wrong:
             raise FxhloError(
                 f"these inputs of a step are not filled once by {', '.join(fillers)}: {', '.join(wrong)}",
@@ -88,6 +94,10 @@ class Frame:
         made = self.blank(name)
         made[: len(values)] = values
         return made
+
+    def filled(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The padded values of those inputs that the program takes."""
+        return {name: self.padded(name, rows) for name, rows in values.items() if name in self.shapes}
 
     def wide(self) -> dict[str, np.ndarray]:
         """Neutral values of the wide inputs, which few requests need; they stay on the device."""

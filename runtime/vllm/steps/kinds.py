@@ -75,6 +75,20 @@ little more than its row of logits.
 """
 
 
+FINE = 128
+"""Tokens from which on there is a program between two sizes that double: a step that pools is all computation, and so is its padding."""
+
+
+def _pool(limits: Limits) -> Iterable[Bucket]:
+    sizes = _doubled(SMALLEST, limits.tokens)
+    between = [size + size // 2 for size in sizes if size >= FINE and size + size // 2 < limits.tokens]
+    return (Bucket.of(tokens=size, requests=limits.requests) for size in sorted([*sizes, *between]))
+
+
+POOLING = (StepKind("pool", _pool, lambda limits: Bucket.of(tokens=limits.tokens, requests=limits.requests)),)
+"""The kinds of a model that pools: prompts, in whole or in part. A request takes a row of its bounds alone, so each program has all."""
+
+
 def closed_set(limits: Limits, kinds: Sequence[StepKind] = KINDS) -> tuple[Bucket, ...]:
     """Returns every program that the scheduler can need, the smallest first. Raises FxhloError where a step would have none.
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class StepOptions:
     """block_size, max_model_len and max_tokens in tokens; logprobs: columns besides the chosen token's; bias: entries.
-    groups: the cache groups, where there are several; with one, block_size is that of all layers."""
+    groups: the cache groups, where there are several; with one, block_size is that of all layers. pooling: steps return hidden
+    states instead of tokens."""
 
     block_size: int
     max_model_len: int
@@ -30,6 +31,7 @@ class StepOptions:
     groups: tuple[CacheGroup, ...] = ()
     state_dtypes: tuple[tuple[str, str], ...] = ()
     """Of the states that have a row per request, by name."""
+    pooling: bool = False
 
     @property
     def pages(self) -> int:
@@ -68,6 +70,7 @@ class StepOptions:
             logprobs_mode=config.model_config.logprobs_mode,
             groups=groups if len(groups) > 1 else (),
             state_dtypes=slot_dtypes(config),
+            pooling=config.model_config.runner_type == "pooling",
         )
 
 

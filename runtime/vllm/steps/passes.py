@@ -18,12 +18,32 @@ from ....passes.fx.recurrent_state import RecurrentState
 from ....passes.fx.sample import Sample
 from ....passes.fx.select_rows import SelectRows
 from ....passes.fx.silu_and_mul import SiluAndMul
+from ....passes.fx.varlen_attention import VarlenAttention
 from ....passes.torch_private import OpOverload
 from .options import StepOptions
 
 
 def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     """Returns the step's passes in order, a reason per line."""
+    return _pooling(options) if options.pooling else _sampling(options)
+
+
+def _pooling(options: StepOptions) -> tuple[Pass, ...]:
+    """Of a step that returns hidden states."""
+    return (
+        Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
+        Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
+        PagedAttention(options.block_size, options.pages),  # makes causal attention's KV cache an explicit state
+        VarlenAttention(),  # gives bidirectional attention the requests' bounds
+        SiluAndMul(),  # before the matmuls beside it, which it leaves alone
+        Linear(),  # makes matmuls the kernel's
+        Donate(),  # when all states have their results
+        Canonicalize(),  # cleans up after the passes
+    )
+
+
+def _sampling(options: StepOptions) -> tuple[Pass, ...]:
+    """Of a step that returns tokens."""
     return (
         Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
         Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set

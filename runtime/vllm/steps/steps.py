@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....passes.cache_groups import CacheGroup
-from ....passes.step_inputs import RESULTS
+from ....passes.step_inputs import HIDDEN, RESULTS
 from ...core import seal
 from ...core.executable import Executable
 from ...core.targets import Target
@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..states.groups import placed
 from ..states.spec import StateSpec, check_states
 from .inputs import StepInputs
-from .kinds import Bucket, closed_set, select
+from .kinds import KINDS, POOLING, Bucket, closed_set, select
 from .options import StepOptions
 from .passes import step_passes
 from .programs import Programs
@@ -49,12 +49,14 @@ def prepare(
     """
     options, target = StepOptions.of(config, groups), Target.parse("cpu")
     states = placed(states, groups)
-    buckets, sizes = closed_set(options.limits), {"num_blocks": num_blocks, "num_slots": options.slots}
+    buckets = closed_set(options.limits, POOLING if options.pooling else KINDS)
+    sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
     executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
     inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
     for bucket, executable in executables.items():
         inputs.check(bucket, executable.signature)
         check_states(states, sizes, executable.signature)
+    inputs = inputs.taken_by(executable.signature for executable in executables.values())
     first = executables[buckets[0]].signature
     weights = placement.weights(first.weights, model)
     programs = {
@@ -79,7 +81,7 @@ class StepProgram:
         """For each argument of a call, the input's name; None is the next state."""
         signature = executable.signature
         names = [result.name for result in signature.results]
-        self._results = tuple((name, names.index(name)) for name in RESULTS)
+        self._results = tuple((name, names.index(name)) for name in (*RESULTS, HIDDEN) if name in names)
         self._updates = tuple(names.index(f"{state.name}.updated") for state in signature.states)
 
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
