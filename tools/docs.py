@@ -79,7 +79,7 @@ REFUSED = [
     "A wrong rank, dtype or size is an error of the call, whoever implements the kernel: of tracing the reference, and of a native kernel",
     "at its door, before it touches memory. For values that are places there is one rule:\n",
     "- **A read outside is an error**: a token that is not in the vocabulary (`logprobs`), a page that the cache or the request does not have,",
-    "  rows outside the batch (`ragged_paged_attention`, where a request reads it; other entries of a block table may be anything), a row that",
+    "  rows outside the batch (`varlen_attention`; `ragged_paged_attention`, where a request reads it; the rest of a block table may be anything), a row that",
     "  does not exist (`select_rows`). Eager torch raises IndexError, a native kernel INVALID_ARGUMENT, in the same words. What XLA or Mosaic",
     "  compiles cannot raise: there the place is clamped into its range, as by StableHLO's gather, and no other memory is read.",
     "- **A write outside is dropped**, everywhere: a slot outside the cache (-1: padding), a bias or a penalty of an id outside the vocabulary",

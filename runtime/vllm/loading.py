@@ -52,11 +52,15 @@ def add_head(model: nn.Module, like: nn.Module) -> None:
 
 
 def tie_as(model: nn.Module, like: nn.Module) -> None:
-    """Ties the parameters of `model` that are one parameter in `like`, such as a head that equals the embedding."""
+    """Ties the parameters of `model` that are one parameter in `like`, such as a head that equals the embedding.
+
+    Modules that a loader made, and that `model` lacks, are a pooler's, which is no part of a step.
+    """
+    have = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     first: dict[int, str] = {}
     for name, parameter in like.named_parameters(remove_duplicate=False):
         shared = first.setdefault(id(parameter), name)
-        if shared != name:
+        if shared != name and {shared, name} <= have:
             path, _, last = name.rpartition(".")
             setattr(model.get_submodule(path), last, model.get_parameter(shared))
 

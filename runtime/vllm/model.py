@@ -137,11 +137,14 @@ def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.M
 
 
 def _add_parameters(model: nn.Module, like: nn.Module) -> None:
-    """Registers the parameters that vLLM's loader adds when it finds them in the files, such as a head's bias."""
-    have = {name for name, _ in model.named_parameters()}
+    """Registers the parameters that vLLM's loader adds when it finds them in the files, such as a head's bias.
+
+    A module that the loader made is a pooler's, which is no part of a step.
+    """
+    have, modules = {name for name, _ in model.named_parameters()}, dict(model.named_modules(remove_duplicate=False))
     for name, parameter in like.named_parameters():
-        if name not in have:
-            path, _, last = name.rpartition(".")
+        path, _, last = name.rpartition(".")
+        if name not in have and path in modules:
             added = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
             model.get_submodule(path).register_parameter(last, added)
 

@@ -101,7 +101,7 @@ def slots(of: Batch, *names: str) -> list[int]:
 
 
 def test_a_state_stays_in_its_slot_when_another_request_takes_the_row() -> None:
-    of = Batch(capacity=2, max_model_len=16, block_sizes=[4], vocab_size=50, state_slots=True)
+    of = Batch(capacity=2, max_model_len=16, block_sizes=[4], parameters=Sampling(2, 50), state_slots=True)
     first = request("a", [1, 2], [1])
     of.place(first, {})
     of.place(request("b", [3], [2]), {})
@@ -118,7 +118,7 @@ def test_a_state_stays_in_its_slot_when_another_request_takes_the_row() -> None:
 
 
 def test_a_request_whose_state_is_lost_and_one_too_many_are_errors() -> None:
-    of = Batch(capacity=1, max_model_len=16, block_sizes=[4], vocab_size=50, state_slots=True)
+    of = Batch(capacity=1, max_model_len=16, block_sizes=[4], parameters=Sampling(1, 50), state_slots=True)
     with pytest.raises(FxhloError, match="a has 3 computed tokens and no state"):
         of.place(request("a", [1, 2, 3, 4], [1], computed=3), {})
     of.place(request("a", [1], [1]), {"a": 1})

@@ -25,25 +25,11 @@ from .options import StepOptions
 
 def step_passes(options: StepOptions) -> tuple[Pass, ...]:
     """Returns the step's passes in order, a reason per line."""
-    return _pooling(options) if options.pooling else _sampling(options)
-
-
-def _pooling(options: StepOptions) -> tuple[Pass, ...]:
-    """Of a step that returns hidden states."""
-    return (
-        Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
-        Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
-        PagedAttention(options.block_size, options.pages),  # makes causal attention's KV cache an explicit state
-        VarlenAttention(),  # gives bidirectional attention the requests' bounds
-        SiluAndMul(),  # before the matmuls beside it, which it leaves alone
-        Linear(),  # makes matmuls the kernel's
-        Donate(),  # when all states have their results
-        Canonicalize(),  # cleans up after the passes
+    sampling = (
+        SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
+        # sampling is part of the step: logits never leave the device
+        Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
     )
-
-
-def _sampling(options: StepOptions) -> tuple[Pass, ...]:
-    """Of a step that returns tokens."""
     return (
         Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
         Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
@@ -52,9 +38,8 @@ def _sampling(options: StepOptions) -> tuple[Pass, ...]:
         ),  # makes attention's KV cache an explicit state
         LatentAttention(options.block_size, options.pages),  # the same for caches of latents
         RecurrentState(_dtypes(options)),  # and the states of layers that keep one per request
-        SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
-        # sampling is part of the step: logits never leave the device
-        Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
+        VarlenAttention(),  # gives bidirectional attention, which has no cache, the requests' bounds
+        *(() if options.pooling else sampling),  # a pooling model's step returns hidden states
         SiluAndMul(),  # before the matmuls beside it, which it leaves alone
         Linear(),  # after the selection, which changes the matmuls' operands
         Donate(),  # when all states have their results

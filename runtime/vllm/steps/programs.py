@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from ....lowering.module import HloModule
+    from ....passes.program import Program
 
 COMPILE_THREADS = 2
 
@@ -114,10 +115,9 @@ class Programs:
         program = run(step_passes(self.options), captured)
         check(program)
         progress(f"emitting and compiling {len(self.buckets)} programs")
-        names = {dim.name for dim in program.dims}
-        shared = {name: size for name, size in self.sizes.items() if name in names}
         modules: Iterable[tuple[str, HloModule]] = (
-            (str(bucket), emit(program, {**shared, **dict(bucket.sizes)})) for bucket in self.buckets
+            (str(bucket), emit(program, of_program(program, {**self.sizes, **dict(bucket.sizes)})))
+            for bucket in self.buckets
         )
         if not native.ready():
             modules = list(modules)  # emit all first: legalization waits for the native kernels' build
@@ -129,6 +129,12 @@ class Programs:
 
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             save_compiled(directory, modules, pool, say)
+
+
+def of_program(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the program's dimensions: one without a cache has no `num_blocks`."""
+    names = {dim.name for dim in program.dims}
+    return {name: size for name, size in sizes.items() if name in names}
 
 
 @cache
