@@ -18,6 +18,7 @@ import pytest
 import torch
 from vllm import LLM, PoolingParams
 from vllm.config import PoolerConfig
+from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import LateInteractionParams
 
 from fxhlo.runtime.vllm import worker
@@ -164,7 +165,7 @@ def test_dimensions(engine: Engine, models: Path) -> None:
     params = [PoolingParams(dimensions=size) for size in (16, 64, 1, None, 33)]
     wanted = [normalized(one[: each.dimensions]) for one, each in zip(right, params, strict=True)]
     alike(pooled(llm, PROMPTS, params), wanted)
-    with pytest.raises(ValueError, match="65"):
+    with pytest.raises(VLLMValidationError, match="in range \\[1, 64\\], got 65"):
         pooled(llm, PROMPTS[:1], dimensions=65)
 
 

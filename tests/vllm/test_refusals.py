@@ -31,7 +31,6 @@ class Nothing:
         ({"tensor_parallel_size": 2}, "tensor parallelism", "--tensor-parallel-size"),
         ({"enable_lora": True}, "LoRA adapters", "merge the adapter"),
         ({"kv_cache_dtype": "fp8"}, "a KV cache of another type", "--kv-cache-dtype auto"),
-        ({"runner": "pooling"}, "pooling models", "--runner generate"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -53,8 +52,15 @@ def test_processors_of_installed_packages_are_not_left_out_in_silence(
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_logprobs": -1}, {"logprobs_mode": "processed_logits"}, {"logprobs_mode": "raw_logits"}]
+    "options",
+    [
+        {"max_logprobs": -1},
+        {"logprobs_mode": "processed_logits"},
+        {"logprobs_mode": "raw_logits"},
+        {"runner_type": "pooling", "runner": "pooling"},
+    ],
 )
 def test_options_that_are_taken(folder: Path, options: dict[str, Any]) -> None:
     (name, value), *_ = options.items()
-    assert getattr(config(folder, **options).model_config, name) == value
+    given = {option: one for option, one in options.items() if option != "runner_type"}
+    assert getattr(config(folder, **given).model_config, name) == value
