@@ -1,5 +1,5 @@
 """Removes no-op ops (detach, alias, clone, conversions and views to the same type), repeated computations and dead code.
-Parts of a split become slices."""
+Parts of a split become slices, and views reshapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ IDENTITIES = {
 }
 """Ops that return their first operand; memory format and storage have no meaning in StableHLO."""
 
-COPIES = {aten.clone.default, aten.contiguous.default, aten.lift_fresh_copy.default}
+VIEWS = {aten.view.default, aten._unsafe_view.default}
+"""They become reshapes: in eager torch a view takes not all strides, and rewrites change those of its operand."""
 
 SAME_TYPE = {
     aten._to_copy.default,
@@ -58,11 +59,11 @@ def _sweep(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        if node.target in VIEWS:
+            node.target = aten.reshape.default
         node = _part_as_slice(graph, node)
         same = _equal_operand(node)
         if same is not None:
-            if node.target in COPIES:
-                _allow_strides(node)
             node.replace_all_uses_with(same)
             graph.erase_node(node)
             continue
@@ -74,13 +75,6 @@ def _sweep(graph: fx.Graph) -> None:
             graph.erase_node(node)
         else:
             seen[key] = node
-
-
-def _allow_strides(copy: fx.Node) -> None:
-    """Views of a copy that goes become reshapes: in eager torch the copied operand may have strides that a view does not take."""
-    for user in copy.users:
-        if user.target in (aten.view.default, aten._unsafe_view.default):
-            user.target = aten.reshape.default
 
 
 def _part_as_slice(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -40,7 +40,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "layer_types": ["sliding_attention", "full_attention"]}, {}),
     "sparse mixer": ("PhimoeConfig", {
         "num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True, "lm_head_bias": True}, {"architectures": ["PhiMoEForCausalLM"]}),
-    "of transformers": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2}, {}),
+    "transformers' own": ("HunYuanMoEV1Config", {"num_experts": 4, "moe_topk": 2}, {}),
+    "transformers' block, fused": ("FlexOlmoConfig", {"num_experts": 4, "num_experts_per_tok": 2}, {}),
 }  # fmt: skip
 """Kind of router -> transformers' config, its sizes, and what vLLM wants in config.json besides."""
 
