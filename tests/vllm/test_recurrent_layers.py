@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
+from transformers import PreTrainedConfig
 
+from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.passes.extension import HINTS
 from fxhlo.passes.pipeline import run
 from fxhlo.runtime.core.errors import UnsupportedError
@@ -188,3 +191,67 @@ def test_prefix_caching_that_a_config_insists_on_is_refused(tmp_path: Path) -> N
     config.cache_config.enable_prefix_caching = True
     with pytest.raises(UnsupportedError, match=r"does not cache the states(.|\n)*--no-enable-prefix-caching"):
         worker_of(config).load_model()
+
+
+def test_lightning_attention_is_its_recurrence(tmp_path: Path) -> None:
+    """transformers has no class of this layer: here are its formulas (Lightning Attention-2, section 3; vLLM's module), a token at a time."""
+    from vllm.model_executor.layers.mamba.linear.bailing_linear_attn import BailingMoELinearAttention
+
+    config = config_of(tmp_path, "Mamba2ForCausalLM", torch_dtype="float32")
+    build_model(config, weights=False)
+    register_torch_ops()
+    sizes = PreTrainedConfig(
+        hidden_size=16, num_attention_heads=2, head_dim=8, num_hidden_layers=4, max_position_embeddings=64, rms_norm_eps=1e-5,
+        use_qk_norm=True, use_bias=False, use_qkv_bias=False, group_norm_size=2, linear_silu=True, rope_theta=10000.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with compat.set_current_vllm_config(config), torch.no_grad(), catalog.replaced():
+        layer = BailingMoELinearAttention(sizes, config, "layers.1.attention")
+        for parameter in layer.parameters():
+            parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3)
+        hidden, output, positions = torch.randn(7, 16), torch.empty(7, 16), torch.arange(7)
+        context = compat.ForwardContext(no_compile_layers={layer.prefix: layer}, attn_metadata=None, slot_mapping={})  # type: ignore[arg-type]
+        with compat.override_forward_context(context):
+            layer(hidden, output, positions)
+        qkv = functional.silu(hidden @ layer.query_key_value.weight.T).view(7, 3, 2, 8)
+        q, k = (
+            functional.rms_norm(qkv[:, index], (8,), by.weight, 1e-5)
+            for index, by in ((0, layer.query_layernorm), (1, layer.key_layernorm))
+        )
+        q, k = layer.rotary_emb.forward_native(positions, q.reshape(7, 16), k.reshape(7, 16))
+        q, k, v = q.view(7, 2, 8) * 8**-0.5, k.view(7, 2, 8), qkv[:, 2]
+        slopes = torch.tensor([2**-4.0, 2**-8.0]) * (1 - 1 / 3 + 1e-5)  # of the second of four layers
+        state, rows = torch.zeros(2, 8, 8), []
+        for at in range(7):
+            state = state * torch.exp(-slopes)[:, None, None] + k[at][:, :, None] * v[at][:, None, :]
+            rows.append(torch.einsum("hk,hkv->hv", q[at], state))
+        attended = functional.rms_norm(torch.stack(rows), (8,), None, 1e-5).reshape(7, 16) * layer.g_norm.weight
+        expected = (attended * torch.sigmoid(hidden @ layer.g_proj.weight.T)) @ layer.dense.weight.T
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    (state_spec,) = catalog.states({layer.prefix: layer}, 16)
+    assert (state_spec.name, state_spec.shape) == ("recurrent_state.layers.1.attention", ("num_slots", 2, 8, 8))
+
+
+def test_the_relatives_of_kimis_attention_compute_the_same() -> None:
+    """Kimi's is compared with transformers'; GLM's and Bailing's have three convolutions, and Bailing's gates before the core."""
+    register_torch_ops()
+    torch.manual_seed(0)
+    heads, size, tokens = 2, 4, 6
+    width = heads * size
+    weights, qkv = torch.randn(3 * width, 1, 4), torch.randn(tokens, 3 * width)
+    g, beta = torch.randn(1, tokens, heads, size), torch.randn(1, tokens, heads)
+    rates, bias = torch.randn(heads), torch.randn(width)
+    fused = SimpleNamespace(weight=weights, bias=None)
+    parts = [SimpleNamespace(weight=part, bias=None) for part in weights.split(width)]
+    apart = dict(zip(("q_conv1d", "k_conv1d", "v_conv1d"), parts, strict=True))
+    common = {"prefix": "layer", "head_dim": size, "A_log": rates, "dt_bias": bias}
+    outputs = [torch.empty(1, tokens, heads, size) for _ in range(3)]
+    kimi = SimpleNamespace(**common, conv1d=fused, gate_lower_bound=-5.0, o_norm=lambda attended, gate: attended * gate)
+    gated_delta_net.kimi_forward(kimi, qkv, g, torch.ones(tokens, heads, size), beta, outputs[0])
+    glm = SimpleNamespace(**common, **apart, kda_lower_bound=-5.0)
+    gated_delta_net.glm_forward(glm, qkv, g, beta, outputs[1])
+    decay = gated_delta_net.kda_gate(g.flatten(2), rates, size, bias, lower_bound=-5.0)
+    bailing = SimpleNamespace(**common, **apart)
+    gated_delta_net.bailing_forward(bailing, *qkv.split(width, dim=-1), decay, torch.sigmoid(beta), outputs[2])
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0])
