@@ -146,10 +146,11 @@ class Runner(StepRunner[Request]):
         requests = [self.requests[request_id] for request_id in step.ids]
         inputs = self.batch.inputs(step.rows, step.counts, frame)
         inputs |= self.sampling.inputs(step.rows, requests, frame, masks)
-        pending = self.steps.start(bucket, inputs)
         parts, prompts = self._prompt_parts(step), {}
+        before = self.steps.slot_states() if parts else ()
+        pending = self.steps.start(bucket, inputs)
         if parts:
-            prompts = collect(parts, inputs, frame, lambda changed: self.steps.start(bucket, changed))
+            prompts = collect(parts, inputs, frame, lambda changed: self.steps.again(bucket, changed, before))
         return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
 
     def _prompt_parts(self, step: Scheduled) -> list[Part]:
