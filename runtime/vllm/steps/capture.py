@@ -26,8 +26,9 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     """Captures vLLM's model and its logits, or its hidden states where it pools; attention is still without a cache and
     nothing is sampled.
 
-    Raises UnsupportedError where a table of positions is shorter than max_model_len.
+    Raises UnsupportedError where a table of positions is shorter than max_model_len, or tokens are mixed outside of attention.
     """
+    from ..mixing import check_tokens_apart
     from ..model import pooling_function, step_function, takes_token_types
     from ..positions import check_tables
 
@@ -42,6 +43,7 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
         step = step_function(model)
         program = capture_callable(step, model, _inputs(MODEL), ranges, results=("logits",), name=name)
     check_tables(program, options.max_model_len)
+    check_tokens_apart(program)
     return program
 
 
