@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, considered_tpu, lowering, sampling_tpu, serving, tpu
+from . import attention_tpu, cache_size, considered_tpu, lowering, models, sampling_tpu, serving, tpu
 from .record import Record
 
 OUT = Path("build") / "bench"
@@ -53,6 +53,10 @@ PARTS: dict[str, Part] = {
         default=True,
     ),
     "tpu": Part(lambda options: tpu.measure(say, fast=options.fast), lambda rows: tpu.tables(list(rows)), default=True),
+    "models": Part(
+        lambda options: models.measure(say, dtype=options.dtype, fast=options.fast),
+        lambda rows: [models.table(list(rows))],
+    ),
     "lowering": Part(lambda options: lowering.measure(say), lambda rows: [lowering.table(list(rows))]),
     "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),

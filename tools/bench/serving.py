@@ -77,9 +77,9 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
             with Engine(OURS, arguments, fxhlo=True, cache=cache) as ours:
                 ours.first_token()
                 for count in sizes.sequences:
-                    rows.append(_in_turn(f"decode, {count} sequences", _decode(sizes, count), ours, peer, sizes, say))
+                    rows.append(in_turn(f"decode, {count} sequences", decode(sizes, count), ours, peer, sizes, say))
                 for count in sizes.sequences:
-                    rows.append(_in_turn(f"prefill, {count} sequences", _prefill(sizes, count), ours, peer, sizes, say))
+                    rows.append(in_turn(f"prefill, {count} sequences", prefill(sizes, count), ours, peer, sizes, say))
     return rows
 
 
@@ -113,11 +113,11 @@ def _start_row(what: str, ours: float, peer: float) -> Measure:
     return Measure(what, "s", "lower", ours, peer, peer / ours, 1)
 
 
-def _decode(sizes: Sizes, count: int) -> Callable[[Engine], float]:
+def decode(sizes: Sizes, count: int) -> Callable[[Engine], float]:
     """Tokens a second while `count` sequences decode: from the time that further tokens add to the first one's."""
 
     def rate(engine: Engine) -> float:
-        prompts = _prompts(count, DECODE_PROMPT)
+        prompts = new_prompts(count, DECODE_PROMPT)
         first = engine.run(prompts, 1)
         whole = engine.run(prompts, 1 + sizes.decode)
         return count * sizes.decode / (whole - first)
@@ -125,12 +125,12 @@ def _decode(sizes: Sizes, count: int) -> Callable[[Engine], float]:
     return rate
 
 
-def _prefill(sizes: Sizes, count: int) -> Callable[[Engine], float]:
+def prefill(sizes: Sizes, count: int) -> Callable[[Engine], float]:
     """Prompt tokens a second from `count` prompts in to the first token of each."""
-    return lambda engine: count * sizes.prefill / engine.run(_prompts(count, sizes.prefill), 1)
+    return lambda engine: count * sizes.prefill / engine.run(new_prompts(count, sizes.prefill), 1)
 
 
-def _in_turn(
+def in_turn(
     what: str, rate: Callable[[Engine], float], ours: Engine, peer: Engine, sizes: Sizes, say: Callable[[str], None]
 ) -> Measure:
     """Warms up both, then measures them in turn each round, so that load on the machine affects both."""
@@ -145,6 +145,6 @@ def _in_turn(
 _random = random.Random(0)
 
 
-def _prompts(count: int, length: int) -> list[list[int]]:
+def new_prompts(count: int, length: int) -> list[list[int]]:
     """Random token ids that no earlier prompt had, so that no prefix cache applies."""
     return [[_random.randrange(10, 40_000) for _ in range(length)] for _ in range(count)]
