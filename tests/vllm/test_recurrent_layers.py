@@ -193,9 +193,20 @@ def test_prefix_caching_that_a_config_insists_on_is_refused(tmp_path: Path) -> N
         worker_of(config).load_model()
 
 
-def test_lightning_attention_is_its_recurrence(tmp_path: Path) -> None:
-    """transformers has no class of this layer: here are its formulas (Lightning Attention-2, section 3; vLLM's module), a token at a time."""
-    from vllm.model_executor.layers.mamba.linear.bailing_linear_attn import BailingMoELinearAttention
+def lightning(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """A token at a time (Lightning Attention-2, section 3): two heads of the second of four layers, [T, 2, D] -> [T, 2 * D]."""
+    slopes = torch.tensor([2**-4.0, 2**-8.0]) * (1 - 1 / 3 + 1e-5)
+    state, rows = torch.zeros(2, q.shape[-1], v.shape[-1]), []
+    for at in range(len(q)):
+        state = state * torch.exp(-slopes)[:, None, None] + k[at][:, :, None] * v[at][:, None, :]
+        rows.append(torch.einsum("hk,hkv->hv", q[at], state))
+    return torch.stack(rows).flatten(1)
+
+
+@pytest.mark.parametrize("name", ["bailing", "minimax"])
+def test_linear_attention_is_its_formula(tmp_path: Path, name: str) -> None:
+    """transformers has no class of Bailing's, so here are the formulas of vLLM's module."""
+    from vllm.model_executor.layers.mamba.linear import bailing_linear_attn, minimax_linear_attn
 
     config = config_of(tmp_path, "Mamba2ForCausalLM", torch_dtype="float32")
     build_model(config, weights=False)
@@ -205,31 +216,39 @@ def test_lightning_attention_is_its_recurrence(tmp_path: Path) -> None:
         use_qk_norm=True, use_bias=False, use_qkv_bias=False, group_norm_size=2, linear_silu=True, rope_theta=10000.0,
     )  # fmt: skip
     torch.manual_seed(0)
+    hidden, output, positions = torch.randn(7, 16), torch.empty(7, 16), torch.arange(7)
+    bailing, minimax = bailing_linear_attn.BailingMoELinearAttention, minimax_linear_attn.MiniMaxText01LinearAttention
     with compat.set_current_vllm_config(config), torch.no_grad(), catalog.replaced():
-        layer = BailingMoELinearAttention(sizes, config, "layers.1.attention")
+        layer = (bailing if name == "bailing" else minimax)(sizes, config, "layers.1.attention")
         for parameter in layer.parameters():
             parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3)
-        hidden, output, positions = torch.randn(7, 16), torch.empty(7, 16), torch.arange(7)
         context = compat.ForwardContext(no_compile_layers={layer.prefix: layer}, attn_metadata=None, slot_mapping={})  # type: ignore[arg-type]
         with compat.override_forward_context(context):
             layer(hidden, output, positions)
-        qkv = functional.silu(hidden @ layer.query_key_value.weight.T).view(7, 3, 2, 8)
-        q, k = (
-            functional.rms_norm(qkv[:, index], (8,), by.weight, 1e-5)
-            for index, by in ((0, layer.query_layernorm), (1, layer.key_layernorm))
-        )
-        q, k = layer.rotary_emb.forward_native(positions, q.reshape(7, 16), k.reshape(7, 16))
-        q, k, v = q.view(7, 2, 8) * 8**-0.5, k.view(7, 2, 8), qkv[:, 2]
-        slopes = torch.tensor([2**-4.0, 2**-8.0]) * (1 - 1 / 3 + 1e-5)  # of the second of four layers
-        state, rows = torch.zeros(2, 8, 8), []
-        for at in range(7):
-            state = state * torch.exp(-slopes)[:, None, None] + k[at][:, :, None] * v[at][:, None, :]
-            rows.append(torch.einsum("hk,hkv->hv", q[at], state))
-        attended = functional.rms_norm(torch.stack(rows), (8,), None, 1e-5).reshape(7, 16) * layer.g_norm.weight
-        expected = (attended * torch.sigmoid(hidden @ layer.g_proj.weight.T)) @ layer.dense.weight.T
+        expected = (bailing_expected if name == "bailing" else minimax_expected)(layer, hidden, positions)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
-    (state_spec,) = catalog.states({layer.prefix: layer}, 16)
-    assert (state_spec.name, state_spec.shape) == ("recurrent_state.layers.1.attention", ("num_slots", 2, 8, 8))
+    (state,) = catalog.states({layer.prefix: layer}, 16)
+    assert (state.name, state.shape) == ("recurrent_state.layers.1.attention", ("num_slots", 2, 8, 8))
+
+
+def bailing_expected(layer: Any, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    qkv = functional.silu(hidden @ layer.query_key_value.weight.T).view(7, 3, 2, 8)
+    q, k = (
+        functional.rms_norm(qkv[:, index], (8,), by.weight, 1e-5)
+        for index, by in ((0, layer.query_layernorm), (1, layer.key_layernorm))
+    )
+    q, k = layer.rotary_emb.forward_native(positions, q.reshape(7, 16), k.reshape(7, 16))
+    attended = lightning(q.view(7, 2, 8) * 8**-0.5, k.view(7, 2, 8), qkv[:, 2])
+    normed = functional.rms_norm(attended.view(7, 2, 8), (8,), None, 1e-5).reshape(7, 16) * layer.g_norm.weight
+    return (normed * torch.sigmoid(hidden @ layer.g_proj.weight.T)) @ layer.dense.weight.T
+
+
+def minimax_expected(layer: Any, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    q, k, v = (
+        functional.silu(hidden @ layer.qkv_proj.weight.T).view(7, 2, 24).split(8, dim=-1)
+    )  # the three of a head side by side
+    normed = functional.rms_norm(lightning(q, k, v), (16,), layer.norm.weight, 1e-5)
+    return (torch.sigmoid(hidden @ layer.output_gate.weight.T) * normed) @ layer.out_proj.weight.T
 
 
 def test_the_relatives_of_kimis_attention_compute_the_same() -> None:
