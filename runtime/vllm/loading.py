@@ -264,9 +264,13 @@ class Checkpoint(TorchDispatchMode):
         missing = touched.missing(parameter)
         if missing is None:
             return []
-        parts = [part for part in self._parts(name, missing) if not self._has(part)]
+        every = self._parts(name, missing)
+        parts = [part for part in every if not self._has(part)]
         if parts:
             return parts
+        for part in every:
+            if part in self.names and (mismatch := self._mismatch(part)) is not None:
+                raise mismatch  # vLLM loads an expert that is too small into a part of its place
         rows = missing.flatten(1).any(1) if missing.ndim > 1 else missing
         if rows.all():
             return [name]
@@ -336,7 +340,7 @@ class Checkpoint(TorchDispatchMode):
 
     def _mismatch(self, name: str) -> ModelError | None:
         """The error for a tensor whose shape is not its parameter's; None where they agree or are unknown."""
-        expected = _expected_shape(self.model, name)
+        expected = _expected_shape(self.model, name) or experts.expected_shape(self.model, name)
         if expected is None or expected == tuple(self.names[name].shape):
             return None
         return self._wrong_shape(name, expected)

@@ -208,7 +208,6 @@ def mixture(**options: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"top_k": 5}, "a choice of 5 from 4 experts"),
         ({"enable_eplb": True}, "expert parallel load balancing"),
         ({"activation": "gelu", "swiglu_limit": 7.0}, "experts with the activation gelu and a limit of 7.0"),
     ],
@@ -216,6 +215,13 @@ def mixture(**options: Any) -> Any:
 def test_a_layer_that_is_refused(options: dict[str, Any], named: str, vllm_config: VllmConfig) -> None:
     with replaced(), pytest.raises(UnsupportedError, match=f"layer.experts: fxhlo does not support {named}"):
         mixture(**options)
+
+
+@pytest.mark.parametrize("top", [0, 5])
+def test_more_experts_than_there_are(top: int, vllm_config: VllmConfig) -> None:
+    with replaced(), pytest.raises(ModelError, match=f"a row cannot choose {top} of 4 experts") as caught:
+        mixture(top_k=top)
+    assert caught.value.where == "layer.experts"
 
 
 def test_simulated_routing_is_refused(vllm_config: VllmConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +255,17 @@ def test_a_number_of_experts_that_the_weights_do_not_have(count: int, folders: P
         served(wrong)
     assert "number of experts in config.json" in str(caught.value)
     assert served(folder).model_config.is_moe
+
+
+@pytest.mark.parametrize("size", [20, 64])
+def test_experts_of_another_size_than_the_config_says(size: int, folders: Path, tmp_path: Path) -> None:
+    """vLLM loads smaller ones into a part of their place."""
+    folder = folders / "softmax, a gated shared expert"
+    wrong = changed(folder, tmp_path / "wrong", load_file(folder / "model.safetensors"), moe_intermediate_size=size)
+    with pytest.raises(
+        ModelError, match=rf"experts\.0\.\w+_proj\.weight of shape \[.*24.*\] has another shape .*{size}"
+    ):
+        build_model(served(wrong), weights=True)
 
 
 def test_each_tensor_of_an_expert_that_is_missing_is_named(folders: Path, tmp_path: Path) -> None:

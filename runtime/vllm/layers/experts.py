@@ -16,6 +16,7 @@ import torch
 from ....kernels.moe.reference import GATED, PLAIN
 from ...core.errors import UnsupportedError
 from ..compat import expert_layers
+from ..folder import EXPERT, ModelError
 from .kind import LayerKind, Replacement, replaced_in
 
 if TYPE_CHECKING:
@@ -147,10 +148,16 @@ def load_weights(self: MoERunner, weights: Iterable[tuple[str, torch.Tensor]]) -
 
 
 def refuse(runner: MoERunner) -> None:
-    """Raises UnsupportedError for what the op does not compute."""
+    """Raises UnsupportedError for what the op does not compute, ModelError for numbers that cannot be."""
     vllm, experts, router = expert_layers(), runner.routed_experts, runner.router
     activation_of(experts)
     count, top = experts.global_num_experts, experts.top_k
+    if not 0 < top <= count:
+        raise ModelError(
+            f"a row cannot choose {top} of {count} experts",
+            where=runner.layer_name,
+            next_step="correct the numbers of experts, and of experts per token, in config.json",
+        )
     refused = {
         f"experts by {type(experts.quant_method).__name__}": type(experts.quant_method)
         is not vllm.UnquantizedFusedMoEMethod,
@@ -158,7 +165,6 @@ def refuse(runner: MoERunner) -> None:
         "expert parallel load balancing": router.eplb_state is not None,
         "simulated routing (VLLM_MOE_ROUTING_SIMULATION_STRATEGY)": isinstance(router, vllm.RoutingSimulatorRouter),
         "a gate of shared experts without shared experts": runner._fse_fuse_gate,
-        f"a choice of {top} from {count} experts": not 0 < top <= count,
     }
     for what, asked in refused.items():
         if asked:
@@ -168,7 +174,7 @@ def refuse(runner: MoERunner) -> None:
 def _unsupported(layer: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"{layer}: fxhlo does not support {what} yet",
-        next_step="check the numbers of experts in config.json, or serve this model on another platform of vLLM",
+        next_step="serve this model on another platform of vLLM",
     )
 
 
@@ -328,6 +334,22 @@ def tensors_of(layer: Any, parameter: str, missing: torch.Tensor) -> list[str]:
         for name, rows in zip(names, one.chunk(len(names)), strict=True)
         if bool(rows.any())
     ]
+
+
+def expected_shape(model: torch.nn.Module, name: str) -> tuple[int, ...] | None:
+    """The shape that a checkpoint's weight of one expert must have; None for a tensor of another kind."""
+    match = EXPERT.match(name)
+    if match is None or match.group(2) is None or not name.endswith(".weight"):
+        return None
+    projection = name.removesuffix(".weight").rpartition(".")[2]
+    for layer in model.modules():
+        if isinstance(layer, expert_layers().RoutedExperts) and layer.layer_name == match.group(1):
+            w13, w2 = layer.w13_weight.shape, layer.w2_weight.shape
+            if projection == layer.ckpt_down_proj_name:
+                return tuple(w2[1:])
+            if projection in (layer.ckpt_gate_proj_name, layer.ckpt_up_proj_name):
+                return (w13[1] // (1 if layer.ckpt_up_proj_name is None else 2), w13[2])
+    return None
 
 
 def states(name: str, layer: object, block_size: int) -> tuple[()]:
