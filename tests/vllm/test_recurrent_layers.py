@@ -18,7 +18,7 @@ from fxhlo.passes.extension import HINTS
 from fxhlo.passes.pipeline import run
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm import compat, memory, worker
-from fxhlo.runtime.vllm.layers import catalog, gated_delta_net, linear_attention
+from fxhlo.runtime.vllm.layers import catalog, gated_delta_net, linear_attention, recurrent
 from fxhlo.runtime.vllm.layers.kind import replaced_in
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.steps.capture import capture_step
@@ -274,3 +274,17 @@ def test_the_relatives_of_kimis_attention_compute_the_same() -> None:
     gated_delta_net.bailing_forward(bailing, *qkv.split(width, dim=-1), decay, torch.sigmoid(beta), outputs[2])
     for other in outputs[1:]:
         torch.testing.assert_close(other, outputs[0])
+
+
+def test_a_convolution_with_another_activation_is_refused() -> None:
+    layer = SimpleNamespace(prefix="layers.0.mixer")
+    with pytest.raises(UnsupportedError, match=r"layers.0.mixer: a convolution with the activation gelu"):
+        recurrent.convolved(layer, torch.ones(2, 3), [], "gelu")
+
+
+def test_convolutions_side_by_side_keep_their_biases() -> None:
+    register_torch_ops()
+    values, layer = torch.randn(5, 6), SimpleNamespace(prefix="layers.0.mixer")
+    parts = [SimpleNamespace(weight=torch.randn(3, 1, 4), bias=torch.randn(3)) for _ in range(2)]
+    apart = [recurrent.convolved(layer, part, [one]) for part, one in zip(values.split(3, dim=1), parts, strict=True)]
+    torch.testing.assert_close(recurrent.convolved(layer, values, parts), torch.cat(apart, dim=1))

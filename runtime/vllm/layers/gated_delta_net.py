@@ -26,7 +26,7 @@ def forward_core(layer: Any, mixed_qkv: Tensor, b: Tensor, a: Tensor, core_attn_
     heads = [layer.head_k_dim, layer.head_k_dim, layer.head_v_dim]
     decay = -torch.exp(layer.A_log.float()) * functional.softplus(a.float() + layer.dt_bias.float())
     rate = torch.sigmoid(b.float()) * (2.0 if getattr(layer, "allow_neg_eigval", False) else 1.0)
-    values = convolved(layer, mixed_qkv, [layer.conv1d])
+    values = convolved(layer, mixed_qkv, [layer.conv1d], layer.activation)
     core_attn_out.copy_(_delta_rule(layer, values, sizes, heads, decay, rate))
 
 

@@ -14,13 +14,12 @@ from .recurrent import BOTH, classes, convolved, inlined
 
 MIXER = "vllm.model_executor.layers.mamba.mamba_mixer"
 MIXER2 = "vllm.model_executor.layers.mamba.mamba_mixer2"
-SILU = ("silu", "swish")
 
 
 def forward_impl(layer: Any, hidden_states: Tensor, output: Tensor) -> None:
     """hidden_states [T, H] -> output [T, H], written; in place of MambaMixer.forward_impl."""
     values, gate = layer.in_proj(hidden_states)[0].chunk(2, dim=-1)
-    values = convolved(layer, values, [layer.conv1d], silu=layer.activation in SILU)
+    values = convolved(layer, values, [layer.conv1d], layer.activation)
     dt, b, c = layer._ssm_transform(values)
     y = torch.ops.fxhlo.selective_scan(
         values, dt.transpose(0, 1), layer.A, b, c, layer.D, layer._time_proj_bias(), layer=layer.prefix
@@ -32,7 +31,7 @@ def conv_ssm_forward(layer: Any, projected_states: Tensor, output: Tensor) -> No
     """projected_states [T, gate | convolution | dt] -> output [T, H * P], written; in place of MambaMixer2's."""
     inner = projected_states[..., layer.tped_intermediate_size :]
     values, dt = inner.split([layer.tped_conv_size, layer.tped_dt_size], dim=-1)
-    values = convolved(layer, values, [layer.conv1d], silu=layer.activation in SILU)
+    values = convolved(layer, values, [layer.conv1d], layer.activation)
     x, b, c = layer.split_hidden_states_B_C_fn(values)
     heads = x.unflatten(-1, (-1, layer.head_dim))
     groups = [one.unflatten(-1, (-1, layer.ssm_state_size)) for one in (b, c)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ....passes.fx.recurrent_state import CONVOLUTION, RECURRENCE
+from ...core.errors import UnsupportedError
 from .. import compat
 from ..states.slots import SlotState
 from .kind import Replacement
@@ -41,13 +42,22 @@ def states_of(*names: str) -> Callable[..., tuple[SlotState, ...]]:
 BOTH = states_of(CONVOLUTION, RECURRENCE)
 
 
-def convolved(layer: Any, values: Tensor, weights: Iterable[Any], *, silu: bool = True) -> Tensor:
-    """The causal convolution of values [T, C] by the layers `weights` of vLLM, side by side, whose weights are [C, 1, K]."""
+def convolved(layer: Any, values: Tensor, weights: Iterable[Any], activation: str | None = "silu") -> Tensor:
+    """The causal convolution of values [T, C] by the layers `weights` of vLLM, side by side, whose weights are [C, 1, K].
+
+    Raises UnsupportedError for an activation that vLLM's own kernel does not know either.
+    """
+    if activation not in (None, "silu", "swish"):
+        raise UnsupportedError(f"{layer.prefix}: a convolution with the activation {activation} is not supported")
     convolutions = list(weights)
-    taps = [one.weight.flatten(1) for one in convolutions]
-    bias = convolutions[0].bias if len(convolutions) == 1 else None
-    weight = taps[0] if len(taps) == 1 else torch.cat(taps)
-    return torch.ops.fxhlo.causal_conv1d(values, weight, bias, layer=layer.prefix, silu=silu)
+    weight = _joined([one.weight.flatten(1) for one in convolutions])
+    biases = [one.bias for one in convolutions if one.bias is not None]
+    bias = _joined(biases) if biases else None
+    return torch.ops.fxhlo.causal_conv1d(values, weight, bias, layer=layer.prefix, silu=activation is not None)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def inlined(module: str, op: str) -> Iterator[Replacement]:

@@ -17,7 +17,7 @@ MODULE = "vllm.model_executor.layers.mamba.short_conv"
 def forward(layer: Any, hidden_states: Tensor, output: Tensor) -> None:
     """hidden_states [T, H] -> output [T, H], written; in place of ShortConv.forward."""
     b, c, x = layer.in_proj(hidden_states)[0].chunk(3, dim=-1)
-    output.copy_(layer.out_proj(c * convolved(layer, b * x, [layer.conv], silu=False))[0])
+    output.copy_(layer.out_proj(c * convolved(layer, b * x, [layer.conv], activation=None))[0])
 
 
 def replacements() -> Iterable[Replacement]:
