@@ -249,7 +249,8 @@ def _limit_defaults(vllm_config: VllmConfig) -> None:
     tokens, requests = default_sizes()
     if scheduler.max_num_seqs in requests:
         scheduler.max_num_seqs = min(scheduler.max_num_seqs, STEP_REQUESTS)
-    if scheduler.max_num_batched_tokens in tokens and scheduler.enable_chunked_prefill:
-        limit = max(STEP_TOKENS, scheduler.max_num_seqs)
+    if scheduler.max_num_batched_tokens in tokens:
+        whole = 0 if scheduler.enable_chunked_prefill else vllm_config.model_config.max_model_len  # an encoder's prompt
+        limit = max(STEP_TOKENS, scheduler.max_num_seqs, whole)
         scheduler.max_num_batched_tokens = min(scheduler.max_num_batched_tokens, limit)
         scheduler.max_num_scheduled_tokens = min(scheduler.max_num_scheduled_tokens or limit, limit)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from vllm import LLM, PoolingParams
 from vllm.config import PoolerConfig
+from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.pooling_params import LateInteractionParams
 
@@ -201,3 +202,12 @@ def test_a_model_that_generates_embeds(engine: Engine, models: Path) -> None:
     (found,) = pooled(llm, PROMPTS[2:3])
     assert found.shape == (64,)
     torch.testing.assert_close(found.norm(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("longest", "tokens"), [(256, 1024), (2048, 2048)])
+def test_a_step_has_room_for_the_longest_text(models: Path, longest: int, tokens: int) -> None:
+    """An encoder reads a text in one step; vLLM's default for a step is larger than this machine has a use for."""
+    sizes = {"max_position_embeddings": longest}
+    config = EngineArgs(model=str(models / "bert"), runner="pooling", hf_overrides=sizes).create_engine_config()
+    assert not config.scheduler_config.enable_chunked_prefill
+    assert config.scheduler_config.max_num_batched_tokens == tokens
