@@ -24,7 +24,7 @@ SIZES = {
 }  # fmt: skip
 DECODER = {**SIZES, "num_key_value_heads": 2}
 QWEN3 = {**DECODER, "head_dim": 16}
-ROBERTA = {**SIZES, "pad_token_id": 1, "position_embedding_type": "absolute"}
+ROBERTA = {**SIZES, "position_embedding_type": "absolute"}
 MODERNBERT = {**SIZES, "num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}
 GEMMA3 = {**QWEN3, "num_hidden_layers": 6, "sliding_window": 16, "query_pre_attn_scalar": 16}
 NOMIC = {
@@ -145,13 +145,20 @@ def write(model: Model, folder: Path) -> None:
     written = json.loads((folder / "config.json").read_text()) | model.written
     (folder / "config.json").write_text(json.dumps(written))
 
-    def returned(tokens: Sequence[int]) -> dict[str, Any]:
-        mask = {"attention_mask": torch.zeros(1, 1, len(tokens), len(tokens))} if model.bidirectional else {}
+    def returned(tokens: Sequence[int], **given: torch.Tensor) -> dict[str, Any]:
+        if model.bidirectional:
+            given["attention_mask"] = torch.zeros(1, 1, len(tokens), len(tokens))
         with torch.no_grad():
-            return _returned(made(torch.tensor([tokens]), **mask), head)
+            return _returned(made(torch.tensor([tokens]), **given), head)
+
+    def pair(one: Sequence[int], other: Sequence[int]) -> dict[str, Any]:
+        """Told of the two texts, as a tokenizer that gives types has vLLM tell its encoders."""
+        tokens, first = [1, *one, 2, *other, 2], len(one) + 2
+        types = torch.tensor([[0] * first + [1] * (len(tokens) - first)])
+        return returned(tokens, **({"token_type_ids": types} if getattr(config, "type_vocab_size", 0) > 1 else {}))
 
     documents = [returned([1, *tokens, 2]) for tokens in DOCUMENTS]
-    pairs = [returned([1, *QUERY, 2, *tokens, 2]) for tokens in DOCUMENTS]
+    pairs = [pair(QUERY, tokens) for tokens in DOCUMENTS]
     (folder / "documents.json").write_text(json.dumps(documents))
     (folder / "pairs.json").write_text(json.dumps(pairs))
     reference = []
@@ -159,9 +166,7 @@ def write(model: Model, folder: Path) -> None:
         reference.append(returned(prompt(length)))
         if model.kind == "BertForSequenceClassification":
             types = (torch.arange(length) >= length // 3).long()[None]
-            with torch.no_grad():
-                both = made(torch.tensor([prompt(length)]), token_type_ids=types)
-            reference[-1]["logits of two texts"] = both.logits[0].tolist()
+            reference[-1]["logits of two texts"] = returned(prompt(length), token_type_ids=types)["logits"]
     (folder / "reference.json").write_text(json.dumps(reference))
     tokenizer().save_pretrained(folder)
 

@@ -26,7 +26,7 @@ from fxhlo.runtime.vllm import worker
 
 sys.path.insert(0, str(Path(__file__).parent))
 from eager_steps import EagerSteps
-from pooling_models import LENGTHS, MODELS, prompt
+from pooling_models import DOCUMENTS, LENGTHS, MODELS, QUERY, prompt, text
 
 PROMPTS = [prompt(length) for length in LENGTHS]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -139,6 +139,15 @@ def test_a_cross_encoder_is_told_of_two_texts(engine: Engine, models: Path) -> N
     assert (wanted[2] - right[2]["logits"]).abs().max() > 0.01
     wanted[1] = right[1]["logits"]
     alike(pooled(llm, PROMPTS, params), wanted)
+
+
+def test_scores_of_pairs(engine: Engine, models: Path) -> None:
+    """As vLLM's `score` and its server tokenize them."""
+    read = json.loads((models / "xlm_roberta_reranker" / "pairs.json").read_text())
+    llm = engine("xlm_roberta_reranker")
+    found = llm.score(text(QUERY), [text(tokens) for tokens in DOCUMENTS], use_tqdm=False)
+    right = [torch.tensor(one["logits"]).sigmoid().item() for one in read]
+    assert [one.outputs.score for one in found] == pytest.approx(right, abs=1e-4)
 
 
 def test_prompts_in_chunks_from_a_cache_and_preempted(engine: Engine, models: Path) -> None:
