@@ -205,7 +205,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.kv_cache_interface:MLAAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
     "vllm.v1.core.sched.output:SchedulerOutput": (
         "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
-        "scheduled_spec_decode_tokens", "finished_req_ids", "kv_cache_block_copies",
+        "scheduled_spec_decode_tokens", "finished_req_ids", "preempted_req_ids", "kv_cache_block_copies",
     ),
     "vllm.v1.core.sched.output:NewRequestData": (
         "req_id", "prompt_token_ids", "sampling_params", "pooling_params", "block_ids", "num_computed_tokens", "prefill_token_ids",
