@@ -67,7 +67,7 @@ class Implementation:
     them. It reads shapes, dtypes and the target's generation, memory and tile sizes, and compiles nothing. It may omit the
     third parameter if it is the same for every target.
     `row_major`: operands whose memory the implementation addresses itself, and which must therefore be row-major;
-    if one is state of the module, its layout is pinned there (passes/hlo/layouts.py).
+    if one is an argument of the module, its layout is pinned there (passes/hlo/layouts.py).
     """
 
     target: str

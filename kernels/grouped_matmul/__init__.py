@@ -12,7 +12,7 @@ KERNEL = Kernel(
     fake=fake,
     dtypes={"values": FLOATING, "weights": FLOATING, "sizes": ("int32",)},
     implementations=(
-        Implementation.in_folder(__name__, "tpu", "ragged_dot"),
+        Implementation.in_folder(__name__, "tpu", "pallas", row_major=("weights",)),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,

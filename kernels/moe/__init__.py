@@ -15,6 +15,7 @@ KERNEL = Kernel(
     | {"topk_weights": ("float32",), "topk_ids": ("int32",)},
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "tpu", "pallas", row_major=("w13", "w2")),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +30,24 @@ def lower(
     topk_ids: Array,
     w13_bias: Array | None = None,
     w2_bias: Array | None = None,
+    **attributes: Any,
+) -> Array:
+    """Operands and result as in `reference.moe`. A weight is read once for every block of rows that chose its expert."""
+    return experts(
+        lambda sizes: partial(product, sizes=sizes),
+        x, w13, w2, topk_weights, topk_ids, w13_bias, w2_bias, **attributes,
+    )  # fmt: skip
+
+
+def experts(
+    products: Callable[[Array], Callable[[Array, Array], Array]],
+    x: Array,
+    w13: Array,
+    w2: Array,
+    topk_weights: Array,
+    topk_ids: Array,
+    w13_bias: Array | None = None,
+    w2_bias: Array | None = None,
     *,
     activation: str,
     limit: float,
@@ -36,27 +55,28 @@ def lower(
     beta: float,
     weight_on_input: bool,
 ) -> Array:
-    """Operands and result as in `reference.moe`. A weight is read once for every block of rows that chose its expert."""
-    (tokens, top), experts = topk_ids.shape, w13.shape[0]
+    """`lower` with another grouped product: products(rows of each expert)(rows sorted by expert, weights) -> float32, where rows past
+    the last expert's may be anything. Rows come back by a gather: a TPU's scatter takes one at a time."""
+    (tokens, top), count = topk_ids.shape, w13.shape[0]
     ids = topk_ids.reshape(-1)
-    ids = jnp.where((ids >= 0) & (ids < experts), ids, experts)  # rows of no expert come last
+    ids = jnp.where((ids >= 0) & (ids < count), ids, count)  # rows of no expert come last
     order = jnp.argsort(ids, stable=True)
     expert = ids[order]
-    sizes = jnp.sum(ids[:, None] == jnp.arange(experts, dtype=ids.dtype), 0, dtype=jnp.int32)
+    multiply = products(jnp.sum(ids[:, None] == jnp.arange(count, dtype=ids.dtype), 0, dtype=jnp.int32))
     rows = x[order // top]
     if weight_on_input:
         rows = (rows * topk_weights.reshape(-1)[order][:, None]).astype(x.dtype)
-    hidden = product(rows, w13, sizes)
+    hidden = multiply(rows, w13)
     if w13_bias is not None:
         hidden = hidden + w13_bias[expert].astype(hidden.dtype)  # an index past the last is the last
     inner = activated(hidden, activation, limit, alpha, beta).astype(x.dtype)
-    result = product(inner, w2, sizes)
+    result = multiply(inner, w2)
     if w2_bias is not None:
         result = result + w2_bias[expert].astype(result.dtype)
-    result = jnp.zeros_like(result).at[order].set(result, unique_indices=True).reshape(tokens, top, w2.shape[1])
+    result = result[jnp.argsort(order)].reshape(tokens, top, w2.shape[1])
     if not weight_on_input:
         result = result * topk_weights[..., None]
-    return jnp.where((ids < experts).reshape(tokens, top, 1), result, 0).sum(1).astype(x.dtype)
+    return jnp.where((ids < count).reshape(tokens, top, 1), result, 0).sum(1).astype(x.dtype)
 
 
 def activated(hidden: Array, activation: str, limit: float, alpha: float, beta: float) -> Array:

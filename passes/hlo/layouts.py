@@ -1,8 +1,9 @@
-"""Pins the layout of states to row-major, as arguments and as results of `main`.
+"""Pins the layout of states and weights to row-major, as arguments and as results of `main`.
 
 Comes in: a legalized module, and the types of operands that some implementation addresses itself. Goes out: nothing; the
 module is changed in place. Without it XLA may lay out a TPU's cache [blocks, 16, 16, 64] with the blocks innermost, and a kernel
-that copies blocks would get a transposed copy of the whole cache.
+that copies blocks would get a transposed copy of the whole cache; so would one that reads weights [128, 5760, 2880], the last
+dimension of which fills no tile.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ LAYOUT = "mhlo.layout_mode"
 
 
 def pin_row_major(module: ir.Module, types: Collection[str]) -> None:
-    """Pins every argument of `main` that is updated in place (`tf.aliasing_output`) and has one of `types`."""
+    """Pins every argument of `main` that has one of `types`, and the result that it is updated to (`tf.aliasing_output`)."""
     function = ir.SymbolTable(module.operation)["main"].operation
     kinds = ir.TypeAttr(function.attributes["function_type"]).value
     inputs, results = ir.FunctionType(kinds).inputs, ir.FunctionType(kinds).results
     of_inputs = _dicts(function, "arg_attrs", len(inputs))
     of_results = _dicts(function, "res_attrs", len(results))
     for number, attributes in enumerate(of_inputs):
-        if "tf.aliasing_output" not in attributes or str(inputs[number]) not in types:
+        if str(inputs[number]) not in types:
             continue
         order = ",".join(map(str, reversed(range(ir.RankedTensorType(inputs[number]).rank))))
         attributes[LAYOUT] = ir.StringAttr.get(f"{{{order}}}")
-        of_results[ir.IntegerAttr(attributes["tf.aliasing_output"]).value][LAYOUT] = attributes[LAYOUT]
+        if "tf.aliasing_output" in attributes:
+            of_results[ir.IntegerAttr(attributes["tf.aliasing_output"]).value][LAYOUT] = attributes[LAYOUT]
     function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(each) for each in of_inputs])
     function.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(each) for each in of_results])
 

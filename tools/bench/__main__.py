@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, considered_tpu, lowering, models, sampling_tpu, serving, tpu
+from . import attention_tpu, cache_size, considered_tpu, experts_tpu, lowering, models, sampling_tpu, serving, tpu
 from .record import Record
 
 OUT = Path("build") / "bench"
@@ -60,6 +60,7 @@ PARTS: dict[str, Part] = {
     "lowering": Part(lambda options: lowering.measure(say), lambda rows: [lowering.table(list(rows))]),
     "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
+    "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
     "considered-tpu": Part(
         lambda options: considered_tpu.measure(say), lambda rows: [considered_tpu.table(list(rows))]
     ),

@@ -20,12 +20,16 @@ WHAT = {
     "attention-tpu": "Cycles of libtpu's static profile for more keys of one request, beside the kernel in the jax wheel.",
     "sampling-tpu": "Cycles of the compiled sampling kernels, beside XLA's form of the same composites and, for `sample`, "
     "a sampler that sorts.",
+    "experts-tpu": "Cycles of one layer's experts by the compiler's figures: the Pallas product beside XLA's ragged dot, of which the "
+    "copies alone have an estimate, and beside the loop in StableHLO. *Weights' bound*: the time in which the memory delivers the "
+    "chosen weights.",
     "considered-tpu": "What was considered as a kernel: the compiler's figures. docs/kernels_considered.md has the verdicts.",
 }
 """Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
     "serving": "Serving", "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
-    "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs", "considered-tpu": "Kernels considered",
+    "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs",
+    "experts-tpu": "Experts on TPUs", "considered-tpu": "Kernels considered",
 }  # fmt: skip
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -165,9 +165,9 @@ def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
     return total
 
 
-def xla_cycles(text: str, *, asked: bool) -> float:
-    """Sums `estimated_cycles` of an optimized module, loops times their count; of a condition the most expensive branch, or the
-    cheapest unless `asked`."""
+def xla_cycles(text: str, *, asked: bool, steps: int = STEPS) -> float:
+    """Sums `estimated_cycles` of an optimized module, loops times their count, `steps` where it is not known; of a condition the most
+    expensive branch, or the cheapest unless `asked`."""
     computations: dict[str, list[str]] = {}
     current: list[str] = []
     entry = ""
@@ -185,7 +185,7 @@ def xla_cycles(text: str, *, asked: bool) -> float:
     def of(line: str) -> float:
         if loop := re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
             known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            return (int(known[1]) if known else STEPS) * (cost(loop[1]) + cost(loop[2]))
+            return (int(known[1]) if known else steps) * (cost(loop[1]) + cost(loop[2]))
         if " conditional(" in line:
             names = re.search(r"branch_computations=\{([^}]*)\}", line)
             branches = (
