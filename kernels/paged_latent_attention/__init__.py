@@ -18,7 +18,10 @@ KERNEL = Kernel(
         **dict.fromkeys(("query", "latent", "kv_cache"), FLOATING),
         **dict.fromkeys(("slot_mapping", "block_tables", "seq_lens", "query_start_loc", "selected"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    implementations=(
+        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "any", "xla"),
+    ),
     aliases={1: 2},
     cases=cases,
     work=work,

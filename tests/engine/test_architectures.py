@@ -14,8 +14,8 @@ from fxhlo.tools.architectures.catalog import ARCHITECTURES
 from fxhlo.tools.architectures.compare import FOLDER, LOG, Comparison
 from fxhlo.tools.architectures.record import Record
 
-QUICK = ("Qwen3ForCausalLM", "Gemma2ForCausalLM")
-"""Full attention, and windows beside it."""
+QUICK = ("Qwen3ForCausalLM", "Gemma2ForCausalLM", "YoutuForCausalLM")
+"""Full attention, windows beside it, and latent attention."""
 
 
 @pytest.fixture(scope="module")

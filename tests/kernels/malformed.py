@@ -88,6 +88,13 @@ CALLS = (
         (((R, 6), I32), ((R, 6), F32), ((R,), I32)),
     ),
     Call(
+        "fxhlo_ragged_paged_latent_attention",
+        {"query": PAGED["query"], "latent": floats(T, 8), "kv_cache": floats(6, 4, 8),
+         **{name: PAGED[name] for name in ("slot_mapping", "block_tables", "seq_lens", "query_start_loc")}},
+        (((T, 4, 6), F32), ((6, 4, 8), F32)),
+        {"value_size": np.int64(6), "scale": F32(0.3), "sliding_window": np.int64(0)},
+    ),
+    Call(
         "fxhlo_ragged_paged_attention",
         PAGED,
         (((T, 4, 8), F32), ((6, 4, 4, 8), F32)),
@@ -140,6 +147,9 @@ RECURRENT = (
 
 READ_OUTSIDE = {
     ("fxhlo_logprobs", "tokens"): (-1, V, 2_000_000_000, -(2**31)),
+    ("fxhlo_ragged_paged_latent_attention", "block_tables"): (-1, 6, 2**31 - 1, -(2**31)),
+    ("fxhlo_ragged_paged_latent_attention", "seq_lens"): (9, 2**31 - 1),
+    ("fxhlo_ragged_paged_latent_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
     ("fxhlo_ragged_paged_attention", "block_tables"): (-1, 6, 2**31 - 1, -(2**31)),
     ("fxhlo_ragged_paged_attention", "seq_lens"): (9, 2**31 - 1),
     ("fxhlo_ragged_paged_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
@@ -201,6 +211,8 @@ FINE = {
     ("fxhlo_ragged_paged_attention", "alibi_slopes: empty 0"),
     ("fxhlo_ragged_paged_attention", "kv_cache: long 0"),  # more blocks, or a longer table
     ("fxhlo_ragged_paged_attention", "block_tables: long 1"),
+    ("fxhlo_ragged_paged_latent_attention", "kv_cache: long 0"),
+    ("fxhlo_ragged_paged_latent_attention", "block_tables: long 1"),
     ("fxhlo_ragged_causal_conv1d", "weight: dtype"),  # float16, which it takes
     ("fxhlo_ragged_causal_conv1d", "bias: empty 0"),  # absent
     ("fxhlo_ragged_decayed_attention", "skip: empty 0"),

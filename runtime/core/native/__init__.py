@@ -18,6 +18,8 @@ of the call that names the operand and the position:
 - `fxhlo_process_logits`, `fxhlo_sample`, `fxhlo_logprobs`: operands and results of the composites of these names.
 - `fxhlo_ragged_paged_attention(q, k, v, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc, sinks,
   alibi_slopes; scale, sliding_window, soft_cap) -> (out, kv_cache)`: see attention.cc for shapes.
+- `fxhlo_ragged_paged_latent_attention(q, latent, kv_cache, slot_mapping, block_tables, seq_lens, query_start_loc; value_size,
+  scale, sliding_window) -> (out, kv_cache)`: see latent_attention.cc for shapes.
 - `fxhlo_ragged_causal_conv1d`, `fxhlo_ragged_selective_scan`, `fxhlo_ragged_decayed_attention` and `fxhlo_ragged_gated_delta_rule`:
   operands and a step's requests with the state in slots, see recurrent.h and recurrent_conv.cc, recurrent_scan.cc, recurrent_attention.cc.
 - `fxhlo_varlen_attention(q, k, v, query_start_loc, sinks; scale, sliding_window, soft_cap, causal) -> out`: see

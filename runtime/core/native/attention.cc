@@ -7,8 +7,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 
-#include "attention_walk.h"
+#include "attention_pages.h"
 #include "door.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -20,6 +21,7 @@ constexpr const char* kName = "fxhlo_ragged_paged_attention";
 struct Shape {
   int64_t tokens, heads, kv_heads, head_size, requests, blocks, block_size, pages;
   int64_t slot_values() const { return 2 * kv_heads * head_size; }
+  int64_t value_size() const { return head_size; }
 };
 
 template <typename T>
@@ -47,15 +49,7 @@ struct Problem : Shape {
   int64_t end_key(int32_t, int64_t position) const { return position + 1; }
 
   void find_keys(const Item& item, int64_t block, int64_t first, int64_t last, const T** keys) const {
-    const int32_t* table = tables + item.request * pages;
-    std::fill(keys, keys + kKeys, zeros<T>());
-    const int64_t begin = std::max(first, block), end = std::min(last, block + kKeys);
-    if (begin >= end) return;
-    int64_t page = begin / block_size, offset = begin % block_size;
-    for (int64_t at = begin; at < end; ++page, offset = 0) {
-      const T* slot = cache + (table[page] * block_size + offset) * slot_values() + 2 * item.head * head_size;
-      for (; at < end && offset < block_size; ++at, ++offset, slot += slot_values()) keys[at - block] = slot;
-    }
+    find_paged_keys(*this, item, block, first, last, cache + 2 * item.head * head_size, slot_values(), keys);
   }
   void prefetch(const T* const* keys) const {
     for (int key = 0; key < kKeys; ++key) prefetch_bytes(keys[key], 2 * head_size);
@@ -75,30 +69,6 @@ void write_cache(const Shape& shape, const T* k, const T* v, const int32_t* slot
     for (int64_t head = 0; head < shape.kv_heads; ++head, to += 2 * size) {
       std::memcpy(to, k + (token * shape.kv_heads + head) * size, size * sizeof(T));
       std::memcpy(to + size, v + (token * shape.kv_heads + head) * size, size * sizeof(T));
-    }
-  }
-}
-
-// Checks that every page to be read is in the cache and every row in the batch; rows of no request come last.
-template <typename T>
-void check_requests(const Problem<T>& p, Door& door) {
-  check_rows(p.starts, p.requests, p.tokens, door);
-  for (int64_t request = 0; request < p.requests && !door.failed(); ++request) {
-    const auto where = [&] { return "request " + std::to_string(request) + ": "; };
-    const int64_t length = p.seq_lens[request];
-    if (p.starts[request] == p.starts[request + 1] || length <= 0) continue;
-    door.require(length <= p.pages * p.block_size, [&] {
-      return where() + "seq_lens is " + std::to_string(length) + ", its block table holds " +
-             std::to_string(p.pages * p.block_size) + " tokens";
-    });
-    if (door.failed()) return;
-    const int64_t last = (length - 1) / p.block_size;
-    for (int64_t page = p.first_key(std::max<int64_t>(0, p.first_position(request))) / p.block_size; page <= last; ++page) {
-      const int32_t block = p.tables[request * p.pages + page];
-      door.require(0 <= block && block < p.blocks, [&] {
-        return where() + "entry " + std::to_string(page) + " of its block table is " + std::to_string(block) + ", the cache has " +
-               std::to_string(p.blocks) + " blocks";
-      });
     }
   }
 }

@@ -4,6 +4,7 @@
 //   using Value: float, BFloat16 or Half
 //   int64_t tokens, heads, kv_heads, head_size, requests; const Value* q; Value* out; const int32_t* starts; const float* sinks,
 //       *slopes (or null); Scoring scoring
+//   int64_t value_size(): of a value, at most head_size
 //   int64_t first_position(request): of the request's first row of this step, in its context
 //   int64_t first_key(position), end_key(request, position): the keys that a row attends to; neither falls as positions rise
 //   void find_keys(item, block, first, last, keys): pointers to the keys of one block; to zeros() outside [first, last)
@@ -79,7 +80,7 @@ class Tile {
   Tile(const Problem& p, const Item& item, Scratch& scratch, TileShapes& shapes)
       : p_(p), item_(item), s_(scratch), shapes_(shapes), tiled_(tiled<T>()), group_(static_cast<int>(p.heads / p.kv_heads)), rows_(item.rows * group_),
         head_size_(static_cast<int>(p.head_size)), words_(whole((head_size_ + kPer - 1) / kPer, tiled_ ? kTileSide : 1)),
-        padded_(whole(head_size_, kLanes)), position_(p.first_position(item.request) + item.row) {}
+        value_size_(static_cast<int>(p.value_size())), padded_(whole(value_size_, kLanes)), position_(p.first_position(item.request) + item.row) {}
 
   static int whole(int count, int of) { return (count + of - 1) / of * of; }
 
@@ -153,7 +154,7 @@ class Tile {
     p_.to_values(keys);
     // 0 * infinity is NaN: values that are masked for some rows only must be finite.
     const bool alike = last_seen(0, block) == last_seen(rows_ - 1, block) && first_seen(0, block) == first_seen(rows_ - 1, block);
-    if (alike || all_finite(keys, head_size_)) {
+    if (alike || all_finite(keys, value_size_)) {
       accumulate(keys, 0, rows_);
     } else {
       shape_tiles(1);
@@ -170,7 +171,7 @@ class Tile {
   }
 
   void accumulate(const T* const* values, int row, int rows) {
-    pack_values(values, head_size_, padded_, s_.values.data());
+    pack_values(values, value_size_, padded_, s_.values.data());
     multiply(s_.weights.data() + row * kKeys / kPer, kKeys / kPer, rows, s_.values, padded_,
              s_.output.data() + static_cast<int64_t>(row) * padded_, s_.shrink.data() + row);
   }
@@ -188,14 +189,14 @@ class Tile {
   }
 
   void finish() {
-    T* out = p_.out + (query(0) - p_.q);
+    T* out = p_.out + ((p_.starts[item_.request] + item_.row) * p_.heads + head(0)) * value_size_;
     for (int row = 0; row < rows_; ++row) {
       const float total = sum_lanes(load<Floats>(s_.total.data() + row * kLanes)), inverse = total == 0.0f ? 0.0f : 1.0f / total;
       float* from = s_.output.data() + static_cast<int64_t>(row) * padded_;
       // + 0 turns -0 into 0: a fully masked block does that too, and must not change the result.
-      for (int i = 0; i < head_size_; ++i) from[i] = from[i] * inverse + 0.0f;
-      T* to = out + (row / group_ * p_.heads + row % group_) * head_size_;
-      convert(from, to, head_size_);
+      for (int i = 0; i < value_size_; ++i) from[i] = from[i] * inverse + 0.0f;
+      T* to = out + (row / group_ * p_.heads + row % group_) * value_size_;
+      convert(from, to, value_size_);
     }
   }
 
@@ -204,7 +205,7 @@ class Tile {
   Scratch& s_;
   TileShapes& shapes_;
   const bool tiled_;
-  const int group_, rows_, head_size_, words_, padded_;
+  const int group_, rows_, head_size_, words_, value_size_, padded_;
   const int64_t position_;
 };
 
@@ -270,7 +271,7 @@ inline void check_rows(const int32_t* starts, int64_t requests, int64_t tokens, 
 // Zeroes the rows of `out` that belong to no request. starts: checked.
 template <typename Problem>
 void zero_other_rows(const Problem& p) {
-  const int64_t row = p.heads * p.head_size * sizeof(typename Problem::Value);
+  const int64_t row = p.heads * p.value_size() * sizeof(typename Problem::Value);
   const int64_t first = p.requests ? p.starts[0] : 0, last = p.requests ? p.starts[p.requests] : 0;
   char* out = reinterpret_cast<char*>(p.out);
   std::memset(out, 0, first * row);

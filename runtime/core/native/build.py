@@ -32,17 +32,19 @@ from ..errors import CacheError, UnsupportedError
 
 TARGETS: tuple[str, ...] = (
     "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_moe",
-    "fxhlo_ragged_paged_attention", "fxhlo_varlen_attention", "fxhlo_process_logits", "fxhlo_sample", "fxhlo_logprobs",
+    "fxhlo_ragged_paged_attention", "fxhlo_ragged_paged_latent_attention", "fxhlo_varlen_attention", "fxhlo_process_logits", "fxhlo_sample",
+    "fxhlo_logprobs",
     "fxhlo_ragged_causal_conv1d", "fxhlo_ragged_selective_scan", "fxhlo_ragged_decayed_attention", "fxhlo_ragged_gated_delta_rule",
 )  # fmt: skip
 SOURCES = (
-    "attention.cc", "varlen_attention.cc", "sample.cc", "moe.cc", "panels.cc", "linear.cc", "logprobs.cc", "process_logits.cc",
+    "attention.cc", "latent_attention.cc", "varlen_attention.cc", "sample.cc", "moe.cc", "panels.cc", "linear.cc", "logprobs.cc",
+    "process_logits.cc",
     "recurrent_attention.cc", "recurrent_scan.cc", "recurrent_conv.cc", "activation.cc", "norm.cc",
 )  # fmt: skip
 """In order of compile time, longest first."""
 HEADERS = (
-    "activations.h", "attention_tile.h", "attention_walk.h", "convert.h", "door.h", "linear_tiles.h", "panels.h", "parallel.h",
-    "recurrent.h", "sampling.h", "tiles.h", "transpose.h", "vector.h",
+    "activations.h", "attention_pages.h", "attention_tile.h", "attention_walk.h", "convert.h", "door.h", "linear_tiles.h", "panels.h",
+    "parallel.h", "recurrent.h", "sampling.h", "tiles.h", "transpose.h", "vector.h",
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 """No contraction except explicit `fma`: sampling rounds as its reference does. Arguments in $CXX come after these

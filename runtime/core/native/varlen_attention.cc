@@ -17,6 +17,7 @@ constexpr const char* kName = "fxhlo_varlen_attention";
 
 struct Shape {
   int64_t tokens, heads, kv_heads, head_size, requests;
+  int64_t value_size() const { return head_size; }
 };
 
 struct Masking {
