@@ -40,7 +40,7 @@ void operator delete(void* place, size_t, std::align_val_t) noexcept { std::free
 
 #define KERNELS(X) \
   X(fxhlo_linear) X(fxhlo_linear_bias) X(fxhlo_rms_norm) X(fxhlo_silu_and_mul) X(fxhlo_moe) X(fxhlo_ragged_paged_attention) \
-  X(fxhlo_varlen_attention) X(fxhlo_process_logits) X(fxhlo_sample) X(fxhlo_logprobs) X(fxhlo_ragged_causal_conv1d) \
+  X(fxhlo_varlen_attention) X(fxhlo_ragged_paged_latent_attention) X(fxhlo_process_logits) X(fxhlo_sample) X(fxhlo_logprobs) X(fxhlo_ragged_causal_conv1d) \
   X(fxhlo_ragged_selective_scan) X(fxhlo_ragged_decayed_attention) X(fxhlo_ragged_gated_delta_rule)
 #define DECLARE(name) extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame*);
 KERNELS(DECLARE)
@@ -211,7 +211,7 @@ static std::vector<Call> calls() {
   const auto place = [](size_t i) { return static_cast<int32_t>(i); };
   const auto none = [](size_t) { return 0; };
   const Array logits = floats({rows, size}, -8, 8), row = floats({rows}, 0.5f, 1.0f), matrix = floats({70, 600}), weight = floats({wide, 600});
-  const Array cache = floats({32, 16, 4, 64}), state = floats({3, 8, 32, 64}), rates = floats({tokens, 8}, 0, 1), keys = floats({tokens, 2, 64});
+  const Array cache = floats({32, 16, 4, 64}), latents = floats({32, 16, 72}), state = floats({3, 8, 32, 64}), rates = floats({tokens, 8}, 0, 1), keys = floats({tokens, 2, 64});
   const Array slots = integers({2}, [](size_t i) { return static_cast<int32_t>(2 - i); });
   const Array lengths = integers({2}, [](size_t i) { return i == 0 ? 100 : 10; });
   const Array starts = integers({3}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : 40); });
@@ -255,6 +255,14 @@ static std::vector<Call> calls() {
        {floats({tokens, 4, 64}), cache},
        {{"chunk", XLA_FFI_DataType_S64, 0, 0, ""}, {"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""},
         {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"soft_cap", XLA_FFI_DataType_F32, 0.0f, 0, ""}}},
+      {"latent_attention",
+       fxhlo_ragged_paged_latent_attention,
+       {floats({tokens, 16, 72}), floats({tokens, 72}), latents,
+        integers({tokens}, [](size_t i) { return static_cast<int32_t>(i < 30 ? 70 + i : 32 * 8 + 100 + i - 30); }),
+        integers({2, 16}, place), integers({2}, [](size_t i) { return i == 0 ? 100 : 110; }),
+        integers({3}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : 40); })},
+       {floats({tokens, 16, 64}), latents},
+       {{"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""}, {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"value_size", XLA_FFI_DataType_S64, 0, 64, ""}}},
       {"conv", fxhlo_ragged_causal_conv1d, {floats({tokens, 600}), floats({600, 4}), column, convolved, slots, lengths, starts},
        {floats({tokens, 600}), convolved}, {{"silu", XLA_FFI_DataType_S64, 0, 1, ""}}},
       {"scan",

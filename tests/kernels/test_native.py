@@ -26,6 +26,7 @@ from fxhlo.kernels import (
     linear,
     logprobs,
     paged_attention,
+    paged_latent_attention,
     process_logits,
     rms_norm,
     sample,
@@ -34,6 +35,8 @@ from fxhlo.kernels import (
 )
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.kernels.paged_attention.cases import specs, values
+from fxhlo.kernels.paged_latent_attention.cases import specs as latent_specs
+from fxhlo.kernels.paged_latent_attention.cases import values as latent_values
 from fxhlo.kernels.process_logits.cases import values as processing
 from fxhlo.kernels.ragged_ssd.cases import operands_of
 from fxhlo.kernels.ragged_ssd.cases import specs as ssd
@@ -103,6 +106,7 @@ def test_each_native_kernel_is_here() -> None:
         "silu_and_mul",
         "moe",
         "ragged_paged_attention",
+        "ragged_paged_latent_attention",
         "process_logits",
         "sample",
         "logprobs",
@@ -263,6 +267,46 @@ def test_a_sequence_has_the_same_bits_alone_and_among_others(dtype: str) -> None
     }
     found = run(varlen_attention.KERNEL, alone, **attributes)[0]
     np.testing.assert_array_equal(found.astype(F32), together[33:123].astype(F32))
+
+
+LATENT = {
+    "mixed": ((48, 4, 72, 16, 7, 10), 64, 0),
+    "odd": ((48, 3, 37, 5, 7, 32), 20, 0),
+    "of a served model": ((48, 16, 576, 16, 7, 10), 512, 0),
+    "more heads than a tile": ((48, 80, 24, 16, 7, 10), 16, 0),
+    "window": ((48, 4, 72, 16, 7, 10), 64, 13),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LATENT)
+def test_paged_latent_attention(name: str, dtype: str) -> None:
+    """As of keys and values: anything stands in pages and slots that are not read."""
+    shape, value_size, window = LATENT[name]
+    made = dict(latent_values(latent_specs(*shape, dtype="float32"), LENGTHS)(np.random.default_rng(3)))
+    for request, (done, new) in enumerate([*LENGTHS, (0, 0), (0, 0)]):
+        used = -(-(done + new) // shape[3]) if new else 0
+        made["block_tables"][request, used:] = [-1, 10**6, -(2**31)][request % 3]
+    made["kv_cache"][-1] = NAN
+    made["slot_mapping"][-3:] = [-1, 2**31 - 1, -(2**31)]
+    for each in ("query", "latent", "kv_cache"):
+        made[each] = made[each].astype(DTYPES[dtype])
+    attributes = {"value_size": value_size, "scale": shape[2] ** -0.5, "sliding_window": window}
+    kernel = paged_latent_attention.KERNEL
+    found, right = run(kernel, made, **attributes), expected(kernel, made, **attributes)
+    close(found[:1], right[:1], {"float32": 2e-5, "bfloat16": 2e-2, "float16": 2e-3}[dtype])
+    np.testing.assert_array_equal(found[1].astype(F32), right[1])
+
+
+def test_paged_latent_attention_of_values_that_are_no_numbers() -> None:
+    made = dict(
+        latent_values(latent_specs(24, 4, 40, 16, 4, 4, dtype="float32"), [(20, 3), (0, 12)])(np.random.default_rng(4))
+    )
+    made["latent"][1, 3], made["latent"][8, 2], made["query"][5, 2] = NAN, INF, -INF
+    attributes = {"value_size": 32, "scale": 0.2, "sliding_window": 0}
+    kernel = paged_latent_attention.KERNEL
+    found, right = run(kernel, made, **attributes), expected(kernel, made, **attributes)
+    close(found[:1], right[:1], 2e-5)
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------
