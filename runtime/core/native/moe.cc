@@ -5,6 +5,8 @@
 // once for kBlockRows of their rows. The first pass computes the experts' inner values, a chunk for each block of rows of an
 // expert and range of columns; the second has a chunk for each range of columns of y, goes through all blocks, and sums.
 //
+// With Intel AMX, products are those of linear_tiles.h, and the inner values are rows instead of packed quads.
+//
 // Batch invariance: products are those of panels.h, or of tiles.h; a row's experts are summed in order of their number.
 #include <algorithm>
 #include <atomic>
@@ -16,6 +18,7 @@
 
 #include "activations.h"
 #include "door.h"
+#include "linear_tiles.h"
 #include "panels.h"
 #include "parallel.h"
 #include "vector.h"
@@ -136,7 +139,7 @@ template <typename T>
 struct Scratch {
   std::vector<Quad> x;
   std::vector<Words> kept;
-  std::vector<T> scaled;
+  std::vector<T> rows;
   std::vector<float> sums, more, total;
 };
 
@@ -148,15 +151,16 @@ class Mixture {
 
   void compute(ffi::ThreadPool& pool) const {
     const int64_t blocks = plan_.blocks.size(), wanted = pool.num_threads() * kChunksPerThread;
-    const int64_t panels = panels_of(p_.inner), pieces = blocks == 0 ? 0 : std::clamp<int64_t>(wanted / blocks, 1, panels);
+    const int64_t unit = tiled<T>() ? kTilePanel : kPanel, panels = (p_.inner + unit - 1) / unit;
+    const int64_t pieces = blocks == 0 ? 0 : std::clamp<int64_t>(wanted / blocks, 1, panels);
     parallel_for(pool, blocks * pieces, [&](int64_t chunk) {
       const int64_t piece = chunk % pieces;
-      inner_values(plan_.blocks[chunk / pieces], kPanel * (panels * piece / pieces),
-                   std::min(p_.inner, kPanel * (panels * (piece + 1) / pieces)));
+      const int64_t column = unit * (panels * piece / pieces), end = std::min(p_.inner, unit * (panels * (piece + 1) / pieces));
+      tiled<T>() ? tiled_inner_values(plan_.blocks[chunk / pieces], column, end) : inner_values(plan_.blocks[chunk / pieces], column, end);
     });
-    const int64_t columns = panels_of(p_.hidden), chunks = std::min(columns, wanted);
+    const int64_t columns = (p_.hidden + unit - 1) / unit, chunks = std::min(columns, wanted);
     parallel_for(pool, chunks, [&](int64_t chunk) {
-      results(kPanel * (columns * chunk / chunks), std::min(p_.hidden, kPanel * (columns * (chunk + 1) / chunks)));
+      results(unit * (columns * chunk / chunks), std::min(p_.hidden, unit * (columns * (chunk + 1) / chunks)));
     });
   }
 
@@ -168,19 +172,77 @@ class Mixture {
     return made;
   }
 
-  // Rows of x, or copies that are scaled by the router's weights.
+  const T* row_of_x(const Block& block, int64_t r) const { return p_.x + plan_.choices[block.first + r] / p_.top * p_.hidden; }
+
+  // Copies of the block's rows of x, scaled by the router's weights if those are on the input.
+  void copy_rows(const Block& block, std::vector<T>& to) const {
+    to.resize(block.count * p_.hidden);
+    for (int64_t r = 0; r < block.count; ++r) {
+      const T* from = row_of_x(block, r);
+      T* into = to.data() + r * p_.hidden;
+      if (!p_.on_input) {
+        std::copy_n(from, p_.hidden, into);
+        continue;
+      }
+      const float weight = p_.weights[plan_.choices[block.first + r]];
+      for (int64_t i = 0; i < p_.hidden; ++i) into[i] = from_float<T>(to_float(from[i]) * weight);
+    }
+  }
+
   void pack(const Block& block, Scratch<T>& to) const {
     const TiledRows rows{block.count};
-    const auto row_of_x = [&](int64_t r) { return p_.x + plan_.choices[block.first + r] / p_.top * p_.hidden; };
     to.x.resize(block.count * steps_of<T>(p_.hidden));
-    if (!p_.on_input) return pack_rows<T>(rows, p_.hidden, row_of_x, to.x.data());
-    to.scaled.resize(block.count * p_.hidden);
-    for (int64_t r = 0; r < block.count; ++r) {
-      const T* from = row_of_x(r);
-      const float weight = p_.weights[plan_.choices[block.first + r]];
-      for (int64_t i = 0; i < p_.hidden; ++i) to.scaled[r * p_.hidden + i] = from_float<T>(to_float(from[i]) * weight);
+    if (!p_.on_input) return pack_rows<T>(rows, p_.hidden, [&](int64_t r) { return row_of_x(block, r); }, to.x.data());
+    copy_rows(block, to.rows);
+    pack_rows<T>(rows, p_.hidden, [&](int64_t r) { return to.rows.data() + r * p_.hidden; }, to.x.data());
+  }
+
+  static void count_read(int64_t columns, int64_t matrices, int64_t k) {
+    weight_bytes.fetch_add(columns * matrices * k * static_cast<int64_t>(sizeof(T)), std::memory_order_relaxed);
+  }
+
+  // y [rows][columns] = rows of k values times as many rows of a weight, with AMX.
+  static void multiply_tiled(const T* x, const T* w, int64_t rows, int64_t columns, int64_t k, float* y) {
+#if defined(FXHLO_TILES)
+    if constexpr (std::is_same_v<T, BFloat16>) TiledLinear(x, w, nullptr, y, true, columns, k).block(0, rows, 0, columns);
+#endif
+  }
+
+  // inner_values with AMX: rows of the block, one after the other.
+  void tiled_inner_values(const Block& block, int64_t column, int64_t end) const {
+    Scratch<T>& use = scratch();
+    const bool turns = p_.activation.interleaved;
+    const int64_t k = p_.hidden, columns = end - column, stride = turns ? 2 * columns : columns;
+    const T* weight = p_.w13 + block.expert * p_.width() * k;
+    copy_rows(block, use.rows);
+    use.sums.resize(block.count * stride);
+    use.more.resize(p_.activation.gated && !turns ? block.count * columns : 0);
+    count_read(columns, p_.activation.gated ? 2 : 1, k);
+    multiply_tiled(use.rows.data(), weight + (turns ? 2 * column : column) * k, block.count, stride, k, use.sums.data());
+    if (!use.more.empty()) multiply_tiled(use.rows.data(), weight + (p_.inner + column) * k, block.count, columns, k, use.more.data());
+    for (int64_t at = 0; at < columns; at += kPanel) {
+      const int64_t valid = std::min<int64_t>(kPanel, columns - at);
+      const Floats gate_bias = bias(block.expert, column + at, valid, 0), up_bias = bias(block.expert, column + at, valid, 1);
+      for (int64_t r = 0; r < block.count; ++r) {
+        float gate[kPanel] = {}, up[kPanel] = {};
+        const float* from = use.sums.data() + r * stride + (turns ? 2 * at : at);
+        for (int64_t i = 0; i < valid; ++i) gate[i] = from[turns ? 2 * i : i];
+        const float* more = turns ? from + 1 : use.more.data() + r * columns + at;
+        for (int64_t i = 0; i < valid && p_.activation.gated; ++i) up[i] = more[turns ? 2 * i : i];
+        T rounded[kPanel];
+        activated(load<Floats>(gate) + gate_bias, load<Floats>(up) + up_bias, rounded);
+        std::copy_n(rounded, valid, tiled_row(block, r) + column + at);
+      }
     }
-    pack_rows<T>(rows, p_.hidden, [&](int64_t r) { return to.scaled.data() + r * p_.hidden; }, to.x.data());
+  }
+
+  // Inner values of a row of the block, where they are not packed.
+  T* tiled_row(const Block& block, int64_t r) const {
+    return reinterpret_cast<T*>(inner_.get()) + (block.first + r) * p_.inner;
+  }
+
+  void activated(Floats gate, Floats up, T* rounded) const {
+    store_as(rounded, p_.activation.gated ? p_.activation.of_both(gate, up) : p_.activation.of_one(gate));
   }
 
   // Columns [column, end) of the block's inner values.
@@ -192,7 +254,7 @@ class Mixture {
     use.kept.resize(rows.tiles() > 1 ? steps_of<T>(k) * kTileVectors : 0);
     use.sums.resize(block.count * kPanel);
     use.more.resize(p_.activation.gated ? block.count * kPanel : 0);
-    weight_bytes.fetch_add((end - column) * (p_.activation.gated ? 2 : 1) * k * sizeof(T), std::memory_order_relaxed);
+    count_read(end - column, p_.activation.gated ? 2 : 1, k);
     for (; column < end; column += kPanel) {
       const int64_t valid = std::min<int64_t>(kPanel, p_.inner - column);
       const T* first = p_.w13 + block.expert * p_.width() * k + column * stride;
@@ -221,12 +283,9 @@ class Mixture {
       Quad* to = inner_.get() + (block.first + first) * steps_ + step * count;
       for (int64_t r = 0; r < count; ++r) {
         const Floats gate = load<Floats>(&from.sums[(first + r) * kPanel]) + gate_bias;
+        const Floats up = p_.activation.gated ? load<Floats>(&from.more[(first + r) * kPanel]) + up_bias : Floats{};
         T rounded[kPanel];
-        if (p_.activation.gated) {
-          store_as(rounded, p_.activation.of_both(gate, load<Floats>(&from.more[(first + r) * kPanel]) + up_bias));
-        } else {
-          store_as(rounded, p_.activation.of_one(gate));
-        }
+        activated(gate, up, rounded);
         PackedOf<T> packed[kPanel] = {};
         convert(rounded, packed, valid);
         for (int64_t quad = 0; quad < quads; ++quad) std::memcpy(to + quad * count + r, packed + quad * kStep<T>, sizeof(Quad));
@@ -248,24 +307,11 @@ class Mixture {
   void results(int64_t begin, int64_t end) const {
     Scratch<T>& use = scratch();
     const int64_t k = p_.inner, width = kPanel * panels_of(end - begin);
-    use.kept.resize(plan_.most > kTileRows ? steps_ * kTileVectors : 0);
-    use.sums.resize(plan_.most * kPanel);
     use.total.assign(p_.rows * width, 0.0f);
     for (size_t at = 0; at < plan_.blocks.size(); ++at) {
-      const Block& block = plan_.blocks[at];
-      const T* weight = p_.w2 + block.expert * p_.hidden * k;
-      for (int64_t column = begin; column < end; column += kPanel) {
-        Panel<T> panel(weight + column * k, k, p_.hidden - column);
-        if (column + kPanel < end) {
-          panel.next = kPanel * k;
-        } else if (at + 1 < plan_.blocks.size()) {
-          panel.next = ((plan_.blocks[at + 1].expert - block.expert) * p_.hidden + begin - column) * k;
-        }
-        product_of_panel(panel, k, TiledRows{block.count}, inner_.get() + block.first * steps_, use.kept.data(), use.sums.data());
-        add(block, column, use.sums.data(), use.total.data() + (column - begin), width);
-      }
+      tiled<T>() ? add_tiled(plan_.blocks[at], begin, end, use) : add_panels(at, begin, end, use);
     }
-    weight_bytes.fetch_add(static_cast<int64_t>(plan_.blocks.size()) * (end - begin) * k * sizeof(T), std::memory_order_relaxed);
+    count_read(end - begin, static_cast<int64_t>(plan_.blocks.size()), k);
     for (int64_t row = 0; row < p_.rows; ++row) {
       T rounded[kPanel];
       for (int64_t column = begin; column < end; column += kPanel) {
@@ -275,14 +321,42 @@ class Mixture {
     }
   }
 
-  // Adds a panel's sums to those of their rows, [rows][width].
-  void add(const Block& block, int64_t column, const float* sums, float* total, int64_t width) const {
+  // Adds the results of block `at` to use.total.
+  void add_panels(size_t at, int64_t begin, int64_t end, Scratch<T>& use) const {
+    const Block& block = plan_.blocks[at];
+    const int64_t k = p_.inner, width = kPanel * panels_of(end - begin);
+    use.kept.resize(plan_.most > kTileRows ? steps_ * kTileVectors : 0);
+    use.sums.resize(plan_.most * kPanel);
+    for (int64_t column = begin; column < end; column += kPanel) {
+      Panel<T> panel(p_.w2 + (block.expert * p_.hidden + column) * k, k, p_.hidden - column);
+      if (column + kPanel < end) {
+        panel.next = kPanel * k;
+      } else if (at + 1 < plan_.blocks.size()) {
+        panel.next = ((plan_.blocks[at + 1].expert - block.expert) * p_.hidden + begin - column) * k;
+      }
+      product_of_panel(panel, k, TiledRows{block.count}, inner_.get() + block.first * steps_, use.kept.data(), use.sums.data());
+      add(block, column, use.sums.data(), kPanel, use.total.data() + (column - begin), width);
+    }
+  }
+
+  // add_panels with AMX.
+  void add_tiled(const Block& block, int64_t begin, int64_t end, Scratch<T>& use) const {
+    const int64_t k = p_.inner, columns = end - begin, width = kPanel * panels_of(columns);
+    use.sums.resize(block.count * columns + kPanel);  // the last panel may be read past its end
+    multiply_tiled(tiled_row(block, 0), p_.w2 + (block.expert * p_.hidden + begin) * k, block.count, columns, k, use.sums.data());
+    for (int64_t at = 0; at < columns; at += kPanel) {
+      add(block, begin + at, use.sums.data() + at, columns, use.total.data() + at, width);
+    }
+  }
+
+  // Adds a panel's sums, [count][stride], to those of their rows, [rows][width].
+  void add(const Block& block, int64_t column, const float* sums, int64_t stride, float* total, int64_t width) const {
     float added[kPanel] = {};
     if (p_.b2 != nullptr) convert(p_.b2 + block.expert * p_.hidden + column, added, std::min<int64_t>(kPanel, p_.hidden - column));
     const Floats bias = load<Floats>(added);
     for (int64_t r = 0; r < block.count; ++r) {
       const int64_t choice = plan_.choices[block.first + r];
-      Floats values = load<Floats>(sums + r * kPanel) + bias;
+      Floats values = load<Floats>(sums + r * stride) + bias;
       if (!p_.on_input) values *= broadcast(p_.weights[choice]);
       float* to = total + choice / p_.top * width;
       store(to, load<Floats>(to) + values);
