@@ -1,8 +1,8 @@
 """vLLM's multi-head latent attention (MLA) as one functional op in its absorbed form: `fxhlo.latent_attention`.
 
 vLLM's layer projects each head's query into the latents' space, attends to the latents, and projects the result to the heads'
-values (`W_UK_T`, `W_UV`); for prompts it would decompress keys and values instead. Here every row takes the absorbed form:
-docs/kernels_considered.md has the figures. passes/fx/latent_attention.py adds the cache later.
+values (`W_UK_T`, `W_UV`); for prompts it would decompress keys and values instead. Here every row takes the absorbed form;
+docs/status.md has what that costs a long prompt. passes/fx/latent_attention.py adds the cache later.
 """
 
 from __future__ import annotations
