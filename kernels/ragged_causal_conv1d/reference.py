@@ -53,8 +53,10 @@ def begun(state: Tensor, batch: Batch) -> Tensor:
 
 
 def ended(state: Tensor, batch: Batch, final: Tensor) -> Tensor:
-    """The state with the final [R, ...] of each request that has rows; those without write to the scratch slot 0."""
-    return state.index_put((torch.where(batch.rows > 0, batch.slots, 0),), final.to(state.dtype))
+    """The state with the final [R, ...] of each request that has rows; those without write what is there to the scratch slot 0."""
+    has_rows = batch.rows > 0
+    new = torch.where(_as(has_rows, final), final.to(state.dtype), state[:1])
+    return state.index_put((torch.where(has_rows, batch.slots, 0),), new)
 
 
 def per_row(mask: Tensor, values: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ def ragged_causal_conv1d(
     including this step's: where there were none before, the state is taken as zero; query_start_loc int32 [R + 1]: its first row.
 
     Returns the convolution [T, C] in float32, `silu`: times its logistic, rounded to the values' dtype, zero in rows that belong
-    to no request; and the updated state. A request without rows changes no state but perhaps that of slot 0.
+    to no request; and the updated state. A request without rows changes no state.
     """
     kept = weight.shape[1] - 1
     batch = batch_of(values.shape[0], state, state_slots, seq_lens, query_start_loc)

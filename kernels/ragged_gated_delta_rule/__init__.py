@@ -17,6 +17,7 @@ KERNEL = Kernel(
     },
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "tpu", "pallas", row_major=("state",)),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 5},

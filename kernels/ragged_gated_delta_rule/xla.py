@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 
-from ..ragged_selective_scan.xla_requests import along_requests
+from ..ragged_selective_scan.xla_requests import InPlace, along_requests
 from ..ragged_ssd.xla import decays
 from ..spec import Operands
 from .reference import EPSILON
@@ -24,6 +24,7 @@ TILE = 64
 CHANNEL_TILE = 16
 """Rows of a tile where each channel of a key decays on its own: the decays between two rows are then a vector."""
 einsum = partial(jnp.einsum, precision=Precision.HIGHEST)
+matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
@@ -33,9 +34,9 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
-    *, scale: float, l2norm: bool,
+    *, scale: float, l2norm: bool, in_place: InPlace | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Operands and results as in reference.py."""
+    """Operands and results as in reference.py. in_place: see `along_requests`."""
     heads, key_heads = v.shape[1], k.shape[1]
 
     def by_head(one: Array) -> Array:
@@ -45,7 +46,9 @@ def lower(
 
     rows = (by_head(q) * scale, by_head(k), *(one.astype(jnp.float32) for one in (v, g, beta)))
     tile, width = (_tile, TILE) if g.ndim == 2 else (_channel_tile, CHANNEL_TILE)
-    output, state = along_requests(_single, tile, width, rows, state, state_slots, seq_lens, query_start_loc)
+    output, state = along_requests(
+        _single, tile, width, rows, state, state_slots, seq_lens, query_start_loc, in_place=in_place
+    )
     return output.astype(v.dtype), state
 
 
@@ -102,12 +105,14 @@ def inverse(below: Array) -> Array:
     Pairs of diagonal blocks are joined, from size 1 on: [[X, 0], [B, Y]]^-1 = [[X^-1, 0], [-Y^-1 B X^-1, Y^-1]]. That is as stable as
     forward substitution, which the product of (I + below^(2^k)) is not.
     """
-    size = below.shape[-1]
-    at, half = jnp.arange(size), 1
-    made = jnp.broadcast_to(jnp.eye(size), below.shape)
+    size, at = below.shape[-1], jnp.arange(below.shape[-1])
+    made, half = jnp.broadcast_to(jnp.eye(size), below.shape), 1
     while half < size:
         block = at // half
         joined = (block[:, None] == block[None, :] + 1) & (block[None, :] % 2 == 0)
-        made = made - einsum("...ij,...jk,...kl->...il", made, jnp.where(joined, below, 0.0), made)
+        corner = jnp.where(joined, below, 0.0)
+        # Blocks of size 1 are their own inverses; libtpu 0.0.42 refuses a product with the constant identity.
+        inner = corner if half == 1 else matmul(matmul(made, corner), made)
+        made = made - inner
         half *= 2
     return made

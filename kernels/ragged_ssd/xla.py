@@ -11,7 +11,7 @@ from jax import Array
 from jax.lax import Precision
 
 from ..ragged_selective_scan.xla import softened
-from ..ragged_selective_scan.xla_requests import along_requests
+from ..ragged_selective_scan.xla_requests import InPlace, along_requests
 from ..spec import Operands
 
 TILE = 64
@@ -26,12 +26,20 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, dt_bias: Array, state: Array, state_slots: Array,
-    seq_lens: Array, query_start_loc: Array,
+    seq_lens: Array, query_start_loc: Array, *, in_place: InPlace | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Operands and results as in reference.py."""
+    """Operands and results as in reference.py. in_place: see `along_requests`."""
     step, wide = softened(dt, dt_bias), x.astype(jnp.float32)
     y, state = decayed_attention(
-        c, b, step[:, :, None] * wide, step * a.astype(jnp.float32), state, state_slots, seq_lens, query_start_loc
+        c,
+        b,
+        step[:, :, None] * wide,
+        step * a.astype(jnp.float32),
+        state,
+        state_slots,
+        seq_lens,
+        query_start_loc,
+        in_place=in_place,
     )
     alive = jnp.arange(x.shape[0]) < query_start_loc[-1]
     y = y + d.astype(jnp.float32)[:, None] * wide
@@ -40,41 +48,43 @@ def lower(
 
 def decayed_attention(
     queries: Array, keys: Array, values: Array, decay: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
+    *, in_place: InPlace | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Linear attention with a decay per head and row: state = exp(decay) state + values keys', output = state queries.
 
     queries, keys [T, G, N], each group for H / G heads; values [T, H, P]; decay [T, H], at most 0; state [slots, H, P, N].
     Returns the outputs float32 [T, H, P], zero in rows of no request, and the updated state.
     """
-    groups, heads = keys.shape[1], values.shape[1]
+    rows = tuple(one.astype(jnp.float32) for one in (queries, keys, values, decay))
+    return along_requests(_single, _tile, TILE, rows, state, state_slots, seq_lens, query_start_loc, in_place=in_place)
 
-    def grouped(one: Array) -> Array:
-        return one.reshape(one.shape[0], groups, heads // groups, *one.shape[2:])
 
-    rows = (*(one.astype(jnp.float32) for one in (queries, keys)), grouped(values.astype(jnp.float32)), grouped(decay))
-    shape = (groups, heads // groups, *state.shape[2:])
-    output, updated = along_requests(
-        _single, _tile, TILE, rows, state.reshape(-1, *shape), state_slots, seq_lens, query_start_loc
-    )
-    return output.reshape(output.shape[0], heads, -1), updated.reshape(state.shape)
+def _grouped(one: Array, groups: int, axis: int) -> Array:
+    """Splits the axis of heads [H] into [G, H / G]."""
+    return one.reshape(*one.shape[:axis], groups, -1, *one.shape[axis + 1 :])
 
 
 def _single(state: Array, queries: Array, keys: Array, values: Array, decay: Array) -> tuple[Array, Array]:
-    """state [R, G, Q, P, N]; queries, keys [R, G, N]; values [R, G, Q, P]; decay [R, G, Q]: one row of each request."""
-    update = values[..., None] * keys[:, :, None, None, :]
-    state = state * jnp.exp(decay)[..., None, None] + update
-    return einsum("rgqpn,rgn->rgqp", state, queries), state
+    """state [R, H, P, N]; queries, keys [R, G, N]; values [R, H, P]; decay [R, H]: one row of each request."""
+    groups, shape = keys.shape[1], state.shape
+    values = _grouped(values, groups, 1)
+    state = _grouped(state * jnp.exp(decay)[..., None, None], groups, 1)
+    state = state + values[..., None] * keys[:, :, None, None, :]
+    output = einsum("rgqpn,rgn->rgqp", state, queries)
+    return output.reshape(shape[:3]), state.reshape(shape)
 
 
 def _tile(state: Array, queries: Array, keys: Array, values: Array, decay: Array) -> tuple[Array, Array]:
-    """state [G, Q, P, N]; queries, keys [C, G, N]; values [C, G, Q, P]; decay [C, G, Q]: C rows of one request."""
+    """state [H, P, N]; queries, keys [C, G, N]; values [C, H, P]; decay [C, H]: C rows of one request."""
+    groups, shape, made = keys.shape[1], state.shape, values.shape
+    state, values, decay = _grouped(state, groups, 0), _grouped(values, groups, 1), _grouped(decay, groups, 1)
     total = jnp.cumsum(decay, axis=0).transpose(1, 2, 0)  # [G, Q, C]
     weights = einsum("ign,jgn->gij", queries, keys)[:, None] * decays(total)
     inside = einsum("gqij,jgqp->igqp", weights, values)
     before = einsum("ign,gqpn->igqp", queries, state) * jnp.exp(total).transpose(2, 0, 1)[..., None]
     left = jnp.exp(total[..., -1:] - total).transpose(2, 0, 1)[..., None]
     state = state * jnp.exp(total[..., -1])[..., None, None] + einsum("jgqp,jgn->gqpn", values * left, keys)
-    return inside + before, state
+    return (inside + before).reshape(made), state.reshape(shape)
 
 
 def decays(total: Array) -> Array:
