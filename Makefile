@@ -102,6 +102,7 @@ matrix: $(READY)
 
 architectures: $(READY)
 	@$(RUN) fxhlo.tools.architectures --record $(ARCHITECTURES)
+	@$(RUN) fxhlo.tools.architectures --record --examine
 
 versions: $(READY)
 	@$(RUN) fxhlo.tools.newest

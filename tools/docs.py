@@ -1,4 +1,4 @@
-"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md, measured.md, and the tables of README. `make docs`; a test compares
+"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md, models.md, measured.md, and the tables of README. `make docs`; a test compares
 them with the tree.
 
 Comes in: the registries of this installation, docs/op_db.json, which `make conformance` writes, and the records of docs/bench. Goes out: one text
@@ -23,6 +23,7 @@ from ..lowering.registry import Rule, overload_name, rules
 from ..passes.base import Pass
 from ..passes.fx.random_key import DISTRIBUTIONS
 from ..passes.options import options
+from .architectures import page as models
 from .bench import page as measured
 from .kernel_matrix import Outcome
 from .kernel_matrix import read as read_matrix
@@ -245,6 +246,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "ops.md": ops_page,
     "kernels.md": kernels_page,
     "passes.md": passes_page,
+    "models.md": lambda: models.page(NOTICE),
     "measured.md": lambda: measured.page(NOTICE),
 }
 

@@ -23,6 +23,7 @@ import torch.distributed
 import vllm.envs as envs
 import vllm.ir.ops  # noqa: F401 - fills the registry of IR ops
 from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
+from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
 from vllm.distributed.parallel_state import (
     ensure_model_parallel_initialized,
     init_distributed_environment,
@@ -66,6 +67,7 @@ from vllm.v1.attention.backend import (
     AttentionType,
     MultipleOf,
 )
+from vllm.v1.attention.backends import utils as attention_utils
 from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
@@ -151,6 +153,7 @@ __all__ = [
     "no_compile",
     "override_forward_context",
     "process_weights_after_loading",
+    "registered",
     "set_current_vllm_config",
     "set_default_torch_dtype",
     "set_random_seed",
@@ -165,6 +168,20 @@ STATIC_ROTARY = (
 
 PLAIN_VARIANTS = {"KimiLinearForCausalLM": "vllm.models.kimi_k3.amd.linear"}
 """Architectures of packages with a variant for each vendor -> the module that is made of vLLM's common layers."""
+
+REGISTRY = {
+    "Text generation": "_TEXT_GENERATION_MODELS",
+    "Text generation and images through the Transformers backend": "_TRANSFORMERS_SUPPORTED_MODELS",
+    "The Transformers backend itself": "_TRANSFORMERS_BACKEND_MODELS",
+    "Embedding": "_EMBEDDING_MODELS",
+    "Late interaction": "_LATE_INTERACTION_MODELS",
+    "Reward": "_REWARD_MODELS",
+    "Classification of sequences": "_SEQUENCE_CLASSIFICATION_MODELS",
+    "Classification of tokens": "_TOKEN_CLASSIFICATION_MODELS",
+    "Images, speech and encoder-decoders": "_MULTIMODAL_MODELS",
+    "Drafts of speculative decoding": "_SPECULATIVE_DECODING_MODELS",
+}
+"""What architectures are for -> the table of vLLM's registry that has them."""
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.platforms.interface:Platform.apply_config_platform_defaults": ("vllm_config",),
@@ -260,6 +277,12 @@ def look_at_models_here() -> None:
     for architecture, module in PLAIN_VARIANTS.items():
         if getattr(registry.ModelRegistry.models[architecture], "module_name", "") == _package(module):  # nobody's own
             registry.ModelRegistry.register_model(architecture, f"{module}:{architecture}")
+
+
+def registered() -> dict[str, tuple[str, ...]]:
+    """vLLM's own architectures, by what they are for."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    return {title: tuple(getattr(registry, table)) for title, table in REGISTRY.items()}
 
 
 def _load_model_class(model: Any) -> Any:
@@ -452,6 +475,9 @@ def kv_cache_space() -> int | None:
 
 def cache_groups(vllm_config: VllmConfig, specs: Mapping[str, KVCacheSpec]) -> list[KVCacheGroupSpec]:
     """The groups of layers whose blocks vLLM's cache manager will assign together. specs: of each layer."""
+    if vllm_config.cache_config.kv_cache_layout is None:  # there is no engine core, which would choose one
+        supported = attention_utils.get_supported_kv_cache_layouts(get_current_attn_backends(vllm_config))
+        attention_utils.resolve_kv_cache_layout(vllm_config, [[layout.name for layout in supported]], specs.values())
     return kv_cache_utils.get_kv_cache_groups(vllm_config, dict(specs))
 
 

@@ -20,6 +20,18 @@ MAX_BIAS = 1024
 """Maximum number of `logit_bias` entries in a request."""
 
 
+FOR_GPUS = frozenset(
+    (
+        "DeepseekV4ForCausalLM",
+        "HYV4ForCausalLM",
+        "InklingForCausalLM",
+        "InklingForConditionalGeneration",
+        "Qwen4ExpForCausalLM",
+    )
+)
+"""Architectures whose classes call a GPU's own kernels in plain sight: vllm.models.deepseek_v4, hy_v4, inkling and qwen4_exp."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """what: completes "fxhlo does not support ... yet". asked: whether the config (or the parameters) set it; truthy if so."""
@@ -60,6 +72,11 @@ CONFIG = (
         "a KV cache of another type than the model's",
         lambda c: c.cache_config.cache_dtype not in ("auto", str(c.model_config.dtype).removeprefix("torch.")),
         "use --kv-cache-dtype auto",
+    ),
+    Refusal(
+        "models that vLLM has for GPUs alone",
+        lambda c: FOR_GPUS.intersection(c.model_config.architectures),
+        "serve this model on another platform of vLLM",
     ),
     Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),
     Refusal(

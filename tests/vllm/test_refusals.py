@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from vllm.engine.arg_utils import EngineArgs
 
 from fxhlo.runtime.core.errors import UnsupportedError
@@ -31,6 +33,11 @@ class Nothing:
         ({"tensor_parallel_size": 2}, "tensor parallelism", "--tensor-parallel-size"),
         ({"enable_lora": True}, "LoRA adapters", "merge the adapter"),
         ({"kv_cache_dtype": "fp8"}, "a KV cache of another type", "--kv-cache-dtype auto"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
+            "speculative decoding",
+            "--speculative-config",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -49,6 +56,23 @@ def test_processors_of_installed_packages_are_not_left_out_in_silence(
     monkeypatch.setattr(refusals, "entry_points", lambda group: [entry] if group == "vllm.logits_processors" else [])
     with pytest.raises(UnsupportedError, match="logits processors of installed packages"):
         config(folder)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "architecture", "named"),
+    [
+        ("LlavaConfig", "LlavaForConditionalGeneration", "multimodal models"),
+        ("WhisperConfig", "WhisperForConditionalGeneration", "encoder-decoder models"),
+        ("DeepseekV4Config", "DeepseekV4ForCausalLM", "models that vLLM has for GPUs alone"),
+    ],
+)
+def test_models_that_are_refused(config_class: str, architecture: str, named: str, tmp_path: Path) -> None:
+    made = getattr(transformers, config_class)().to_dict() | {"architectures": [architecture]}
+    for vllms_own in ("layer_types", "mlp_layer_types") if architecture == "DeepseekV4ForCausalLM" else ():
+        del made[vllms_own]
+    (tmp_path / "config.json").write_text(json.dumps(made, default=str))
+    with pytest.raises(UnsupportedError, match=named):
+        config(tmp_path)
 
 
 @pytest.mark.parametrize(

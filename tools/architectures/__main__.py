@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .catalog import ARCHITECTURES, KINDS, kind_of
-from .compare import FOLDER, LOG, Comparison
+from .compare import FOLDER, LOG, REFUSED_AS_A_WHOLE, Comparison, Examination
 from .outcome import Outcome
 from .record import Record
 
@@ -28,6 +28,20 @@ def row(outcome: Outcome) -> str:
     return f"{outcome.name:32} {kind_of(outcome.name):20} {outcome.status:12} {difference:8} {outcome.seconds:5.1f} s  {outcome.reason}"
 
 
+def examined(names: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[Outcome]]:
+    """vLLM's registry, and what became of the keys that are neither compared nor refused as a whole; of `names` where there are some."""
+    found = []
+    with Examination() as examination:
+        registry = examination.registry()
+        for key in dict.fromkeys(
+            key for title, keys in registry.items() if title not in REFUSED_AS_A_WHOLE for key in keys
+        ):
+            if key not in ARCHITECTURES and (not names or key in names):
+                found.append(one := examination.outcome(key))
+                print(f"{one.name:44} {one.status:10} {one.reason}", flush=True)
+    return registry, found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -P -m fxhlo.tools.architectures",
@@ -40,17 +54,25 @@ def main() -> None:
     parser.add_argument(
         "--record", action="store_true", help="writes the outcomes into docs/models.json; after it, make docs"
     )
+    parser.add_argument(
+        "--examine",
+        action="store_true",
+        help="also the registry's other keys, as lower-model check does; --record keeps them",
+    )
     words = parser.parse_args()
     if words.eager and words.record:
         parser.error("--record needs the engine: leave out --eager")
     found = []
     with Comparison(eager=words.eager) as compared:
-        for name in chosen(words.name):
+        for name in [] if words.examine else chosen(words.name):
             found.append(compared.outcome(name))
             print(row(found[-1]), flush=True)
     print(", ".join(f"{count} {status}" for status, count in Counter(one.status for one in found).items()))
+    record = Record.load().updated(found)
+    if words.examine:
+        record = record.with_registry(*examined(words.name))
     if words.record:
-        Record.load().updated(found).save()
+        record.save()
     print(f"tracebacks: {FOLDER / LOG}")
 
 

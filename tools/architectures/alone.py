@@ -34,6 +34,7 @@ BAILING = {
 CHATGLM = {
     "model_type": "chatglm", "num_layers": 2, "padded_vocab_size": 320, "hidden_size": 64, "ffn_hidden_size": 128, "kv_channels": 16,
     "num_attention_heads": 4, "seq_length": 256, "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True,
+    "original_rope": True, "tie_word_embeddings": False,
 }  # fmt: skip
 WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16, **HEAD}
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
@@ -48,7 +49,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "BailingMoeForCausalLM": BAILING,
     "BailingMoeV2ForCausalLM": {**BAILING, "use_qk_norm": True},
     "BailingMoeV2_5ForCausalLM": {**BAILING, "layer_group_size": 2, **LATENT},
-    "BailingMoeV3ForCausalLM": {**BAILING, "layer_group_size": 2, "short_conv_kernel_size": 4, **LATENT},
+    "BailingMoeV3ForCausalLM": {**BAILING, "layer_group_size": 2, "short_conv_kernel_size": 4, "no_kda_lora": True, **LATENT},
     "ChatGLMModel": CHATGLM,
     "ChatGLMForConditionalGeneration": CHATGLM,
     "DeciLMForCausalLM": {
@@ -81,18 +82,53 @@ ALONE: dict[str, dict[str, Any]] = {
     },
     "Plamo3ForCausalLM": {**WINDOWS, "interleaved_sliding_window": [16, None], "rope_local_theta": 10000.0},
     "SarvamMoEForCausalLM": BAILING,
-    "SarvamMLAForCausalLM": {**BAILING, **LATENT},
+    "SarvamMLAForCausalLM": {**BAILING, **LATENT, "q_lora_rank": None},
     "SolarForCausalLM": {"num_hidden_layers": 4, "bskcn_1": [1], "bskcn_2": [2], "bskcn_3": [3], "bskcn_4": [3], "bskcn_tv": [0.9, 0.8]},
+    "LlamaBidirectionalModel": {"pooling": "avg"},
+    "LlamaBidirectionalForSequenceClassification": {"pooling": "avg", "num_labels": 3},
     "Step3TextForCausalLM": {
         **HEAD, "moe_num_experts": 4, "moe_top_k": 2, "moe_intermediate_size": 32, "share_expert_dim": 32, "share_q_dim": 32, "max_position_embedding": 256,
         "norm_expert_weight": True, "moe_layers_enum": "1",
     },
     "Step3p5ForCausalLM": {
         "model_type": "step3p5", **WINDOWS, "moe_num_experts": 4, "moe_top_k": 2, "moe_intermediate_size": 32, "share_expert_dim": 32,
-        "num_attention_groups": 2, "attention_other_setting": {"num_attention_heads": 4, "num_attention_groups": 2, "head_dim": 16},
-        "moe_router_scaling_factor": 1.0, "need_fp32_gate": False, "norm_expert_weight": True, "swiglu_limits": None, "swiglu_limits_shared": None,
+        "num_attention_groups": 2, "attention_other_setting": {
+            "attention_type": "sliding_attention", "num_attention_heads": 4, "num_attention_groups": 2, "head_dim": 16},
+        "moe_router_scaling_factor": 1.0, "need_fp32_gate": True, "norm_expert_weight": True, "swiglu_limits": None, "swiglu_limits_shared": None,
         "use_moe_router_bias": True, "moe_layers_enum": "1", "att_impl_type": "GQA", "yarn_only_types": [],
     },
-    "TeleChat2ForCausalLM": {"n_layer": 2, "n_head": 4, "bias": False, "layer_norm_epsilon": 1e-6, "n_inner": 128},
+    "TeleChat2ForCausalLM": {"ffn_hidden_size": 128, "n_layer": 2, "n_head": 4, "bias": False, "layer_norm_epsilon": 1e-6, "n_inner": 128},
     "TeleFLMForCausalLM": {"use_mup": True, "mup_scale_factor": 4.0, "output_mult": 1.0, "input_mult": 1.0},
 }  # fmt: skip
+
+BORROWED = {
+    "BertSpladeSparseEmbeddingModel": "BertConfig",
+    "BgeM3EmbeddingModel": "XLMRobertaConfig",
+    "DeepseekV3BidirectionalModel": "DeepseekV3Config",
+    "ColBERTModernBertModel": "ModernBertConfig",
+    "ColBERTJinaRobertaModel": "XLMRobertaConfig",
+    "ColBERTLfm2Model": "Lfm2Config",
+    "HF_ColBERT": "BertConfig",
+    "GteNewModel": "GteConfig",
+    "GteNewForSequenceClassification": "GteConfig",
+    "Qwen2ForRewardModel": "Qwen2Config",
+    "Qwen2ForProcessRewardModel": "Qwen2Config",
+    "JinaForRanking": "Qwen3Config",
+    "TransformersMoEForCausalLM": "MixtralConfig",
+    "TransformersMoEEmbeddingModel": "MixtralConfig",
+    "TransformersMoEForSequenceClassification": "MixtralConfig",
+}
+"""Architectures of vLLM's that take the config of another class of transformers."""
+NOMIC = {
+    "n_embd": 768, "n_layer": 2, "n_inner": 3072, "n_head": 12, "activation_function": "swiglu", "mlp_fc1_bias": False, "mlp_fc2_bias": False,
+    "qkv_proj_bias": False, "rotary_emb_scale_base": None, "rotary_emb_interleaved": False, "layer_norm_epsilon": 1e-12,
+}  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {
+    "GteModel": {"position_embedding_type": "rope"},
+    "NomicBertModel": NOMIC,
+    "XLMRobertaModel": {"position_embedding_type": "absolute"},
+    "BgeM3EmbeddingModel": {"position_embedding_type": "absolute"},
+    "ColBERTJinaRobertaModel": {"position_embedding_type": "rotary"},
+    "ColBERTLfm2Model": {"conv_dim": 2560, "block_dim": 2560, "block_ff_dim": 12288},
+}
+"""What vLLM reads of a config, and transformers' class does not write."""

@@ -18,6 +18,11 @@ from .outcome import Outcome
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "architectures"
 LOG = "log.txt"
 """What the processes wrote, tracebacks among it; in the folder of the models."""
+REFUSED_AS_A_WHOLE = {
+    "Images, speech and encoder-decoders": "multimodal and encoder-decoder models are refused",
+    "Drafts of speculative decoding": "`--speculative-config` is refused",
+}
+"""Parts of vLLM's registry whose keys are not examined one by one, and why; tests/vllm/test_refusals.py has the tests."""
 PATIENCE = 300.0
 """Seconds for one architecture."""
 
@@ -56,6 +61,32 @@ class Worker:
         if not answer:
             self.__exit__()
         return answer
+
+
+class Examination:
+    """with Examination() as examined: examined.registry(); examined.outcome(key). Without an engine, as examine.py says."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Examination:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as open_now:
+            log = open_now.enter_context((self.folder / LOG).open("a"))
+            self._worker = open_now.enter_context(Worker("examine", log, {"VLLM_PLUGINS": "fxhlo"}))
+            self._open = open_now.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def registry(self) -> dict[str, tuple[str, ...]]:
+        """Every key of vLLM's registry, by what it is for."""
+        return {title: tuple(keys) for title, keys in json.loads(self._worker.ask("registry")).items()}
+
+    def outcome(self, key: str) -> Outcome:
+        answer = self._worker.ask(str(self.folder / "examined" / key))
+        return Outcome.of(json.loads(answer)) if answer else Outcome(key, "failed", "the process ended")
 
 
 class Comparison:

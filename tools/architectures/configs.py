@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .alone import ALONE
+from .alone import ALONE, BORROWED, MORE
 from .small import SIZES
 
 LLAMA = {**SIZES, "model_type": "llama", "rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10000.0}
@@ -28,8 +28,9 @@ def _config(name: str) -> dict[str, Any]:
 
     if name in ALONE:
         return {**LLAMA, **ALONE[name]}
-    known = getattr(getattr(transformers, name, None), "config_class", None)
-    return dict(LLAMA) if known is None else _shrunk(known)
+    borrowed = getattr(transformers, BORROWED[name]) if name in BORROWED else None
+    known = borrowed or getattr(getattr(transformers, name, None), "config_class", None)
+    return dict(LLAMA) if known is None else {**_shrunk(known), **MORE.get(name, {})}
 
 
 def _shrunk(config_class: Any) -> dict[str, Any]:

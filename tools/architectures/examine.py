@@ -1,7 +1,8 @@
 """Examines architectures that are not compared, as `lower-model check` does: config.json alone, no weights.
 
-Comes in: a folder with a config.json a line of standard input, named as a key of vLLM's registry. Goes out: an `Outcome` a line: captures, refused
-(with the reason), or failed (where the config does not suit vLLM's class, or something is at fault).
+Comes in: a folder a line of standard input, named as a key of vLLM's registry; a config.json is written into it. Goes out: an `Outcome` a line:
+captures, refused (with the reason), or failed (where the config does not suit vLLM's class, or something is at fault). The line `registry` is
+answered with every key, by what it is for.
 
     python -P -m fxhlo.tools.architectures.examine
 """
@@ -14,12 +15,14 @@ import os
 import sys
 import traceback
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
 from ..check_model import examined
 from ..lower.capture import load_libraries
 from ..models import opened
+from .configs import write
 from .outcome import Outcome
 from .serve import is_refusal, told
 
@@ -28,6 +31,7 @@ def examine(folder: Path) -> Outcome:
     """What `lower-model check FOLDER` says."""
     begun = perf_counter()
     try:
+        write(folder.name, folder)
         with opened(str(folder)) as model:
             load_libraries(model)
             found = examined(model, max_model_len=256)
@@ -43,9 +47,14 @@ def examine(folder: Path) -> Outcome:
 def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    import_module("...runtime.vllm.steps.capture", __package__)
+    gc.freeze()  # what is imported stays, and a collection need not visit it
     for line in sys.stdin:
-        print(json.dumps(asdict(examine(Path(line.strip())))), file=out, flush=True)
-        gc.collect()
+        if line.strip() == "registry":
+            answer: object = import_module("...runtime.vllm.compat", __package__).registered()
+        else:
+            answer = asdict(examine(Path(line.strip())))
+        print(json.dumps(answer), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -33,4 +33,4 @@ class Outcome:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Outcome:
-        return cls(**(fields | {"runs": tuple(Run(**run) for run in fields["runs"])}))
+        return cls(**(fields | {"runs": tuple(Run(**run) for run in fields.get("runs", ()))}))
