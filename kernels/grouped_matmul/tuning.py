@@ -12,8 +12,8 @@ ROWS_OF_SMALL_VMEM = 64
 """The same for v4, whose VMEM is an eighth of v6e's or less."""
 COLUMNS = (1024, 512, 256, 128)
 """Outputs of a tile, the first that fits: each reads all rows once more."""
-VMEM_SHARE = 0.8
-"""Share of VMEM for both buffers of each block; the compiler uses the rest."""
+VMEM_SHARE = 0.85
+"""Share of VMEM for both buffers of each block, and what the compiler adds to them."""
 SMEM_SHARE = 0.5
 
 
@@ -35,7 +35,7 @@ def tiles_for(rows: int, groups: int, inputs: int, outputs: int, target: Target)
     for most in COLUMNS:
         columns = _padded(-(-outputs // -(-outputs // most)), LANES)  # as even as can be
         blocks = 2 * (2 * (_padded(height, 2 * SUBLANES) + columns) * _padded(inputs, LANES))
-        needed = blocks + blocks // 16 + 4 * 4 * _padded(height, SUBLANES) * columns + MIB
+        needed = blocks + blocks // 7 + 4 * 4 * _padded(height, SUBLANES) * columns + MIB
         if needed <= target.vmem * VMEM_SHARE:
             return Tiles(height, min(columns, outputs), needed)
     return f"{columns} columns of {inputs} inputs take {needed / MIB:.0f} MiB of VMEM, and there are {target.vmem / MIB:.0f}"

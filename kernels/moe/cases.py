@@ -62,7 +62,7 @@ MODELS: Mapping[str, tuple[Mixture, Mapping[str, Any]]] = {
     "Mixtral 8x7B": (Mixture(8, 2, 4096, 14336), SILU),
     "Qwen3 30B-A3B": (Mixture(128, 8, 2048, 768), SILU),
     "gpt-oss 120b": (Mixture(128, 4, 2880, 2880, biases=True), OPENAI),
-    "DeepSeek V3": (Mixture(256, 8, 7168, 2048), SILU),
+    "DeepSeek V3, 64 of 256 experts": (Mixture(64, 8, 7168, 2048), SILU),  # all of them are 21 GiB, more than a v5e has
     "Qwen3-Next 80B": (Mixture(512, 10, 2048, 512), SILU),
 }
 

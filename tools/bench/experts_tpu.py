@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TARGETS = ("tpu-v5e", "tpu-v6e", "tpu-7x")
-NAMES = ("Qwen3 30B-A3B", "gpt-oss 120b", "DeepSeek V3", "Qwen3-Next 80B")
+NAMES = ("Qwen3 30B-A3B", "gpt-oss 120b", "DeepSeek V3, 64 of 256 experts", "Qwen3-Next 80B")
 ROWS = (8, 2048)
 WAYS = {"pallas": "Pallas", "ragged": "ragged_dot", "xla": "XLA, a loop"}
 UNITS = 4
