@@ -234,7 +234,7 @@ def _without_cached_states(vllm_config: VllmConfig) -> None:
     if cache.enable_prefix_caching:
         from .compat import init_logger
 
-        init_logger("vllm.fxhlo.platform").info(
+        init_logger("vllm.fxhlo.platform").warning(
             "Prefix caching is off: fxhlo does not cache the states of this model's recurrent layers yet"
         )
     cache.enable_prefix_caching, cache.mamba_cache_mode = False, "none"

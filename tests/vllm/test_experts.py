@@ -224,6 +224,17 @@ def test_more_experts_than_there_are(top: int, vllm_config: VllmConfig) -> None:
     assert caught.value.where == "layer.experts"
 
 
+@pytest.mark.parametrize(
+    ("groups", "chosen", "what"),
+    [(3, 1, "4 experts do not make 3 groups"), (2, 3, "cannot choose 3 of 2 groups"), (2, 0, "cannot choose 0 of 2")],
+)
+def test_groups_that_the_experts_do_not_make(groups: int, chosen: int, what: str, vllm_config: VllmConfig) -> None:
+    """vLLM routes without groups where they do not divide the experts."""
+    grouped = {"use_grouped_topk": True, "num_expert_group": groups, "topk_group": chosen}
+    with replaced(), pytest.raises(ModelError, match=what):
+        mixture(**grouped)
+
+
 def test_simulated_routing_is_refused(vllm_config: VllmConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MOE_ROUTING_SIMULATION_STRATEGY", "uniform_random")
     with replaced(), pytest.raises(UnsupportedError, match="VLLM_MOE_ROUTING_SIMULATION_STRATEGY"):

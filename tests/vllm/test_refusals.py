@@ -13,6 +13,8 @@ from vllm.engine.arg_utils import EngineArgs
 
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm import refusals
+from fxhlo.runtime.vllm.folder import ModelError
+from fxhlo.runtime.vllm.layers.attention import FxhloAttention
 
 
 def config(folder: Path, **options: Any) -> Any:
@@ -88,3 +90,11 @@ def test_options_that_are_taken(folder: Path, options: dict[str, Any]) -> None:
     (name, value), *_ = options.items()
     given = {option: one for option, one in options.items() if option != "runner_type"}
     assert getattr(config(folder, **given).model_config, name) == value
+
+
+@pytest.mark.parametrize("window", [0, -5])
+def test_a_window_without_a_token_is_refused(window: int) -> None:
+    """Not taken for no window: the answers would be others than the config's."""
+    with pytest.raises(ModelError, match=f"sliding_window is {window}"):
+        FxhloAttention(4, 16, 0.25, num_kv_heads=2, sliding_window=window)
+    assert FxhloAttention(4, 16, 0.25, num_kv_heads=2, sliding_window=1).sliding_window == 1

@@ -21,6 +21,7 @@ from ..compat import (
     MultipleOf,
     get_forward_context,
 )
+from ..folder import ModelError
 from ..states.paged_kv import PagedKV
 from .kind import LayerKind
 
@@ -111,6 +112,12 @@ class FxhloAttention(AttentionImpl):
                 raise UnsupportedError(
                     f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
                 )
+        if sliding_window is not None and sliding_window < 1:
+            raise ModelError(
+                f"sliding_window is {sliding_window}, and a token attends at least to itself",
+                where="config.json",
+                next_step="write null there for attention to all tokens",
+            )
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)

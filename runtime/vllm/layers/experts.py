@@ -158,6 +158,7 @@ def refuse(runner: MoERunner) -> None:
             where=runner.layer_name,
             next_step="correct the numbers of experts, and of experts per token, in config.json",
         )
+    _check_groups(runner, count, getattr(router, "num_expert_group", None), getattr(router, "topk_group", None))
     refused = {
         f"experts by {type(experts.quant_method).__name__}": type(experts.quant_method)
         is not vllm.UnquantizedFusedMoEMethod,
@@ -169,6 +170,21 @@ def refuse(runner: MoERunner) -> None:
     for what, asked in refused.items():
         if asked:
             raise _unsupported(runner.layer_name, what)
+
+
+def _check_groups(runner: MoERunner, count: int, groups: int | None, chosen: int | None) -> None:
+    """Raises ModelError for groups that the experts do not make: vLLM would route without groups, or end while it routes."""
+    if not groups:
+        return
+    wrong = f"{count} experts do not make {groups} groups of equal size" if count % groups else None
+    if wrong is None and not 0 < (chosen or 0) <= groups:
+        wrong = f"a row cannot choose {chosen} of {groups} groups of experts"
+    if wrong:
+        raise ModelError(
+            wrong,
+            where=runner.layer_name,
+            next_step="correct n_group, topk_group and the number of experts in config.json",
+        )
 
 
 def _unsupported(layer: str, what: str) -> UnsupportedError:
