@@ -24,7 +24,8 @@ INTRODUCTION = """\
 Every key of vLLM's registry, and what became of it. **Served** was compared: a small model with random weights, in float32, through an engine, beside
 transformers; greedy tokens equal, log-probabilities of the answers and of the prompts within 1e-3 (the column has the largest difference); prompts of 1
 to 200 tokens, batched and alone, whole and in chunks of 64, from the prefix cache where the model allows one, preempted and resumed. **Captures** is what
-`lower-model check` says of a small config.json. **Refused** is an error at the start, with the reason, before a weight is loaded.
+`lower-model check` says of a small config.json. **Refused** is an error at the start, with the reason, before a weight is loaded. Where the small config.json
+itself does not suit vLLM's class, the row says so: nothing is known of published models then.
 
 `{command}` on {date} ({versions}) wrote docs/models.json, of which this page is made; tests/engine/test_architectures.py holds the tree against it, a few
 in `make test`, all in `make conformance`. `python -P -m fxhlo.tools.architectures NAME` shows one. Models of your own, registered with vLLM or known to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -70,5 +71,6 @@ def _without_noise(outcome: Outcome) -> dict[str, object]:
     """Figures to one digit, and no paths: the others are this machine's."""
     fields = asdict(outcome) | {"difference": float(f"{outcome.difference:.0e}")}
     fields["runs"] = [run | {"difference": float(f"{run['difference']:.0e}")} for run in fields["runs"]]
-    fields["reason"] = outcome.reason.partition(" at: /")[0].partition(" next: ")[0]
+    reason = outcome.reason.partition(" at: /")[0].partition(" next: ")[0]
+    fields["reason"] = re.sub(r"/\S*/build/architectures/", "build/architectures/", reason)
     return {name: value for name, value in fields.items() if name != "seconds" and value not in ("", [], ())}
