@@ -18,7 +18,7 @@ def specs(tokens: int, heads: int, kv_heads: int, size: int, keys: int | None = 
 
 
 def attributes(size: int, *, causal: bool = True) -> dict[str, object]:
-    return {"layer": "0", "scale": size**-0.5, "sliding_window": 0, "soft_cap": 0.0, "causal": causal}
+    return {"layer": "0", "scale": size**-0.5, "sliding_window": 0, "soft_cap": 0.0, "causal": causal, "chunk": 0}
 
 
 def values(

@@ -71,7 +71,7 @@ def case(
     name: str, operands: dict[str, TensorSpec], lengths: list[tuple[int, int]] | None = None, **attributes: Any
 ) -> Case:
     head_size = operands["query"].shape[2]
-    given = {"scale": head_size**-0.5, "sliding_window": 0, "soft_cap": 0.0} | attributes
+    given = {"scale": head_size**-0.5, "sliding_window": 0, "soft_cap": 0.0, "chunk": 0} | attributes
     exact = operands["query"].dtype == FLOAT32
     return Case(name, operands, given, values(operands, lengths) if lengths else None, 2e-5 if exact else 2e-2)
 
