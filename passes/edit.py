@@ -7,6 +7,7 @@ origin, the node that it replaces.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import getitem
 from typing import Any
 
 import torch
@@ -54,6 +55,18 @@ def call(
     if origin is not None:
         node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
     return node
+
+
+def replace_by_stateful(
+    graph: fx.Graph, node: fx.Node, target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> fx.Node:
+    """Replaces `node` by the first of the two results of a call, and returns the second: the new value of its state."""
+    with graph.inserting_before(node):
+        both = call(graph, target, args, kwargs, origin=node)
+        result, updated = (call(graph, getitem, (both, index), origin=node) for index in range(2))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+    return updated
 
 
 def inline(

@@ -8,14 +8,13 @@ of PagedAttention. For one request that starts at position 0, the program comput
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import getitem
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..base import Pass
-from ..edit import call
+from ..edit import replace_by_stateful
 from ..extension import Extension, extended
 from ..program import Program
 from ..step_inputs import PAGED, StepInput
@@ -58,13 +57,8 @@ class LatentAttention(Pass):
         cached = operands[1].meta["val"]
         shape = (extension.size("num_blocks"), self.block_size, cached.shape[1])
         cache = extension.state(name, shape, cached.dtype)
-        with graph.inserting_before(node):
-            args = (*operands[:count], cache, *metadata, *operands[count:])
-            both = call(graph, paged, args, attributes, origin=node)
-            result = call(graph, getitem, (both, 0), origin=node)
-            extension.update(name, call(graph, getitem, (both, 1), origin=node))
-        node.replace_all_uses_with(result)
-        graph.erase_node(node)
+        args = (*operands[:count], cache, *metadata, *operands[count:])
+        extension.update(name, replace_by_stateful(graph, node, paged, args, attributes))
 
 
 def _paged() -> dict[object, tuple[Any, int]]:

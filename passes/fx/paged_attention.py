@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import getitem
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import fx
 
 from ..base import Pass
 from ..cache_groups import CacheGroup, owner, page_sizes, paged_inputs
-from ..edit import call
+from ..edit import call, replace_by_stateful
 from ..extension import Extension, extended
 from ..program import Program
 from ..rewrite import noted
@@ -95,18 +94,11 @@ class Caches:
         memory, state = self._memory(named), f"kv_cache.{named}"
         with graph.inserting_before(node):
             cache = _viewed(graph, memory, self._shape(_layer(node)), node)
-            both = call(
-                graph,
-                torch.ops.fxhlo.ragged_paged_attention.default,
-                (query, key, value, cache, *self._metadata[index], sinks, alibi_slopes, None, None),
-                attributes,
-                origin=node,
-            )
-            attended = call(graph, getitem, (both, 0), origin=node)
-            updated = call(graph, getitem, (both, 1), origin=node)
-            self.values[state] = _viewed(graph, updated, memory.meta["val"].shape, node)
-        node.replace_all_uses_with(attended)
-        graph.erase_node(node)
+        args = (query, key, value, cache, *self._metadata[index], sinks, alibi_slopes, None, None)
+        target = torch.ops.fxhlo.ragged_paged_attention.default
+        updated = replace_by_stateful(graph, node, target, args, attributes)
+        with graph.inserting_after(updated):
+            self.values[state] = _viewed(graph, updated, memory.meta["val"].shape, updated)
 
     def _memory(self, named: str) -> fx.Node:
         """The latest value of the memory that has this layer's name."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import getitem
 
 import torch
 from torch import Tensor, fx
 
 from ..base import Pass
-from ..edit import call, values
+from ..edit import replace_by_stateful, values
 from ..extension import Extension, extended
 from ..program import Program
 from ..rewrite import noted
@@ -69,12 +68,8 @@ class RecurrentState(Pass):
         shape: tuple[int | torch.SymInt, ...] = (extension.size("num_slots"), *twin.shape(*operands))
         usual = operands[0].dtype if twin.name == CONVOLUTION else torch.float32
         state = extension.state(name, shape, dict(self.dtypes).get(name, usual))
-        with graph.inserting_before(node):
-            both = call(graph, twin.op, (*node.args, state, *step), attributes, origin=node)
-            output = call(graph, getitem, (both, 0), origin=node)
-            extension.update(name, call(graph, getitem, (both, 1), origin=node))
-        node.replace_all_uses_with(output)
-        graph.erase_node(node)
+        args = (*node.args, state, *step)
+        extension.update(name, replace_by_stateful(graph, node, twin.op, args, attributes))
 
 
 def _twins() -> Mapping[OpOverload, Twin]:
