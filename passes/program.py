@@ -12,6 +12,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import sympy
@@ -144,6 +145,7 @@ def source_of(node: fx.Node) -> tuple[str, int] | None:
     return _source(node.meta.get("stack_trace"))
 
 
+@lru_cache(maxsize=4096)
 def _source(trace: str | None) -> tuple[str, int] | None:
     frames = _FRAME.findall(trace or "")
     outside = [(file, int(line)) for file, line in frames if "/torch/" not in file and not file.startswith("<")]
@@ -163,9 +165,24 @@ def source_in(trace: str | None) -> str | None:
 
 def module_path(node: fx.Node) -> str:
     """The path of the module that made `node`, such as "model.layers.3.mlp"; empty at the top."""
+    return next(reversed(module_paths(node)), "")
+
+
+def module_paths(node: fx.Node) -> list[str]:
+    """The paths of the modules whose calls made `node`, the outermost first."""
     stack = node.meta.get("nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = next(reversed(stack.values()))
-    path = path[0] if isinstance(path, tuple) else path
+    return [_path(entry[0] if isinstance(entry, tuple) else entry) for entry in stack.values()]
+
+
+def path_below(node: fx.Node, outer: str) -> str:
+    """`module_path` from the module `outer` on, which called it; of a module that several share the caller's."""
+    for path in reversed(module_paths(node)):
+        if path == outer or path.startswith(f"{outer}."):
+            return path[len(outer) + 1 :]
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _path(path: object) -> str:
+    """The path without torch.export's name for the outermost module."""
     return re.sub(r"^L\['self'\]\.?|^L__self___?", "", str(path))

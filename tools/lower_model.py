@@ -137,6 +137,9 @@ def lower(
     optimized: Annotated[
         bool, typer.Option("--optimized", help="compile, and show the HLO that the target's compiler made")
     ] = False,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="write every layer out, instead of one function for each kind of layer")
+    ] = False,
     pass_option: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS.OPTION=VALUE", help="change an option of a pass; repeatable"),
@@ -191,6 +194,7 @@ def lower(
             timing,
             as_json,
             html,
+            flat,
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -198,15 +199,18 @@ def _parameters(overload: OpOverload) -> list[str]:
 
 @contextmanager
 def _module_paths(module: torch.nn.Module) -> Iterator[None]:
-    """Records on every node the submodule that made it, as torch.export does."""
+    """Records on every node the submodule that made it, as torch.export does: the key of a module's second call ends in @1."""
     paths = {id(child): path for path, child in module.named_modules()}
-    stack: list[tuple[str, type[torch.nn.Module]]] = []
+    stack: list[tuple[str, tuple[str, type[torch.nn.Module]]]] = []
+    calls: Counter[str] = Counter()
 
     def note() -> None:
-        fx.traceback.current_meta["nn_module_stack"] = {path: (path, kind) for path, kind in stack}
+        fx.traceback.current_meta["nn_module_stack"] = dict(stack)
 
     def enter(child: torch.nn.Module, args: object) -> None:
-        stack.append((paths.get(id(child), ""), type(child)))
+        path = paths.get(id(child), "")
+        stack.append((f"{path}@{calls[path]}" if calls[path] else path, (path, type(child))))
+        calls[path] += 1
         note()
 
     def leave(child: torch.nn.Module, args: object, output: object) -> None:

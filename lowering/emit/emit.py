@@ -8,7 +8,7 @@ Refusals of rules are collected: emission continues with placeholders for reject
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import fx
 
 from ...passes.contract import SILENT, Missing, is_symbolic
 from ...passes.mlir import context, ir
-from ...passes.program import Program, module_path, source_of, where
+from ...passes.program import Program, module_path, path_below, source_of, where
+from ...passes.repeats import Item, Layer, items_of
 from ...passes.torch_private import FakeTensor, pytree
 from ...runtime.core.errors import FxhloError
 from ..build import array, full
@@ -27,17 +28,24 @@ from ..registry import find_rule, overload_name
 from ..types import TensorType, Value
 from .context import Context
 from .dims import Binding
-from .functions import Functions, emit_function, symbol
+from .functions import Functions, call, emit_function, symbol
 from .refusals import Refusals
 from .signature import annotate, output_type, signature_of
 
 
-def emit(program: Program, bindings: Mapping[str, int] | None = None) -> HloModule:
+def emit(program: Program, bindings: Mapping[str, int] | None = None, *, flat: bool = False) -> HloModule:
     """Emits `program` with its symbolic dimensions bound (those not named take the example's size).
 
+    flat: every layer in `main`; else repeated layers are calls of one private function for each kind (passes/repeats.py).
     Raises LoweringError or UnsupportedError where one rule refuses, ContractError where several do, GuardError for the bindings.
     """
-    return Emitter(program, Binding(program, bindings)).module()
+    binding = Binding(program, bindings)
+    if not flat:
+        try:
+            return Emitter(program, binding, items_of(program)).module()
+        except RefusedOnce:
+            pass  # the flat form names every place
+    return Emitter(program, binding).module()
 
 
 def refused(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
@@ -55,6 +63,10 @@ class NotEmitted(Exception):
     """A result of a graph depends on an op whose rule refused."""
 
 
+class RefusedOnce(Exception):
+    """A rule refused while repeated layers are emitted once, so that its other places are not known."""
+
+
 UNKNOWN = object()
 """Placeholder for a rejected op's result of unknown type; its users are skipped."""
 
@@ -63,14 +75,19 @@ Environment = dict[fx.Node, object]
 
 
 class Emitter:
-    """One emission: the MLIR module under construction, and the state that its functions share."""
+    """One emission: the MLIR module under construction, and the state that its functions share.
 
-    def __init__(self, program: Program, binding: Binding) -> None:
+    items: of the program's graph, with layers that become functions; None: its nodes.
+    """
+
+    def __init__(self, program: Program, binding: Binding, items: Sequence[Item] | None = None) -> None:
         self.program = program
         self.binding = binding
+        self.items = items
         self.context = context()
         self.refusals = Refusals()
         self._locations: dict[tuple[tuple[str, int] | None, str], ir.Location] = {}
+        self._inside = ""
 
     def module(self) -> HloModule:
         """The verified module."""
@@ -103,7 +120,7 @@ class Emitter:
         def body(values: list[Value]) -> list[Value]:
             outputs: list[Value] = []
             try:
-                outputs = self._graph(self.program.module, dict(zip(nodes, values, strict=True)))
+                outputs = self._graph(self.program.module, dict(zip(nodes, values, strict=True)), self.items)
             except NotEmitted:
                 assert self.refusals
             self.refusals.raise_all()
@@ -116,9 +133,14 @@ class Emitter:
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         return self._graph(module, dict(zip(placeholders, operands, strict=True)))
 
-    def _graph(self, module: fx.GraphModule, environment: Environment) -> list[Value]:
+    def _graph(
+        self, module: fx.GraphModule, environment: Environment, items: Iterable[Item] | None = None
+    ) -> list[Value]:
         """Emits the graph and returns its outputs. environment: holds the tensor placeholders; gets the value of every node."""
-        for node in module.graph.nodes:
+        for node in items or module.graph.nodes:
+            if isinstance(node, Layer):
+                self._layer(module, node, environment)
+                continue
             if node in environment:
                 continue
             if node.op == "output":
@@ -139,6 +161,26 @@ class Emitter:
         raise LoweringError(
             f"the graph holds a {node.op} node ({node}), which only traced graphs of torch do not", where=where(node)
         )
+
+    def _layer(self, module: fx.GraphModule, layer: Layer, environment: Environment) -> None:
+        """Emits a call of the function that all layers of this kind share; the first one emits the function."""
+        first = layer.first
+        operands = [value for node in layer.operands if isinstance(value := environment[node], Value)]
+        assert len(operands) == len(layer.operands), layer.path
+
+        def body(values: list[Value]) -> list[Value]:
+            inside: Environment = dict(zip(first.operands, values, strict=True))
+            self._inside = first.path
+            for node in (*first.fixed, *first.nodes):
+                inside[node] = self._node(module, node, inside)
+            self._inside = ""
+            return [self._output(node, inside) for node in first.results]
+
+        results = [self.binding.type_of(node.meta["val"]) for node in first.results]
+        types = [operand.type for operand in operands]
+        function = self.functions.emitted(first, first.kind, types, results, body)
+        with self._place(layer.path, source_of(layer.nodes[0])):
+            environment.update(zip(layer.results, call(function, operands), strict=True))
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
@@ -202,6 +244,8 @@ class Emitter:
 
     def _refuse(self, node: fx.Node, problem: FxhloError) -> object:
         self.refusals.add(node, problem)
+        if self.items is not None:
+            raise RefusedOnce from problem
         return self._placeholder(node)
 
     def _placeholder(self, node: fx.Node) -> object:
@@ -220,7 +264,12 @@ class Emitter:
     # -- locations -------------------------------------------------------------------------------------------------
 
     def _location(self, node: fx.Node) -> ir.Location:
-        key = source, path = source_of(node), module_path(node)
+        """The user's line and the module path; inside of a layer's function the path below the layer, which the call names."""
+        path = path_below(node, self._inside) if self._inside else module_path(node)
+        return self._place(path, source_of(node))
+
+    def _place(self, path: str, source: tuple[str, int] | None) -> ir.Location:
+        key = (source, path)
         if key not in self._locations:
             location = (
                 ir.Location.file(source[0], source[1], 0, self.context) if source else ir.Location.unknown(self.context)

@@ -15,6 +15,7 @@ from ...runtime.core import native
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
 from ..mlir import adopt, context, erase_dead_functions, func, ir, parse, portable
+from .calls import runs
 from .composite import Composite, composites, operations
 from .implementation import lower_implementation
 from .layouts import pin_row_major
@@ -55,8 +56,8 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
     parsed = parse(module, context())
     with parsed.context, ir.Location.unknown():
         work = _Legalizer(parsed, Target.parse(target))
-        for operation in composites(parsed.operation):
-            work.replace(operation)
+        for operation, count in _with_counts(parsed):
+            work.replace(operation, count)
         erase_dead_functions(parsed)  # references that were replaced
         if work.row_major:
             pin_row_major(parsed, work.row_major)
@@ -85,15 +86,16 @@ class _Legalizer:
         self.decisions: dict[object, Decision] = {}
         self.row_major: set[str] = set()
 
-    def replace(self, operation: ir.Operation) -> None:
-        """Puts a call of the chosen function in the composite's place."""
+    def replace(self, operation: ir.Operation, count: int) -> None:
+        """Puts a call of the chosen function in the composite's place. count: how often it runs."""
         composite = Composite.of(operation)
         # A composite of another front end may have the same name and another meaning each time.
         key = composite.key if composite.name in kernels() else (*composite.key, composite.decomposition)
         if key in self.symbols:
-            self.decisions[key] = replace(self.decisions[key], count=self.decisions[key].count + 1)
+            self.decisions[key] = replace(self.decisions[key], count=self.decisions[key].count + count)
         else:
-            self.symbols[key], self.decisions[key] = self._choose(composite)
+            self.symbols[key], decision = self._choose(composite)
+            self.decisions[key] = replace(decision, count=count)
         with ir.InsertionPoint(operation), operation.location:
             callee = ir.FlatSymbolRefAttr.get(self.symbols[key])
             call = func.CallOp([result.type for result in operation.results], callee, list(operation.operands))
@@ -130,6 +132,16 @@ class _Legalizer:
                 next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
             ) from problem
         return adopt(text, self.module, prefix)
+
+
+def _with_counts(module: ir.Module) -> list[tuple[ir.Operation, int]]:
+    """The composites of the module, and how often each runs: one in a layer's function for each layer; in a reference it counts once."""
+    times = runs(module)
+    return [
+        (operation, times.get(ir.SymbolTable.get_symbol_name(function.operation).value) or 1)
+        for function in module.body.operations
+        for operation in composites(function.operation)
+    ]
 
 
 def _custom_calls(module: ir.Module) -> tuple[str, ...]:

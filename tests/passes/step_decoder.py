@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from fxhlo.lowering.capture.callable import Input, capture_callable
@@ -38,10 +40,10 @@ class Layer(torch.nn.Module):
 
 
 class Decoder(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layers: Sequence[Layer] = ()) -> None:
         super().__init__()
         self.embed = torch.nn.Embedding(VOCABULARY, HIDDEN)
-        self.layers = torch.nn.ModuleList([Layer(0, 0), Layer(1, 5)])
+        self.layers = torch.nn.ModuleList(layers or [Layer(0, 0), Layer(1, 5)])
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         hidden = self.embed(input_ids) + positions[:, None] * 0.01
@@ -53,12 +55,16 @@ class Decoder(torch.nn.Module):
 def captured(seed: int = 0) -> tuple[Decoder, Program]:
     torch.manual_seed(seed)
     model = Decoder()
+    return model, captured_of(model)
+
+
+def captured_of(model: Decoder) -> Program:
     inputs = [
         Input("input_ids", ("tokens",), torch.int32),
         Input("positions", ("tokens",), torch.int32),
         Input("logit_rows", ("requests",), torch.int32),
     ]
-    return model, capture_callable(model, model, inputs, {"tokens": (1, 64), "requests": (1, 8)}, results=("logits",))
+    return capture_callable(model, model, inputs, {"tokens": (1, 64), "requests": (1, 8)}, results=("logits",))
 
 
 def run_eager(program: Program, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

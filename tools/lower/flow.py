@@ -53,9 +53,7 @@ def _finish(captured: Captured, settings: Sequence[Setting], request: Request, r
     made: list[Made] = []
     if request.emits:
         say_devices(request)
-        made = [
-            emit_one(program, sizes, request.target, report) for sizes in buckets(program, captured, request, report)
-        ]
+        made = [emit_one(program, sizes, request, report) for sizes in buckets(program, captured, request, report)]
         for one in made if request.legalizes else ():
             legalize_one(one, report)
         for one in made if request.compiles else ():

@@ -29,7 +29,7 @@ class Request:
     """The options of one run.
 
     buckets: sizes by dimension name; none: the engine's own (sizes.py). texts: which texts of the module are wanted, of TEXTS.
-    pass_options: words as `--pass-option` takes them. max_model_len, block_size: in tokens; None: the engine's own.
+    flat: every layer is written out. pass_options: words as `--pass-option` takes them. max_model_len, block_size: in tokens; None: the engine's own.
     """
 
     model: str
@@ -47,6 +47,7 @@ class Request:
     timing: bool = False
     as_json: bool = False
     html: Path | None = None
+    flat: bool = False
 
     @property
     def compiles(self) -> bool:

@@ -79,14 +79,14 @@ def run_passes(program: Program, passes: Sequence[Pass], request: Request, repor
     return program
 
 
-def emit_one(program: Program, sizes: Mapping[str, int], target: Target, report: Report) -> Made:
+def emit_one(program: Program, sizes: Mapping[str, int], request: Request, report: Report) -> Made:
     """Emits the module of one bucket. Raises UsageError for sizes that the model was not captured for."""
     from ...lowering.emit.emit import emit
     from ...lowering.errors import GuardError
 
     with console.stage("hlo", report.stages) as came_out:
         try:
-            module = replace(emit(program, sizes), target=str(target))
+            module = replace(emit(program, sizes, flat=request.flat), target=str(request.target))
         except GuardError as problem:
             raise UsageError(
                 f"--bucket {label(sizes)}: {problem.message}", where=problem.where, next_step=_ranges(program)

@@ -70,7 +70,7 @@ class Optimized:
         computation = self.text.computations.get(name, {})
         users = _users(computation)
         for one in computation.values():
-            here = one.attribute("path") or path
+            here = one.path or path
             if one.opcode in STARTS or not here:
                 here = _user_path(computation, users, one.name) or here
             if one.opcode in FREE or (one.opcode in STARTS and _for_the_next_call(users, one.name)):
@@ -158,7 +158,7 @@ def _user_path(computation: Computation, users: dict[str, list[str]], name: str)
     while todo:
         for user in users.get(todo.pop(0), ()):
             if user not in seen:
-                if path := computation[user].attribute("path"):
+                if path := computation[user].path:
                     return path
                 seen.add(user)
                 todo.append(user)

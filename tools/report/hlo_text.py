@@ -66,6 +66,11 @@ class Instruction:
         found = ATTRIBUTE[name].search(self.rest)
         return next((group for group in found.groups() if group), "") if found else ""
 
+    @property
+    def path(self) -> str:
+        """The module path. XLA inlines a layer's function and puts a slash between the call's name and an op's."""
+        return self.attribute("path").replace("/", ".")
+
 
 Computation = dict[str, Instruction]
 """Instructions by name, in order."""

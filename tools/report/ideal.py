@@ -1,6 +1,6 @@
 """Lower bounds on a step's work: flops of its matmuls, and bytes of the weights, states and inputs that it reads and writes.
 
-Comes in: a portable module (composites still in it) and its signature. Goes out: a `Cost` per op of `main` that must move or
+Comes in: a portable module (composites still in it) and its signature. Goes out: a `Cost` per op of a run that must move or
 multiply something, with its module path. No compiler can go below it: every weight is
 read once, a state where it is touched, and intermediate values stay on the chip.
 
@@ -17,6 +17,7 @@ from math import prod
 import numpy as np
 
 from ...kernels.catalog import kernels
+from ...passes.hlo.calls import callee
 from ...passes.hlo.composite import Composite, operations, tensor_spec
 from ...passes.mlir import ir, stablehlo
 from ...runtime.core.signature import Signature
@@ -28,9 +29,9 @@ MOVES = {"stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert",
 
 
 def ideal(module: ir.Module, signature: Signature) -> list[Cost]:
-    """A cost per op of `main` that has one."""
+    """A cost per op of `main`, and of each run of a function that it calls, that has one."""
     functions = ir.SymbolTable(module.operation)
-    return list(_of_function(functions["main"], functions, _arguments(functions["main"], signature)))
+    return list(_Function(functions, functions["main"], "").costs(_arguments(functions["main"], signature)))
 
 
 def _arguments(main: ir.OpView, signature: Signature) -> dict[ir.Value, int]:
@@ -39,34 +40,60 @@ def _arguments(main: ir.OpView, signature: Signature) -> dict[ir.Value, int]:
     return {value: one.nbytes for value, one in zip(values, signature.arguments, strict=True)}
 
 
-def _of_function(function: ir.OpView, functions: ir.SymbolTable, arguments: dict[ir.Value, int]) -> Iterator[Cost]:
-    unread = dict(arguments)
-    for operation in function.regions[0].blocks[0].operations:
-        op = operation.operation
-        if op.name in ("func.return", "return"):
-            continue
-        touched = [value for value in op.operands if value in unread]
-        if op.name == "stablehlo.composite":
-            cost = _composite(op, functions, sum(unread[value] for value in touched))
-        elif op.name in MOVES and touched:
-            unread[op.results[0]] = unread.pop(touched[0])  # an alias of the same memory
-            continue
-        else:
-            size = sum(unread[value] for value in touched)
-            if op.name in LOOKS_AT and touched and op.operands[0] == touched[0]:
-                size = min(size, _bytes(op.results[0].type))
-            cost = Cost(path_of(op), op.name.removeprefix("stablehlo."), _flops(op), size, dtype=_dtype(op))
-        for value in touched:
-            unread.pop(value, None)  # for a lower bound, a value is read once and stays on the chip
-        if cost.flops or cost.bytes:
-            yield cost
+class _Function:
+    """One run of a function. path: of the module that its call stands for."""
 
+    def __init__(self, functions: ir.SymbolTable, function: ir.OpView, path: str) -> None:
+        self.functions, self.path = functions, path
+        self.block = function.regions[0].blocks[0]
 
-def _composite(op: ir.Operation, functions: ir.SymbolTable, read: int) -> Cost:
-    composite = Composite.of(op)
-    flops, size, dtype = _work(composite, functions)
-    types = ", ".join(composite.types)
-    return Cost(path_of(op), composite.name, flops, read if size is None else size, dtype=dtype, operands=types)
+    def costs(self, unread: dict[ir.Value, int]) -> Iterator[Cost]:
+        """unread: bytes of the values that lie in memory; those that are read are taken out, since they stay on the chip."""
+        for operation in self.block.operations:
+            op = operation.operation
+            if op.name in ("func.return", "return"):
+                continue
+            touched = [value for value in op.operands if value in unread]
+            if op.name == "func.call":
+                yield from self._call(op, unread)
+                continue
+            if op.name == "stablehlo.composite":
+                cost = self._composite(op, sum(unread[value] for value in touched))
+            elif op.name in MOVES and touched:
+                unread[op.results[0]] = unread.pop(touched[0])  # an alias of the same memory
+                continue
+            else:
+                size = sum(unread[value] for value in touched)
+                if op.name in LOOKS_AT and touched and op.operands[0] == touched[0]:
+                    size = min(size, _bytes(op.results[0].type))
+                cost = Cost(self._path(op), op.name.removeprefix("stablehlo."), _flops(op), size, dtype=_dtype(op))
+            for value in touched:
+                unread.pop(value, None)
+            if cost.flops or cost.bytes:
+                yield cost
+
+    def _call(self, op: ir.Operation, unread: dict[ir.Value, int]) -> Iterator[Cost]:
+        """The costs of the called function, as if it stood here."""
+        called = _Function(self.functions, self.functions[callee(op)], self._path(op))
+        inner = {
+            argument: unread[operand]
+            for argument, operand in zip(called.block.arguments, op.operands, strict=True)
+            if operand in unread
+        }
+        given = set(inner)
+        yield from called.costs(inner)
+        for argument, operand in zip(called.block.arguments, op.operands, strict=True):
+            if argument in given and argument not in inner:
+                unread.pop(operand, None)
+
+    def _path(self, op: ir.Operation) -> str:
+        return ".".join(part for part in (self.path, path_of(op)) if part)
+
+    def _composite(self, op: ir.Operation, read: int) -> Cost:
+        composite = Composite.of(op)
+        flops, size, dtype = _work(composite, self.functions)
+        types = ", ".join(composite.types)
+        return Cost(self._path(op), composite.name, flops, read if size is None else size, dtype=dtype, operands=types)
 
 
 def _work(composite: Composite, functions: ir.SymbolTable) -> tuple[float, float | None, str]:
@@ -110,7 +137,7 @@ def _bytes(type_: ir.Type) -> int:
 def path_of(op: ir.Operation) -> str:
     """The module path that the emitter left in the location: loc("model.layers.0.mlp"(...))."""
     found = NAMED.match(str(op.location))
-    return found[1] if found else ""
+    return found[1].replace("/", ".") if found else ""
 
 
 def folded(cost: Cost) -> Cost:
