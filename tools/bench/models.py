@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..prepare_model import prepare
 from .engine import BenchError, Engine
 from .serving import FAST, OURS, PEER, Sizes, decode, in_turn, new_prompts, prefill
 
@@ -94,9 +95,12 @@ SHAPES = (
 
 
 def measure(say: Callable[[str], None], *, dtype: str, fast: bool) -> list[Row]:
-    """Starts both engines for each shape and measures them in turn. say: gets a line of progress."""
-    sizes = FAST if fast else Sizes()
-    return [row for shape in SHAPES for row in _measured(shape, dtype, sizes, say)]
+    """Starts both engines for each shape and measures them in turn. say: gets a line of progress.
+
+    All take SmolLM2's tokenizer: vLLM's engines that pool do not start without one.
+    """
+    sizes, tokenizer = FAST if fast else Sizes(), prepare(say=say)
+    return [row for shape in SHAPES for row in _measured(shape, dtype, sizes, tokenizer, say)]
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -110,11 +114,11 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
-def _measured(shape: Shape, dtype: str, sizes: Sizes, say: Callable[[str], None]) -> list[Row]:
+def _measured(shape: Shape, dtype: str, sizes: Sizes, tokenizer: Path, say: Callable[[str], None]) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(shape.config))
         arguments = {
-            "model": folder, "dtype": dtype, "load_format": "dummy", "skip_tokenizer_init": True, "max_model_len": 1024,
+            "model": folder, "tokenizer": str(tokenizer), "dtype": dtype, "load_format": "dummy", "max_model_len": 1024,
             "max_num_seqs": max(sizes.sequences), "max_num_batched_tokens": 1024, "enable_prefix_caching": False,
             "seed": 0, "disable_log_stats": True, **({"runner": "pooling"} if shape.pooling else {}),
         }  # fmt: skip
