@@ -1,8 +1,10 @@
 """`lower-model`: from a model to its StableHLO on the command line.
 
-    lower-model MODEL [options]      lower it; `check`, `inspect` and `conformance` as the first word are commands of their own
+    lower-model MODEL [options]      lower it; `check`, `inspect`, `plan`, `profile` and `conformance` as the first word are commands of their own
     lower-model check MODEL          every op that has no rule, at once
     lower-model inspect BUNDLE       what a saved bundle holds
+    lower-model plan MODEL           the programs that an engine would have, and their padding
+    lower-model profile DIR          where the time of an engine's steps went
     lower-model conformance          kernels and ops on one target: compiled, and right where a device is there
 
 Guaranteed: stdout holds the result and nothing else; progress and errors go to stderr.
@@ -30,6 +32,8 @@ Commands (each has --help; for a folder of that name: ./check, ...):
   lower-model MODEL            lower MODEL: what this page describes
   lower-model check MODEL      every op that has no rule, all at once
   lower-model inspect BUNDLE   entries, signature and sizes of a bundle
+  lower-model plan MODEL       the programs that vLLM's engine would have, and their padding
+  lower-model profile DIR      where the time of an engine's steps went (FXHLO_PROFILE)
   lower-model conformance      kernels and ops on one target, for the author of a backend
 """
 EXAMPLES = (
@@ -100,7 +104,7 @@ def _app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-lower_app, check_app, inspect_app, conformance_app = _app(), _app(), _app(), _app()
+lower_app, check_app, inspect_app, conformance_app, plan_app, profile_app = (_app() for _ in range(6))
 
 
 @lower_app.command(help=HELP, epilog=EXAMPLES, no_args_is_help=True)
@@ -247,7 +251,85 @@ def conformance(
     run_it(parse_target(target), kernel or (), ops=ops, as_json=as_json, imports=imports or ())
 
 
-COMMANDS = {"check": check_app, "conformance": conformance_app, "inspect": inspect_app}
+PLAN_EXAMPLES = (
+    """
+\b
+Examples:
+  The plan of the engine's defaults, and a picture of it:
+    lower-model plan build/models/SmolLM2-135M-Instruct
+    lower-model plan config.json --max-num-seqs 128 -o plan.svg
+  For the requests that a server has had, kept in a file that the engine takes:
+    lower-model plan MODEL --lengths http://localhost:8000/metrics --budget 12 --json > plan.json
+    vllm serve MODEL --additional-config '{"fxhlo": {"plan": "plan.json"}}'
+"""
+    + console.EXIT_CODES
+)
+
+
+@plan_app.command(no_args_is_help=True, epilog=PLAN_EXAMPLES)
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder, config.json or hub id")],
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, metavar="REQUESTS", help="vLLM's option")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, metavar="TOKENS", help="vLLM's option")] = None,
+    max_model_len: LengthOption = None,
+    long_prefill_token_threshold: Annotated[
+        int | None, typer.Option(min=0, metavar="TOKENS", help="vLLM's option")
+    ] = None,
+    chunked_prefill: Annotated[
+        bool | None,
+        typer.Option("--enable-chunked-prefill/--no-enable-chunked-prefill", help="vLLM's option"),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="of requests: a CSV of prompt,output; a debug log of vLLM; JSON of vllm bench serve; /metrics of a server",
+        ),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|SECONDSs|SIZE",
+            help="of programs: a number (12), seconds to compile them in (30s), or their memory (50MB); repeatable; as "
+            "many as sizes that double would be if left out",
+        ),
+    ] = None,
+    target: TargetOption = "cpu",
+    dtype: DtypeOption = Dtype.AUTO,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="write there: .json the plan, .svg a picture, .html a page"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the plan as the engine takes it")] = False,
+) -> None:
+    """Plans the programs of MODEL's engine: the fewest whose steps are padded least, and a proof that each step has one."""
+    from .lower.request import parse_target
+    from .plan.command import plan_model
+
+    options = {
+        "dtype": str(dtype), "max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens,
+        "max_model_len": max_model_len, "long_prefill_token_threshold": long_prefill_token_threshold,
+        "enable_chunked_prefill": chunked_prefill,
+    }  # fmt: skip
+    plan_model(model, options, parse_target(target), lengths, tuple(budget or ()), output, as_json=as_json)
+
+
+@profile_app.command(no_args_is_help=True, epilog=console.EXIT_CODES)
+def profile(
+    place: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="folder of FXHLO_PROFILE, or one trace in it")],
+    as_json: JsonOption = False,
+) -> None:
+    """Sums up the profiles of an engine: each program's steps, and how long each part of them took."""
+    from .profile.command import show_profile
+
+    show_profile(place, as_json=as_json)
+
+
+COMMANDS = {
+    "check": check_app, "conformance": conformance_app, "inspect": inspect_app, "plan": plan_app, "profile": profile_app,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -428,10 +428,11 @@ def engine_config(
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
     block_size: int | None = None,
+    **more: Any,
 ) -> VllmConfig:
     """Makes vLLM's config of a model folder as its engine would; reads config.json alone.
 
-    max_model_len, max_num_batched_tokens, block_size: in tokens; None: the engine's default.
+    max_model_len, max_num_batched_tokens, block_size: in tokens; None: the engine's default. more: of vLLM's EngineArgs, by name.
     Raises ModelError with vLLM's or transformers' message for a bad config, FxhloError for unsupported options.
     """
     from vllm.engine.arg_utils import EngineArgs
@@ -446,6 +447,7 @@ def engine_config(
         block_size=block_size,  # type: ignore[arg-type]  # None: vLLM's own
         load_format="dummy",
         skip_tokenizer_init=True,
+        **more,
     )
     try:
         return arguments.create_engine_config(UsageContext.LLM_CLASS)

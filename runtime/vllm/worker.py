@@ -25,11 +25,13 @@ from .layers import catalog
 from .model import build_model
 from .plugin import version
 from .pooling import PoolingRunner
+from .profiling.profiler import Profiler
 from .progress import Progress
 from .runner import Runner
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
 from .steps.options import StepOptions
+from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
@@ -54,6 +56,7 @@ class FxhloWorker(compat.WorkerBase):
         self.kv_cache_config: compat.KVCacheConfig | None = None
         self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
         self._layers: dict[str, Any] = {}
+        self._profiler: Profiler | None = None
 
     # -- start-up --------------------------------------------------------------------------------------------------
 
@@ -69,11 +72,14 @@ class FxhloWorker(compat.WorkerBase):
         logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), TARGET)
         compat.start_one_process(self.vllm_config)
         compat.set_random_seed(self.model_config.seed)
+        with _logged("begin a profile"):
+            self._profiler = Profiler(self)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
+            check_settings(self.vllm_config)
             if self.model_config.has_inner_state:
                 self._check_slots()
             self.model = build_model(self.vllm_config, weights=True)
@@ -165,6 +171,8 @@ class FxhloWorker(compat.WorkerBase):
                 progress,
             )
             self.runner = self._make_runner(steps)
+        if self._profiler is not None:
+            self._profiler.ready()
         return compat.CompilationTimes(language_model=time.perf_counter() - began, encoder=0.0)
 
     def _make_runner(self, steps: Steps) -> Runner | PoolingRunner:
@@ -204,8 +212,19 @@ class FxhloWorker(compat.WorkerBase):
     def synchronize_device(self) -> None:
         """No-op: a step's tokens are on the host when it returns."""
 
-    def profile(self, is_start: bool = True, profile_prefix: str | None = None, **_: object) -> None:
-        raise UnsupportedError("fxhlo does not support vLLM's profiler yet", next_step="use make bench")
+    def profile(
+        self,
+        is_start: bool = True,
+        profile_prefix: str | None = None,
+        delay_iterations: int | None = None,
+        max_iterations: int | None = None,
+    ) -> None:
+        """Begins or ends a profile, for vLLM's /start_profile and /stop_profile."""
+        assert self._profiler is not None
+        if is_start:
+            self._profiler.start(profile_prefix, delay_iterations, max_iterations)
+        else:
+            self._profiler.stop()
 
     def sleep(self, level: int = 1) -> None:
         raise UnsupportedError("fxhlo does not support sleep mode yet", next_step="stop the engine and start it again")
@@ -213,6 +232,8 @@ class FxhloWorker(compat.WorkerBase):
     def shutdown(self) -> None:
         """Frees the device's memory and unseals the process."""
         front.engine_ends(sys.exc_info()[1])  # vLLM calls this in the handler of the exception that ended the engine
+        if self._profiler is not None:
+            self._profiler.stop()
         self.runner = self.model = None
         self._layers = {}
         seal.reopen()

@@ -14,9 +14,11 @@ from fxhlo.passes.pipeline import run
 from fxhlo.runtime.vllm.states.groups import placed
 from fxhlo.runtime.vllm.steps.capture import capture_step
 from fxhlo.runtime.vllm.steps.inputs import StepInputs
-from fxhlo.runtime.vllm.steps.kinds import KINDS, POOLING, Bucket, closed_set, select
+from fxhlo.runtime.vllm.steps.kinds import Bucket, select
 from fxhlo.runtime.vllm.steps.options import StepOptions
 from fxhlo.runtime.vllm.steps.passes import step_passes
+from fxhlo.runtime.vllm.steps.planning.costs import Costs
+from fxhlo.runtime.vllm.steps.planning.plan import make_plan
 from fxhlo.runtime.vllm.steps.programs import of_program
 
 
@@ -47,7 +49,7 @@ class EagerSteps:
     ) -> None:
         options = StepOptions.of(config, groups)
         self.program = run(step_passes(options), capture_step(config, build()))
-        self.buckets = closed_set(options.limits, POOLING if options.pooling else KINDS)
+        self.buckets = make_plan(options.limits, Costs()).buckets
         sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
         self.state_slots = any(spec.rows == "slots" for spec in states)
         signatures = [

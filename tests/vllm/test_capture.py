@@ -14,9 +14,10 @@ from fxhlo.passes.step_inputs import DRAW, LOGPROBS, MODEL, PAGED, PROCESSING
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.steps.capture import capture_step
-from fxhlo.runtime.vllm.steps.kinds import Limits, closed_set
 from fxhlo.runtime.vllm.steps.options import StepOptions
 from fxhlo.runtime.vllm.steps.passes import step_passes
+from fxhlo.runtime.vllm.steps.planning.costs import Costs
+from fxhlo.runtime.vllm.steps.planning.plan import make_plan
 
 
 def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
@@ -45,7 +46,7 @@ def test_few_requests_stay_symbolic(folder: Path, requests: int) -> None:
     options = StepOptions.of(config)
     program = run(step_passes(options), capture_step(config, build_model(config, weights=False)))
     inputs = (*MODEL, *PAGED, *PROCESSING, *DRAW, *LOGPROBS)
-    for bucket in closed_set(Limits(options.max_tokens, options.max_requests)):
+    for bucket in make_plan(options.limits, Costs()).buckets:
         signature = emit(program, {"num_blocks": 8, **dict(bucket.sizes)}).signature
         shapes = {argument.name: argument.shape for argument in signature.arguments}
         for entry in inputs:

@@ -19,9 +19,11 @@ from vllm import LLM, SamplingParams
 
 from fxhlo.runtime.vllm import runner, worker
 from fxhlo.runtime.vllm.steps.inputs import StepInputs
-from fxhlo.runtime.vllm.steps.kinds import Bucket, closed_set, select
+from fxhlo.runtime.vllm.steps.kinds import Bucket, select
 from fxhlo.runtime.vllm.steps.options import StepOptions
 from fxhlo.runtime.vllm.steps.passes import step_passes
+from fxhlo.runtime.vllm.steps.planning.costs import Costs
+from fxhlo.runtime.vllm.steps.planning.plan import make_plan
 
 VOCABULARY = 100
 LENGTHS = (1, 2, 15, 16, 17, 40, 5, 100, 63, 64, 65, 30)
@@ -70,7 +72,7 @@ class CheckingSteps:
     def __init__(self, config: Any, num_blocks: int) -> None:
         options = StepOptions.of(config)
         self.block_size = options.block_size
-        self.buckets = closed_set(options.limits)
+        self.buckets = make_plan(options.limits, Costs()).buckets
         self.inputs = StepInputs.of(options, step_passes(options))
         self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
         self.states = np.full(options.slots, -1, np.int64)  # what an earlier request left

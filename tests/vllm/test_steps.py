@@ -28,45 +28,12 @@ from fxhlo.runtime.vllm.states.groups import groups_of, placed, specs_for_vllm
 from fxhlo.runtime.vllm.states.paged_kv import PagedKV
 from fxhlo.runtime.vllm.states.spec import StateSpec, check_states
 from fxhlo.runtime.vllm.steps.inputs import StepInputs
-from fxhlo.runtime.vllm.steps.kinds import KINDS, Bucket, Limits, StepKind, closed_set, select
+from fxhlo.runtime.vllm.steps.kinds import Bucket
 from fxhlo.runtime.vllm.steps.options import StepOptions
 from fxhlo.runtime.vllm.steps.passes import step_passes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step_table import table
-
-LIMITS = [Limits(1, 1), Limits(3, 3), Limits(64, 8), Limits(100, 7), Limits(1024, 64), Limits(8192, 3), Limits(5, 2)]
-
-
-@pytest.mark.parametrize("limits", LIMITS, ids=str)
-def test_every_step_that_the_scheduler_may_ask_for_has_a_program_of_little_padding(limits: Limits) -> None:
-    buckets = closed_set(limits)
-    for requests in range(1, limits.requests + 1):
-        for tokens in {requests, requests + 1, limits.tokens // 2, limits.tokens - 1, limits.tokens}:
-            if not requests <= tokens <= limits.tokens:
-                continue
-            found = select(buckets, Bucket.of(tokens=tokens, requests=requests))
-            assert found["tokens"] >= tokens
-            assert found["requests"] >= requests
-            assert found["tokens"] <= max(4, 2 * tokens) or found["tokens"] <= limits.requests
-    with pytest.raises(FxhloError, match="no program for a step"):
-        select(buckets, Bucket.of(tokens=limits.tokens + 1, requests=1))
-
-
-def test_a_kind_whose_largest_step_has_no_program_is_an_error() -> None:
-    short = StepKind("short", KINDS[0].buckets, lambda limits: Bucket.of(tokens=limits.tokens, requests=1))
-    with pytest.raises(FxhloError, match="no program holds the largest short step, tokens=64,requests=1"):
-        closed_set(Limits(64, 8), [short])
-
-
-def test_a_kind_of_other_symbols_is_another_row() -> None:
-    """As an encoder's step would be: its programs hold none of the decoder's steps, nor the other way round."""
-    encode = StepKind(
-        "encode", lambda _: [Bucket.of(patches=256, images=4)], lambda _: Bucket.of(patches=200, images=4)
-    )
-    buckets = closed_set(Limits(64, 8), [*KINDS, encode])
-    assert select(buckets, Bucket.of(patches=10, images=1)) == Bucket.of(patches=256, images=4)
-    assert select(buckets, Bucket.of(tokens=60, requests=3)) == Bucket.of(tokens=64, requests=8)
 
 
 def signature(inputs: StepInputs, bucket: Bucket) -> Signature:

@@ -113,17 +113,18 @@ def _bars(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    return _html_table(*figures(rows))
+    return html_table(*figures(rows))
 
 
 def _composites(report: StepReport) -> str:
     lines = [
         (one.kernel, str(one.count), one.became, "\n".join(one.reasons), one.operands) for one in report.composites
     ]
-    return _html_table(("composite", "count", "became", "why not another", "operands"), lines, left=True)
+    return html_table(("composite", "count", "became", "why not another", "operands"), lines, left=True)
 
 
-def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]], *, left: bool = False) -> str:
+def html_table(head: Sequence[str], lines: Iterable[Sequence[str]], *, left: bool = False) -> str:
+    """A table of plain text. left: whether all columns are aligned there, not the first one alone."""
     mark = ' class="left"' if left else ""
     top = "".join(f"<th{mark}>{escape(cell)}</th>" for cell in head)
     rows = "".join("<tr>" + "".join(f"<td{mark}>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)

@@ -1,12 +1,13 @@
-"""The closed set of programs: kinds of steps, the sizes of their programs, and the check that every step has one.
+"""Buckets: the sizes of an engine's programs, and which one a step runs in.
 
-A step runs in the smallest program that holds it. A new kind (an encoder's step, a pooling
-one, the verification of drafts) is another row of `KINDS`, with symbols of its own.
+A step of vLLM's scheduler has `tokens` rows of `requests` requests. It runs in the first program that holds it; programs are in
+the order of what they cost, so that this is the cheapest. Which programs there are is planned (planning/), and a proof
+at start-up (planning/proof.py) shows that every step has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.errors import FxhloError
@@ -17,10 +18,32 @@ SMALLEST = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum size of a step of vLLM's scheduler: rows of tokens, and requests."""
+    """The steps that vLLM's scheduler can ask for: `requests` of them from 1 on, each with at least one token.
+
+    tokens: maximum of a step. longest: tokens that one request can have in a step, None for no limit but the step's.
+    threshold: of vLLM's long_prefill_token_threshold, the most that a request gets which is not alone; 0 for none. shared: tokens that
+    requests share evenly where the threshold adapts to their number, else 0. pooling: steps return hidden states.
+
+    They may be more than a model or a moment allows, never fewer: prefixes found in the cache, too few blocks, and masks make steps smaller.
+    """
 
     tokens: int
     requests: int
+    longest: int | None = None
+    threshold: int = 0
+    shared: int = 0
+    pooling: bool = False
+
+    def most(self, requests: int) -> int:
+        """The most tokens that a step of this many requests can have."""
+        each = self.tokens if self.longest is None else self.longest
+        if requests > 1 and self.threshold:
+            each = min(each, max(self.threshold, self.shared // requests))
+        return min(self.tokens, requests * each)
+
+    def largest(self, least: int = 1, most: int | None = None) -> int:
+        """The most tokens of a step of at least `least` requests and at most `most`."""
+        return max(self.most(requests) for requests in range(least, (most or self.requests) + 1))
 
 
 @dataclass(frozen=True, order=True)
@@ -46,66 +69,8 @@ class Bucket:
         return ",".join(f"{name}={size}" for name, size in self.sizes)
 
 
-@dataclass(frozen=True)
-class StepKind:
-    """A kind of step. buckets: sizes of its programs. largest: sizes of the scheduler's largest step."""
-
-    name: str
-    buckets: Callable[[Limits], Iterable[Bucket]]
-    largest: Callable[[Limits], Bucket]
-
-
-def _decode(limits: Limits) -> Iterable[Bucket]:
-    return (Bucket.of(tokens=size, requests=size) for size in _doubled(SMALLEST, limits.requests))
-
-
-def _mixed(limits: Limits) -> Iterable[Bucket]:
-    sizes = _doubled(SMALLEST, limits.tokens)
-    return (Bucket.of(tokens=size, requests=limits.requests) for size in sizes if size > limits.requests)
-
-
-KINDS = (
-    StepKind("decode", _decode, lambda limits: Bucket.of(tokens=limits.requests, requests=limits.requests)),
-    StepKind("mixed", _mixed, lambda limits: Bucket.of(tokens=limits.tokens, requests=limits.requests)),
-)
-"""decode: one token of each request. mixed: prompts, in whole or in part, among requests that decode.
-
-Sizes double, so that less than half of a step is padding. A mixed step has room for all requests: an unused one costs
-little more than its row of logits.
-"""
-
-
-FINE = 128
-"""Tokens from which on there is a program between two sizes that double: a step that pools is all computation, and so is its padding."""
-
-
-def _pool(limits: Limits) -> Iterable[Bucket]:
-    sizes = _doubled(SMALLEST, limits.tokens)
-    between = [size + size // 2 for size in sizes if size >= FINE and size + size // 2 < limits.tokens]
-    return (Bucket.of(tokens=size, requests=limits.requests) for size in sorted([*sizes, *between]))
-
-
-POOLING = (StepKind("pool", _pool, lambda limits: Bucket.of(tokens=limits.tokens, requests=limits.requests)),)
-"""The kinds of a model that pools: prompts, in whole or in part. A request takes a row of its bounds alone, so each program has all."""
-
-
-def closed_set(limits: Limits, kinds: Sequence[StepKind] = KINDS) -> tuple[Bucket, ...]:
-    """Returns every program that the scheduler can need, the smallest first. Raises FxhloError where a step would have none.
-
-    A bucket that holds a step holds every smaller one, so it is enough that each kind's largest step has a program.
-    """
-    buckets = tuple(sorted({bucket for kind in kinds for bucket in kind.buckets(limits)}))
-    for kind in kinds:
-        if not any(bucket.holds(kind.largest(limits)) for bucket in buckets):
-            raise FxhloError(
-                f"no program holds the largest {kind.name} step, {kind.largest(limits)}",
-                next_step="report this as a bug of fxhlo, with the engine's arguments",
-            )
-    return buckets
-
-
 def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
-    """Returns the smallest program that holds the step. buckets: in order."""
+    """Returns the first program that holds the step. buckets: in the order of their costs."""
     for bucket in buckets:
         if bucket.holds(step):
             return bucket
@@ -115,7 +80,7 @@ def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
     )
 
 
-def _doubled(smallest: int, largest: int) -> list[int]:
+def doubled(smallest: int, largest: int) -> list[int]:
     """smallest, 2 * smallest, ... up to and including `largest`."""
     sizes = []
     size = smallest

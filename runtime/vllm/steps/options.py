@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
 
+NO_LIMITS = Limits(0, 0)
+
+
 @dataclass(frozen=True)
 class StepOptions:
     """block_size, max_model_len and max_tokens in tokens; logprobs: columns besides the chosen token's; bias: entries.
@@ -32,15 +35,17 @@ class StepOptions:
     state_dtypes: tuple[tuple[str, str], ...] = ()
     """Of the states that have a row per request, by name."""
     pooling: bool = False
+    limits: Limits = NO_LIMITS
+    """The steps that the scheduler can ask for; of options made by hand, all up to max_tokens and max_requests."""
+
+    def __post_init__(self) -> None:
+        if self.limits is NO_LIMITS:
+            object.__setattr__(self, "limits", Limits(self.max_tokens, self.max_requests, pooling=self.pooling))
 
     @property
     def pages(self) -> int:
         """Length of a request's block table."""
         return -(-self.max_model_len // self.block_size)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.max_tokens, self.max_requests)
 
     @property
     def slots(self) -> int:
@@ -71,7 +76,28 @@ class StepOptions:
             groups=groups if len(groups) > 1 else (),
             state_dtypes=slot_dtypes(config),
             pooling=config.model_config.runner_type == "pooling",
+            limits=limits_of(config),
         )
+
+
+def limits_of(config: VllmConfig) -> Limits:
+    """The steps that vLLM's scheduler can ask for with this config.
+
+    A prompt has less than max_model_len tokens where the model generates, and no more where it pools; requests that were preempted come back
+    with their answer so far, and end before they have more.
+    """
+    pooling = config.model_config.runner_type == "pooling"
+    scheduler = config.scheduler_config
+    tokens = scheduler.max_num_batched_tokens
+    active = scheduler.max_num_active_seqs
+    return Limits(
+        tokens=min(tokens, scheduler.max_num_scheduled_tokens or tokens),
+        requests=min(scheduler.max_num_seqs, active or scheduler.max_num_seqs),
+        longest=max(1, config.model_config.max_model_len - (not pooling)),
+        threshold=scheduler.long_prefill_token_threshold,
+        shared=tokens if scheduler.long_prefill_token_threshold_adaptive else 0,
+        pooling=pooling,
+    )
 
 
 def _logprobs(model_config: ModelConfig) -> int:

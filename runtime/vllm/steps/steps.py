@@ -22,9 +22,10 @@ from ..progress import Progress
 from ..states.groups import placed
 from ..states.spec import StateSpec, check_states
 from .inputs import StepInputs
-from .kinds import KINDS, POOLING, Bucket, closed_set, select
+from .kinds import Bucket, select
 from .options import StepOptions
 from .passes import step_passes
+from .planning.engine import closed_set
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def prepare(
     """
     options, target = StepOptions.of(config, groups), Target.parse("cpu")
     states = placed(states, groups)
-    buckets = closed_set(options.limits, POOLING if options.pooling else KINDS)
+    buckets = closed_set(config, options.limits, target)
     sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
     executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
     inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
@@ -74,7 +75,7 @@ class StepProgram:
     """One compiled program with its weights, and the neutral inputs that it keeps on the device."""
 
     def __init__(self, executable: Executable, inputs: StepInputs, bucket: Bucket, placement: Placement) -> None:
-        self._execute = executable.execute
+        self.execute = executable.execute
         self.put = placement.device.put
         self._kept = {name: placement.kept(values) for name, values in inputs.frame(bucket).wide().items()}
         self._order = tuple(None if one.kind == "state" else one.name for one in executable.arguments)
@@ -91,7 +92,7 @@ class StepProgram:
             next(remaining) if name is None else put(inputs[name]) if name in inputs else kept[name]
             for name in self._order
         ]
-        results = self._execute(buffers)
+        results = self.execute(buffers)
         pending = PendingStep({name: results[index] for name, index in self._results})
         return pending, [results[index] for index in self._updates]
 
@@ -109,7 +110,7 @@ class Steps:
         self.inputs = inputs
         self.state_slots = any(in_slots)
         """Whether the model keeps a state per request."""
-        self._programs = programs
+        self.programs = programs
         self._states = states
         self._in_slots = tuple(in_slots)
         self._selected: dict[tuple[int, int], Bucket] = {}
@@ -118,13 +119,13 @@ class Steps:
         """Returns the smallest program for these numbers of tokens and requests."""
         found = self._selected.get((tokens, requests))
         if found is None:
-            found = select(tuple(self._programs), Bucket.of(tokens=tokens, requests=requests))
+            found = select(tuple(self.programs), Bucket.of(tokens=tokens, requests=requests))
             self._selected[tokens, requests] = found
         return found
 
     def start(self, bucket: Bucket, inputs: Mapping[str, np.ndarray]) -> PendingStep:
         """Starts a step. inputs: of the bucket's shapes; omitted wide ones are neutral."""
-        pending, self._states = self._programs[bucket].start(inputs, self._states)
+        pending, self._states = self.programs[bucket].start(inputs, self._states)
         return pending
 
     def slot_states(self) -> tuple[np.ndarray, ...]:
@@ -139,7 +140,7 @@ class Steps:
         A step moves these states on, so this one begins with copies of the earlier ones, and what it makes of them is dropped; caches
         are written with the values that they have.
         """
-        program, remaining = self._programs[bucket], iter(before)
+        program, remaining = self.programs[bucket], iter(before)
         earlier = [
             program.put(next(remaining)) if in_slots else state
             for state, in_slots in zip(self._states, self._in_slots, strict=True)

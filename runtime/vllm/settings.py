@@ -1,0 +1,55 @@
+"""Settings: fxhlo's own options of an engine, `--additional-config '{"fxhlo": {...}}'`.
+
+Comes in: vLLM's config. Goes out: `Settings`. Guaranteed: an unknown option, and a value of the wrong type, is refused by name; other
+keys of additional_config are other programs'.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ..core.errors import UnsupportedError
+from ..core.names import suggestion
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+KEY = "fxhlo"
+WHERE = "--additional-config"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """plan: a file of `lower-model plan --json`. lengths: of requests, a file or a server's URL, to plan for. budget: of programs, "12", "30s" or
+    "50MB". A plan was made for its own, so it is given without the other two."""
+
+    plan: str | None = None
+    lengths: str | None = None
+    budget: str | None = None
+
+    @classmethod
+    def of(cls, config: VllmConfig) -> Settings:
+        """Reads them from vLLM's config. Raises UnsupportedError for what they are not."""
+        additional = config.additional_config
+        given = additional.get(KEY, {}) if isinstance(additional, dict) else {}
+        if not isinstance(given, dict):
+            raise _wrong(f"{KEY!r} holds {json.dumps(given, default=str)}", "its options are a mapping")
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise _wrong(f"fxhlo has no option {name!r}", suggestion(str(name), known, "its options are"))
+        for name, value in given.items():
+            if value is not None and (not isinstance(value, str) or not value):
+                raise _wrong(
+                    f"fxhlo's option {name!r} is a text, not {json.dumps(value, default=str)}", "write it in quotes"
+                )
+        settings = cls(**given)
+        if settings.plan and (settings.lengths or settings.budget):
+            raise _wrong("fxhlo's options name a plan, and lengths or a budget beside it", "give either")
+        return settings
+
+
+def _wrong(what: str, next_step: str | None) -> UnsupportedError:
+    return UnsupportedError(f"{WHERE}: {what}", next_step=next_step)
