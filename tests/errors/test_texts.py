@@ -10,6 +10,7 @@ import ast
 import re
 from pathlib import Path
 
+import engine_texts
 import front_texts
 import lowering_texts
 import pytest
@@ -20,7 +21,7 @@ from fxhlo.passes.contract import ContractError
 from fxhlo.runtime.core.errors import FxhloError
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = {**lowering_texts.CASES, **runtime_texts.CASES, **front_texts.CASES}
+CASES = {**lowering_texts.CASES, **runtime_texts.CASES, **front_texts.CASES, **engine_texts.CASES}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -59,7 +59,9 @@ def plan_model(
         try:
             output.write_text(drawn + "\n")
         except OSError as problem:
-            raise FxhloError(f"the plan cannot be written: {problem.strerror}", where=output) from problem
+            raise FxhloError(
+                f"the plan cannot be written: {problem.strerror}", where=output, next_step="name another file"
+            ) from problem
         console.say(f"wrote {output}")
     if as_json:
         console.put(facts)

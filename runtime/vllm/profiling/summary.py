@@ -71,7 +71,11 @@ def _events(trace: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = trace.read_text().splitlines()
     except OSError as problem:
-        raise ProfileError(f"the profile cannot be read: {problem.strerror}", where=trace) from problem
+        raise ProfileError(
+            f"the profile cannot be read: {problem.strerror}",
+            where=trace,
+            next_step="name a file that this user may read",
+        ) from problem
     if not lines or lines[0] != "[":
         raise ProfileError("this is no profile of fxhlo", where=trace, next_step=f"name a file *{ENDING}")
     for line in lines[1:]:
