@@ -69,9 +69,13 @@ def add(
     module: LoweredModule,
     legalized: Callable[[LoweredModule], Legalized] = legalized,
 ) -> Legalized:
-    """Adds an entry with its portable module and, where it differs, the one for the module's target."""
-    writer.add_entry(name, module.bytecode, module.signature, bindings=module.bindings)
+    """Adds an entry with its portable module and, where it differs, the one for the module's target.
+
+    A module without references (`emit`) is portable from one jaxlib to the next alone: its entry is what its target runs.
+    """
     legal = legalized(module)
+    portable = module.bytecode if module.complete is None else legal.bytecode
+    writer.add_entry(name, portable, module.signature, bindings=module.bindings)
     if legal.decisions:
         writer.add_target(name, module.target, module=legal.bytecode, custom_calls=legal.custom_calls)
     return legal

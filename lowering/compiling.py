@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..passes import mlir
-from ..passes.hlo.legalize import Legalized, legalize, legalize_to_run
+from ..passes.hlo.legalize import Legalized, OnlyDeclared, legalize, legalize_to_run
 from ..runtime.core import pjrt
 from ..runtime.core.executable import Executable
 from .lowered import LoweredModule
@@ -11,12 +13,23 @@ from .lowered import LoweredModule
 
 def legalized(module: LoweredModule) -> Legalized:
     """Returns a copy with the composites replaced for the target; the lowered module stays portable. Raises LegalizeError."""
-    return legalize(mlir.bytecode(module.module), module.target)
+    return _legalized(legalize, module)
 
 
 def legalized_to_run(module: LoweredModule) -> Legalized:
     """Like `legalized`, for a module that is compiled next: builds the native kernels that it calls, or lets it call none."""
-    return legalize_to_run(mlir.bytecode(module.module), module.target)
+    return _legalized(legalize_to_run, module)
+
+
+def _legalized(way: Callable[[bytes, str], Legalized], module: LoweredModule) -> Legalized:
+    """The module after `way`; with the references that it only declares where the target has no kernel in place of one."""
+    while True:
+        try:
+            return way(mlir.bytecode(module.module), module.target)
+        except OnlyDeclared as missing:
+            symbols = missing.symbols
+        assert module.complete is not None, symbols
+        module.complete(symbols)
 
 
 def compiled(module: LoweredModule, like: Executable | None = None) -> Executable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,6 +24,7 @@ class LoweredModule:
     tensors: the torch tensors (of a JAX function: arrays) behind weights, buffers and constants; fake ones where captured
         without weights.
     target: what it will be compiled for. Compiling legalizes a copy: the module stays portable.
+    complete: emits decompositions that are only declared in `module`, those of the symbols or all; None where all are there.
     """
 
     module: mlir.ir.Module
@@ -32,16 +33,24 @@ class LoweredModule:
     tensors: Mapping[str, torch.Tensor | np.ndarray] = field(default_factory=dict)
     name: str = "main"
     target: str = "cpu"
+    complete: Callable[[Collection[str] | None], None] | None = None
+
+    @property
+    def whole(self) -> mlir.ir.Module:
+        """`module` with every decomposition."""
+        if self.complete is not None:
+            self.complete(None)
+        return self.module
 
     @cached_property
     def text(self) -> str:
         """StableHLO as text, with source locations."""
-        return mlir.text(self.module, locations=True)
+        return mlir.text(self.whole, locations=True)
 
     @cached_property
     def bytecode(self) -> bytes:
         """The portable, versioned StableHLO artifact."""
-        return mlir.portable(self.module)
+        return mlir.portable(self.whole)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights, buffers and constants as numpy arrays that share the tensors' memory; {} if one of them is fake."""

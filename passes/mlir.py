@@ -33,7 +33,9 @@ def context() -> ir.Context:
     registry = ir.DialectRegistry()
     _jax_mlir_ext.register_dialects(registry)  # func and the other upstream dialects
     made.append_dialect_registry(registry)
-    made.load_all_available_dialects()
+    made.dialects[
+        "func"
+    ]  # loads it; the others are loaded where a module has them: to load all takes ten times as long
     stablehlo.register_dialect(made)
     chlo.register_dialect(made)
     return made
@@ -57,7 +59,8 @@ def portable(module: ir.Module) -> bytes:
     # that XLA implements, which XLA then recognizes, and decomposes the others.
     if b"chlo" in data:
         return _jax_mlir.serialize_portable_artifact(data, READABLE_SINCE)
-    return stablehlo.serialize_portable_artifact_str(data, READABLE_SINCE)
+    # From the bytes it would make a context, which takes longer than the rest; what it serializes it changes.
+    return stablehlo.serialize_portable_artifact(parse(data, module.context), READABLE_SINCE)
 
 
 def text(module: ir.Module, *, locations: bool = False) -> str:

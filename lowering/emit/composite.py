@@ -49,9 +49,9 @@ def emit_composite(
     def body(operands: list[Value]) -> list[Value]:
         return ctx.inline(trace_reference(kernel.reference, dict(types), attributes), operands)
 
-    decomposition = ctx.functions.emitted(
-        key, f"fxhlo.{kernel.name}", [type_ for _, type_ in types], result_types, body
-    )
+    # what has implementations needs its reference where none of them is taken
+    add = ctx.functions.reference if kernel.implementations else ctx.functions.emitted
+    decomposition = add(key, f"fxhlo.{kernel.name}", [type_ for _, type_ in types], result_types, body)
     op = composite_op(
         kernel,
         [name for name, _ in types],

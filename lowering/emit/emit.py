@@ -8,7 +8,7 @@ Refusals of rules are collected: emission continues with placeholders for reject
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,19 +33,22 @@ from .refusals import Refusals
 from .signature import annotate, output_type, signature_of
 
 
-def emit(program: Program, bindings: Mapping[str, int] | None = None, *, flat: bool = False) -> HloModule:
+def emit(
+    program: Program, bindings: Mapping[str, int] | None = None, *, flat: bool = False, references: bool = True
+) -> HloModule:
     """Emits `program` with its symbolic dimensions bound (those not named take the example's size).
 
-    flat: every layer in `main`; else repeated layers are calls of one private function for each kind (passes/repeats.py).
+    references: whether composites have their decomposition; without, the module has them where something asks for them
+    (`LoweredModule.whole`). flat: every layer in `main`; else repeated layers are calls of one private function for each kind (passes/repeats.py).
     Raises LoweringError or UnsupportedError where one rule refuses, ContractError where several do, GuardError for the bindings.
     """
     binding = Binding(program, bindings)
     if not flat:
         try:
-            return Emitter(program, binding, items_of(program)).module()
+            return Emitter(program, binding, items_of(program), references).module()
         except RefusedOnce:
             pass  # the flat form names every place
-    return Emitter(program, binding).module()
+    return Emitter(program, binding, None, references).module()
 
 
 def refused(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
@@ -77,13 +80,16 @@ Environment = dict[fx.Node, object]
 class Emitter:
     """One emission: the MLIR module under construction, and the state that its functions share.
 
-    items: of the program's graph, with layers that become functions; None: its nodes.
+    items: of the program's graph, with layers that become functions; None: its nodes. references: as for `emit`.
     """
 
-    def __init__(self, program: Program, binding: Binding, items: Sequence[Item] | None = None) -> None:
+    def __init__(
+        self, program: Program, binding: Binding, items: Sequence[Item] | None = None, references: bool = True
+    ) -> None:
         self.program = program
         self.binding = binding
         self.items = items
+        self.references = references
         self.context = context()
         self.refusals = Refusals()
         self._locations: dict[tuple[tuple[str, int] | None, str], ir.Location] = {}
@@ -95,7 +101,7 @@ class Emitter:
         with self.context, ir.Location.unknown():
             module = ir.Module.create()
             module.operation.attributes["sym_name"] = ir.StringAttr.get(symbol(self.program.name))
-            self.functions = Functions(module.body)
+            self.functions = Functions(module.body, references=self.references)
             with ir.InsertionPoint(module.body):
                 annotate(self._main(), signature)
             try:
@@ -110,7 +116,15 @@ class Emitter:
             bindings=dict(self.binding.sizes),
             tensors=self.program.tensors,
             name=self.program.name,
+            complete=None if self.references else self._complete,
         )
+
+    def _complete(self, symbols: Collection[str] | None) -> None:
+        """Emits the references that are only declared: those, or all. Raises FxhloError where a rule refuses one of their ops."""
+        with self.context, ir.Location.unknown():
+            self.items = None
+            self.functions.complete(symbols)
+            self.refusals.raise_all()
 
     def _main(self) -> ir.OpView:
         nodes = [node for node in self.program.placeholders if isinstance(node.meta["val"], torch.Tensor)]

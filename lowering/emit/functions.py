@@ -6,8 +6,8 @@ Guaranteed: one function per key, so that calls with the same types and attribut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, NamedTuple
 
 from ...passes.mlir import adopt, func, ir
 from ..types import TensorType, Value, mlir_type
@@ -24,11 +24,13 @@ class Function(NamedTuple):
 
 
 class Functions:
-    """block: of the module; the functions are added to it."""
+    """block: of the module; the functions are added to it. references: whether composites' decompositions get their bodies at once."""
 
-    def __init__(self, block: ir.Block) -> None:
+    def __init__(self, block: ir.Block, *, references: bool = True) -> None:
         self._block = block
+        self._references = references
         self._by_key: dict[Hashable, Function] = {}
+        self._declared: dict[str, Callable[[], None]] = {}
 
     def emitted(
         self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
@@ -40,6 +42,32 @@ class Functions:
         with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
             emit_function(function.symbol, "private", operands, results, body)
         return function
+
+    def reference(
+        self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
+    ) -> Function:
+        """Like `emitted`, for a composite's decomposition: without `references` it is only declared until `complete`.
+
+        To trace the references and to emit them takes most of the time of a step's emission, and a target that has a kernel drops them.
+        """
+        if self._references or key in self._by_key:
+            return self.emitted(key, name, operands, results, body)
+        function = self._by_key[key] = Function(self._symbol(name), tuple(results))
+        with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
+            declared = _function(function.symbol, "private", operands, results)
+
+        def emit() -> None:
+            with ir.InsertionPoint(declared), ir.Location.name(function.symbol):
+                emit_function(function.symbol, "private", operands, results, body)
+            declared.erase()
+
+        self._declared[function.symbol] = emit
+        return function
+
+    def complete(self, symbols: Collection[str] | None) -> None:
+        """Emits the bodies of functions that are only declared: of those symbols, or of all and what they call."""
+        while wanted := [symbol for symbol in self._declared if symbols is None or symbol in symbols]:
+            self._declared.pop(wanted[0])()
 
     def adopted(self, key: Hashable, name: str, lower: Callable[[], tuple[str, Sequence[TensorType]]]) -> Function:
         """Returns the function of `key`, at first use the `main` of the module that `lower()` returns: its text and result types."""
@@ -60,12 +88,19 @@ def emit_function(
     body: Body,
 ) -> ir.OpView:
     """Emits a function at the insertion point. visibility: "public" or "private"."""
-    function = func.FuncOp(name, ([mlir_type(*type_) for type_ in operands], [mlir_type(*type_) for type_ in results]))
-    function.attributes["sym_visibility"] = ir.StringAttr.get(visibility)
-    block = function.add_entry_block()  # type: ignore[attr-defined]  # not in the stubs
+    function = _function(name, visibility, operands, results)
+    block = function.add_entry_block()
     values = [Value(argument, *type_) for argument, type_ in zip(block.arguments, operands, strict=True)]
     with ir.InsertionPoint(block):
         func.ReturnOp([result.ir for result in body(values)])
+    made: ir.OpView = function
+    return made
+
+
+def _function(name: str, visibility: str, operands: Sequence[TensorType], results: Sequence[TensorType]) -> Any:
+    """A function without a body at the insertion point."""
+    function = func.FuncOp(name, ([mlir_type(*type_) for type_ in operands], [mlir_type(*type_) for type_ in results]))
+    function.attributes["sym_visibility"] = ir.StringAttr.get(visibility)
     return function
 
 

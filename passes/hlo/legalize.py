@@ -7,6 +7,7 @@ Guaranteed: an implementation is taken only where its `supports` has no objectio
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ...kernels.catalog import kernels
@@ -17,12 +18,20 @@ from ...runtime.core.targets import Target
 from ..mlir import adopt, context, erase_dead_functions, func, ir, parse, portable
 from .calls import runs
 from .composite import Composite, composites, operations
-from .implementation import lower_implementation
+from .implementation import Call, lower_implementation, prepare
 from .layouts import pin_row_major
 
 
 class LegalizeError(FxhloError):
     """An implementation that said it supports its operands and failed to lower."""
+
+
+class OnlyDeclared(Exception):
+    """References are needed that the module only declares (`emit` without references). symbols: of their functions."""
+
+    def __init__(self, symbols: Collection[str]) -> None:
+        super().__init__(*symbols)
+        self.symbols = symbols
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ def legalize(module: bytes, target: str | Target) -> Legalized:
     parsed = parse(module, context())
     with parsed.context, ir.Location.unknown():
         work = _Legalizer(parsed, Target.parse(target))
+        work.prepare()
         for operation, count in _with_counts(parsed):
             work.replace(operation, count)
         erase_dead_functions(parsed)  # references that were replaced
@@ -85,6 +95,28 @@ class _Legalizer:
         self.symbols: dict[object, str] = {}
         self.decisions: dict[object, Decision] = {}
         self.row_major: set[str] = set()
+        self.functions = ir.SymbolTable(module.operation)
+        self.choices: dict[object, tuple[Implementation | None, tuple[str, ...]]] = {}
+
+    def prepare(self) -> None:
+        """Chooses for every kind of composite, and lowers the implementations in one go. Raises OnlyDeclared."""
+        calls, declared = [], set()
+        for composite in {one.key: one for one in map(Composite.of, composites(self.module.operation))}.values():
+            implementation, _ = self.choices[composite.key] = self._choice(composite)
+            if implementation is not None:
+                calls.append(Call(implementation, composite.operands, composite.attributes, self.target))
+            elif not self.functions[composite.decomposition].operation.regions[0].blocks:
+                declared.add(composite.decomposition)
+        if declared:
+            raise OnlyDeclared(declared)
+        prepare(calls)
+
+    def _choice(self, composite: Composite) -> tuple[Implementation | None, tuple[str, ...]]:
+        """The first implementation without an objection, None for the reference, and why those before it were not taken."""
+        kernel = kernels().get(composite.name)
+        if kernel is None or kernel.version != composite.version:
+            return None, (f"this installation has no kernel {composite.name} version {composite.version}",)
+        return kernel.choice(composite.operands, composite.attributes, self.target)
 
     def replace(self, operation: ir.Operation, count: int) -> None:
         """Puts a call of the chosen function in the composite's place. count: how often it runs."""
@@ -104,13 +136,9 @@ class _Legalizer:
         operation.erase()
 
     def _choose(self, composite: Composite) -> tuple[str, Decision]:
-        """The symbol of the first implementation without an objection, or of the reference; and the decision."""
+        """The symbol of what was chosen, and the decision."""
         types = ", ".join(composite.types)
-        kernel = kernels().get(composite.name)
-        if kernel is None or kernel.version != composite.version:
-            reason = f"this installation has no kernel {composite.name} version {composite.version}"
-            return composite.decomposition, Decision(composite.name, None, (reason,), 1, types)
-        implementation, reasons = kernel.choice(composite.operands, composite.attributes, self.target)
+        implementation, reasons = self.choices[composite.key]
         if implementation is None:
             return composite.decomposition, Decision(composite.name, None, reasons, 1, types)
         self.row_major |= {
@@ -118,7 +146,7 @@ class _Legalizer:
             for name, type_ in zip(composite.operands.named, composite.types, strict=True)
             if name in implementation.row_major
         }
-        symbol = self._lower(kernel, implementation, composite)
+        symbol = self._lower(kernels()[composite.name], implementation, composite)
         return symbol, Decision(composite.name, implementation.name, reasons, 1, types)
 
     def _lower(self, kernel: Kernel, implementation: Implementation, composite: Composite) -> str:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
+from step_decoder import captured
 
+from fxhlo.lowering.emit.emit import emit
 from fxhlo.lowering.lower import lower
 from fxhlo.passes import mlir
+from fxhlo.passes.fx.canonicalize import Canonicalize
+from fxhlo.passes.fx.donate import Donate
+from fxhlo.passes.fx.linear import Linear
+from fxhlo.passes.fx.paged_attention import PagedAttention
+from fxhlo.passes.fx.select_rows import SelectRows
+from fxhlo.passes.fx.silu_and_mul import SiluAndMul
+from fxhlo.passes.hlo import implementation
+from fxhlo.passes.hlo import legalize as legalizing
 from fxhlo.passes.hlo.legalize import LegalizeError, legalize
+from fxhlo.passes.pipeline import run
+from fxhlo.passes.program import Program
 from fxhlo.runtime.core import native
 
 
@@ -172,3 +187,42 @@ def test_composites_of_another_front_end_keep_each_its_own_decomposition() -> No
     assert [decision.reasons for decision in legalized.decisions] == [
         ("this installation has no kernel odml.twice version 0",)
     ] * 2
+
+
+@pytest.mark.parametrize("target", ["cpu", "tpu-v6e", "cuda"])
+def test_a_module_without_references_becomes_the_same(target: str) -> None:
+    """References are emitted for what no kernel serves, here everything on a GPU; the rest is only declared."""
+    program = step_program()
+    whole, short = (replace(emit(program, SIZES, references=given), target=target) for given in (True, False))
+    assert len(mlir.text(short.module)) < len(mlir.text(whole.module))
+    made = [one.legalized() for one in (whole, short)]
+    assert made[0].bytecode == made[1].bytecode
+    assert made[0].custom_calls == made[1].custom_calls
+    assert short.text == whole.text  # where it is asked for, it is there
+
+
+def test_implementations_are_lowered_together_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX lowers those of a module in one go; what one of them is does not depend on the others."""
+    hlo = emit(step_program(), SIZES)
+    monkeypatch.setattr(implementation, "_PREPARED", {})
+    together = legalize(hlo.bytecode, "cpu")
+    assert implementation._PREPARED
+    monkeypatch.setattr(legalizing, "prepare", lambda calls: None)
+    monkeypatch.setattr(implementation, "_PREPARED", {})
+    alone = legalize(hlo.bytecode, "cpu")
+    assert plain(together.bytecode) == plain(alone.bytecode)
+    assert together.decisions == alone.decisions
+
+
+def plain(bytecode: bytes) -> str:
+    """The module's text without the attributes of results that JAX gives `main` alone."""
+    text = re.sub(r' \{jax\.result_info = "result[^"]*"\}', "", mlir.text(mlir.parse(bytecode, mlir.context())))
+    return re.sub(r"-> \((tensor<[^>]*>)\) \{", r"-> \1 {", text)
+
+
+def step_program() -> Program:
+    passes = (PagedAttention(), SelectRows(), SiluAndMul(), Linear(), Donate(), Canonicalize())
+    return run(passes, captured()[1])
+
+
+SIZES = {"tokens": 8, "requests": 2, "num_blocks": 16}

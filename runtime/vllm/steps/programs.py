@@ -116,7 +116,7 @@ class Programs:
         check(program)
         progress(f"emitting and compiling {len(self.buckets)} programs")
         modules: Iterable[tuple[str, HloModule]] = (
-            (str(bucket), emit(program, of_program(program, {**self.sizes, **dict(bucket.sizes)})))
+            (str(bucket), emit(program, of_program(program, {**self.sizes, **dict(bucket.sizes)}), references=False))
             for bucket in self.buckets
         )
         if not native.ready():
