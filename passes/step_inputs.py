@@ -71,6 +71,13 @@ SLOTS = (StepInput("state_slots", ("requests",), "int32"),)
 """Of layers that keep one state per request: the request's row of the state. Row 0 belongs to no request: what a program computes
 for its unused rows goes there."""
 
+FEED = (
+    StepInput("fed", ("tokens",), "int32", neutral=-1),
+    StepInput("last_rows", ("requests",), "int32", neutral=-1),
+)
+"""Of a step that may start before the host has the tokens of the one before. fed: the row of the state `last_tokens` that holds the
+token of a position; -1 where `input_ids` has it. last_rows: the row that keeps the token which a request samples now; -1 for none."""
+
 RECURRENT = (*SLOTS, *PAGED[2:])
 """In the order in which the ops with a state per request, such as `fxhlo.ragged_ssd`, take them."""
 

@@ -80,7 +80,14 @@ from vllm.v1.kv_cache_interface import (
     MLAAttentionSpec,
     SlidingWindowSpec,
 )
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, LogprobsTensors, ModelRunnerOutput, PoolerOutput
+from vllm.v1.outputs import (
+    EMPTY_MODEL_RUNNER_OUTPUT,
+    AsyncModelRunnerOutput,
+    LogprobsLists,
+    LogprobsTensors,
+    ModelRunnerOutput,
+    PoolerOutput,
+)
 from vllm.v1.pool.late_interaction_runner import LateInteractionRunner
 from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
@@ -94,6 +101,7 @@ from .plugin import TRIED, version
 __all__ = [
     "EMPTY_MODEL_RUNNER_OUTPUT",
     "STATIC_ROTARY",
+    "AsyncModelRunnerOutput",
     "AttentionBackend",
     "AttentionImpl",
     "AttentionLayerBase",
@@ -234,6 +242,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.outputs:ModelRunnerOutput": (
         "req_ids", "req_id_to_index", "sampled_token_ids", "logprobs", "prompt_logprobs_dict", "pooler_output",
     ),
+    "vllm.v1.outputs:AsyncModelRunnerOutput.get_output": (),
     "vllm.model_executor.layers.pooler.abstract:Pooler.forward": ("hidden_states", "pooling_metadata"),
     "vllm.model_executor.layers.pooler.abstract:Pooler.get_pooling_updates": ("task",),
     "vllm.v1.pool.metadata:PoolingMetadata": (

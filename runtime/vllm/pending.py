@@ -18,6 +18,12 @@ class PendingStep:
 
     results: Mapping[str, pjrt.Buffer]
 
+    def send(self, *, with_logprobs: bool) -> None:
+        """Has the results copied to the host as soon as they are there; waits for nothing."""
+        for name, result in self.results.items():
+            if with_logprobs or name == "tokens":
+                result.copy_to_host_async()
+
     def tokens(self) -> np.ndarray:
         """Waits for the step and returns its tokens, int32 [requests]."""
         return pjrt.get(self.results["tokens"])

@@ -77,7 +77,7 @@ class FxhloPlatform(Platform):
         """Checks the config and the model folder, and sets the options that fxhlo fixes. Raises UnsupportedError, ModelError."""
         _prepare_process()
         interrupts.end_waiting_fronts()
-        parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
+        parallel = vllm_config.parallel_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
             _check_sizes(vllm_config.model_config)
@@ -97,8 +97,6 @@ class FxhloPlatform(Platform):
         if "jax" in sys.modules and xla_has_started():
             # A process with XLA's threads must not be forked: the child can deadlock.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-        # A step's inputs depend on the previous step's tokens, and the device runs one program at a time.
-        scheduler.async_scheduling = False
 
     @classmethod
     def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:

@@ -8,8 +8,8 @@ allows, and the program samples. In order: the batch's rows (batch/rows.py), the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -20,23 +20,14 @@ from .batch.prompt_logprobs import Part, collect
 from .batch.request import PromptLogprobs, Request
 from .batch.rows import Batch
 from .batch.sampling import Sampling
+from .sampled import SampledStep, Scheduled
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.core.sched.output import CachedRequestData, NewRequestData
 
     from .batch.pooling import Pooling
-    from .pending import PendingStep
     from .steps.steps import Steps
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """The step that `execute` prepared: its requests, their rows, and how many tokens of each to compute."""
-
-    ids: list[str]
-    rows: np.ndarray
-    counts: np.ndarray
 
 
 R = TypeVar("R", bound=Request)
@@ -68,8 +59,11 @@ class StepRunner(ABC, Generic[R]):
         """Updates the batch, and runs the step unless vLLM is to call `sample` for it."""
 
     @abstractmethod
-    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput | compat.AsyncModelRunnerOutput:
         """Runs the step for which `execute` answered None. grammar: the structured outputs' bitmasks."""
+
+    def settle(self) -> None:
+        """Waits until the tokens of all started steps are on the host."""
 
     @abstractmethod
     def _request(self, new: NewRequestData, known: R | None) -> R:
@@ -109,6 +103,8 @@ class StepRunner(ABC, Generic[R]):
             if row is not None and not stale:
                 self.batch.extend(row, computed, new_blocks)
                 continue
+            if request.unknown:
+                self.settle()
             if request_id in cached.resumed_req_ids:
                 request.blocks = [[] for _ in request.blocks]
             for blocks, more in zip(request.blocks, new_blocks or (), strict=False):
@@ -127,14 +123,20 @@ class Runner(StepRunner[Request]):
         super().__init__(vllm_config, kv_cache_config, steps, self.sampling)
         self._seeds = np.random.default_rng(model.seed)
         self._scheduled: Scheduled | None = None
+        self._started: deque[SampledStep] = deque()
+        """Steps whose tokens may not be on the host yet, in order."""
+        self._waits = not steps.feeds
 
     def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
         """Updates the batch. Returns None if `sample` is to run the step, or an empty output if there are no tokens to compute."""
         self._scheduled = self._update(output)
         return compat.EMPTY_MODEL_RUNNER_OUTPUT if self._scheduled is None else None
 
-    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
-        """Runs the step of the last `execute`. grammar: the structured outputs' bitmasks."""
+    def sample(self, grammar: compat.GrammarOutput | None) -> compat.ModelRunnerOutput | compat.AsyncModelRunnerOutput:
+        """Starts the step of the last `execute`, and waits for it where vLLM does not schedule asynchronously.
+
+        grammar: the structured outputs' bitmasks.
+        """
         step, self._scheduled = self._scheduled, None
         if step is None:
             raise FxhloError("sample_tokens was called without a step", next_step="report this as a bug of fxhlo")
@@ -144,6 +146,8 @@ class Runner(StepRunner[Request]):
         bucket = self.steps.select(int(step.counts.sum()), len(step.ids))
         frame = self.steps.inputs.frame(bucket)
         requests = [self.requests[request_id] for request_id in step.ids]
+        if (self.sampling.reads(step.rows) & (self.batch.known[step.rows] < self.batch.lengths[step.rows])).any():
+            self.settle()
         inputs = self.batch.inputs(step.rows, step.counts, frame)
         inputs |= self.sampling.inputs(step.rows, requests, frame, masks)
         parts, prompts = self._prompt_parts(step), {}
@@ -151,7 +155,19 @@ class Runner(StepRunner[Request]):
         pending = self.steps.start(bucket, inputs)
         if parts:
             prompts = collect(parts, inputs, frame, lambda changed: self.steps.again(bucket, changed, before))
-        return self._finish(step, pending, bool(inputs["logprobs_enabled"]), prompts)
+        columns = int(self.sampling.logprobs[step.rows].max()) + 1  # the front end detokenizes each that it gets
+        reserved = self.batch.reserve(step.rows, step.counts)
+        sampled = SampledStep(step, pending, self.batch, reserved, columns, prompts)
+        if self._waits:
+            return sampled.get_output()
+        while self._started and self._started[0].settled:
+            self._started.popleft()
+        self._started.append(sampled)
+        return sampled
+
+    def settle(self) -> None:
+        while self._started:
+            self._started.popleft().settle()
 
     def _prompt_parts(self, step: Scheduled) -> list[Part]:
         """The requests of this step that want log-probabilities of their prompt, with the tokens that the step computes."""
@@ -189,29 +205,3 @@ class Runner(StepRunner[Request]):
         if params.seed is not None:
             return params.seed & 0xFFFFFFFFFFFFFFFF
         return int(self._seeds.integers(0, 2**64, dtype=np.uint64))
-
-    def _finish(
-        self, step: Scheduled, pending: PendingStep, with_logprobs: bool, prompts: dict[str, compat.LogprobsTensors]
-    ) -> compat.ModelRunnerOutput:
-        """Waits for the step and stores the sampled tokens; a request with a partly computed prompt has none yet."""
-        batch, real = self.batch, len(step.ids)
-        batch.computed[step.rows] += step.counts
-        done = batch.computed[step.rows] >= batch.lengths[step.rows]
-        sampled: list[list[int]] = [[] for _ in step.ids]
-        tokens = pending.tokens()
-        for index in np.flatnonzero(done):
-            token = int(tokens[index])
-            batch.append(int(step.rows[index]), token)
-            sampled[index] = [token]
-        logprobs = None
-        if with_logprobs:
-            token_ids, values, ranks = (part[:real] for part in pending.logprobs())
-            width = self.sampling.logprobs[step.rows].max() + 1  # the front end detokenizes each that it gets
-            logprobs = compat.LogprobsLists(token_ids[:, :width], values[:, :width], ranks)
-        return compat.ModelRunnerOutput(
-            req_ids=step.ids,
-            req_id_to_index={request_id: index for index, request_id in enumerate(step.ids)},
-            sampled_token_ids=sampled,
-            logprobs=logprobs,
-            prompt_logprobs_dict={request_id: prompts.get(request_id) for request_id in step.ids} if prompts else {},
-        )

@@ -191,7 +191,9 @@ class FxhloWorker(compat.WorkerBase):
         assert self.runner is not None
         return self.runner.execute(scheduler_output)
 
-    def sample_tokens(self, grammar_output: compat.GrammarOutput | None) -> compat.ModelRunnerOutput:
+    def sample_tokens(
+        self, grammar_output: compat.GrammarOutput | None
+    ) -> compat.ModelRunnerOutput | compat.AsyncModelRunnerOutput:
         assert self.runner is not None
         return self.runner.sample(grammar_output)
 
@@ -210,7 +212,9 @@ class FxhloWorker(compat.WorkerBase):
         """No-op: there is no encoder cache."""
 
     def synchronize_device(self) -> None:
-        """No-op: a step's tokens are on the host when it returns."""
+        """Waits for the steps that were started."""
+        if self.runner is not None:
+            self.runner.settle()
 
     def profile(
         self,

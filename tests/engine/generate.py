@@ -35,22 +35,23 @@ def answer(output: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
-    from vllm import LLM, SamplingParams
+def parameters(given: dict[str, Any]) -> Any:
+    """SamplingParams of a request as it stands in JSON, whose keys are strings and which has no classes."""
+    from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
-    # what JSON cannot say: its keys are strings, and it has no classes
-    MADE: dict[str, Callable[[Any], Any]] = {
+    makers: dict[str, Callable[[Any], Any]] = {
         "logit_bias": lambda bias: {int(token): value for token, value in bias.items()},
         "structured_outputs": lambda given: StructuredOutputsParams(**given),
         "repetition_detection": lambda given: RepetitionDetectionParams(**given),
         "output_kind": lambda name: RequestOutputKind[name],
     }
+    return SamplingParams(**{name: makers[name](value) if name in makers else value for name, value in given.items()})
 
-    def parameters(given: dict[str, Any]) -> SamplingParams:
-        made = {name: MADE[name](value) if name in MADE else value for name, value in given.items()}
-        return SamplingParams(**made)
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    from vllm import LLM
 
     llm = LLM(**job["engine"])
     runs = []

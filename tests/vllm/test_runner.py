@@ -17,7 +17,9 @@ import pytest
 import torch
 from vllm import LLM, SamplingParams
 
-from fxhlo.runtime.vllm import runner, worker
+from fxhlo.runtime.core.targets import Target
+from fxhlo.runtime.vllm import worker
+from fxhlo.runtime.vllm.sampled import SampledStep
 from fxhlo.runtime.vllm.steps.inputs import StepInputs
 from fxhlo.runtime.vllm.steps.kinds import Bucket, select
 from fxhlo.runtime.vllm.steps.options import StepOptions
@@ -51,11 +53,16 @@ def expected(prompt: list[int], count: int) -> list[int]:
 
 @dataclass
 class Answered:
-    """A fake pending.PendingStep whose results are there at once."""
+    """A fake pending.PendingStep whose results are there at once. read: whether somebody waited for them."""
 
     answer: np.ndarray
+    read: bool = False
+
+    def send(self, *, with_logprobs: bool) -> None:
+        pass
 
     def tokens(self) -> np.ndarray:
+        self.read = True
         return self.answer
 
     def logprobs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -70,7 +77,12 @@ class CheckingSteps:
     state_slots = False
 
     def __init__(self, config: Any, num_blocks: int) -> None:
-        options = StepOptions.of(config)
+        options = StepOptions.of_engine(config, (), Target.parse("cpu"))
+        self.feeds = options.feed
+        self.last_tokens = np.full(options.max_requests, -7, np.int32)
+        self.fed = 0
+        self.ahead = 0
+        self.before: Answered | None = None
         self.block_size = options.block_size
         self.buckets = make_plan(options.limits, Costs()).buckets
         self.inputs = StepInputs.of(options, step_passes(options))
@@ -91,6 +103,12 @@ class CheckingSteps:
         return select(self.buckets, Bucket.of(tokens=tokens, requests=requests))
 
     def start(self, bucket: Bucket, inputs: dict[str, np.ndarray]) -> Answered:
+        answered = self._run(bucket, inputs)
+        self.ahead += self.before is not None and not self.before.read
+        self.before = answered
+        return answered
+
+    def _run(self, bucket: Bucket, inputs: dict[str, np.ndarray]) -> Answered:
         self.used.append(bucket)
         self.given.append(inputs)
         shapes = self.inputs.frame(bucket).shapes
@@ -101,7 +119,7 @@ class CheckingSteps:
         total = starts[-1]
         assert (inputs["slot_mapping"][total:] == -1).all()
         assert len(set(inputs["slot_mapping"][:total].tolist())) == total, "two tokens in one slot"
-        self.cache[inputs["slot_mapping"][:total]] = inputs["input_ids"][:total]
+        self.cache[inputs["slot_mapping"][:total]] = self._ids(inputs)[:total]
         tokens = np.zeros(bucket["requests"], np.int32)
         for row in range(bucket["requests"]):
             count = starts[row + 1] - starts[row]
@@ -113,6 +131,8 @@ class CheckingSteps:
             at = np.arange(lengths[row])
             slots = inputs["block_tables"][row][at // self.block_size] * self.block_size + at % self.block_size
             tokens[row] = hashed(self.cache[slots])
+            if "seen_ids" in inputs and inputs["repetition_penalty"][row] != 1:
+                assert set(inputs["seen_ids"][row].tolist()) - {-1} == set(self.cache[slots].tolist())
             slot, new = inputs["state_slots"][row], self.cache[slots][-count:]
             assert bool(slot) == self.state_slots
             if slot:
@@ -124,20 +144,31 @@ class CheckingSteps:
             tokens = np.array(
                 [_first_allowed(mask, token) for mask, token in zip(inputs["allowed_mask"], tokens, strict=True)]
             )
+        if self.feeds:
+            rows = inputs["last_rows"]
+            self.last_tokens[rows[rows >= 0]] = tokens[rows >= 0]
         return Answered(tokens)
 
+    def _ids(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The step's tokens: those that the host does not have yet are on the device."""
+        if not self.feeds:
+            return inputs["input_ids"]
+        self.fed += np.count_nonzero(inputs["fed"] >= 0)
+        return np.where(inputs["fed"] >= 0, self.last_tokens[inputs["fed"]], inputs["input_ids"])
+
     def slot_states(self) -> tuple[np.ndarray, ...]:
-        return (self.states.copy(),)
+        return self.states.copy(), self.last_tokens.copy()
 
     def again(self, bucket: Bucket, inputs: dict[str, np.ndarray], before: tuple[np.ndarray, ...]) -> Answered:
-        now, (self.states,) = self.states, (before[0].copy(),)
+        now = self.states, self.last_tokens
+        self.states, self.last_tokens = (one.copy() for one in before)
         given = dict(
             inputs, logit_rows=inputs["query_start_loc"][1:] - 1
         )  # start's own; no token is taken of these rows
         try:
-            return self.start(bucket, given)
+            return self._run(bucket, given)
         finally:
-            self.states = now
+            self.states, self.last_tokens = now
 
 
 def _first_allowed(mask: np.ndarray, token: int) -> int:
@@ -173,8 +204,10 @@ def tokens(outputs: list[Any]) -> list[list[int]]:
 
 
 RIGHT = [expected(prompt, 40) for prompt in PROMPTS]
+both = pytest.mark.parametrize("ahead", [True, False], ids=["asynchronous", "one step at a time"])
 
 
+@both
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -187,8 +220,8 @@ RIGHT = [expected(prompt, 40) for prompt in PROMPTS]
     ],
     ids=["default", "no prefix cache", "small chunks", "preemption", "preemption and prefix cache", "one at a time"],
 )
-def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments) -> None:
-    llm = engine(disable_log_stats=False, **arguments)
+def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments, ahead) -> None:
+    llm = engine(disable_log_stats=False, async_scheduling=ahead, **arguments)
     assert tokens(answers(llm, PROMPTS)) == RIGHT
     again = answers(llm, PROMPTS)
     assert tokens(again) == RIGHT
@@ -197,8 +230,12 @@ def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments) -> Non
         assert metrics["vllm:num_preemptions"] > 0
     elif arguments.get("enable_prefix_caching", True):
         assert max(output.num_cached_tokens for output in again) >= 64
+    steps = CheckingSteps.last
+    assert steps.feeds == ahead
+    assert bool(steps.fed) == bool(steps.ahead) == ahead
 
 
+@both
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -208,24 +245,58 @@ def test_every_way_of_scheduling_gives_the_same_tokens(engine, arguments) -> Non
     ],
     ids=["small chunks", "preemption", "preemption and small chunks"],
 )
-def test_a_request_keeps_its_state_however_it_is_scheduled(engine, arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_keeps_its_state_however_it_is_scheduled(
+    engine, arguments, ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(CheckingSteps, "state_slots", True)
-    llm = engine(disable_log_stats=False, enable_prefix_caching=False, **arguments)
+    llm = engine(disable_log_stats=False, enable_prefix_caching=False, async_scheduling=ahead, **arguments)
     for _ in range(2):
         assert tokens(answers(llm, PROMPTS)) == RIGHT
     metrics = {metric.name: getattr(metric, "value", None) for metric in llm.get_metrics()}
     assert bool(metrics["vllm:num_preemptions"]) == ("num_gpu_blocks_override" in arguments)
 
 
-def test_log_probabilities_of_prompts_leave_the_states_as_they_are(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+def test_log_probabilities_of_prompts_leave_the_states_as_they_are(
+    engine, ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(CheckingSteps, "state_slots", True)
-    llm = engine(enable_prefix_caching=False, max_num_batched_tokens=16, max_num_seqs=3)
+    llm = engine(enable_prefix_caching=False, max_num_batched_tokens=16, max_num_seqs=3, async_scheduling=ahead)
     params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False, prompt_logprobs=1)
     assert tokens(answers(llm, PROMPTS, params)) == RIGHT
 
 
-def test_an_aborted_request_leaves_the_others_alone(engine) -> None:
-    llm = engine()
+@pytest.mark.parametrize("arguments", [{}, {"num_gpu_blocks_override": 18}], ids=["default", "preemption"])
+def test_penalties_see_every_token(engine, arguments) -> None:
+    """The step before is waited for, in a batch with requests that need nothing of it."""
+    llm = engine(**arguments)
+    plain, penalized = (
+        SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False, repetition_penalty=penalty)
+        for penalty in (1.0, 1.5)
+    )
+    params = [penalized if index % 3 == 0 else plain for index in range(len(PROMPTS))]
+    assert tokens(answers(llm, PROMPTS, params)) == RIGHT
+    assert CheckingSteps.last.fed
+
+
+@pytest.mark.parametrize("ending", ["stop", "length"])
+def test_a_request_that_ended_while_its_next_step_ran_leaves_its_row_to_another(engine, ending) -> None:
+    llm = engine(max_num_seqs=2)
+    params = [
+        SamplingParams(max_tokens=5 + index, temperature=0, ignore_eos=True, detokenize=False)
+        if ending == "length"
+        else SamplingParams(max_tokens=40, temperature=0, stop_token_ids=[right[5 + index]], detokenize=False)
+        for index, right in enumerate(RIGHT)
+    ]
+    found = tokens(answers(llm, PROMPTS, params))
+    for index, (answer, right) in enumerate(zip(found, RIGHT, strict=True)):
+        count = 5 + index if ending == "length" else right.index(right[5 + index]) + 1
+        assert answer == right[:count]
+
+
+@both
+def test_an_aborted_request_leaves_the_others_alone(engine, ahead) -> None:
+    llm = engine(async_scheduling=ahead)
     params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, detokenize=False)
     core = llm.llm_engine
     for index, prompt in enumerate(PROMPTS[:6]):
@@ -270,13 +341,13 @@ def test_seeds_steps_and_logprobs_reach_the_step(engine) -> None:
 def test_no_more_logprobs_leave_the_step_than_somebody_asked_for(engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program gives max_logprobs; the front would make text of each."""
     results: list[Any] = []
-    finish = runner.Runner._finish
+    finish = SampledStep.get_output
 
-    def noted(*args: Any) -> Any:
-        results.append(finish(*args))
+    def noted(step: SampledStep) -> Any:
+        results.append(finish(step))
         return results[-1]
 
-    monkeypatch.setattr(runner.Runner, "_finish", noted)
+    monkeypatch.setattr(SampledStep, "get_output", noted)
     llm = engine()
     params = [
         SamplingParams(max_tokens=count, logprobs=asked, detokenize=False)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, considered_tpu, experts_tpu, lowering, models, sampling_tpu, serving, tpu
+from . import attention_tpu, cache_size, considered_tpu, experts_tpu, host, lowering, models, sampling_tpu, serving, tpu
 from .record import Record
 
 OUT = Path("build") / "bench"
@@ -50,6 +50,11 @@ PARTS: dict[str, Part] = {
     "cache": Part(
         lambda options: cache_size.measure(prepare(say=say), options.dtype, say),
         lambda rows: [cache_size.table(rows)],
+        default=True,
+    ),
+    "host": Part(
+        lambda options: host.measure(prepare(say=say), options.dtype, say),
+        lambda rows: [host.table(rows)],
         default=True,
     ),
     "tpu": Part(lambda options: tpu.measure(say, fast=options.fast), lambda rows: tpu.tables(list(rows)), default=True),

@@ -5,7 +5,7 @@ A cross-encoder reads a query and a document as one prompt and is told of each t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,10 @@ class Pooling:
         assert isinstance(request, PooledRequest)
         self.second[row] = (request.params.extra_kwargs or {}).get(SECOND_TEXT, NOWHERE)
 
-    def append(self, row: int, request: Request, token: int) -> None:
+    def reserve(self, rows: np.ndarray) -> None:
+        raise AssertionError("a request to a pooling model gets no tokens")
+
+    def settle(self, rows: np.ndarray, requests: Sequence[Request], tokens: np.ndarray) -> None:
         raise AssertionError("a request to a pooling model gets no tokens")
 
     def inputs(

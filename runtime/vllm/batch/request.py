@@ -28,7 +28,7 @@ class PromptLogprobs:
 
 @dataclass
 class Request:
-    """prompt: token ids; output: those sampled so far; blocks: its KV blocks in order, for each
+    """prompt: token ids; output: those sampled so far, in which the last `unknown` are not on the host yet; blocks: its KV blocks in order, for each
     of vLLM's cache groups; computed: tokens in the cache."""
 
     id: str
@@ -38,6 +38,7 @@ class Request:
     blocks: list[list[int]]
     computed: int
     seed: int
+    unknown: int = 0
     seen: dict[int, int] = field(default_factory=dict)
     """Token id -> occurrences in the output, of prompt and output; kept for requests with penalties only."""
     prompt_logprobs: PromptLogprobs | None = None

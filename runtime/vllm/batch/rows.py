@@ -8,6 +8,7 @@ preempted, or waits) loses its row and gets another when it is scheduled again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,8 +20,25 @@ from .request import Request
 from .sampling import Sampling
 from .state_slots import StateSlots
 
-FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc", "state_slots")
+FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc", "state_slots", "fed", "last_rows")
 """The step's inputs that the rows fill; block_tables.py, and sampling.py or pooling.py, fill the others."""
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """Places of the tokens that a step samples. index int [n]: of the requests in the step; rows int [n]: of the batch.
+
+    positions int [n]: of the tokens in their requests.
+    """
+
+    index: np.ndarray
+    rows: np.ndarray
+    positions: np.ndarray
+    requests: list[Request]
+
+
+UNKNOWN = -1
+"""In place of a token that is not on the host yet."""
 
 
 class Batch:
@@ -45,6 +63,8 @@ class Batch:
         self.slot = np.zeros(capacity, np.int32)
         self.computed = np.zeros(capacity, np.int32)
         self.lengths = np.zeros(capacity, np.int32)
+        self.known = np.zeros(capacity, np.int32)
+        """Tokens that are on the host: all but those of steps that are not settled."""
         self.requests: list[Request | None] = [None] * capacity
         self.rows: dict[str, int] = {}
         self._free = list(range(capacity - 1, -1, -1))
@@ -68,7 +88,9 @@ class Batch:
             self._free.append(row)
 
     def place(self, request: Request, scheduled: Mapping[str, int]) -> int:
-        """Assigns a row to the request and copies its state. scheduled: the requests of this step, which keep their rows."""
+        """Assigns a row to the request, whose tokens are all known, and copies its state. scheduled: the requests of this step, which
+        keep their rows."""
+        assert not request.unknown, "a step is settled before its requests move"
         row = self.rows.get(request.id)
         if row is None:
             if not self._free:
@@ -81,7 +103,7 @@ class Batch:
         for group, blocks in zip(self.groups, request.blocks, strict=True):
             group.place(row, blocks)
         self.computed[row] = request.computed
-        self.lengths[row] = request.length
+        self.lengths[row] = self.known[row] = request.length
         self.slot[row] = self.slots.of(request.id, request.computed)
         self.parameters.place(row, request)
         return row
@@ -105,13 +127,35 @@ class Batch:
             group.place(row, more, first=len(blocks))
             blocks.extend(more)
 
-    def append(self, row: int, token: int) -> None:
-        """Appends a sampled token to the row and its request."""
-        request = self._request(row)
-        self.tokens[row, request.length] = token
-        request.output.append(token)
-        self.lengths[row] += 1
-        self.parameters.append(row, request, token)
+    def reserve(self, rows: np.ndarray, counts: np.ndarray) -> Reserved:
+        """Counts a step's tokens as computed, and gives each request that samples in it a place for its token.
+
+        rows int [n]: of the step's requests; counts int [n]: number of tokens that it computes of each.
+        """
+        self.computed[rows] += counts
+        index = np.flatnonzero(self.computed[rows] >= self.lengths[rows])
+        done = rows[index]
+        requests = [self._request(row) for row in done.tolist()]
+        for request in requests:
+            request.output.append(UNKNOWN)
+            request.unknown += 1
+        positions = self.lengths[done]
+        self.lengths[done] += 1
+        self.parameters.reserve(done)
+        return Reserved(index, done, positions, requests)
+
+    def settle(self, reserved: Reserved, tokens: np.ndarray) -> None:
+        """Writes sampled tokens int [n] into their places, in the order of the steps. A request may have lost its row meanwhile."""
+        for request, position, token in zip(
+            reserved.requests, reserved.positions.tolist(), tokens.tolist(), strict=True
+        ):
+            request.output[position - len(request.prompt)] = token
+            request.unknown -= 1
+        here = [self.requests[row] is one for row, one in zip(reserved.rows.tolist(), reserved.requests, strict=True)]
+        rows, positions = reserved.rows[here], reserved.positions[here]
+        self.tokens[rows, positions] = tokens[here]
+        self.known[rows] = positions + 1
+        self.parameters.settle(rows, [self._request(row) for row in rows.tolist()], tokens[here])
 
     def _request(self, row: int) -> Request:
         request = self.requests[row]
@@ -140,6 +184,10 @@ class Batch:
                 "state_slots": self.slot[rows],
             }
         )
+        if "fed" in frame.shapes:
+            samples = self.computed[rows] + counts >= self.lengths[rows]
+            inputs["fed"] = frame.padded("fed", np.where(position < self.known[row], -1, row))
+            inputs["last_rows"] = frame.padded("last_rows", np.where(samples, rows, -1))
         for group in self.groups:
             inputs |= group.inputs(rows, row, position, frame)
         return inputs

@@ -32,6 +32,8 @@ class Sampling:
         self.seeds = np.zeros((capacity, 2), np.int32)
         self.steps = np.zeros(capacity, np.int32)
         self.masked = np.zeros(capacity, bool)
+        self.worded = np.zeros(capacity, bool)
+        """Has bad words, whose masks depend on the output."""
         self.biased = np.zeros(capacity, bool)
         self.penalized = np.zeros(capacity, bool)
         self.logprobs = np.full(capacity, -1, np.int32)
@@ -45,6 +47,7 @@ class Sampling:
         self.numbers["top_k"][row] = max(params.top_k, 0)  # vLLM's -1 also means off
         self.seeds[row] = np.array([request.seed & 0xFFFFFFFF, request.seed >> 32], np.uint32).view(np.int32)
         self.steps[row] = len(request.output)
+        self.worded[row] = bool(params.bad_words_token_ids)
         self.masked[row] = bool(params.allowed_token_ids or params.bad_words_token_ids or params.min_tokens)
         self.biased[row] = bool(params.logit_bias)
         self.penalized[row] = (
@@ -60,11 +63,19 @@ class Sampling:
         """The number of tokens for a requested number of log-probabilities: vLLM's -1 means the whole vocabulary."""
         return self.vocab_size if asked == -1 else asked
 
-    def append(self, row: int, request: Request, token: int) -> None:
-        """Updates the row for a sampled token, which `request.output` has already."""
-        self.steps[row] += 1
-        if self.penalized[row]:
-            request.seen[token] = request.seen.get(token, 0) + 1
+    def reserve(self, rows: np.ndarray) -> None:
+        """Updates the rows of requests that sample a token now."""
+        self.steps[rows] += 1
+
+    def settle(self, rows: np.ndarray, requests: Sequence[Request], tokens: np.ndarray) -> None:
+        """Updates the rows for tokens that came to the host, which the requests have already."""
+        for index in np.flatnonzero(self.penalized[rows]):
+            token, seen = int(tokens[index]), requests[index].seen
+            seen[token] = seen.get(token, 0) + 1
+
+    def reads(self, rows: np.ndarray) -> np.ndarray:
+        """Whether the inputs of each row depend on which tokens its request sampled, bool [n]."""
+        return self.worded[rows] | self.penalized[rows]
 
     def inputs(
         self, rows: np.ndarray, requests: Sequence[Request], frame: Frame, grammar: Mapping[str, np.ndarray]

@@ -10,7 +10,7 @@ The parts, of which the host's follow each other:
     inputs     arrays of the batch and of sampling
     transfer   they are put onto the device
     dispatch   the program is started
-    wait       until its results are there
+    wait       until its results are there; after the step, within the gap of a later one, where vLLM schedules asynchronously
     read back  results to the host
     other      what is left of the step (grammars' masks, the output)
 
@@ -49,7 +49,7 @@ class Recorder:
         self._begin = self._last = 0
         self._facts: dict[str, Any] = {}
         self._sent = self._dispatched = 0
-        self._broken = False
+        self._broken = self._stopped = False
         self._pooling = not hasattr(worker.runner, "sampling")
         self._requests = worker.runner.requests
         self._ready: queue.SimpleQueue[tuple[int, int, str, Any] | None] = queue.SimpleQueue()
@@ -67,6 +67,7 @@ class Recorder:
         for undo in reversed(self._undo):
             undo()
         self._undo = []
+        self._stopped = True
         self._ready.put(None)
         self._watcher.join()
         try:
@@ -193,6 +194,8 @@ class _TimedStep(PendingStep):
 
     def _read(self, name: str, read: Callable[[], Any]) -> Any:
         recorder, number = self._recorder, self._number  # type: ignore[attr-defined]
+        if recorder._stopped:  # vLLM reads a step after it has scheduled the next, perhaps when the profile has ended
+            return read()
         begin = perf_counter_ns()
         self.results[name].block_until_ready()
         there = perf_counter_ns()

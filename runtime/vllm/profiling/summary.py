@@ -7,6 +7,7 @@ add up to the step; a trace whose process was killed counts up to its last whole
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,16 @@ from typing import Any
 from .trace import PARTS, ProfileError
 
 ENDING = ".trace.json"
+READS = ("wait", "read back")
+"""Parts that may come after their step."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step; times in seconds. parts: PARTS and "other", which add up to `host`. gap: since the step before it, None where no request was left."""
+    """One step; times in seconds. parts: PARTS and "other", which add up to `host`. gap: since the step before it, None where no request was left.
+
+    Results that are read while the next step runs (asynchronous scheduling) count to the step that they are of, not to the gap in which they are read.
+    """
 
     program: str
     tokens: int
@@ -64,7 +70,17 @@ def steps_of(trace: Path) -> list[Step]:
     for event in _events(trace):
         if event.get("ph") == "X" and "step" in event.get("args", {}):
             spans.setdefault(event["args"]["step"], []).append(event)
-    return [step for _, events in sorted(spans.items()) if (step := _step(events)) is not None]
+    reads = [event for events in spans.values() for event in events if event["name"] in READS]
+    reads.sort(key=lambda event: event["ts"])
+    begins = [event["ts"] for event in reads]
+    found = []
+    for _, events in sorted(spans.items()):
+        for gap in (event for event in events if event["name"] == "gap"):
+            inside = reads[bisect_left(begins, gap["ts"]) : bisect_right(begins, gap["ts"] + gap["dur"])]
+            gap["dur"] -= sum(event["dur"] for event in inside if event["tid"] == gap["tid"])
+        if (step := _step(events)) is not None:
+            found.append(step)
+    return found
 
 
 def _events(trace: Path) -> Iterator[dict[str, Any]]:
@@ -92,18 +108,20 @@ def _step(events: Sequence[dict[str, Any]]) -> Step | None:
     if whole is None or "program" not in whole["args"]:
         return None
     parts = dict.fromkeys(PARTS, 0.0)
-    gap, device, within = None, 0.0, 0.0
+    gap, device, within, later = None, 0.0, 0.0, 0.0
     for event in events:
         seconds = event["dur"] / 1e6
         if event["name"] in parts:
             parts[event["name"]] += seconds
-            within += seconds if _in(event, whole) else 0.0
+            inside = _in(event, whole)
+            within += seconds if inside else 0.0
+            later += 0.0 if inside else seconds
         gap = seconds if event["name"] == "gap" else gap
         device += seconds if event["name"] == "device" else 0.0
     host = whole["dur"] / 1e6
     facts = whole["args"]
     return Step(
-        facts["program"], facts["tokens"], facts["requests"], host, gap, device, {**parts, "other": host - within}
+        facts["program"], facts["tokens"], facts["requests"], host + later, gap, device, {**parts, "other": host - within}
     )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from ...core.signature import Signature
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
+Rows = Literal["blocks", "slots", "batch"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StateSpec(ABC):
@@ -24,15 +26,15 @@ class StateSpec(ABC):
 
     shape: sizes or symbols: "num_blocks" of vLLM's pool, "num_slots" of requests and one more. dtype: numpy's name. rows: who
     assigns the rows of dimension 0 to requests: "blocks" is vLLM's block pool, through the block table of the state's group;
-    "slots" is the batch, one row for as long as a request runs. reset: when a row's values are no longer read: "never" where
-    lengths say which are; "begin" where a request's first token starts from zero.
+    "slots" is the batch, one row for as long as a request runs; "batch" are the rows of the batch itself. reset: when a row's values
+    are no longer read: "never" where lengths say which are; "begin" where a request's first token starts from zero.
     """
 
     layer: str
     name: str
     shape: tuple[int | str, ...]
     dtype: str
-    rows: Literal["blocks", "slots"] = "blocks"
+    rows: Rows = "blocks"
     reset: Literal["never", "begin"] = "never"
 
     def shape_in(self, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ....passes.base import Pass
-from ....passes.step_inputs import MODEL, TOKEN_TYPES, TOKENS, StepInput, mask_words
+from ....passes.packed import Packed, names_in, packed, per_request
+from ....passes.step_inputs import StepInput, mask_words
 from ...core.errors import FxhloError
 from ...core.signature import Signature
 from .kinds import Bucket
 from .options import StepOptions
+from .passes import step_table
 
 NEXT_STEP = "report this as a bug of fxhlo, with the model's config.json"
 
@@ -41,12 +43,11 @@ class StepInputs:
             "seen": options.max_model_len,
             "mask_words": mask_words(options.vocab_size),
         }
-        model = (*TOKENS, *TOKEN_TYPES) if options.pooling else MODEL
-        return cls((*model, *(one for each in passes for one in each.inputs)), sizes)
+        return cls(step_table(options, passes), sizes)
 
     def taken_by(self, signatures: Iterable[Signature]) -> StepInputs:
         """The inputs that these programs take: a model may have no use for some."""
-        taken = {argument.name for signature in signatures for argument in signature.inputs}
+        taken = {name for signature in signatures for argument in signature.inputs for name in names_in(argument.name)}
         return StepInputs((one for name, one in self.table.items() if name in taken), self.sizes)
 
     def frame(self, bucket: Bucket) -> Frame:
@@ -59,10 +60,20 @@ class StepInputs:
         """Raises FxhloError where an input of the program differs from the table; it may lack what the model has no use for."""
         wanted = {argument.name: (argument.shape, argument.dtype) for argument in signature.inputs}
         have = {name: (shape, self.table[name].dtype) for name, shape in self.frame(bucket).shapes.items()}
+        have |= {name: (array.shape, "int32") for name, array in self.packed(bucket, signature).items()}
         wrong = sorted(name for name in wanted if wanted[name] != have.get(name))
         if wrong:
             told = "; ".join(f"{name}: {wanted.get(name)}, and {have.get(name)} are filled" for name in wrong)
             raise FxhloError(f"the program {bucket} takes other inputs than a step fills: {told}", next_step=NEXT_STEP)
+
+    def packed(self, bucket: Bucket, signature: Signature) -> dict[str, PackedArray]:
+        """The arrays in which the program takes several inputs, by the argument's name."""
+        frame, found = self.frame(bucket), {}
+        for argument in signature.inputs:
+            inputs = [self.table[name] for name in names_in(argument.name) if name in self.table]
+            if len(inputs) > 1:
+                found[argument.name] = PackedArray(packed(inputs)[0], frame)
+        return found
 
     def check_filled(self, fillers: Mapping[str, Iterable[str]]) -> None:
         """Raises FxhloError unless each input has one filler. fillers: a part of the batch -> the inputs that it can fill."""
@@ -106,3 +117,31 @@ class Frame:
     def _neutral(self, name: str) -> np.ndarray:
         one = self._table[name]
         return np.full(self.shapes[name], 0 if one.neutral is None else one.neutral, one.dtype)
+
+
+class PackedArray:
+    """Packs inputs of a step for a program that takes them in one array (passes/packed.py)."""
+
+    def __init__(self, packed: Packed, frame: Frame) -> None:
+        columns = packed.columns(frame.sizes)
+        count = columns[-1][1]
+        self.shape = (count, frame.sizes["tokens"]) if packed.per_token else (frame.sizes["requests"] + 1, count)
+        self._places = [
+            (one.name, one.dtype == "float32", begin if packed.per_token else _place(one, begin, end))
+            for one, (begin, end) in zip(packed.inputs, columns, strict=True)
+        ]
+
+    def pack(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """int32 of `shape`. inputs: of the program's shapes and dtypes."""
+        made = np.zeros(self.shape, np.int32)
+        bits = made.view(np.float32)
+        for name, is_float, place in self._places:
+            (bits if is_float else made)[place] = inputs[name]
+        return made
+
+
+def _place(one: StepInput, begin: int, end: int) -> tuple[slice | int, slice | int]:
+    """Rows and columns of an input that has no number for each token."""
+    whole = one.shape == ("requests+1",)
+    rows: slice | int = slice(None) if whole else slice(0, -1) if per_request(one) else 0
+    return rows, begin if whole or len(one.shape) == per_request(one) else slice(begin, end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ....passes.cache_groups import CacheGroup, page_sizes
@@ -12,6 +12,8 @@ from .kinds import Limits
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
+
+    from ...core.targets import Target
 
 
 NO_LIMITS = Limits(0, 0)
@@ -35,6 +37,10 @@ class StepOptions:
     state_dtypes: tuple[tuple[str, str], ...] = ()
     """Of the states that have a row per request, by name."""
     pooling: bool = False
+    feed: bool = False
+    """Whether a step takes the tokens of the one before from the device (asynchronous scheduling)."""
+    packed: bool = False
+    """Whether a step takes its small inputs in two arrays."""
     limits: Limits = NO_LIMITS
     """The steps that the scheduler can ask for; of options made by hand, all up to max_tokens and max_requests."""
 
@@ -78,6 +84,17 @@ class StepOptions:
             pooling=config.model_config.runner_type == "pooling",
             limits=limits_of(config),
         )
+
+    @classmethod
+    def of_engine(cls, config: VllmConfig, groups: tuple[CacheGroup, ...], target: Target) -> StepOptions:
+        """The options of an engine's programs, which also depend on how vLLM schedules and on how inputs reach the device best."""
+        options = cls.of(config, groups)
+        feed = config.scheduler_config.async_scheduling is True and not options.pooling
+        return replace(options, feed=feed, packed=target.family in PACKED)
+
+
+PACKED = ("cpu", "tpu", "cuda")
+"""Families of targets on which few transfers of inputs cost less than taking the inputs apart on the device."""
 
 
 def limits_of(config: VllmConfig) -> Limits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,14 +11,17 @@ from ....passes.base import Pass
 from ....passes.fx.canonicalize import Canonicalize
 from ....passes.fx.donate import Donate
 from ....passes.fx.expand import Expand, Function, Preferred
+from ....passes.fx.feed import Feed
 from ....passes.fx.latent_attention import LatentAttention
 from ....passes.fx.linear import Linear
+from ....passes.fx.pack_inputs import PackInputs
 from ....passes.fx.paged_attention import PagedAttention
 from ....passes.fx.recurrent_state import RecurrentState
 from ....passes.fx.sample import Sample
 from ....passes.fx.select_rows import SelectRows
 from ....passes.fx.silu_and_mul import SiluAndMul
 from ....passes.fx.varlen_attention import VarlenAttention
+from ....passes.step_inputs import MODEL, TOKEN_TYPES, TOKENS, StepInput
 from ....passes.torch_private import OpOverload
 from .options import StepOptions
 
@@ -29,8 +32,9 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         SelectRows(),  # before matmuls become `fxhlo.linear`: it moves over plain row-wise ops
         # sampling is part of the step: logits never leave the device
         Sample(options.logprobs, options.bias, options.max_model_len, options.logprobs_mode),
+        Feed(options.max_requests if options.feed else 0),  # the tokens that are sampled now are the next step's
     )
-    return (
+    passes = (
         Canonicalize(),  # removes no-ops, common subexpressions and dead code before pattern matching
         Expand(ir_ops()),  # decomposes vLLM's IR ops to ATen, so that later passes and rules see one op set
         PagedAttention(
@@ -43,8 +47,18 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         SiluAndMul(),  # before the matmuls beside it, which it leaves alone
         Linear(),  # after the selection, which changes the matmuls' operands
         Donate(),  # when all states have their results
+    )
+    return (
+        *passes,
+        PackInputs(options.packed, step_table(options, passes)),  # when all inputs are there
         Canonicalize(),  # cleans up after the passes
     )
+
+
+def step_table(options: StepOptions, passes: Iterable[Pass]) -> tuple[StepInput, ...]:
+    """Every input that the step may have: the model's, and those that each pass adds."""
+    model = (*TOKENS, *TOKEN_TYPES) if options.pooling else MODEL
+    return (*model, *(one for each in passes for one in each.inputs))
 
 
 def _dtypes(options: StepOptions) -> tuple[tuple[str, torch.dtype], ...]:

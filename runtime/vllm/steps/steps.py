@@ -20,7 +20,8 @@ from ..pending import PendingStep
 from ..placement import Placement
 from ..progress import Progress
 from ..states.groups import placed
-from ..states.spec import StateSpec, check_states
+from ..states.last_tokens import LastTokens
+from ..states.spec import Rows, StateSpec, check_states
 from .inputs import StepInputs
 from .kinds import Bucket, select
 from .options import StepOptions
@@ -48,8 +49,9 @@ def prepare(
 
     model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
     """
-    options, target = StepOptions.of(config, groups), Target.parse("cpu")
-    states = placed(states, groups)
+    target = Target.parse("cpu")
+    options = StepOptions.of_engine(config, groups, target)
+    states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     buckets = closed_set(config, options.limits, target)
     sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
     executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
@@ -66,7 +68,7 @@ def prepare(
     }
     by_name = {spec.name: spec for spec in states}
     ordered = [by_name[state.name] for state in first.states]
-    steps = Steps(programs, inputs, placement.states(ordered, sizes), [spec.rows == "slots" for spec in ordered])
+    steps = Steps(programs, inputs, placement.states(ordered, sizes), [spec.rows for spec in ordered])
     seal.close("the engine is ready")
     return steps
 
@@ -78,6 +80,7 @@ class StepProgram:
         self.execute = executable.execute
         self.put = placement.device.put
         self._kept = {name: placement.kept(values) for name, values in inputs.frame(bucket).wide().items()}
+        self._packed = inputs.packed(bucket, executable.signature)
         self._order = tuple(None if one.kind == "state" else one.name for one in executable.arguments)
         """For each argument of a call, the input's name; None is the next state."""
         signature = executable.signature
@@ -87,32 +90,39 @@ class StepProgram:
 
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
         """Starts a step, which consumes the states. Returns its results and the states' new values."""
-        put, kept, remaining = self.put, self._kept, iter(states)
-        buffers = [
-            next(remaining) if name is None else put(inputs[name]) if name in inputs else kept[name]
-            for name in self._order
-        ]
+        remaining = iter(states)
+        buffers = [next(remaining) if name is None else self._placed(name, inputs) for name in self._order]
         results = self.execute(buffers)
         pending = PendingStep({name: results[index] for name, index in self._results})
         return pending, [results[index] for index in self._updates]
 
+    def _placed(self, name: str, inputs: Mapping[str, np.ndarray]) -> Buffer:
+        """The argument `name` of a step on the device."""
+        packed = self._packed.get(name)
+        if packed is not None:
+            return self.put(packed.pack(inputs))
+        return self.put(inputs[name]) if name in inputs else self._kept[name]
+
 
 class Steps:
-    """All programs of one engine, and its states. inputs: of a step. in_slots: for each state, whether it has a row per request."""
+    """All programs of one engine, and its states. inputs: of a step. rows: for each state, who assigns its rows."""
 
     def __init__(
         self,
         programs: Mapping[Bucket, StepProgram],
         inputs: StepInputs,
         states: list[Buffer],
-        in_slots: Sequence[bool],
+        rows: Sequence[Rows],
     ) -> None:
         self.inputs = inputs
-        self.state_slots = any(in_slots)
+        self.state_slots = "slots" in rows
         """Whether the model keeps a state per request."""
+        self.feeds = "fed" in inputs.table
+        """Whether a step takes the tokens of the one before from the device."""
         self.programs = programs
         self._states = states
-        self._in_slots = tuple(in_slots)
+        self._in_slots = tuple(one != "blocks" for one in rows)
+        """For each state, whether it has a row per request."""
         self._selected: dict[tuple[int, int], Bucket] = {}
 
     def select(self, tokens: int, requests: int) -> Bucket:
