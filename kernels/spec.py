@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.core.targets import Target
+from .partition import Rule
 
 if not __name__.startswith("fxhlo."):
     raise ImportError("import this package as fxhlo.kernels: under its bare name there would be two of each registry")
@@ -164,6 +165,7 @@ class Kernel:
     aliases: result index -> operand index, for results that are the updated operand (state).
     source: the paper, spec section or file that the semantics come from.
     cases: returns the kernel's `Case`s (cases.py of its folder); called only to build the matrix.
+    partition: how a call runs on several devices (kernels/partition.py); None: a program that calls it runs on one alone.
     work: minimum (flops, bytes of memory traffic) of any implementation for these operands and attributes; None
         if they follow from the matmuls of the reference and the sizes of the operands.
     """
@@ -179,6 +181,7 @@ class Kernel:
     aliases: Mapping[int, int] = field(default_factory=dict)
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple
+    partition: Rule | None = None
     work: Callable[[Operands, Mapping[str, Any]], tuple[float, float]] | None = None
 
     def choice(

@@ -50,7 +50,9 @@ def save_compiled(
     with Bundle.create(directory) as writer:
         for name, module in modules:
             legal = add(writer, name, module, legalized_to_run)
-            loaded = pool.submit(pjrt.compile, legal.bytecode, module.target, custom_calls=legal.custom_calls)
+            loaded = pool.submit(
+                pjrt.compile, legal.bytecode, module.target, custom_calls=legal.custom_calls, mesh=module.signature.mesh
+            )
             compiling.append(_Compiling(name, module.target, legal, loaded))
         for entry in compiling:
             writer.add_target(

@@ -38,7 +38,7 @@ def compiled(module: LoweredModule, like: Executable | None = None) -> Executabl
     like: a program of the same model for other sizes, whose weights are shared; buffers that calls update are placed anew.
     """
     legal = legalized_to_run(module)
-    loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls)
+    loaded = pjrt.compile(legal.bytecode, module.target, custom_calls=legal.custom_calls, mesh=module.signature.mesh)
     executable = Executable(loaded, module.signature, name=module.name)
     arrays = module.arrays()
     if not arrays:
@@ -51,4 +51,4 @@ def compiled(module: LoweredModule, like: Executable | None = None) -> Executabl
 def compiled_ahead(module: LoweredModule) -> pjrt.Compiled:
     """Compiles the module ahead of time, without a device where the target's compiler can."""
     legal = legalized(module)
-    return pjrt.build(legal.bytecode, module.target, custom_calls=legal.custom_calls)
+    return pjrt.build(legal.bytecode, module.target, custom_calls=legal.custom_calls, mesh=module.signature.mesh)

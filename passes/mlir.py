@@ -20,15 +20,16 @@ try:
     from jax.extend.mlir.dialects import chlo, func, stablehlo
     from jaxlib._jax import mlir as _jax_mlir
     from jaxlib.mlir._mlir_libs import _jax_mlir_ext
+    from jaxlib.mlir.dialects import sdy
     from jaxlib.mlir.passmanager import PassManager
 except ImportError as problem:
     raise misfit("MLIR bindings", problem) from problem
 
-__all__ = ["chlo", "func", "ir", "parse", "stablehlo"]
+__all__ = ["chlo", "func", "ir", "parse", "sdy", "stablehlo"]
 
 
 def context() -> ir.Context:
-    """A new MLIR context that knows StableHLO, CHLO and func."""
+    """A new MLIR context that knows StableHLO, CHLO, func and Shardy."""
     made = ir.Context()
     registry = ir.DialectRegistry()
     _jax_mlir_ext.register_dialects(registry)  # func and the other upstream dialects
@@ -38,6 +39,7 @@ def context() -> ir.Context:
     ]  # loads it; the others are loaded where a module has them: to load all takes ten times as long
     stablehlo.register_dialect(made)
     chlo.register_dialect(made)
+    sdy.register_dialect(made)
     return made
 
 
@@ -56,8 +58,8 @@ def portable(module: ir.Module) -> bytes:
     """
     data = bytecode(module)
     # StableHLO's serializer has no form for CHLO's ops (erf). jaxlib's, which takes four times as long, makes composites of those
-    # that XLA implements, which XLA then recognizes, and decomposes the others.
-    if b"chlo" in data:
+    # that XLA implements, which XLA then recognizes, and decomposes the others. Of Shardy's ops it makes attributes and custom calls.
+    if b"chlo" in data or b"sdy" in data:
         return _jax_mlir.serialize_portable_artifact(data, READABLE_SINCE)
     # From the bytes it would make a context, which takes longer than the rest; what it serializes it changes.
     return stablehlo.serialize_portable_artifact(parse(data, module.context), READABLE_SINCE)

@@ -144,6 +144,13 @@ def lower(
     flat: Annotated[
         bool, typer.Option("--flat", help="write every layer out, instead of one function for each kind of layer")
     ] = False,
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(min=1, metavar="DEVICES", help="split the model over so many devices of the target's topology"),
+    ] = 1,
+    expert_parallel: Annotated[
+        bool, typer.Option("--expert-parallel", help="with --tensor-parallel: whole experts on each device")
+    ] = False,
     pass_option: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS.OPTION=VALUE", help="change an option of a pass; repeatable"),
@@ -199,6 +206,8 @@ def lower(
             as_json,
             html,
             flat,
+            tensor_parallel,
+            expert_parallel,
         )
     )
 

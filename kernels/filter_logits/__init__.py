@@ -1,5 +1,6 @@
 """`fxhlo.filter_logits`: the logits that sampling draws from, after temperature, min-p, top-k and top-p."""
 
+from ..partition import replicated
 from ..spec import FLOATING, Implementation, Kernel
 from .reference import fake, filter_logits
 
@@ -8,6 +9,7 @@ KERNEL = Kernel(
     version=1,
     schema="filter_logits(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor enabled) "
     "-> Tensor",
+    partition=replicated(),
     reference=filter_logits,
     fake=fake,
     dtypes={

@@ -5,12 +5,14 @@ reference's matmul is used, with full precision for float32 (lowering/build.py).
 """
 
 from ..spec import FLOATING, Implementation, Kernel
+from .partition import partition
 from .reference import fake, linear
 
 KERNEL = Kernel(
     name="linear",
     version=1,
     schema="linear(Tensor values, Tensor weight, Tensor? bias) -> Tensor",
+    partition=partition,
     reference=linear,
     fake=fake,
     dtypes=dict.fromkeys(("values", "weight", "bias"), FLOATING),

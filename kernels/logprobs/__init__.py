@@ -1,5 +1,6 @@
 """`fxhlo.logprobs`: log-probabilities of the sampled token and of the top tokens, and the sampled token's rank."""
 
+from ..partition import replicated
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
 from .reference import check, fake, logprobs
@@ -8,6 +9,7 @@ KERNEL = Kernel(
     name="logprobs",
     version=2,
     schema="logprobs(Tensor logits, Tensor tokens, Tensor enabled, Tensor? allowed_mask=None, *, int count) -> (Tensor, Tensor, Tensor)",
+    partition=replicated(3),
     reference=logprobs,
     fake=fake,
     check=check,

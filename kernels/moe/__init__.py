@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import fake, moe, work
 
 KERNEL = Kernel(
@@ -9,6 +10,7 @@ KERNEL = Kernel(
     version=1,
     schema="moe(Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids, Tensor? w13_bias=None, "
     "Tensor? w2_bias=None, *, str activation, float limit, float alpha, float beta, bool weight_on_input) -> Tensor",
+    partition=partition,
     reference=moe,
     fake=fake,
     dtypes=dict.fromkeys(("x", "w13", "w2", "w13_bias", "w2_bias"), FLOATING)

@@ -3,6 +3,7 @@ Prefill, chunked prefill and decode rows share one call."""
 
 from ..spec import FLOAT8, FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_paged_attention, work
 
 KERNEL = Kernel(
@@ -12,6 +13,7 @@ KERNEL = Kernel(
     "Tensor block_tables, Tensor seq_lens, Tensor query_start_loc, Tensor? sinks, Tensor? alibi_slopes, "
     "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap, "
     "int chunk=0) -> (Tensor, Tensor)",
+    partition=partition,
     reference=ragged_paged_attention,
     fake=fake,
     check=check,

@@ -3,6 +3,7 @@ any lengths. Prefill, chunked prefill and decode rows share one call."""
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_paged_latent_attention, work
 
 KERNEL = Kernel(
@@ -23,6 +24,7 @@ KERNEL = Kernel(
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 2},
+    partition=partition,
     cases=cases,
     work=work,
     source="DeepSeek-AI 2024 (DeepSeek-V2), section 2.1; Kwon et al. 2023 (PagedAttention)",

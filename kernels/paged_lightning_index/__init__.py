@@ -1,6 +1,7 @@
 """`fxhlo.ragged_paged_lightning_index`: updates a paged cache of an indexer's keys and chooses which positions each row attends
 to in sparse attention (DSA), for a batch of requests of any lengths."""
 
+from ..partition import replicated
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
 from .reference import check, fake, ragged_paged_lightning_index, work
@@ -18,6 +19,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("slot_mapping", "block_tables", "seq_lens", "query_start_loc"), ("int32",)),
     },
     implementations=(Implementation.in_folder(__name__, "any", "xla"),),
+    partition=replicated(2),
     aliases={1: 3},
     cases=cases,
     work=work,

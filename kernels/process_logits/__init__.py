@@ -1,5 +1,6 @@
 """`fxhlo.process_logits`: allowed tokens, logit bias, and repetition, frequency and presence penalties."""
 
+from ..partition import replicated
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
 from .reference import fake, process_logits
@@ -10,6 +11,7 @@ KERNEL = Kernel(
     schema="process_logits(Tensor logits, Tensor flags, Tensor allowed_mask, Tensor bias_ids, Tensor bias_values, "
     "Tensor seen_ids, Tensor seen_counts, Tensor repetition_penalty, Tensor frequency_penalty, "
     "Tensor presence_penalty) -> Tensor",
+    partition=replicated(),
     reference=process_logits,
     fake=fake,
     dtypes={

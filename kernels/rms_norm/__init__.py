@@ -4,12 +4,14 @@ vLLM's IR op of this name without the residual addition. One kernel sums a row i
 """
 
 from ..spec import FLOATING, Implementation, Kernel
+from .partition import partition
 from .reference import fake, rms_norm
 
 KERNEL = Kernel(
     name="rms_norm",
     version=1,
     schema="rms_norm(Tensor values, Tensor weight, float epsilon) -> Tensor",
+    partition=partition,
     reference=rms_norm,
     fake=fake,
     dtypes={"values": FLOATING, "weight": FLOATING},

@@ -1,5 +1,6 @@
 """`fxhlo.sample`: greedy sampling, or temperature, min-p, top-k, top-p and a seeded draw, per request."""
 
+from ..partition import replicated
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
 from .reference import fake, sample
@@ -9,6 +10,7 @@ KERNEL = Kernel(
     version=1,
     schema="sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
     "Tensor steps) -> Tensor",
+    partition=replicated(),
     reference=sample,
     fake=fake,
     dtypes={

@@ -2,12 +2,14 @@
 up the graph, so that the last layer computes only those rows."""
 
 from ..spec import Kernel
+from .partition import partition
 from .reference import fake, select_rows
 
 KERNEL = Kernel(
     name="select_rows",
     version=1,
     schema="select_rows(Tensor values, Tensor rows) -> Tensor",
+    partition=partition,
     reference=select_rows,
     fake=fake,
     dtypes={"rows": ("int32",)},

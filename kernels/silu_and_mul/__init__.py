@@ -4,12 +4,14 @@ XLA's CPU backend expands a bfloat16 logistic into so many conversions that it t
 """
 
 from ..spec import FLOATING, Implementation, Kernel
+from .partition import partition
 from .reference import fake, silu_and_mul
 
 KERNEL = Kernel(
     name="silu_and_mul",
     version=1,
     schema="silu_and_mul(Tensor values) -> Tensor",
+    partition=partition,
     reference=silu_and_mul,
     fake=fake,
     dtypes={"values": FLOATING},

@@ -5,6 +5,7 @@ What encoders and models that embed a text do: `passes/fx/varlen_attention.py` m
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, varlen_attention
 
 KERNEL = Kernel(
@@ -12,6 +13,7 @@ KERNEL = Kernel(
     version=1,
     schema="varlen_attention(Tensor query, Tensor key, Tensor value, Tensor query_start_loc, Tensor? sinks=None, *, "
     "float scale, int sliding_window, float soft_cap, bool causal) -> Tensor",
+    partition=partition,
     reference=varlen_attention,
     fake=fake,
     check=check,

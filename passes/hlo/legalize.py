@@ -7,11 +7,12 @@ Guaranteed: an implementation is taken only where its `supports` has no objectio
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...kernels.catalog import kernels
-from ...kernels.spec import Implementation, Kernel
+from ...kernels.spec import Implementation, Kernel, Operands
 from ...runtime.core import native
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
@@ -146,20 +147,31 @@ class _Legalizer:
             for name, type_ in zip(composite.operands.named, composite.types, strict=True)
             if name in implementation.row_major
         }
-        symbol = self._lower(kernels()[composite.name], implementation, composite)
+        operands, attributes = composite.operands, composite.attributes
+        kernel, number = kernels()[composite.name], len(self.symbols)
+        symbol = lowered(kernel, implementation, operands, attributes, self.target, self.module, number)
         return symbol, Decision(composite.name, implementation.name, reasons, 1, types)
 
-    def _lower(self, kernel: Kernel, implementation: Implementation, composite: Composite) -> str:
-        prefix = f"{implementation.name}_{kernel.name}_{len(self.symbols)}"
-        try:
-            text = lower_implementation(implementation, composite.operands, composite.attributes, self.target)
-        except Exception as problem:
-            shapes = ", ".join(f"{spec.dtype.name}{list(spec.shape)}" for spec in composite.operands)
-            raise LegalizeError(
-                f"{implementation.name} of fxhlo.{kernel.name} says it supports {shapes} on {self.target} and failed: {problem}",
-                next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
-            ) from problem
-        return adopt(text, self.module, prefix)
+
+def lowered(
+    kernel: Kernel,
+    implementation: Implementation,
+    operands: Operands,
+    attributes: Mapping[str, Any],
+    target: Target,
+    module: ir.Module,
+    number: int,
+) -> str:
+    """Adds the implementation for these operands to the module, as a function. Returns its symbol; `number` makes it unique."""
+    try:
+        text = lower_implementation(implementation, operands, attributes, target)
+    except Exception as problem:
+        shapes = ", ".join(f"{spec.dtype.name}{list(spec.shape)}" for spec in operands)
+        raise LegalizeError(
+            f"{implementation.name} of fxhlo.{kernel.name} says it supports {shapes} on {target} and failed: {problem}",
+            next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
+        ) from problem
+    return adopt(text, module, f"{implementation.name}_{kernel.name}_{number}")
 
 
 def _with_counts(module: ir.Module) -> list[tuple[ir.Operation, int]]:

@@ -58,7 +58,7 @@ def place(value: Value, argument: Argument, device: Device, *, shared: bool = Fa
         return _placed(value, argument, device, shared)
     array = host_array(value, argument)
     check(array.shape, array.dtype, argument)
-    return device.put_shared(array) if shared else device.put(array)
+    return device.put_shared(array, argument.sharding) if shared else device.put(array, argument.sharding)
 
 
 def check(shape: Sequence[int], dtype: np.dtype, argument: Argument) -> None:
@@ -153,6 +153,7 @@ def _placed(value: Buffer, argument: Argument, device: Device, shared: bool) -> 
             next_step="pass the new state from that call's results",
         )
     check(value.shape, value.dtype, argument)
-    if value.devices() == {device.raw}:
+    if device.holds(value, argument.sharding):
         return value
-    return device.put_shared(np.asarray(value)) if shared else device.put(np.asarray(value))
+    array = np.asarray(value)
+    return device.put_shared(array, argument.sharding) if shared else device.put(array, argument.sharding)

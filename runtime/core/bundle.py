@@ -108,7 +108,9 @@ class Bundle(Mapping[str, "Executable"]):
 
         entry = self._entry(name)
         where = self._target(entry, target)
-        self._refuse_mesh(entry, where)
+        mesh = entry.signature.mesh
+        if mesh.devices > 1:
+            self._check_mesh(entry, where)
         build = entry.builds.get(str(where), Build())
         options = dict(build.options if options is None else options)
         try:
@@ -119,12 +121,12 @@ class Bundle(Mapping[str, "Executable"]):
         if build.executable and why is None:
             data = self._read(build.executable)
             try:
-                loaded = pjrt.deserialize(data, where, device_index=device_index, options=options)
+                loaded = pjrt.deserialize(data, where, device_index=device_index, options=options, mesh=mesh)
                 return Executable(loaded, entry.signature, name=name, origin="stored executable")
             except CompileError as problem:
                 why = problem.message
         record, kind = (build.module, "legalized") if build.module else (entry.module, "portable")
-        loaded = pjrt.compile(self._read(record), where, device_index=device_index, options=options)
+        loaded = pjrt.compile(self._read(record), where, device_index=device_index, options=options, mesh=mesh)
         return Executable(loaded, entry.signature, name=name, origin=f"compiled from the {kind} module: {why}")
 
     def weights(self) -> Weights:
@@ -203,26 +205,20 @@ class Bundle(Mapping[str, "Executable"]):
                 f"there is no entry {name!r}", where=self.path, next_step=near(name, self.entries)
             ) from None
 
-    def _refuse_mesh(self, entry: Entry, target: Target) -> None:
-        """Raises UnsupportedError where the entry's mesh has more devices than this process, or more than one."""
+    def _check_mesh(self, entry: Entry, target: Target) -> None:
+        """Raises UnsupportedError where the entry's mesh has more devices than this process."""
         from . import pjrt
 
         mesh = entry.signature.mesh
-        if mesh.devices == 1:
-            return
-        count = pjrt.device_count(target)
-        what = f"the entry {entry.name!r} runs on {mesh.devices} devices ({mesh})"
-        if count < mesh.devices:
+        try:
+            pjrt.device(target, mesh=mesh)
+        except UnsupportedError as problem:
             raise UnsupportedError(
-                f"{what}, and this process has {count} of {target.family}",
+                f"the entry {entry.name!r} runs on {mesh.devices} devices ({mesh}), and this process has "
+                f"{pjrt.device_count(target)} of {target.family}",
                 where=self.path,
                 next_step=f"load it where there are {mesh.devices}, or make the bundle for one device",
-            )
-        raise UnsupportedError(
-            f"{what}, and this fxhlo runs programs of one device",
-            where=self.path,
-            next_step="make the bundle for one device",
-        )
+            ) from problem
 
     def _target(self, entry: Entry, target: str | Target | None) -> Target:
         if target is not None or self.target is not None:

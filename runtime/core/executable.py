@@ -30,11 +30,13 @@ class Executable:
     """
 
     def __init__(self, loaded: Loaded, signature: Signature, *, name: str = "main", origin: str = "compiled") -> None:
-        if signature.mesh.devices != 1:
+        if signature.mesh.devices != loaded.device.mesh.devices:
             raise UnsupportedError(
-                f"{name} runs on {signature.mesh.devices} devices ({signature.mesh}), and was compiled for one",
-                next_step="lower it for one device",
+                f"{name} runs on a mesh ({signature.mesh}), and was compiled for another ({loaded.device.mesh})",
+                next_step="compile it for its signature's mesh",
             )
+        if signature.mesh.devices > 1:
+            loaded.expect(signature.results)
         self.loaded = loaded
         self.signature = signature
         self.name = name
@@ -154,7 +156,7 @@ class Executable:
 
     def zeros(self) -> list[Buffer]:
         """Zeros for each state, in order, allocated on the device: the initial KV cache."""
-        return [self.loaded.device.zeros(state.shape, state.dtype) for state in self.signature.states]
+        return [self.loaded.device.zeros(state.shape, state.dtype, state.sharding) for state in self.signature.states]
 
     def _update(self, results: list[Buffer]) -> None:
         for index, alias in self._updates:

@@ -1,12 +1,13 @@
 """Mesh: the devices that one program runs on, as a grid with named axes.
 
 Comes in: axis names and sizes, or the JSON of a manifest. Goes out: a frozen `Mesh`. Guaranteed: names are unique, sizes positive.
-The mesh without axes is one device, which is what every program of today runs on.
+The mesh without axes is one device. Devices are numbered in the order of the grid, the last axis running fastest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from .errors import SignatureError
@@ -44,6 +45,21 @@ class Mesh:
             if name == axis:
                 return size
         raise SignatureError(f"the mesh {self} has no axis {axis!r}")
+
+    def place(self, device: int) -> dict[str, int]:
+        """Where device number `device` stands: its index along each axis."""
+        found = {}
+        for name, size in reversed(self.axes):
+            device, found[name] = divmod(device, size)
+        return found
+
+    def groups(self, axes: Collection[str]) -> list[list[int]]:
+        """The devices that differ along `axes` alone: those among which a sum over these axes is made, in order."""
+        found: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        for device in range(self.devices):
+            others = tuple((name, index) for name, index in self.place(device).items() if name not in axes)
+            found.setdefault(others, []).append(device)
+        return list(found.values())
 
     def to_json(self) -> list[list[str | int]]:
         """[["data", 2], ["model", 4]]; `from_json` gives an equal mesh."""

@@ -28,7 +28,10 @@ from . import seal, topology
 from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
-from .plugins import has_cuda_plugin, settle
+from .mesh import ONE_DEVICE, Mesh
+from .plugins import has_cuda_plugin, reserve_cpu_devices, settle
+from .sharding import REPLICATED, Sharding
+from .signature import Result
 from .targets import Options, Target
 from .versions import misfit
 
@@ -102,7 +105,7 @@ class Compiled:
 
 
 class Loaded(Compiled):
-    """An executable on a device. `execute` is the serving path: no check, no wait."""
+    """An executable on a device, or on all of a mesh. `execute` is the serving path: no check, no wait."""
 
     def __init__(self, raw: Any, device: Device) -> None:
         super().__init__(raw, device.target)
@@ -123,37 +126,68 @@ class Loaded(Compiled):
         except (RuntimeError, TypeError, ValueError) as problem:
             raise _refused(problem, buffers) from problem
 
+    def expect(self, results: Sequence[Result]) -> None:
+        """Tells how the results of `main` lie on the mesh; needed before the first call where it has several devices."""
+        self._handlers = [
+            _handler(result.shape, np.dtype(DTYPES[result.dtype].numpy), self.device.lying(result.sharding))
+            for result in results
+        ]
+
     def _first(self, results: Any) -> list[Buffer]:
         """The first call: PJRT's own, slower way, from whose arrays later calls know the results' types."""
         arrays = [one for (one,) in results.disassemble_into_single_device_arrays()]
-        avals = [_abstract(array.shape, array.dtype) for array in arrays]
-        self._handlers = [_result_handler(aval, self.device.sharding, committed=True, **UNCHECKED) for aval in avals]
+        self._handlers = [_handler(array.shape, array.dtype, self.device.sharding) for array in arrays]
         return arrays
 
 
 class Device:
-    """One device of a target, and how arrays get onto it. Make it with `device()`."""
+    """One device of a target, or all devices of a mesh as one, and how arrays get onto it. Make it with `device()`.
 
-    def __init__(self, target: Target, raw: Any) -> None:
+    raws: in the mesh's order. raw: the first. sharding: jax's form of an array that every device has all of.
+    """
+
+    def __init__(self, target: Target, raws: Sequence[Any], mesh: Mesh = ONE_DEVICE) -> None:
         self.target = target
-        self.raw = raw
-        self.client = raw.client
-        self.sharding = SingleDeviceSharding(raw)
+        self.mesh = mesh
+        self.raws = list(raws)
+        self.raw = self.raws[0]
+        self.client = self.raw.client
+        self.sharding = self.lying(REPLICATED)
         self._zeros: dict[tuple[tuple[int, ...], np.dtype], Loaded] = {}
+        self._one_by_one = [Device(target, [raw]) for raw in self.raws] if len(self.raws) > 1 else []
 
-    def put(self, array: np.ndarray) -> Buffer:
+    @lru_cache(maxsize=256)  # noqa: B019 - devices live as long as the process
+    def lying(self, sharding: Sharding) -> Any:
+        """jax's form of a sharding on these devices."""
+        if len(self.raws) == 1:
+            return SingleDeviceSharding(self.raw)
+        names = [name for name, _ in self.mesh.axes]
+        grid = jax.sharding.Mesh(np.array(self.raws).reshape([size for _, size in self.mesh.axes]), names)
+        return jax.sharding.NamedSharding(grid, jax.sharding.PartitionSpec(*sharding.dimensions))
+
+    def put(self, array: np.ndarray, sharding: Sharding = REPLICATED) -> Buffer:
         """A copy on the device; `array` may be overwritten as soon as this returns. About 6 us for small arrays."""
-        return self._place(array, COPY)
+        return self._place(array, COPY, sharding)
 
-    def put_shared(self, array: np.ndarray) -> Buffer:
+    def put_shared(self, array: np.ndarray, sharding: Sharding = REPLICATED) -> Buffer:
         """`array` on the device, sharing its memory where the device is the host and it is aligned to 64 bytes.
 
         The array must not change as long as the buffer lives (the buffer keeps it alive). For weights.
         """
-        return self._place(array, ALIAS)
+        return self._place(array, ALIAS, sharding)
 
-    def zeros(self, shape: Sequence[int], dtype: np.dtype | str) -> Buffer:
+    def holds(self, buffer: Buffer, sharding: Sharding = REPLICATED) -> bool:
+        """Whether the buffer lies on this device, or as `sharding` says on these devices."""
+        if len(self.raws) == 1:
+            return buffer.devices() == {self.raw}
+        return buffer.sharding.is_equivalent_to(self.lying(sharding), buffer.ndim)
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype | str, sharding: Sharding = REPLICATED) -> Buffer:
         """Zeros allocated on the device: nothing is made on the host or moved. For KV caches."""
+        if self._one_by_one:
+            local = sharding.shard(shape, self.mesh)
+            parts = [one.zeros(local, dtype) for one in self._one_by_one]
+            return jax.make_array_from_single_device_arrays(tuple(shape), self.lying(sharding), parts)
         key = (tuple(shape), np.dtype(dtype))
         if key not in self._zeros:
             element = DTYPES[key[1].name].stablehlo
@@ -175,39 +209,50 @@ class Device:
 
     def _compile(self, module: bytes | str, options: Options | None = None) -> Loaded:
         with explained("XLA refused the module", CompileError, module):
-            raw = self.client.compile_and_load(module, DeviceList((self.raw,)), _compile_options(self.target, options))
+            raw = self.client.compile_and_load(module, DeviceList(tuple(self.raws)), self._options(options))
         return Loaded(raw, self)
 
     def deserialize(self, data: bytes, options: Options | None = None) -> Loaded:
         """Raises CompileError where `data` does not fit this process. Only for trusted bytes: they hold machine code."""
         with explained("the serialized executable does not load here", CompileError):
-            raw = self.client.deserialize_executable(
-                data, DeviceList((self.raw,)), _compile_options(self.target, options)
-            )
+            raw = self.client.deserialize_executable(data, DeviceList(tuple(self.raws)), self._options(options))
         return Loaded(raw, self)
 
-    def _place(self, array: np.ndarray, semantics: Any) -> Buffer:
-        if not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
+    def _options(self, options: Options | None) -> Any:
+        return _compile_options(self.target, options, self.raws)
+
+    def _parts(self, array: np.ndarray, sharding: Sharding) -> list[np.ndarray]:
+        """What each device gets of an array that is split."""
+        numbers = range(len(self.raws))
+        return [np.ascontiguousarray(array[sharding.index(array.shape, self.mesh, number)]) for number in numbers]
+
+    def _place(self, array: np.ndarray, semantics: Any, sharding: Sharding) -> Buffer:
+        if sharding.dimensions:
+            lying, parts = self.lying(sharding), self._parts(array, sharding)
+        else:
+            whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+            lying, parts = self.sharding, [whole] * len(self.raws)
         with explained(f"{array.dtype}{list(array.shape)} could not be placed on {self.raw}", ExecutionError):
             return _device_put(
                 _abstract(array.shape, array.dtype),
-                self.sharding,
-                [array],
-                [self.raw],
+                lying,
+                parts,
+                self.raws,
                 committed=True,
                 host_buffer_semantics=semantics,
                 enable_x64=True,  # 64-bit types stay what they are, whatever jax_enable_x64 says
             )
 
 
-def device(target: Target | str = "cpu", index: int = 0) -> Device:
-    """The device `index` of a target. Raises UnsupportedError where this process has none."""
-    return _device(Target.parse(target), index)
+def device(target: Target | str = "cpu", index: int = 0, mesh: Mesh = ONE_DEVICE) -> Device:
+    """The device `index` of a target, or as many from there on as the mesh has. Raises UnsupportedError where this process has fewer."""
+    return _device(Target.parse(target), index, mesh if mesh.devices > 1 else ONE_DEVICE)
 
 
 @cache
-def _device(target: Target, index: int) -> Device:
+def _device(target: Target, index: int, mesh: Mesh) -> Device:
+    if target.family == "cpu":
+        reserve_cpu_devices(index + mesh.devices)
     if target.family == "cpu" and not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
     if target.family == "cuda" and not has_cuda_plugin():
@@ -233,7 +278,16 @@ def _device(target: Target, index: int) -> Device:
             f"the device here is a {raw.device_kind}, and {target} is a {target.device_kind}",
             next_step="take the target that is here, or compile_ahead",
         )
-    return Device(target, raw)
+    if len(found) < index + mesh.devices:
+        fixed = (
+            "; the number of a process's CPU devices is fixed when the first is used" if target.family == "cpu" else ""
+        )
+        raise UnsupportedError(
+            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: this process has {len(found)} of {target.family}{fixed}",
+            next_step="take a smaller mesh"
+            + (", or set XLA_FLAGS=--xla_force_host_platform_device_count in a new process" if fixed else ""),
+        )
+    return Device(target, found[index : index + mesh.devices], mesh)
 
 
 def device_count(target: Target | str = "cpu") -> int:
@@ -257,14 +311,15 @@ def compile(
     device_index: int = 0,
     options: Options | None = None,
     custom_calls: Iterable[str] = (),
+    mesh: Mesh = ONE_DEVICE,
 ) -> Loaded:
     """Compiles StableHLO text, bytecode or a portable artifact. Releases the GIL: call it from several threads.
 
     custom_calls: the custom-call targets of the module; those of `fxhlo.runtime.core.native` are registered first.
-    Raises CompileError, UnsupportedError.
+    mesh: what the module was partitioned for, by Shardy's attributes. Raises CompileError, UnsupportedError.
     """
     require(custom_calls)
-    return device(target, device_index).compile(module, options)
+    return device(target, device_index, mesh).compile(module, options)
 
 
 def deserialize(
@@ -274,14 +329,17 @@ def deserialize(
     device_index: int = 0,
     options: Options | None = None,
     custom_calls: Iterable[str] = (),
+    mesh: Mesh = ONE_DEVICE,
 ) -> Loaded:
     """Loads the bytes of `serialize` from a machine with an equal `fingerprint`. Raises CompileError, UnsupportedError."""
     require(custom_calls)
-    return device(target, device_index).deserialize(data, options)
+    return device(target, device_index, mesh).deserialize(data, options)
 
 
-def compile_ahead(module: bytes | str, target: Target | str, *, options: Options | None = None) -> Compiled:
-    """Compiles for the first device of a TPU's topology with libtpu alone; the TPU need not be here. Releases the GIL.
+def compile_ahead(
+    module: bytes | str, target: Target | str, *, options: Options | None = None, mesh: Mesh = ONE_DEVICE
+) -> Compiled:
+    """Compiles for the first devices of a TPU's topology with libtpu alone; the TPU need not be here. Releases the GIL.
 
     Raises UnsupportedError without libtpu and for other families, OutOfMemoryError, CompileError.
     """
@@ -289,10 +347,16 @@ def compile_ahead(module: bytes | str, target: Target | str, *, options: Options
 
     target = Target.parse(target)
     seal.check("compiling a module")
-    raw = topology.devices(target)[0]
+    raws = topology.devices(target)[: mesh.devices]
+    if len(raws) < mesh.devices:
+        raise UnsupportedError(
+            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: {target} has {len(raws)}",
+            next_step="name a larger topology",
+        )
     with make_ir_context() as context, explained(f"the compiler refused the module for {target}", CompileError, module):
         parsed = _parsed(module, context)
-        return Compiled(raw.client.compile(parsed, DeviceList((raw,)), _compile_options(target, options)), target)
+        made = _compile_options(target, options, raws)
+        return Compiled(raws[0].client.compile(parsed, DeviceList(tuple(raws)), made), target)
 
 
 def _parsed(module: bytes | str, context: Any) -> Any:
@@ -311,12 +375,13 @@ def build(
     *,
     options: Options | None = None,
     custom_calls: Iterable[str] = (),
+    mesh: Mesh = ONE_DEVICE,
 ) -> Compiled:
     """`compile` where a device of the target is here, `compile_ahead` where it is a TPU that is not."""
     target = Target.parse(target)
     if target.family == "tpu" and not is_here(target):
-        return compile_ahead(module, target, options=options)
-    return compile(module, target, options=options, custom_calls=custom_calls)
+        return compile_ahead(module, target, options=options, mesh=mesh)
+    return compile(module, target, options=options, custom_calls=custom_calls, mesh=mesh)
 
 
 def put(array: np.ndarray, target: Target | str = "cpu") -> Buffer:
@@ -401,10 +466,21 @@ def _cpu_features() -> str:
     return platform.processor()
 
 
-def _compile_options(target: Target, options: Options | None) -> Any:
-    """jaxlib's form of the target's options with the caller's own on top."""
+def _handler(shape: Sequence[int], dtype: np.dtype, sharding: Any) -> Any:
+    """What makes an array of a result's parts."""
+    return _result_handler(_abstract(tuple(shape), dtype), sharding, committed=True, **UNCHECKED)
+
+
+def _compile_options(target: Target, options: Options | None, raws: Sequence[Any]) -> Any:
+    """jaxlib's form of the target's options with the caller's own on top; raws: the devices of one program."""
     made = CompileOptions()
     build = made.executable_build_options
+    if len(raws) > 1:
+        made.num_partitions = build.num_partitions = len(raws)
+        build.use_spmd_partitioning = build.use_shardy_partitioner = True
+    if len(raws) > 1 or raws[0].id:  # else the first device
+        assigned = _jax.DeviceAssignment.create(np.array([[raw.id for raw in raws]]))
+        made.device_assignment = build.device_assignment = assigned
     overrides = []
     for name, value in {**target.compile_options, **(options or {})}.items():
         if not name.startswith("xla_") and hasattr(build, name):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from functools import cache
 
 from .versions import misfit
@@ -51,3 +52,14 @@ def has_cuda_plugin() -> bool:
 def has_started() -> bool:
     """Whether this process has a PJRT client: its threads would be missing in a fork."""
     return backends_are_initialized()
+
+
+def reserve_cpu_devices(count: int) -> None:
+    """Lets the CPU's client, where it has not started, have `count` devices; a number in XLA_FLAGS is kept.
+
+    The one place that decides it: the number is fixed when the client starts.
+    """
+    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if has_started() or named or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
+        return
+    jax.config.update("jax_num_cpu_devices", count)

@@ -6,8 +6,11 @@ https://github.com/openxla/shardy/blob/main/docs/sharding_representation.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from .errors import SignatureError
 from .mesh import Mesh
@@ -56,6 +59,21 @@ class Sharding:
             local.append(size)
         return tuple(local)
 
+    def parts(self, mesh: Mesh) -> int:
+        """Into how many different parts the tensor is split; the mesh's devices beyond these hold copies."""
+        return math.prod(mesh.size(axis) for dimension in self.dimensions for axis in dimension)
+
+    def index(self, shape: Sequence[int], mesh: Mesh, device: int) -> tuple[slice, ...]:
+        """Which part of a tensor of `shape` device number `device` holds. Raises SignatureError, as `shard` does."""
+        local, place = self.shard(shape, mesh), mesh.place(device)
+        found = []
+        for size, axes in zip(local, self.dimensions or ((),) * len(local), strict=True):
+            number = 0
+            for axis in axes:
+                number = number * mesh.size(axis) + place[axis]
+            found.append(slice(number * size, (number + 1) * size))
+        return tuple(found)
+
     def to_json(self) -> list[list[str]]:
         """[["data"], []]; `from_json` gives an equal sharding."""
         return [list(axes) for axes in self.dimensions]
@@ -76,3 +94,60 @@ class Sharding:
 
 
 REPLICATED = Sharding()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the matrices that are fused in a weight: its size along their dimension, and the axes that split it."""
+
+    size: int
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a weight lies on a mesh. A model's weight of several matrices (query, key and value; gate and up) is arranged before it
+    is placed, so that each device's piece has a piece of every one, in order.
+
+    sharding: of the arranged weight. parts: the matrices along `dimension`; none: the weight is taken as it is. A part may be split
+    by fewer axes than the weight (keys of few heads): its pieces are repeated, and the arranged weight is larger.
+    """
+
+    sharding: Sharding = REPLICATED
+    dimension: int = 0
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes along the fused dimension."""
+        return () if self.sharding.replicated else self.sharding.dimensions[self.dimension]
+
+    def shape(self, shape: Sequence[int], mesh: Mesh) -> tuple[int, ...]:
+        """The arranged shape of a weight of `shape`. Raises SignatureError where a matrix does not divide evenly."""
+        if not self.parts:
+            self.sharding.shard(shape, mesh)
+            return tuple(shape)
+        pieces = sum(along(part, mesh) for part in self.parts)
+        found = list(shape)
+        found[self.dimension] = pieces * math.prod(mesh.size(axis) for axis in self.axes)
+        self.sharding.shard(found, mesh)
+        return tuple(found)
+
+    def arranged(self, array: np.ndarray, mesh: Mesh) -> np.ndarray:
+        """The weight as it is placed. array: in the model's order."""
+        if not self.parts:
+            return array
+        ends = np.cumsum([part.size for part in self.parts])
+        matrices = np.split(array, ends[:-1], axis=self.dimension)
+        pieces = []
+        line = Mesh(tuple((axis, mesh.size(axis)) for axis in self.axes))
+        for number in range(line.devices):
+            for part, matrix in zip(self.parts, matrices, strict=True):
+                spread = Sharding(tuple(part.axes if one == self.dimension else () for one in range(array.ndim)))
+                pieces.append(matrix[spread.index(matrix.shape, line, number)])
+        return np.concatenate(pieces, axis=self.dimension)
+
+
+def along(part: Part, mesh: Mesh) -> int:
+    """The size of one device's piece. Raises SignatureError where the matrix does not divide evenly."""
+    return Sharding((part.axes,)).shard((part.size,), mesh)[0]

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,12 +157,14 @@ __all__ = [
     "ir_implementations",
     "kv_cache_space",
     "layers_of",
+    "linear_layers",
     "look_at_models_here",
     "no_comparison_of_heads",
     "no_compile",
     "override_forward_context",
     "process_weights_after_loading",
     "registered",
+    "routed_experts",
     "set_current_vllm_config",
     "set_default_torch_dtype",
     "set_random_seed",
@@ -380,6 +383,20 @@ def forget_layers(vllm_config: VllmConfig) -> None:
 def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
     """The layers of the model that was built last and that keep state, by name."""
     return dict(vllm_config.compilation_config.static_forward_context)
+
+
+def linear_layers() -> SimpleNamespace:
+    """vLLM's classes of parallel linear layers, by their own names."""
+    from vllm.model_executor.layers import linear
+
+    names = ("ColumnParallelLinear", "MergedColumnParallelLinear", "QKVParallelLinear", "RowParallelLinear")
+    return SimpleNamespace(**{name: getattr(linear, name) for name in names})
+
+
+def routed_experts() -> type | None:
+    """vLLM's class of a layer's experts; None where no model of this process has any."""
+    module = sys.modules.get("vllm.model_executor.layers.fused_moe.routed_experts")
+    return None if module is None else module.RoutedExperts
 
 
 def expert_layers() -> SimpleNamespace:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...lowering.lowered import as_numpy
+from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core import pjrt
 from ..core.errors import FxhloError
 from ..core.signature import Argument
@@ -19,10 +20,11 @@ from .states.spec import StateSpec
 
 
 class Placement:
-    """Where the arrays of an engine go: the device of a target."""
+    """Where the arrays of an engine go: the device of a target, or the devices of a plan's mesh."""
 
-    def __init__(self, target: Target) -> None:
-        self.device = pjrt.device(target)
+    def __init__(self, target: Target, plan: Plan = ONE_DEVICE) -> None:
+        self.plan = plan
+        self.device = pjrt.device(target, mesh=plan.mesh)
         self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
 
     def weights(self, arguments: Iterable[Argument], model: torch.nn.Module) -> dict[str, pjrt.Buffer]:
@@ -34,17 +36,19 @@ class Placement:
         """Places one weight. Raises FxhloError where the model has none of that name, shape and dtype."""
         tensor = tensors.get(argument.name)
         found = None if tensor is None else as_numpy(tensor)
+        if found is not None and argument.name in self.plan.weights:
+            found = self.plan.weights[argument.name].arranged(found, self.plan.mesh)
         if found is None or (found.shape, found.dtype.name) != (argument.shape, argument.dtype):
             have = "the model has none" if found is None else f"the model's is {found.dtype}{list(found.shape)}"
             raise FxhloError(
                 f"the programs take the weight {argument}, and {have}",
                 next_step="report this as a bug of fxhlo, with the model's config.json",
             )
-        return self.device.put_shared(found)
+        return self.device.put_shared(found, argument.sharding)
 
     def states(self, specs: Iterable[StateSpec], sizes: Mapping[str, int]) -> list[pjrt.Buffer]:
         """Allocates zeros for each state, in order. sizes: of the symbols in the shapes."""
-        return [self.device.zeros(spec.shape_in(sizes), spec.dtype) for spec in specs]
+        return [self.device.zeros(spec.shape_in(sizes), spec.dtype, self.plan.sharding(spec.name)) for spec in specs]
 
     def kept(self, values: np.ndarray) -> pjrt.Buffer:
         """Places a constant input once; programs with inputs of that shape and value share it."""

@@ -19,6 +19,7 @@ from ..core.errors import UnsupportedError
 from . import interrupts
 from .folder import HEADS, SIZES, check_experts, check_folder, check_sizes
 from .host import without_accelerator
+from .parallel import take_over
 from .refusals import check_config, check_request
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class FxhloPlatform(Platform):
                         zero = getattr(vllm_config.model_config.hf_text_config, "zero_expert_num", 0) or 0
                         check_experts(folder, experts, zero)
             _limit_defaults(vllm_config)
+        take_over(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
         parallel.distributed_executor_backend = "uni"

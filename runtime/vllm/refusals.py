@@ -46,7 +46,6 @@ def _wide(name: str) -> Callable[[Any], bool]:
 
 
 CONFIG = (
-    Refusal("tensor parallelism", _wide("tensor_parallel_size"), "leave out --tensor-parallel-size"),
     Refusal("pipeline parallelism", _wide("pipeline_parallel_size"), "leave out --pipeline-parallel-size"),
     Refusal("data parallelism", _wide("data_parallel_size"), "leave out --data-parallel-size; start several servers"),
     Refusal("context parallelism", _wide("decode_context_parallel_size"), "leave out --decode-context-parallel-size"),

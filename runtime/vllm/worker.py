@@ -17,12 +17,16 @@ from typing import Any
 
 import torch
 
-from ..core import seal
+from ...passes.hlo.plan import ONE_DEVICE, Plan
+from ..core import pjrt, seal
 from ..core.errors import FxhloError, UnsupportedError
+from ..core.targets import Target
 from . import compat, front, interrupts, memory
 from .host import without_accelerator
 from .layers import catalog
+from .meshes import plan_of
 from .model import build_model
+from .parallel import devices_of, experts_apart
 from .plugin import version
 from .pooling import PoolingRunner
 from .profiling.profiler import Profiler
@@ -82,6 +86,8 @@ class FxhloWorker(compat.WorkerBase):
             check_settings(self.vllm_config)
             if self.model_config.has_inner_state:
                 self._check_slots()
+            if devices_of(self.vllm_config) > 1:
+                self._check_mesh()
             self.model = build_model(self.vllm_config, weights=True)
             self._layers = compat.layers_of(self.vllm_config)
             if self.cache_config.enable_prefix_caching and self.slot_bytes():
@@ -95,6 +101,28 @@ class FxhloWorker(compat.WorkerBase):
         build_model(self.vllm_config, weights=False)
         self._layers = compat.layers_of(self.vllm_config)
         memory.check_slots(self.slot_bytes(), self.scheduler_config.max_num_seqs, memory.free_bytes())
+
+    def _check_mesh(self) -> None:
+        """Checks that the devices are there and divide the model, before the weights are read."""
+        model = build_model(self.vllm_config, weights=False)
+        self._layers = compat.layers_of(self.vllm_config)
+        pjrt.device(TARGET, mesh=self.plan(model).mesh)
+
+    def plan(self, model: torch.nn.Module) -> Plan:
+        """How the model lies on the engine's devices."""
+        devices = devices_of(self.vllm_config)
+        return (
+            ONE_DEVICE
+            if devices == 1
+            else plan_of(
+                model,
+                self._layers,
+                self.states(),
+                devices,
+                experts_apart=experts_apart(self.vllm_config),
+                family=Target.parse(TARGET).family,
+            )
+        )
 
     def slot_bytes(self) -> int:
         """Bytes of the states that have a row per request."""
@@ -147,11 +175,15 @@ class FxhloWorker(compat.WorkerBase):
                 return (blocks or StepOptions.of(self.vllm_config).slots) * block
             if self.model_config.original_max_model_len == -1:
                 longest = 0  # vLLM chooses a length that fits
-            weights = sum(parameter.nbytes for parameter in self.get_model().parameters())
+            plan = self.plan(self.get_model())
+            weights = sum(one.nbytes * plan.copies(name) for name, one in self.get_model().named_parameters())
             wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights + slots, longest)
+            if self.cache_config.kv_cache_memory_bytes is not None:
+                wanted *= plan.mesh.devices  # it is of one device
+            wanted //= plan.cache_copies
             if blocks is not None:
                 return max(wanted, blocks * block)
-            return memory.kv_cache_bytes(wanted, block, longest, memory.free_bytes() - slots)
+            return memory.kv_cache_bytes(wanted, block, longest, (memory.free_bytes() - slots) // plan.cache_copies)
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config
@@ -169,6 +201,7 @@ class FxhloWorker(compat.WorkerBase):
                 groups_of(self.kv_cache_config.kv_cache_groups, self.model_config.max_model_len),
                 self.kv_cache_config.num_blocks,
                 progress,
+                self.plan(model),
             )
             self.runner = self._make_runner(steps)
         if self._profiler is not None:

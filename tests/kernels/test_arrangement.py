@@ -13,7 +13,7 @@ FOLDER = Path(fxhlo.kernels.__file__).parent
 NEEDED = {"__init__", "reference"}
 TARGETS = {"xla": "any", "cpu": "cpu", "tpu": "tpu", "cuda": "cuda"}
 """File -> the target of the implementation in it."""
-OPTIONAL = {"tuning", "cases"}
+OPTIONAL = {"tuning", "cases", "partition"}
 
 
 def files(folder: Path) -> set[str]:
@@ -34,7 +34,7 @@ def functions(file: Path) -> set[str]:
 def test_every_folder_is_in_the_catalog() -> None:
     folders = {path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(MODULES)
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"__init__", "catalog", "spec"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"__init__", "catalog", "partition", "spec"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -86,4 +86,4 @@ def test_the_catalog_imports_no_implementation(module: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.level == 1
         for alias in node.names
     }
-    assert imported <= {"reference", "cases"}
+    assert imported <= {"reference", "cases", "partition"}

@@ -11,7 +11,7 @@ from fxhlo.runtime.core.errors import BundleError, SignatureError, UnsupportedEr
 from fxhlo.runtime.core.executable import Executable
 from fxhlo.runtime.core.manifest import Manifest
 from fxhlo.runtime.core.mesh import Mesh
-from fxhlo.runtime.core.sharding import REPLICATED, Sharding
+from fxhlo.runtime.core.sharding import REPLICATED, Part, Sharding, Split
 from fxhlo.runtime.core.signature import Argument, Result, Signature
 
 MESH = Mesh((("data", 2), ("model", 4)))
@@ -143,16 +143,55 @@ def test_more_devices_than_there_are_are_refused(tmp_path):
     assert caught.value.where == str(bundle.path)
 
 
-def test_a_mesh_that_would_fit_is_refused_too_as_long_as_nothing_runs_on_one(tmp_path, monkeypatch):
-    bundle = write(tmp_path / "b", SIGNATURE)
-    monkeypatch.setattr(pjrt, "device_count", lambda target: 8)
-    with pytest.raises(UnsupportedError, match="this fxhlo runs programs of one device"):
-        bundle["e0"]
+def test_an_executable_is_for_the_mesh_that_it_was_compiled_for():
     loaded = pjrt.compile("func.func public @main(%a: tensor<2xf32>) -> tensor<2xf32> { return %a : tensor<2xf32> }")
     vector = Signature(
         (Argument("a", "input", (2,), "float32"),), (Result("y", (2,), "float32"),), Mesh((("data", 2),))
     )
-    with pytest.raises(UnsupportedError, match=r"main runs on 2 devices \(data=2\), and was compiled for one"):
+    with pytest.raises(
+        UnsupportedError, match=r"main runs on a mesh \(data=2\), and was compiled for another \(one device\)"
+    ):
         Executable(loaded, vector)
     (y,) = Executable(loaded, Signature(vector.arguments, vector.results, Mesh((("data", 1),))))(np.ones(2, np.float32))
     assert pjrt.get(y).tolist() == [1, 1]
+
+
+def test_where_devices_stand_and_what_they_hold():
+    assert [MESH.place(device) for device in (0, 3, 4)] == [
+        {"data": 0, "model": 0},
+        {"data": 0, "model": 3},
+        {"data": 1, "model": 0},
+    ]
+    assert MESH.groups(("model",)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert MESH.groups(("data",)) == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    whole = np.arange(64).reshape(8, 8)
+    both = Sharding((("model",), ("data",)))
+    pieces = [whole[both.index(whole.shape, MESH, device)] for device in range(8)]
+    assert {piece.shape for piece in pieces} == {(2, 4)}
+    assert (pieces[6] == whole[4:6, 4:8]).all()  # model 2, data 1
+    assert (both.parts(MESH), COLUMN.parts(MESH), Sharding().parts(MESH)) == (8, 4, 1)
+
+
+def test_fused_weights_are_arranged_so_that_a_device_has_a_piece_of_each():
+    """Eight query heads and two heads of keys, one row each, on a mesh where each head of keys is copied to two devices."""
+    mesh, every = Mesh((("kv", 2), ("rep", 2))), ("kv", "rep")
+    split = Split(Sharding((every, ())), 0, (Part(8, every), Part(2, ("kv",)), Part(2, ("kv",))))
+    rows = np.array([*range(8), 100, 101, 200, 201])[:, None]
+    arranged = split.arranged(rows, mesh)
+    assert arranged.shape == split.shape(rows.shape, mesh) == (16, 1)
+    assert arranged[:, 0].reshape(4, 4).tolist() == [
+        [0, 1, 100, 200],
+        [2, 3, 100, 200],
+        [4, 5, 101, 201],
+        [6, 7, 101, 201],
+    ]
+    with pytest.raises(SignatureError, match="unevenly"):
+        Split(Sharding((every,)), 0, (Part(6, every),)).shape((6,), mesh)
+    assert (Split().arranged(rows, mesh) == rows).all()
+
+
+def test_a_mesh_of_more_devices_than_the_process_has_says_what_to_do():
+    pjrt.device()  # fixes the number
+    with pytest.raises(UnsupportedError, match=r"a mesh of 64 devices \(model=64\) does not fit") as caught:
+        pjrt.device(mesh=Mesh((("model", 64),)))
+    assert "XLA_FLAGS" in str(caught.value.next_step)

@@ -32,7 +32,6 @@ class Nothing:
     [
         ({"logits_processors": ["test_refusals:Nothing"]}, "custom logits processors", "--logits-processors"),
         ({"enable_prompt_embeds": True}, "prompts of embeddings", "--enable-prompt-embeds"),
-        ({"tensor_parallel_size": 2}, "tensor parallelism", "--tensor-parallel-size"),
         ({"enable_lora": True}, "LoRA adapters", "merge the adapter"),
         ({"kv_cache_dtype": "fp8"}, "a KV cache of another type", "--kv-cache-dtype auto"),
         (

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from ...passes.base import Pass
+    from ...passes.hlo.plan import Plan
     from ...passes.program import Program
+    from ...runtime.core.targets import Target
 
 
 ENDING = re.compile(r"(For[A-Z]\w*|LMHeadModel|LMModel|Model)$")
@@ -33,11 +35,13 @@ ENDING = re.compile(r"(For[A-Z]\w*|LMHeadModel|LMModel|Model)$")
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured Program and its passes. sizes: of a finished Program, the dimensions' defaults."""
+    """A captured Program and its passes. sizes: of a finished Program, the dimensions' defaults. plan: (devices, whether whole
+    experts are apart, the target) -> how a model of vLLM's lies on them."""
 
     program: Program
     passes: tuple[Pass, ...]
     sizes: Callable[[Program], dict[str, int]]
+    plan: Callable[[int, bool, Target], Plan] | None = None
 
 
 def load_libraries(model: Model) -> None:
@@ -114,7 +118,9 @@ def capture(
 
 
 def _capture_step(config: VllmConfig) -> Captured:
-    from ...runtime.vllm.model import build_model
+    from ...runtime.vllm.layers.catalog import states
+    from ...runtime.vllm.meshes import plan_of
+    from ...runtime.vllm.model import build_model, layers_of
     from ...runtime.vllm.steps.capture import capture_step, options_of
     from ...runtime.vllm.steps.passes import step_passes
     from .sizes import engine_sizes
@@ -122,7 +128,13 @@ def _capture_step(config: VllmConfig) -> Captured:
     built = build_model(config, weights=False)
     program = capture_step(config, built)
     options = options_of(config, built)
-    return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options))
+    layers = layers_of(built)
+    kept = states(layers, config.cache_config.block_size)
+
+    def plan(devices: int, experts_apart: bool, target: Target) -> Plan:
+        return plan_of(built, layers, kept, devices, experts_apart=experts_apart, family=target.family)
+
+    return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options), plan)
 
 
 def _engine_config(

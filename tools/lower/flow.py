@@ -17,7 +17,7 @@ from .output import write_modules, write_text
 from .request import Request, check, check_dimensions, is_folder
 from .show import list_passes, show, show_reports
 from .sizes import DIMENSIONS, with_defaults
-from .stages import Made, Report, compile_one, emit_one, label, legalize_one, run_passes
+from .stages import Made, Report, compile_on_mesh, compile_one, emit_one, label, legalize_one, partition_one, run_passes
 
 if TYPE_CHECKING:
     from ...passes.base import Pass
@@ -38,6 +38,11 @@ def lower_model(request: Request) -> None:
         captured = capture(
             model, request.dtype, request.max_model_len, request.block_size, request.buckets, times=report.stages
         )
+        if request.devices > 1 and captured.plan is None:
+            raise UsageError(
+                f"--tensor-parallel {request.devices}: {model.name} has no layers of vLLM's to split",
+                next_step="name a model folder",
+            )
         if model.kind == "exported":
             check_dimensions(request.buckets, [dim.name for dim in captured.program.dims], model.name)
         _finish(captured, settings, request, report)
@@ -54,10 +59,21 @@ def _finish(captured: Captured, settings: Sequence[Setting], request: Request, r
     if request.emits:
         say_devices(request)
         made = [emit_one(program, sizes, request, report) for sizes in buckets(program, captured, request, report)]
-        for one in made if request.legalizes else ():
-            legalize_one(one, report)
-        for one in made if request.compiles else ():
-            compile_one(one, request.target, report, needed=is_folder(request.output))
+        if request.devices > 1 and captured.plan is not None:
+            from ...runtime.core.plugins import reserve_cpu_devices
+
+            if request.compiles and request.target.family == "cpu":
+                reserve_cpu_devices(request.devices)  # before kernels are lowered, which looks at jax's devices
+            plan = captured.plan(request.devices, request.experts_apart, request.target)
+            for one in made if request.legalizes else ():
+                partition_one(one, plan, report)
+            for one in made if request.compiles else ():
+                compile_on_mesh(one, request.target, report)
+        else:
+            for one in made if request.legalizes else ():
+                legalize_one(one, report)
+            for one in made if request.compiles else ():
+                compile_one(one, request.target, report, needed=is_folder(request.output))
         write_modules(made, request, report)
         if request.compiles:
             show_reports(made, request, report)
@@ -93,10 +109,10 @@ def buckets(program: Program, captured: Captured, request: Request, report: Repo
 def say_devices(request: Request) -> None:
     """Tells the user that of a topology of several chips one device is used."""
     chips = prod(int(size) for size in (request.target.topology or "1").split("x"))
-    if chips > 1:
+    if chips > 1 and request.devices == 1:
         console.say(
             f"one device is used: {request.target} has {chips} chips, the module is not partitioned, and all figures are "
-            "of one device"
+            "of one device; --tensor-parallel takes more"
         )
 
 

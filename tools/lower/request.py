@@ -29,6 +29,7 @@ class Request:
     """The options of one run.
 
     buckets: sizes by dimension name; none: the engine's own (sizes.py). texts: which texts of the module are wanted, of TEXTS.
+    devices: over which the model is split (tensor parallelism); experts_apart: whole experts on each.
     flat: every layer is written out. pass_options: words as `--pass-option` takes them. max_model_len, block_size: in tokens; None: the engine's own.
     """
 
@@ -48,6 +49,8 @@ class Request:
     as_json: bool = False
     html: Path | None = None
     flat: bool = False
+    devices: int = 1
+    experts_apart: bool = False
 
     @property
     def compiles(self) -> bool:
@@ -97,6 +100,10 @@ def check(request: Request) -> None:
         raise UsageError(
             f"{asked} shows a module, and --stop-after {request.stop_after} ends before there is one",
             next_step="leave out --stop-after",
+        )
+    if request.devices > 1 and request.html is not None:
+        raise UsageError(
+            "--html reports on one device", next_step="leave it out: --stop-after compile prints what a mesh takes"
         )
     if request.html is not None:
         check_place(request.html, "--html")

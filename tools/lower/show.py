@@ -36,9 +36,10 @@ def show(made: Sequence[Made], request: Request, report: Report) -> None:
 def show_reports(made: Sequence[Made], request: Request, report: Report) -> None:
     """The reports as a page with --html, or as tables on stdout; of a target without rates what was compiled."""
     from ..report.page import page
+    from ..report.report import StepReport
     from ..report.show import text
 
-    reports = [one.report for one in made if one.report is not None]
+    reports = [one.report for one in made if isinstance(one.report, StepReport)]
     if request.html is not None:
         if not reports:
             raise FxhloError(
@@ -48,8 +49,10 @@ def show_reports(made: Sequence[Made], request: Request, report: Report) -> None
         write_text(request.html, page(reports, report.model), report)
     elif not request.as_json and not request.texts and request.output is None:
         for one in made:
-            if one.report is not None:
+            if isinstance(one.report, StepReport):
                 console.put(text(one.report))
+            elif one.report is not None:
+                console.put(one.report.text())
             elif one.compiled is not None:
                 console.put(compiled_text(one, str(request.target)))
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from ...lowering.module import HloModule
     from ...passes.base import Pass
     from ...passes.hlo.legalize import Decision, Legalized
+    from ...passes.hlo.plan import Plan
     from ...passes.pipeline import Observer
     from ...passes.program import Program
     from ...runtime.core.pjrt import Compiled
+    from ..report.meshes import MeshReport
     from ..report.report import StepReport
 
 Json = dict[str, object]
@@ -37,7 +39,7 @@ class Made:
     legalized: Legalized | None = None
     compiled: Compiled | None = None
     too_large: OutOfMemoryError | None = None
-    report: StepReport | None = None
+    report: StepReport | MeshReport | None = None
 
     @property
     def label(self) -> str:
@@ -118,6 +120,38 @@ def legalize_one(one: Made, report: Report) -> None:
         one.legalized = legalize(mlir.bytecode(one.module.module), one.module.target)
     one.facts["custom_calls"] = list(one.legalized.custom_calls)
     one.facts["decisions"] = [decision_facts(decision) for decision in one.legalized.decisions]
+
+
+def partition_one(one: Made, plan: Plan, report: Report) -> None:
+    """Partitions the module for the plan's mesh and its target; decisions are those of one device's kernels."""
+    from ...passes import mlir
+    from ...passes.hlo.legalize import legalize
+    from ...passes.hlo.partition import partition
+
+    with console.stage("partition", report.stages) as came_out:
+        made = partition(mlir.bytecode(one.module.module), one.module.signature, plan, one.module.target)
+        one.module = replace(one.module, module=made.module, signature=made.signature)
+        legalized = legalize(mlir.bytecode(made.module), one.module.target)
+        one.legalized = replace(legalized, decisions=made.decisions)
+        came_out(str(plan.mesh))
+    one.facts["signature"] = made.signature.to_json()
+    one.facts["custom_calls"] = list(one.legalized.custom_calls)
+    one.facts["decisions"] = [decision_facts(decision) for decision in made.decisions]
+
+
+def compile_on_mesh(one: Made, target: Target, report: Report) -> None:
+    """Compiles a partitioned module, without weights, and reports on one device's memory and on the collectives."""
+    from ...runtime.core import pjrt
+    from ..report.meshes import mesh_report
+
+    assert one.legalized is not None
+    signature, legalized = one.module.signature, one.legalized
+    with console.stage("compile", report.stages) as came_out:
+        one.compiled = pjrt.build(legalized.bytecode, target, custom_calls=legalized.custom_calls, mesh=signature.mesh)
+        came_out(one.label)
+    one.report = mesh_report(one.label, signature, target, one.compiled)
+    one.facts["memory"] = asdict(one.compiled.memory)
+    one.facts["report"] = one.report.to_json()
 
 
 def compile_one(one: Made, target: Target, report: Report, *, needed: bool = False) -> None:

@@ -192,4 +192,4 @@ def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
     return (cache,)
 
 
-KIND = LayerKind("attention", is_attention, states)
+KIND = LayerKind("attention", is_attention, states, splits=True)

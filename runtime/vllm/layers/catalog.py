@@ -20,6 +20,7 @@ from . import (
     short_conv,
     sparse_attention,
 )
+from .kind import LayerKind
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -42,13 +43,16 @@ def states(layers: Mapping[str, object], block_size: int) -> tuple[StateSpec, ..
 
     Raises UnsupportedError for a layer of another kind.
     """
-    return tuple(state for name, layer in layers.items() for state in _states(name, layer, block_size))
+    return tuple(
+        state for name, layer in layers.items() for state in kind_of(name, layer).states(name, layer, block_size)
+    )
 
 
-def _states(name: str, layer: object, block_size: int) -> tuple[StateSpec, ...]:
+def kind_of(name: str, layer: object) -> LayerKind:
+    """The kind of a layer. Raises UnsupportedError where it has none."""
     for kind in KINDS:
         if kind.is_one(layer):
-            return kind.states(name, layer, block_size)
+            return kind
     raise UnsupportedError(
         f"fxhlo does not support the state of {type(layer).__name__} ({name}) yet",
         next_step="serve this model on another platform of vLLM",

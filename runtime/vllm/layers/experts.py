@@ -372,4 +372,4 @@ def states(name: str, layer: object, block_size: int) -> tuple[()]:
     return ()
 
 
-KIND = LayerKind("experts", is_experts, states, replacements)
+KIND = LayerKind("experts", is_experts, states, replacements, splits=True)

@@ -52,9 +52,11 @@ def nothing() -> tuple[Replacement, ...]:
 @dataclass(frozen=True)
 class LayerKind:
     """is_one: whether a layer of vLLM's static forward context is of this kind. states: (its name, the layer, tokens a
-    block) -> its states, if any. replacements: made when a model is first built, since they import vLLM's layers."""
+    block) -> its states, if any. replacements: made when a model is first built, since they import vLLM's layers. splits: whether
+    meshes.py knows how the layer and its states lie on several devices."""
 
     name: str
     is_one: Callable[[object], bool]
     states: Callable[..., tuple[StateSpec, ...]]
     replacements: Callable[[], Iterable[Replacement]] = nothing
+    splits: bool = False

@@ -138,4 +138,4 @@ def states(name: str, layer: Any, block_size: int) -> tuple[LatentKV]:
     return (LatentKV.of(name, block_size=block_size, size=layer.head_size, dtype=layer.W_UV.dtype),)
 
 
-KIND = LayerKind("latent attention", is_latent_attention, states, replacements)
+KIND = LayerKind("latent attention", is_latent_attention, states, replacements, splits=True)

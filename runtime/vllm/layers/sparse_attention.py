@@ -77,4 +77,4 @@ def states(name: str, layer: Any, block_size: int) -> tuple[LatentKV]:
     return (LatentKV.of(name, block_size=block_size, size=layer.head_dim, dtype=layer.dtype),)
 
 
-KIND = LayerKind("sparse attention", is_index_cache, states, replacements)
+KIND = LayerKind("sparse attention", is_index_cache, states, replacements, splits=True)

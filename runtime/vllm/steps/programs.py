@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....passes.hlo.plan import ONE_DEVICE, Plan
 from ...core import files
 from ...core.bundle import Bundle
 from ...core.cache import Cache
@@ -42,7 +43,7 @@ class Programs:
     """The programs of one engine.
 
     model: with its weights. build: builds it again without weights, for capture. sizes: of the symbols that all programs
-    share, such as `num_blocks`; a program may lack some.
+    share, such as `num_blocks`; a program may lack some. plan: how weights and states lie, where there are several devices.
     """
 
     config: VllmConfig
@@ -52,6 +53,7 @@ class Programs:
     buckets: tuple[Bucket, ...]
     sizes: Mapping[str, int]
     target: Target
+    plan: Plan = ONE_DEVICE
 
     def load(self, progress: Progress) -> dict[Bucket, Executable]:
         """Loads the programs from the cache; makes them first where they are missing."""
@@ -91,6 +93,7 @@ class Programs:
             "buckets": [str(bucket) for bucket in self.buckets],
             **self.sizes,
             "target": str(self.target),
+            "plan": self.plan.to_json(),
             "compiler": dict(self.target.compile_options),
             "native": native.identity(),
             "versions": {
@@ -105,7 +108,6 @@ class Programs:
         """Captures once, emits and compiles every bucket, and writes the bundle."""
         from ....lowering.bundling import save_compiled
         from ....lowering.emit.coverage import check
-        from ....lowering.emit.emit import emit
         from ....passes.pipeline import run
         from ...core import native
 
@@ -116,10 +118,11 @@ class Programs:
         check(program)
         progress(f"emitting and compiling {len(self.buckets)} programs")
         modules: Iterable[tuple[str, HloModule]] = (
-            (str(bucket), emit(program, of_program(program, {**self.sizes, **dict(bucket.sizes)}), references=False))
-            for bucket in self.buckets
+            (str(bucket), self._emitted(program, bucket)) for bucket in self.buckets
         )
         if not native.ready():
+            if self.plan.mesh.devices > 1:
+                native.unavailable()  # partitioning chooses kernels: they are built first
             modules = list(modules)  # emit all first: legalization waits for the native kernels' build
             progress("building the native kernels, once per machine")
         done = count(1)
@@ -129,6 +132,23 @@ class Programs:
 
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             save_compiled(directory, modules, pool, say)
+
+    def _emitted(self, program: Program, bucket: Bucket) -> HloModule:
+        """The program's module for a bucket; partitioned, where the plan has several devices."""
+        from ....lowering.emit.emit import emit
+
+        several = self.plan.mesh.devices > 1
+        sizes = of_program(program, {**self.sizes, **dict(bucket.sizes)})
+        module = emit(
+            program, sizes, references=several
+        )  # on a mesh another kernel, or none, may serve a device's part
+        if not several:
+            return module
+        from ....passes.hlo.partition import partition
+        from ....passes.mlir import bytecode
+
+        made = partition(bytecode(module.module), module.signature, self.plan, self.target)
+        return replace(module, module=made.module, signature=made.signature)
 
 
 def of_program(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....passes.cache_groups import CacheGroup
+from ....passes.hlo.plan import ONE_DEVICE, Plan
 from ....passes.step_inputs import HIDDEN, RESULTS
 from ...core import seal
 from ...core.executable import Executable
@@ -44,18 +45,20 @@ def prepare(
     groups: tuple[CacheGroup, ...],
     num_blocks: int,
     progress: Progress,
+    plan: Plan = ONE_DEVICE,
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
     model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
+    plan: how weights and states lie on several devices.
     """
     target = Target.parse("cpu")
     options = StepOptions.of_engine(config, groups, target)
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     buckets = closed_set(config, options.limits, target)
     sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
-    executables = Programs(config, model, build, options, buckets, sizes, target).load(progress)
-    inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target)
+    executables = Programs(config, model, build, options, buckets, sizes, target, plan).load(progress)
+    inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target, plan)
     for bucket, executable in executables.items():
         inputs.check(bucket, executable.signature)
         check_states(states, sizes, executable.signature)

@@ -1,0 +1,171 @@
+"""How a model lies on a mesh: tensor parallelism by one worker that owns all devices, by rules for vLLM's own kinds of layers.
+
+Comes in: a model of one device, with or without weights. Goes out: the mesh, and a `Plan`: for each weight and
+state the axes that split it. Guaranteed: what no rule divides is an UnsupportedError, before weights are read.
+
+The model is built and captured for one device (parallel.py), and its programs are partitioned (passes/hlo/partition.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...passes.hlo.plan import NEXT_STEP, Plan
+from ..core.errors import SignatureError, UnsupportedError
+from ..core.mesh import ONE_DEVICE, Mesh
+from ..core.sharding import REPLICATED, Part, Sharding, Split
+from . import compat
+from .layers.catalog import kind_of
+from .layers.experts import activation_of
+from .states.paged_kv import PagedKV
+from .states.spec import StateSpec
+
+Axes = tuple[str, ...]
+ROWS = {"tpu": 16}
+"""Family of targets -> `Plan.rows`: XLA for TPUs overlaps products with the sums that scatter and the gathers that follow."""
+
+
+def mesh_of(devices: int, layers: Mapping[str, Any]) -> Mesh:
+    """The mesh for these layers: one axis; two where there are more devices than heads of keys, which are then copied along `rep`."""
+    if devices == 1:
+        return ONE_DEVICE
+    cached = [
+        layer for layer in layers.values() if not isinstance(layer, compat.MLAAttention)
+    ]  # latents are of all heads
+    heads = {layer.num_kv_heads for layer in cached if isinstance(getattr(layer, "num_kv_heads", None), int)}
+    fewer = sorted(count for count in heads if count % devices)
+    if not fewer:
+        return Mesh((("model", devices),))
+    if len(fewer) > 1 or devices % fewer[0]:
+        told = ", ".join(map(str, fewer))
+        raise UnsupportedError(
+            f"{devices} devices do not divide the model's heads of keys ({told}), nor can each head be copied to as many devices",
+            next_step=f"take a --tensor-parallel-size that divides {fewer[0]}, or a multiple of it",
+        )
+    return Mesh((("kv", fewer[0]), ("rep", devices // fewer[0])))
+
+
+def plan_of(
+    model: nn.Module,
+    layers: Mapping[str, Any],
+    states: Iterable[StateSpec],
+    devices: int,
+    *,
+    experts_apart: bool = False,
+    family: str = "cpu",
+) -> Plan:
+    """How the weights and states of a model lie on so many devices. layers: those with a state, by name. experts_apart: whether a
+    device has whole experts, and not a part of each. family: of the target."""
+    for name, layer in layers.items():
+        if not kind_of(name, layer).splits:
+            raise UnsupportedError(
+                f"fxhlo does not split {kind_of(name, layer).name} ({name}) over several devices yet",
+                next_step=NEXT_STEP,
+            )
+    mesh = mesh_of(devices, layers)
+    rules = _Rules(mesh, experts_apart)
+    weights: dict[str, Split] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, split in rules.of(module):
+            parameter = getattr(module, name, None)
+            if isinstance(parameter, torch.Tensor):
+                full = f"{path}.{name}"
+                _check(full, parameter, split, mesh)
+                weights[full] = split
+    return Plan(mesh, weights, {state.name: rules.state(state) for state in states}, ROWS.get(family))
+
+
+def _check(name: str, parameter: torch.Tensor, split: Split, mesh: Mesh) -> None:
+    """Raises UnsupportedError where a weight does not divide."""
+    try:
+        split.shape(tuple(parameter.shape), mesh)
+    except SignatureError as problem:
+        raise UnsupportedError(
+            f"{mesh.devices} devices do not divide {name}, {list(parameter.shape)}: {problem.message}",
+            next_step="take a --tensor-parallel-size that divides the model's sizes in config.json",
+        ) from problem
+
+
+class _Rules:
+    """The rules, by vLLM's classes of layers. Parameters of other modules, such as norms, are whole on every device."""
+
+    def __init__(self, mesh: Mesh, experts_apart: bool) -> None:
+        self.mesh = mesh
+        self.all: Axes = tuple(name for name, _ in mesh.axes)
+        linear = compat.linear_layers()
+        self._table: tuple[tuple[type, Callable[[Any], Iterator[tuple[str, Split]]]], ...] = (
+            (linear.QKVParallelLinear, self._qkv),
+            (linear.MergedColumnParallelLinear, self._merged),
+            (linear.ColumnParallelLinear, self._column),
+            (linear.RowParallelLinear, self._row),
+            (compat.VocabParallelEmbedding, self._column),  # and the head, which is a subclass
+            (compat.MLAAttention, self._latent),
+            *(
+                ((experts, self._whole_experts if experts_apart else self._experts),)
+                if (experts := compat.routed_experts()) is not None
+                else ()
+            ),
+        )
+
+    def of(self, module: nn.Module) -> Iterator[tuple[str, Split]]:
+        """(parameter's name in the module, how it is split)."""
+        if getattr(module, "disable_tp", False):  # vLLM's word for a layer that every device has whole
+            return
+        for kind, rule in self._table:
+            if isinstance(module, kind):
+                yield from rule(module)
+                return
+
+    def heads(self, count: int) -> Axes:
+        """The axes that split so many heads of keys."""
+        return self.all if count % self.mesh.devices == 0 else ("kv",)
+
+    def state(self, state: StateSpec) -> Sharding:
+        if not isinstance(state, PagedKV):
+            return REPLICATED
+        return Sharding(((), (), self.heads(state.kv_heads), ()))
+
+    def _column(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        yield from self._fused(())
+
+    def _merged(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        yield from self._fused(tuple(Part(size, self.all) for size in layer.output_sizes))
+
+    def _qkv(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        query, *others = layer.output_sizes
+        keys = self.heads(layer.total_num_kv_heads)
+        yield from self._fused((Part(query, self.all), *(Part(size, keys) for size in others)))
+
+    def _fused(self, parts: tuple[Part, ...]) -> Iterator[tuple[str, Split]]:
+        """weight [outputs, inputs] and bias [outputs], split by their outputs."""
+        yield "weight", Split(Sharding((self.all, ())), 0, parts)
+        yield "bias", Split(Sharding((self.all,)), 0, parts)
+
+    def _row(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        """weight [outputs, inputs], split by its inputs; the bias is added once."""
+        yield "weight", Split(Sharding(((), self.all)))
+
+    def _latent(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        """The projections of a head's queries and values to and from latents, [heads, ...]; the latents are of all heads."""
+        for name in ("W_UK_T", "W_UV"):
+            yield name, Split(Sharding((self.all, (), ())))
+
+    def _whole_experts(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        """w13 [E, 2 F, D], w2 [E, D, F] and their biases, split along E."""
+        for name in ("w13_weight", "w2_weight"):
+            yield name, Split(Sharding((self.all, (), ())))
+        for name in ("w13_bias", "w2_bias"):
+            yield name, Split(Sharding((self.all, ())))
+
+    def _experts(self, layer: Any) -> Iterator[tuple[str, Split]]:
+        """w13 [E, 2 F, D] and w2 [E, D, F], split along F. Gate and up lie one after the other, unless rows of both alternate."""
+        gated = bool(layer.moe_config.is_act_and_mul) and activation_of(layer)[0] != "swigluoai"
+        units = layer.w13_weight.shape[1] // 2
+        parts = (Part(units, self.all),) * 2 if gated else ()
+        yield "w13_weight", Split(Sharding(((), self.all, ())), 1, parts)
+        yield "w13_bias", Split(Sharding(((), self.all)), 1, parts)
+        yield "w2_weight", Split(Sharding(((), (), self.all)))

@@ -1,0 +1,48 @@
+"""Engines of one tiny model on different numbers of devices, in one process: greedy and seeded answers as JSON in the file named.
+
+Arguments: the model's folder, the numbers of devices as JSON, the file. What cannot start leaves its error's text.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+
+    prompts = [{"prompt_token_ids": [(7 * row + 3 * at) % 300 + 5 for at in range(5 + 9 * row)]} for row in range(4)]
+    parameters = [
+        SamplingParams(max_tokens=12, ignore_eos=True, detokenize=False, temperature=0.0, logprobs=2),
+        SamplingParams(max_tokens=12, ignore_eos=True, detokenize=False, temperature=0.8, seed=3, top_p=0.9),
+    ]
+    answers: dict[str, Any] = {}
+    for devices in json.loads(sys.argv[2]):
+        try:
+            llm = LLM(
+                model=sys.argv[1], load_format="dummy", tensor_parallel_size=devices, max_model_len=128, max_num_seqs=4,
+                max_num_batched_tokens=32, kv_cache_memory_bytes=16 << 20, dtype="float32", skip_tokenizer_init=True,
+                disable_log_stats=True, seed=0,
+            )  # fmt: skip
+        except Exception as problem:
+            answers[str(devices)] = f"{type(problem).__name__}: {problem}"
+            continue
+        outputs = [llm.generate(prompts, each, use_tqdm=False) for each in parameters]
+        parallel = llm.llm_engine.vllm_config.parallel_config
+        answers[str(devices)] = {
+            "tokens": [[list(one.outputs[0].token_ids) for one in found] for found in outputs],
+            "blocks": llm.llm_engine.vllm_config.cache_config.num_gpu_blocks,
+            "world": parallel.world_size,
+        }
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+    Path(sys.argv[3]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`--tensor-parallel-size` on the CPU's devices: the tokens of one device, and one clear error where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def answers(folder: Path, devices: list[int], **config: Any) -> dict[str, Any]:
+    """By number of devices what an engine answered, or the error that ended its start. The process has four of the CPU's."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(CONFIG | config))
+    environment = {
+        **os.environ, "PYTHONSAFEPATH": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }  # fmt: skip
+    script, out = Path(__file__).parent / "meshes.py", folder / "answers.json"
+    command = [sys.executable, script, folder / "model", json.dumps(devices), out]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
+    assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-5000:]
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(tmp_path: Path) -> None:
+    """Two heads of keys: on four devices each head is on two, and a cache holds half as much of the same memory per device."""
+    found = answers(tmp_path, [1, 2, 4, 8])
+    assert found["2"]["tokens"] == found["1"]["tokens"]
+    assert found["4"]["tokens"] == found["1"]["tokens"]
+    assert [found[one]["world"] for one in "124"] == [1, 1, 1]
+    blocks = found["1"]["blocks"]
+    assert (found["2"]["blocks"], found["4"]["blocks"]) == (
+        pytest.approx(2 * blocks, abs=2),
+        pytest.approx(2 * blocks, abs=2),
+    )
+    assert "a mesh of 8 devices (kv=2, rep=4) does not fit: this process has 4 of cpu" in found["8"]
+
+
+def test_what_the_devices_do_not_divide_is_said_before_weights_are_read(tmp_path: Path) -> None:
+    found = answers(tmp_path, [4], intermediate_size=130)
+    assert "4 devices do not divide model.layers.0.mlp.gate_up_proj.weight" in found["4"]
+    assert "--tensor-parallel-size" in found["4"]

@@ -1,0 +1,147 @@
+"""Steps of tiny models on some of the CPU's devices beside one, in a process of its own: their number is fixed at the first use.
+
+Prints one JSON object: by model and number of devices the mesh, whether the tokens are those of one device, the largest difference of
+the other results, and the collectives of the compiled program by kind.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+
+from fxhlo.lowering.emit.emit import emit
+from fxhlo.lowering.module import HloModule
+from fxhlo.passes.hlo.legalize import legalize_to_run
+from fxhlo.passes.hlo.partition import partition
+from fxhlo.passes.hlo.plan import Plan
+from fxhlo.passes.mlir import bytecode
+from fxhlo.passes.pipeline import run
+from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.executable import Executable
+from fxhlo.runtime.core.signature import Argument
+from fxhlo.runtime.vllm import compat
+from fxhlo.runtime.vllm.layers import catalog
+from fxhlo.runtime.vllm.meshes import plan_of
+from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.steps.capture import capture_step, options_of
+from fxhlo.runtime.vllm.steps.inputs import StepInputs
+from fxhlo.runtime.vllm.steps.kinds import Bucket
+from fxhlo.runtime.vllm.steps.passes import step_passes
+
+COLLECTIVES = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+SIZES = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
+MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "llama": ("LlamaConfig", {}, (2, 4, 8)),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}, (4,)),  # biases, one matrix for embedding and head
+    "qwen3": ("Qwen3Config", {}, (8,)),  # norms of each head
+    "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}, (2,)),  # another activation, capped logits
+    "experts": ("Qwen3MoeConfig", EXPERTS, (4,)),
+    "experts_apart": ("Qwen3MoeConfig", EXPERTS, (4,)),
+    "gpt_oss": ("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 8}, (8,)),
+    "latent": ("DeepseekV3Config", {
+        "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+        "n_shared_experts": 1,
+    }, (4,)),
+    "bert": ("BertConfig", {"num_key_value_heads": 8}, (2,)),  # attention without a cache, biases everywhere
+}  # fmt: skip
+STEP: dict[str, Any] = {
+    "input_ids": [5, 6, 7, 8, 9, 3, 4, 5], "positions": [0, 1, 2, 3, 4, 0, 1, 2], "logit_rows": [4, 7],
+    "slot_mapping": [16, 17, 18, 19, 20, 32, 33, 34], "seq_lens": [5, 3], "query_start_loc": [0, 5, 8],
+    "temperature": [0.0, 0.9], "seeds": [[1, 0], [7, 0]],
+}  # fmt: skip
+"""A prompt of five tokens and one of three."""
+
+
+def main() -> None:
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in sys.argv[1:] or MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = compared(name, Path(folder))
+            print(name, found[name], file=sys.stderr, flush=True)
+    print(json.dumps(found))
+
+
+def compared(name: str, folder: Path) -> dict[int, dict[str, Any]]:
+    kind, sizes, numbers = MODELS[name]
+    config = getattr(transformers, kind)(**SIZES | sizes)
+    mapping = transformers.AutoModelForCausalLM._model_mapping
+    config.architectures = ["BertModel"] if kind == "BertConfig" else [mapping[type(config)].__name__]
+    config.torch_dtype = "float32"
+    config.save_pretrained(folder)
+    engine = compat.engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2)
+    model = build_model(engine, weights=False)
+    layers = compat.layers_of(engine)
+    states = catalog.states(layers, engine.cache_config.block_size)
+    options = options_of(engine, model)
+    passes = step_passes(options)
+    program = run(passes, capture_step(engine, model))
+    sizes = {"tokens": 8, "requests": 2, "num_blocks": 8}
+    module = emit(program, {dim.name: sizes[dim.name] for dim in program.dims})
+    frame = StepInputs.of(options, passes).frame(Bucket.of(tokens=8, requests=2))
+    values = {one.name: value(one, np.random.default_rng(len(one.name))) for one in module.signature.weights}
+    for one in module.signature.inputs:
+        values[one.name] = (
+            frame.padded(one.name, np.asarray(STEP[one.name])) if one.name in STEP else frame.blank(one.name)
+        )
+    values["block_tables"] = np.array([[1, *[0] * (options.pages - 1)], [2, *[0] * (options.pages - 1)]], np.int32)
+    values["logprobs_enabled"] = np.array(1, np.int32)
+    single, _ = answers(module, Plan(), values)
+    found = {}
+    for devices in numbers:
+        plan = plan_of(model, layers, states, devices, experts_apart=name == "experts_apart")
+        results, text = answers(module, plan, values)
+        differ = [np.abs(a.astype(float) - b.astype(float)).max() for a, b in zip(results, single, strict=True)]
+        found[devices] = {
+            "mesh": str(plan.mesh),
+            "tokens": single[0].dtype != np.int32 or bool((results[0] == single[0]).all()),
+            "differ": float(max(differ)),
+            "collectives": Counter(COLLECTIVES.findall(text)),
+        }
+    return found
+
+
+def answers(module: HloModule, plan: Plan, values: dict[str, np.ndarray]) -> tuple[list[np.ndarray], str]:
+    """The results of a step in order, and the compiled program's text."""
+    signature, data = module.signature, bytecode(module.module)
+    if plan.mesh.devices > 1:
+        made = partition(data, signature, plan, "cpu")
+        signature, data = made.signature, bytecode(made.module)
+    legal = legalize_to_run(data, "cpu")
+    loaded = pjrt.compile(legal.bytecode, custom_calls=legal.custom_calls, mesh=plan.mesh)
+    weights = {
+        one.name: plan.weights[one.name].arranged(values[one.name], plan.mesh)
+        if one.name in plan.weights
+        else values[one.name]
+        for one in signature.weights
+    }
+    bound = Executable(loaded, signature).bind(weights)
+    states = dict(zip((one.name for one in signature.states), bound.zeros(), strict=True))
+    arrays = [
+        states[one.name] if one.name in states else loaded.device.put(values[one.name]) for one in bound.arguments
+    ]
+    return [np.asarray(one) for one in bound.execute(arrays)], loaded.text
+
+
+def value(argument: Argument, random: np.random.Generator) -> np.ndarray:
+    if "cos_sin" in argument.name:
+        return np.cos(np.arange(np.prod(argument.shape)) * 0.01).reshape(argument.shape).astype(argument.dtype)
+    if argument.dtype.startswith("int"):
+        return np.zeros(argument.shape, argument.dtype)
+    return (random.standard_normal(argument.shape) * 0.2 + ("norm" in argument.name)).astype(argument.dtype)
+
+
+if __name__ == "__main__":
+    main()

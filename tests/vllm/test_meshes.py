@@ -1,0 +1,136 @@
+"""How vLLM's layers lie on a mesh, what no mesh divides, where --tensor-parallel-size goes, and steps of tiny models on meshes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from models_on_meshes import MODELS
+from written import SIZES, configured
+
+from fxhlo.passes.hlo.plan import Plan
+from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.core.sharding import Part, Sharding
+from fxhlo.runtime.vllm import compat
+from fxhlo.runtime.vllm.layers import catalog
+from fxhlo.runtime.vllm.meshes import mesh_of, plan_of
+from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.parallel import devices_of, experts_apart, take_over
+
+LAYERS = 2
+ALL, KV = ("kv", "rep"), ("kv",)
+
+
+@cache
+def found() -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    script = Path(__file__).parent / "models_on_meshes.py"
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert said.returncode == 0, said.stderr[-5000:]
+    answer: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
+    return answer
+
+
+DENSE = {"all-reduce": 2 * LAYERS + 1, "all-gather": 2}
+"""Two sums a layer and one for the embedding; of the two gathers a step runs one: of the logits, or, greedy, of each device's best."""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_on_a_mesh_is_a_step_on_one_device(model: str) -> None:
+    steps = found()[model]
+    assert list(steps) == [str(devices) for devices in MODELS[model][2]]
+    assert all(step["tokens"] for step in steps.values()), steps
+    assert all(step["differ"] < 2e-3 for step in steps.values()), steps
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_layer_takes_two_sums_over_the_devices_and_nothing_else(model: str) -> None:
+    expected = {"all-reduce": DENSE["all-reduce"]} if model == "bert" else DENSE  # which samples nothing
+    assert [step["collectives"] for step in found()[model].values()] == [expected] * len(MODELS[model][2])
+
+
+def built(folder: Path, **sizes: Any) -> tuple[Any, Any, Any]:
+    configured("LlamaConfig", SIZES | {"num_key_value_heads": 2, "num_attention_heads": 8} | sizes, folder)
+    config = compat.engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2)
+    model = build_model(config, weights=False)
+    layers = compat.layers_of(config)
+    return model, layers, catalog.states(layers, 16)
+
+
+def test_each_kind_of_layer_lies_as_the_table_in_the_docs_says(tmp_path: Path) -> None:
+    plan = plan_of(*built(tmp_path), 8)
+    assert str(plan.mesh) == "kv=2, rep=4"
+    layer = "model.layers.0"
+    column, row = Sharding((ALL, ())), Sharding(((), ALL))
+    qkv = plan.weights[f"{layer}.self_attn.qkv_proj.weight"]
+    assert qkv.sharding == column
+    assert qkv.parts == (Part(64, ALL), Part(16, KV), Part(16, KV))
+    assert plan.weights[f"{layer}.mlp.gate_up_proj.weight"].parts == (Part(128, ALL), Part(128, ALL))
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        assert plan.weights[f"{layer}.{name}.weight"].sharding == row
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert plan.weights[name].sharding == column
+    assert "model.norm.weight" not in plan.weights
+    assert set(plan.states.values()) == {Sharding(((), (), KV, ()))}
+    assert plan.cache_copies == 4
+    assert plan.copies("lm_head.weight") == 1 and plan.copies("model.norm.weight") == 8
+
+
+def test_sizes_that_the_devices_do_not_divide_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"8 devices do not divide model.layers.0.mlp.gate_up_proj.weight"):
+        plan_of(*built(tmp_path, intermediate_size=132), 8)
+
+
+def layers(*heads: int) -> dict[str, Any]:
+    return {str(index): SimpleNamespace(num_kv_heads=count) for index, count in enumerate(heads)}
+
+
+@pytest.mark.parametrize(
+    ("heads", "devices", "mesh"),
+    [
+        ((8, 8), 4, "model=4"), ((8, 4), 4, "model=4"), ((2, 2), 8, "kv=2, rep=4"), ((1,), 4, "kv=1, rep=4"),
+        ((8, 2), 4, "kv=2, rep=2"), ((), 2, "model=2"), ((2,), 1, "one device"),
+    ],
+)  # fmt: skip
+def test_the_mesh_follows_from_the_heads_of_keys(heads: tuple[int, ...], devices: int, mesh: str) -> None:
+    assert str(mesh_of(devices, layers(*heads))) == mesh
+
+
+@pytest.mark.parametrize(("heads", "devices"), [((6,), 4), ((4, 2), 8), ((3,), 2)])
+def test_heads_that_no_mesh_divides_are_refused(heads: tuple[int, ...], devices: int) -> None:
+    with pytest.raises(UnsupportedError, match="do not divide the model's heads of keys") as caught:
+        mesh_of(devices, layers(*heads))
+    assert "--tensor-parallel-size" in str(caught.value.next_step)
+
+
+def test_a_kind_of_layer_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = next(one for one in catalog.KINDS if not one.splits)
+    monkeypatch.setattr(catalog, "KINDS", (replace(kind, is_one=lambda layer: True),))
+    with pytest.raises(UnsupportedError, match=rf"does not split {kind.name} \(layers.0\) over several devices yet"):
+        plan_of(torch.nn.Module(), {"layers.0": SimpleNamespace()}, (), 2)
+
+
+def test_vllm_sees_a_world_of_one() -> None:
+    parallel = SimpleNamespace(tensor_parallel_size=4, world_size=4, enable_expert_parallel=False)
+    config: Any = SimpleNamespace(parallel_config=parallel, additional_config={"other": 1})
+    for _ in range(2):
+        take_over(config)
+        assert (parallel.tensor_parallel_size, parallel.world_size, devices_of(config)) == (1, 1, 4)
+        assert config.additional_config["other"] == 1
+    assert not experts_apart(config)
+    parallel.tensor_parallel_size, parallel.enable_expert_parallel = 4, True
+    take_over(config)
+    assert experts_apart(config)
+    plain: Any = SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=1), additional_config={})
+    take_over(plain)
+    assert (plain.additional_config, devices_of(plain)) == ({}, 1)
+    assert Plan().cache_copies == 1
