@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -24,6 +25,7 @@ import torch.distributed
 import vllm.envs as envs
 import vllm.ir.ops  # noqa: F401 - fills the registry of IR ops
 from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
+from vllm.config.vllm import get_current_vllm_config_or_none
 from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
 from vllm.distributed.parallel_state import (
     ensure_model_parallel_initialized,
@@ -94,6 +96,7 @@ from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from ..core.errors import FxhloError, UnsupportedError
+from .config_fields import complete
 from .folder import HEADS, SIZES, ModelError, check_sizes
 from .front import told
 from .model_imports import without_images
@@ -149,6 +152,7 @@ __all__ = [
     "engine_config",
     "expert_layers",
     "forget_layers",
+    "get_current_vllm_config_or_none",
     "get_forward_context",
     "get_model_architecture",
     "get_model_loader",
@@ -164,11 +168,13 @@ __all__ = [
     "override_forward_context",
     "process_weights_after_loading",
     "registered",
+    "registered_name",
     "routed_experts",
     "set_current_vllm_config",
     "set_default_torch_dtype",
     "set_random_seed",
     "start_one_process",
+    "without_layers",
 ]
 
 STATIC_ROTARY = (
@@ -223,6 +229,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
     "vllm.model_executor.models.registry:_run_in_subprocess": ("fn",),
+    "vllm.config.model:get_config": ("model", "trust_remote_code", "hf_overrides_fn"),
     "vllm.v1.kv_cache_interface:FullAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
     "vllm.v1.kv_cache_interface:SlidingWindowSpec": ("block_size", "num_kv_heads", "head_size", "dtype", "sliding_window"),
     "vllm.v1.kv_cache_interface:ChunkedLocalAttentionSpec": ("attention_chunk_size",),
@@ -283,6 +290,7 @@ def look_at_models_here() -> None:
     vLLM inspects in a process of its own, in case the import touches a GPU, and caches the result on disk: the first start of each
     architecture would import all of vLLM twice, although the engine, a fork of this process, needs the class anyway.
     """
+    _complete_configs()
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
     registry._run_in_subprocess = lambda fn: fn()
     registry._LazyRegisteredModel.load_model_cls = _load_model_class
@@ -291,10 +299,32 @@ def look_at_models_here() -> None:
             registry.ModelRegistry.register_model(architecture, f"{module}:{architecture}")
 
 
+def _complete_configs() -> None:
+    """Makes each config that vLLM reads from now on mean what transformers' class makes of it (config_fields.py)."""
+    module: Any = importlib.import_module("vllm.config.model")
+    read = module.get_config
+    if hasattr(read, "__wrapped__"):
+        return  # done
+
+    @functools.wraps(read)
+    def completed(*args: object, **kwargs: object) -> Any:
+        config = read(*args, **kwargs)
+        complete(config)
+        return config
+
+    module.get_config = completed
+
+
 def registered() -> dict[str, tuple[str, ...]]:
     """vLLM's own architectures, by what they are for."""
     registry = importlib.import_module("vllm.model_executor.models.registry")
     return {title: tuple(getattr(registry, table)) for title, table in REGISTRY.items()}
+
+
+def registered_name(architecture: str) -> str:
+    """The name under which vLLM has a class that it can make one of this name of: of a decoder, a model that pools. Else the name itself."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    return registry.ModelRegistry._normalize_arch(architecture, SimpleNamespace())
 
 
 def _load_model_class(model: Any) -> Any:
@@ -378,6 +408,15 @@ def forget_layers(vllm_config: VllmConfig) -> None:
     rotary_embedding._ROPE_DICT.clear()
     vllm_config.compilation_config.static_forward_context.clear()
     vllm_config.compilation_config.static_all_moe_layers.clear()
+
+
+def without_layers(vllm_config: VllmConfig) -> VllmConfig:
+    """The same config for another model, which registers its layers there."""
+    other = copy.copy(vllm_config)
+    other.compilation_config = copy.copy(vllm_config.compilation_config)
+    other.compilation_config.static_forward_context = {}
+    other.compilation_config.static_all_moe_layers = []
+    return other
 
 
 def layers_of(vllm_config: VllmConfig) -> dict[str, Any]:
@@ -480,7 +519,7 @@ def engine_config(
     except FxhloError:
         raise
     except Exception as problem:
-        _check_stored_sizes(Path(model) / "config.json")  # which the platform has not seen yet
+        _check_stored(Path(model) / "config.json")  # which the platform has not seen yet
         raise ModelError(
             f"vLLM can make no engine of this config: {told(problem)}",
             where=model,
@@ -488,12 +527,25 @@ def engine_config(
         ) from problem
 
 
-def _check_stored_sizes(config: Path) -> None:
-    """`check_sizes` of a config.json that transformers could not read, by the names in the file."""
-    if config.is_file():
-        stored = json.loads(config.read_bytes())
-        stored = stored if isinstance(stored, dict) else {}
-        check_sizes({name: stored.get(name) for name in (*SIZES, *HEADS)}, config)
+def _check_stored(config: Path) -> None:
+    """`check_sizes` of a config.json that vLLM makes nothing of, by the names in the file. A multimodal model, of which vLLM wants a
+    processor first, is refused as one."""
+    if not config.is_file():
+        return
+    stored = json.loads(config.read_bytes())
+    stored = stored if isinstance(stored, dict) else {}
+    named = stored.get("architectures") or ()
+    if any(_is_multimodal(one) for one in named if isinstance(one, str)):
+        raise UnsupportedError(
+            "fxhlo does not support multimodal models yet", where=config, next_step="serve a text model"
+        )
+    check_sizes({name: stored.get(name) for name in (*SIZES, *HEADS)}, config)
+
+
+def _is_multimodal(architecture: str) -> bool:
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    found = registry.ModelRegistry._try_inspect_model_cls(architecture)
+    return found is not None and (found.supports_multimodal or architecture in registry._MULTIMODAL_MODELS)
 
 
 def kv_cache_space() -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..core.errors import FxhloError
+from .conditions import condition_of
 
 REPORT = "FXHLO_STARTUP_REPORT"
 """Environment variable with the report's path: set by the front end, inherited by the engine."""
@@ -104,5 +105,9 @@ def told(problem: BaseException) -> str:
     lines = [line.strip() for line in str(problem).splitlines()]
     if type(problem).__name__ == "ValidationError":  # pydantic's: the first line counts errors, the last is a link
         lines = [line for line in lines[1:] if not line.startswith("For further information")]
+        inner = [one.get("ctx", {}).get("error") for one in getattr(problem, "errors", list)()]
+        lines += [condition for one in inner if isinstance(one, Exception) and (condition := condition_of(one))]
+    elif not lines:
+        lines = [condition_of(problem) or type(problem).__name__]
     told = "\n".join(line.split(" [type=")[0].removeprefix("Value error, ") for line in lines if line)
     return told if len(told) <= LONGEST else f"{told[:LONGEST]}..."

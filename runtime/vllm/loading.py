@@ -32,14 +32,15 @@ LISTED = 8
 """Maximum number of names that an error lists; it counts the rest."""
 
 
-def load_model(vllm_config: compat.VllmConfig) -> nn.Module:
+def load_model(vllm_config: compat.VllmConfig, unread: Callable[[], Collection[str]] = tuple) -> nn.Module:
     """Returns the model with its weights, in eval mode. Raises ModelError, or what vLLM raises.
 
-    With load_format=dummy, vLLM's random weights are not checked.
+    unread: names of parameters that no step reads, which files may lack; called where some are missing. With load_format=dummy, vLLM's
+    random weights are not checked.
     """
     loader = compat.get_model_loader(vllm_config.load_config)
     if vllm_config.load_config.load_format != "dummy":
-        _count(loader, vllm_config)
+        _count(loader, vllm_config, unread)
     return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
 
 
@@ -68,7 +69,7 @@ def tie_as(model: nn.Module, like: nn.Module) -> None:
 # -- counting ----------------------------------------------------------------------------------------------------------
 
 
-def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
+def _count(loader: Any, vllm_config: compat.VllmConfig, unread: Callable[[], Collection[str]]) -> None:
     """Wraps `load_weights` and the stream of tensors of this one loader, so that they record and check what they load."""
     load_weights, folder = loader.load_weights, vllm_config.model_config.model
     loader.enable_weights_track = False  # vLLM's own check goes by name alone and raises another error
@@ -79,9 +80,9 @@ def _count(loader: Any, vllm_config: compat.VllmConfig) -> None:
         seen = Checkpoint(model, folder, CheckpointNames(model, config.model_type, real))
         if hasattr(loader, "get_all_weights"):
             loader.get_all_weights = seen.stream(loader.get_all_weights)
-        with seen:
+        with experts.under_former_names(model), seen:
             load_weights(model, model_config)
-        seen.check()
+        seen.check(unread)
 
     loader.load_weights = counted
 
@@ -236,11 +237,16 @@ class Checkpoint(TorchDispatchMode):
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Decides which head is used. Raises ModelError with every tensor that is missing, was read in part, or contradicts another."""
+    def check(self, unread: Callable[[], Collection[str]] = tuple) -> None:
+        """Decides which head is used. Raises ModelError with every tensor that is missing, was read in part, or contradicts another.
+
+        unread: names of parameters that may be missing; called where some are.
+        """
         if self._head is not None:
             self._settle_head(*self._head)
-        missing = [name for name, parameter in self.model.named_parameters() for name in self._lacking(name, parameter)]
+        lacking = {name: found for name, one in self.model.named_parameters() if (found := self._lacking(name, one))}
+        optional = unread() if lacking else ()
+        missing = [part for name, found in lacking.items() if name not in optional for part in found]
         left = [name for name in missing if self._has(name)]
         if left:
             raise ModelError(

@@ -77,6 +77,18 @@ def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
     return wanted
 
 
+def check_blocks(blocks: int, needed: int, length: int) -> None:
+    """Checks that --num-gpu-blocks-override holds one request of the maximum length. Raises CacheSizeError.
+
+    needed: blocks of such a request; vLLM keeps one block more, for no request. length: max_model_len, in tokens.
+    """
+    if blocks <= needed:
+        raise CacheSizeError(
+            f"{blocks} KV blocks do not hold one request of {length} tokens, which needs {needed}, and one is kept for none",
+            next_step=f"raise --num-gpu-blocks-override to {needed + 1} at least, leave it out, or lower --max-model-len",
+        )
+
+
 def check_slots(slots: int, requests: int, free: int) -> None:
     """Checks that the states with a row per request are free. Sizes in bytes. Raises CacheSizeError.
 

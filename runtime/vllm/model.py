@@ -7,7 +7,7 @@ device (no memory, no file but config.json is read) and buffers, such as the rot
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,31 +15,40 @@ import torch
 from torch import nn
 
 from ...kernels.catalog import register_torch_ops
-from ..core.errors import FxhloError, UnsupportedError
+from ..core.errors import UnsupportedError
 from . import compat
-from .folder import ModelError
+from .causes import named_cause
 from .host import without_accelerator
 from .layers.catalog import replaced
 from .loading import add_head, load_model, tie_as
 from .positions import extend_rotary_tables
 
+PER_LAYER = "per_layer_inputs"
+"""The argument of a model's forward with embeddings for each of its layers."""
 BUILT = "fxhlo_built"
 """Attribute of a model that `build_model` made: (its config, its attention layers by name)."""
 
 
-def build_model(vllm_config: compat.VllmConfig, *, weights: bool, like: nn.Module | None = None) -> nn.Module:
+def build_model(
+    vllm_config: compat.VllmConfig,
+    *,
+    weights: bool,
+    like: nn.Module | None = None,
+    unread: Callable[[], Collection[str]] = tuple,
+) -> nn.Module:
     """Builds the config's model, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError.
 
-    like: the same model with weights; a model without weights gets the same parameters.
+    like: the same model with weights; a model without weights gets the same parameters. unread: names of parameters that no step reads,
+    which the files may lack; called where some are missing.
     """
     without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
-    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), _named_cause(vllm_config):
+    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), named_cause(vllm_config):
         compat.look_at_models_here()  # an engine's process may not have made the config
         compat.get_model_architecture(vllm_config.model_config)  # imports the layers that it uses, which are replaced
         with replaced():
-            model = load_model(vllm_config) if weights else _shapes_only(vllm_config, like)
+            model = load_model(vllm_config, unread) if weights else _shapes_only(vllm_config, like)
     if like is not None:
         _add_parameters(model, like)
     _widen(model, vllm_config.model_config.dtype)
@@ -64,10 +73,24 @@ def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, tor
 
     def step(input_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor) -> torch.Tensor:
         with _forward_context(model):
-            hidden = model(input_ids=input_ids, positions=positions, intermediate_tensors=None, inputs_embeds=None)
+            named = _embedded_for_layers(model, input_ids)
+            hidden = model(
+                input_ids=input_ids, positions=positions, intermediate_tensors=None, inputs_embeds=None, **named
+            )
             return compute_logits(torch.ops.fxhlo.select_rows(hidden, logit_rows))
 
     return step
+
+
+def _embedded_for_layers(model: nn.Module, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The embeddings that each layer gets of a token, [T, layers, size], where the model's forward takes them: vLLM's multimodal classes
+    (Gemma 3n) pass them to the text model, and leave them out where it is served alone."""
+    inner: Any = getattr(model, "model", None)
+    embed = getattr(inner, "get_per_layer_input_embeddings", None)
+    if embed is None or PER_LAYER not in inspect.signature(model.forward).parameters:
+        return {}
+    sizes = inner.config.num_hidden_layers, inner.config.hidden_size_per_layer_input
+    return {PER_LAYER: embed(input_ids).reshape(-1, *sizes)}
 
 
 def pooling_function(model: nn.Module) -> Callable[..., torch.Tensor]:
@@ -175,59 +198,3 @@ def _meta_parameters() -> Iterator[None]:
         yield
     finally:
         nn.Parameter.__new__ = original  # type: ignore[method-assign]
-
-
-@contextmanager
-def _named_cause(vllm_config: compat.VllmConfig) -> Iterator[None]:
-    """Converts exceptions of vLLM, safetensors and torch during loading into a ModelError that says what to do."""
-    folder = vllm_config.model_config.model
-    try:
-        yield
-    except FxhloError:
-        raise
-    except Exception as problem:
-        text = " ".join(str(problem).split())[:400]
-        for sign, message, next_step in CAUSES:
-            if sign in f"{type(problem).__name__}: {text}":
-                raise ModelError(f"{message}: {text}", where=folder, next_step=next_step) from problem
-        module = compat.get_model_architecture(vllm_config.model_config)[0].__module__
-        if any(f".{vendor}." in module for vendor in ("nvidia", "amd", "xpu")):
-            raise UnsupportedError(
-                f"fxhlo does not support {module} of vLLM yet, which is written for a vendor's GPUs: {type(problem).__name__}: {text}",
-                next_step="serve this model on another platform of vLLM",
-            ) from problem
-        raise ModelError(
-            f"the model cannot be built: {type(problem).__name__}: {text}",
-            where=folder,
-            next_step="check config.json against the weights; the cause above has the place in vLLM",
-        ) from problem
-
-
-CAUSES = (
-    (
-        "Cannot find any model weights",
-        "there are no weights in the model folder",
-        "put the model's *.safetensors files there, or use load_format=dummy for random ones",
-    ),
-    (
-        "SafetensorError",
-        "a weight file is damaged or cut off",
-        "download or copy the model's *.safetensors files again",
-    ),
-    (
-        "were not initialized from checkpoint",
-        "the weight files lack parameters of this architecture",
-        "check that all *.safetensors files of the model are there",
-    ),
-    (
-        "AssertionError: Attempted to load weight",
-        "a weight has another shape than config.json says",
-        "check that config.json belongs to these weights",
-    ),
-    (
-        "There is no module or parameter named",
-        "the weight files have parameters that this architecture lacks",
-        "check `architectures` in config.json",
-    ),
-)
-"""(a part of the error's type or text, what it means, what to do), first match wins."""

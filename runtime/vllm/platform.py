@@ -17,8 +17,10 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from ..core import native
 from ..core.errors import UnsupportedError
 from . import interrupts
-from .folder import HEADS, SIZES, check_experts, check_folder, check_sizes
+from .config_sizes import check_config_sizes
+from .folder import check_experts, check_folder
 from .host import without_accelerator
+from .memory import check_blocks
 from .parallel import take_over
 from .refusals import check_config, check_request
 
@@ -91,6 +93,7 @@ class FxhloPlatform(Platform):
                         zero = getattr(vllm_config.model_config.hf_text_config, "zero_expert_num", 0) or 0
                         check_experts(folder, experts, zero)
             _limit_defaults(vllm_config)
+            _check_blocks(vllm_config)
         take_over(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
@@ -215,12 +218,21 @@ def xla_has_started() -> bool:
     return has_started()
 
 
+def _check_blocks(vllm_config: VllmConfig) -> None:
+    """`check_blocks` of a model whose layers all keep every token; what others need, the worker knows."""
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    windows = any(getattr(model.hf_text_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if cache.num_gpu_blocks_override is None or windows or model.is_attention_free or model.runner_type == "pooling":
+        return
+    if model.original_max_model_len != -1 and cache.block_size:
+        needed = -(-model.max_model_len // cache.block_size)
+        check_blocks(cache.num_gpu_blocks_override, needed, model.max_model_len)
+
+
 def _check_sizes(model_config: ModelConfig) -> None:
-    """`check_sizes` of a model's config, by the names that its family's config.json has, such as n_layer."""
-    config = model_config.hf_text_config
-    named = SIZES if model_config.is_attention_free else SIZES + HEADS
-    sizes = {config.attribute_map.get(name, name): getattr(config, name, None) for name in named}
-    check_sizes(sizes, Path(model_config.model) / "config.json")
+    where = Path(model_config.model) / "config.json"
+    attention, latent = not model_config.is_attention_free, model_config.use_mla
+    check_config_sizes(model_config.hf_text_config, where, attention=attention, latent=latent)
 
 
 def _without_cached_states(vllm_config: VllmConfig) -> None:

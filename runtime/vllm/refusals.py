@@ -23,13 +23,17 @@ MAX_BIAS = 1024
 FOR_GPUS = frozenset(
     (
         "DeepseekV4ForCausalLM",
+        "Glm5NextForCausalLM",
         "HYV4ForCausalLM",
         "InklingForCausalLM",
         "InklingForConditionalGeneration",
         "Qwen4ExpForCausalLM",
     )
 )
-"""Architectures whose classes call a GPU's own kernels in plain sight: vllm.models.deepseek_v4, hy_v4, inkling and qwen4_exp."""
+"""Architectures whose classes call a GPU's own kernels in plain sight: vllm.models.deepseek_v4, glm5next, hy_v4, inkling and
+qwen4_exp."""
+OF_THE_SECOND_RUNNER = frozenset(("LongcatFlashNgramForCausalLM",))
+"""Architectures with a state that vLLM's second model runner keeps, and no layer."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ CONFIG = (
     Refusal(
         "models that vLLM has for GPUs alone",
         lambda c: FOR_GPUS.intersection(c.model_config.architectures),
+        "serve this model on another platform of vLLM",
+    ),
+    Refusal(
+        "models with a state of vLLM's second model runner",
+        lambda c: OF_THE_SECOND_RUNNER.intersection(c.model_config.architectures),
         "serve this model on another platform of vLLM",
     ),
     Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),

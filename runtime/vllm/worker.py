@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -34,6 +35,7 @@ from .progress import Progress
 from .runner import Runner
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
+from .steps.capture import unread_parameters
 from .steps.options import StepOptions
 from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
@@ -88,7 +90,8 @@ class FxhloWorker(compat.WorkerBase):
                 self._check_slots()
             if devices_of(self.vllm_config) > 1:
                 self._check_mesh()
-            self.model = build_model(self.vllm_config, weights=True)
+            unread = partial(unread_parameters, self.vllm_config)
+            self.model = build_model(self.vllm_config, weights=True, unread=unread)
             self._layers = compat.layers_of(self.vllm_config)
             if self.cache_config.enable_prefix_caching and self.slot_bytes():
                 raise UnsupportedError(
@@ -182,6 +185,7 @@ class FxhloWorker(compat.WorkerBase):
                 wanted *= plan.mesh.devices  # it is of one device
             wanted //= plan.cache_copies
             if blocks is not None:
+                memory.check_blocks(blocks, -(-longest // block), self.model_config.max_model_len)
                 return max(wanted, blocks * block)
             return memory.kv_cache_bytes(wanted, block, longest, (memory.free_bytes() - slots) // plan.cache_copies)
 

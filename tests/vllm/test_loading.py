@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vllm.engine.arg_utils import EngineArgs
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.steps.capture import unread_parameters
 from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
 Weights = dict[str, torch.Tensor]
@@ -61,11 +63,11 @@ def read(folder: Path) -> Weights:
     return load_file(folder / "model.safetensors")
 
 
-def load(folder: Path, **options: Any) -> nn.Module:
+def load(folder: Path, *, unread: bool = False, **options: Any) -> nn.Module:
     config = EngineArgs(
         model=str(folder), skip_tokenizer_init=True, max_model_len=64, dtype="float32", **options
     ).create_engine_config()
-    return build_model(config, weights=True)
+    return build_model(config, weights=True, unread=partial(unread_parameters, config) if unread else tuple)
 
 
 def copied(folder: Path, to: Path, weights: Weights, **config: Any) -> Path:
@@ -196,3 +198,21 @@ def names(model: nn.Module) -> list[str]:
 def shapes(folder: Path, like: nn.Module) -> nn.Module:
     config = EngineArgs(model=str(folder), skip_tokenizer_init=True, max_model_len=64, dtype="float32")
     return build_model(config.create_engine_config(), weights=False, like=like)
+
+
+def test_a_norm_that_no_step_reads_may_be_missing(tmp_path: Path) -> None:
+    """vLLM's A.X K1 has one in its dense layers that it does not use; the one of the layers with experts must be there."""
+    folder = checkpoint(tmp_path / "model", "AXK1ForCausalLM", num_hidden_layers=2)
+    load(folder, unread=True)
+    missing = "model.layers.1.post_mlp_layernorm.weight"
+    left = {name: tensor for name, tensor in read(folder).items() if name != missing}
+    with pytest.raises(ModelError, match=f"lack 1 tensor of this model: {re.escape(missing)}"):
+        load(copied(folder, tmp_path / "without", left), unread=True)
+
+
+def test_experts_whose_class_looks_under_a_former_name(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "DbrxForCausalLM")
+    model, weights = load(folder), read(folder)
+    mine = model.get_parameter("transformer.blocks.1.ffn.experts.routed_experts.w13_weight")
+    torch.testing.assert_close(mine[:, :64].flatten(0, 1), weights["transformer.blocks.1.ffn.experts.mlp.w1"])
+    assert "transformer.blocks.1.ffn.experts.w13_weight" not in dict(model.named_parameters(remove_duplicate=False))

@@ -13,11 +13,6 @@ COHERE_WINDOW = (
     "a window of n sees n + 1 keys in vLLM (commandr.py:244, cohere2_moe.py:213) and n in transformers (masking_utils.py:100): "
     "config.json says 16, transformers is told 17"
 )
-PER_LAYER_EMBEDDING = (
-    "vLLM's text model leaves out the embeddings of each layer, which its multimodal one passes (gemma3n.py:738, transformers' "
-    "modeling_gemma3n.py:1675): they are 0 here"
-)
-
 DENSE = (
     Architecture("ApertusForCausalLM", "ApertusConfig", SIZES),
     Architecture("BloomForCausalLM", "BloomConfig", {**OLD, "hidden_size": 64, "n_layer": 2, "n_head": 4, "seq_length": 256},
@@ -34,7 +29,7 @@ DENSE = (
     Architecture("Gemma3nForCausalLM", "Gemma3nTextConfig", {
         **SIZES, **WINDOW, "num_hidden_layers": 10, "intermediate_size": [128] * 10, "num_kv_shared_layers": 5, "laurel_rank": 8,
         "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 320, "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 8, "rms_norm_eps": 1e-10,
-    }, zero=("embed_tokens_per_layer",), note=PER_LAYER_EMBEDDING),
+    }),
     Architecture("Gemma4ForCausalLM", "Gemma4TextConfig", {**SIZES, **WINDOW, "num_hidden_layers": 6}),
     Architecture("Glm4ForCausalLM", "Glm4Config", {**SIZES, "head_dim": 16}),
     Architecture("GPT2LMHeadModel", "GPT2Config", GPT),

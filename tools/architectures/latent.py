@@ -8,8 +8,6 @@ from .small import SIZES, Architecture
 SIZES_MLA = {
     **SIZES, "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16,
 }  # fmt: skip
-NOAUX = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
-DENSE_FIRST = {**NOAUX, "first_k_dense_replace": 1}
 INDEXER = {"index_topk": 32, "index_head_dim": 16, "index_n_heads": 16}
 """With few heads many scores are 0, and the libraries choose differently among equal ones."""
 SPARSE = {
@@ -18,11 +16,10 @@ SPARSE = {
 }
 
 LATENT = (
-    Architecture("AXK1ForCausalLM", "AXK1Config", {**SIZES_MLA, **ROUTED, "first_k_dense_replace": 0}, written=NOAUX,
-                 note="no dense layer: vLLM has a norm in it that it does not use and transformers does not write (AXK1.py:643, 692)"),
+    Architecture("AXK1ForCausalLM", "AXK1Config", {**SIZES_MLA, **ROUTED}),
     Architecture("DeepseekV2ForCausalLM", "DeepseekV2Config", {**SIZES_MLA, **ROUTED, "topk_method": "group_limited_greedy"}),
-    Architecture("DeepseekV3ForCausalLM", "DeepseekV3Config", {**SIZES_MLA, **ROUTED}, written=NOAUX),
-    Architecture("DeepseekV32ForCausalLM", "DeepseekV32Config", {**SIZES_MLA, **SPARSE, **INDEXER}, written=DENSE_FIRST),
+    Architecture("DeepseekV3ForCausalLM", "DeepseekV3Config", {**SIZES_MLA, **ROUTED}),
+    Architecture("DeepseekV32ForCausalLM", "DeepseekV32Config", {**SIZES_MLA, **SPARSE, **INDEXER}),
     Architecture("DeepseekV4ForCausalLM", "DeepseekV4Config", {
         **{name: size for name, size in SIZES.items() if name not in ("intermediate_size", "num_key_value_heads")},
         "head_dim": 16, "qk_rope_head_dim": 8, "q_lora_rank": 24, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2,
@@ -33,8 +30,8 @@ LATENT = (
         "layer_types": None, "mlp_layer_types": None, "compress_ratios": [128, 4, 128, 4], "num_hash_layers": 1, "qk_rope_head_dim": 8,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }),
-    Architecture("Glm4MoeLiteForCausalLM", "Glm4MoeLiteConfig", {**SIZES_MLA, **SPARSE}, written=DENSE_FIRST),
-    Architecture("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**SIZES_MLA, **SPARSE, **INDEXER}, written={**DENSE_FIRST, "indexer_rope_interleave": True}),
+    Architecture("Glm4MoeLiteForCausalLM", "Glm4MoeLiteConfig", {**SIZES_MLA, **SPARSE}),
+    Architecture("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**SIZES_MLA, **SPARSE, **INDEXER}),
     Architecture("HYV4ForCausalLM", "HYV4Config", {
         **SIZES_MLA, **SPARSE, **INDEXER, "n_group": 1, "topk_group": 1, "indexer_types": ["full", "shared"], "hc_mult": 2,
     }, renamed={
@@ -46,7 +43,7 @@ LATENT = (
         **{name: size for name, size in SIZES_MLA.items() if name not in ("intermediate_size", "num_hidden_layers")},
         "num_layers": 2, "ffn_hidden_size": 128, "moe_topk": 2, "n_routed_experts": 4, "zero_expert_num": 2, "expert_ffn_hidden_size": 32,
         "head_dim": 8,
-    }, written={"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"}),
+    }),
     Architecture("MiniCPM3ForCausalLM", "MiniCPM3Config", {**SIZES_MLA, "dim_model_base": 32}),
     Architecture("YoutuForCausalLM", "YoutuConfig", SIZES_MLA),  # through the Transformers backend
 )  # fmt: skip

@@ -33,6 +33,18 @@ transformers alone: tests/engine/test_out_of_tree.py.
 """
 
 
+CODE = "its config class is code in the model's repository, which vLLM's class asks for by name: served with --trust-remote-code, not tried"
+NOTES = {
+    "DeciLMForCausalLM": CODE,
+    "GteNewModel": CODE,
+    "GteNewForSequenceClassification": CODE,
+    "ColBERTJinaRobertaModel": CODE,
+    "EmbeddingGemma2Model": "multimodal: vLLM's module needs transformers' processors of images, and torchvision",
+    "Terratorch": "for images of the earth: vLLM's module needs the package terratorch",
+}
+"""What is not seen from a config.json of the keys that are not compared."""
+
+
 def page(notice: str) -> str:
     record = Record.load()
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
@@ -76,7 +88,7 @@ def _row(key: str, outcome: Outcome) -> str:
     kind = kind_of(key) if known else ""
     difference = f"{outcome.difference:.0e}" if outcome.runs else ""
     said = "" if outcome.status == "captures" else outcome.reason
-    told = "; ".join(one for one in (said, known.note if known else "") if one)
+    told = "; ".join(one for one in (NOTES.get(key, said), known.note if known else "") if one)
     return f"| {key} | {kind} | {MEANS[outcome.status]} | {difference} | {_cell(told)} |"
 
 

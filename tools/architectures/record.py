@@ -44,7 +44,8 @@ class Record:
     def updated(self, run: Iterable[Outcome]) -> Record:
         """With the outcomes of a run that has just ended in place of earlier ones of the same names."""
         found = {**self.outcomes, **{one.name: one for one in run}}
-        return self._now(outcomes={name: found[name] for name in ARCHITECTURES if name in found})
+        examined = {key: one for key, one in self.examined.items() if key not in ARCHITECTURES}
+        return self._now(outcomes={name: found[name] for name in ARCHITECTURES if name in found}, examined=examined)
 
     def with_registry(self, registry: Mapping[str, tuple[str, ...]], examined: Iterable[Outcome]) -> Record:
         """With another list of what there is, and the outcomes of those that were examined now in place of earlier ones."""

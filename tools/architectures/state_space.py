@@ -46,14 +46,8 @@ HYBRIDS = (
         **{name: size for name, size in SIZES_MLA.items() if name != "max_position_embeddings"}, "q_lora_rank": None, "moe_intermediate_size": 32,
         "num_experts": 4, "num_experts_per_token": 2, "model_max_length": 256, "linear_head_dim": 16, "linear_num_heads": 4,
         "mlp_layer_types": ["dense", "sparse"], **EVERY_OTHER,
-    }, written={
-        "mla_use_nope": True, "first_k_dense_replace": 1,
-        "linear_attn_config": {"kda_layers": [1], "full_attn_layers": [2], "num_heads": 4, "head_dim": 16, "short_conv_kernel_size": 4},
     }),
-    Architecture(
-        "Lfm2ForCausalLM", "Lfm2Config", {**SIZES, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-        written={"conv_dim": 64, "block_dim": 64, "block_ff_dim": 128},
-    ),
+    Architecture("Lfm2ForCausalLM", "Lfm2Config", {**SIZES, "layer_types": ["conv", "full_attention"]}),
     Architecture("Lfm2MoeForCausalLM", "Lfm2MoeConfig", {**SIZES, **EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
     Architecture("NemotronHForCausalLM", "NemotronHConfig", {
         **{name: size for name, size in SIZES.items() if name != "num_hidden_layers"},

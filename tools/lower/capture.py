@@ -175,13 +175,17 @@ def _engine_config(
 
 
 def check_architecture(model: Model) -> None:
-    """Raises ModelError if neither vLLM, nor transformers, nor the model's own code has a class that the config names.
+    """Raises ModelError if neither vLLM, nor a plugin of it, nor transformers, nor the model's own code has a class that the config names.
 
-    vLLM's Transformers backend takes the latter two.
+    vLLM's Transformers backend takes the latter two. Of a decoder's class, vLLM makes one that pools under the family's other names.
     """
     import transformers
     from vllm import ModelRegistry
+    from vllm.plugins import load_general_plugins
 
+    from ...runtime.vllm.compat import registered_name
+
+    load_general_plugins()  # as an engine does before it makes a config: they register models
     known = set(ModelRegistry.get_supported_archs())
     named = model.config.get("architectures")
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
@@ -192,7 +196,7 @@ def check_architecture(model: Model) -> None:
             next_step='write it as "architectures": ["LlamaForCausalLM"]',
         )
     elsewhere = "auto_map" in model.config or any(hasattr(transformers, name) for name in classes)
-    if known.isdisjoint(classes) and not elsewhere:
+    if known.isdisjoint(map(registered_name, classes)) and not elsewhere:
         near = neighbours(classes[0], known)
         own = "--import the module that registers it with vLLM's ModelRegistry, or torch.export the model and lower the .pt2"
         raise ModelError(

@@ -19,6 +19,7 @@ from ..compat import (
     AttentionMetadataBuilder,
     AttentionType,
     MultipleOf,
+    get_current_vllm_config_or_none,
     get_forward_context,
 )
 from ..folder import ModelError
@@ -62,6 +63,11 @@ class FxhloAttentionBackend(AttentionBackend):
         return attn_type in TYPES
 
     @classmethod
+    def supports_alibi_sqrt(cls) -> bool:
+        """True, so that a layer that wants it is refused by name (`FxhloAttention`)."""
+        return True
+
+    @classmethod
     def supports_sink(cls) -> bool:
         return True
 
@@ -100,18 +106,23 @@ class FxhloAttention(AttentionImpl):
         **others: object,
     ) -> None:
         register_torch_ops()
+        config = get_current_vllm_config_or_none()
+        answers = (
+            config is not None and config.model_config is not None and config.model_config.runner_type != "pooling"
+        )
         unknown = sorted(name for name, value in others.items() if value not in (None, False, -1))
         refused = {
             f"attention of type {getattr(attn_type, 'value', attn_type)}": attn_type not in TYPES,
             "bidirectional attention with ALiBi": attn_type == AttentionType.ENCODER_ONLY and alibi_slopes is not None,
+            "text generation by an encoder, whose attention is bidirectional": attn_type == AttentionType.ENCODER_ONLY
+            and answers,
             f"a KV cache of {kv_cache_dtype}": kv_cache_dtype not in ("auto", "bfloat16", "float16"),
             f"attention with {', '.join(unknown)}": bool(unknown),
         }
         for what, asked in refused.items():
             if asked:
-                raise UnsupportedError(
-                    f"fxhlo does not support {what} yet", next_step="serve this model on another platform of vLLM"
-                )
+                runner = "use --runner pooling" if "encoder" in what else "serve this model on another platform of vLLM"
+                raise UnsupportedError(f"fxhlo does not support {what} yet", next_step=runner)
         if sliding_window is not None and sliding_window < 1:
             raise ModelError(
                 f"sliding_window is {sliding_window}, and a token attends at least to itself",

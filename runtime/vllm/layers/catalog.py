@@ -12,6 +12,7 @@ from .. import compat
 from ..states.spec import StateSpec
 from . import (
     attention,
+    called_kernels,
     experts,
     gated_delta_net,
     latent_attention,
@@ -34,6 +35,7 @@ KINDS = (
     gated_delta_net.KIND,
     linear_attention.KIND,
     experts.KIND,
+    called_kernels.KIND,
 )
 """The first that claims a layer has it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -329,6 +330,25 @@ def is_experts(layer: object) -> bool:
     """Whether the layer is a mixture of experts, which vLLM registers like layers with a state although it has none."""
     runner = sys.modules.get(RUNNER)
     return runner is not None and isinstance(layer, runner.MoERunner)
+
+
+@contextmanager
+def under_former_names(model: torch.nn.Module) -> Iterator[None]:
+    """While it is entered, weights of experts whose class loads them itself (DBRX) have the names of before too, without the last level of
+    their path: such a class looks for those alone."""
+    added: list[tuple[torch.nn.Module, str]] = []
+    usual = expert_layers().RoutedExperts if f"{LAYERS}.routed_experts" in sys.modules else ()
+    for path, module in model.named_modules():
+        if isinstance(module, usual) and type(module).weight_loader is not usual.weight_loader:  # type: ignore[union-attr]
+            above = model.get_submodule(path.rpartition(".")[0])
+            added += [(above, name) for name, _ in module.named_parameters(recurse=False) if not hasattr(above, name)]
+            for name in (name for owner, name in added if owner is above):
+                above.register_parameter(name, module.get_parameter(name))
+    try:
+        yield
+    finally:
+        for owner, name in added:
+            delattr(owner, name)
 
 
 def tensors_of(layer: Any, parameter: str, missing: torch.Tensor) -> list[str]:

@@ -47,6 +47,21 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     return program
 
 
+def unread_parameters(config: VllmConfig) -> set[str]:
+    """Names of the model's parameters that no step reads: a class may declare a norm for all layers and use it in some."""
+    from ..compat import without_layers
+    from ..model import build_model
+
+    other = without_layers(config)
+    model = build_model(other, weights=False)
+    program = capture_step(other, model)
+    pairs = zip(program.placeholders, program.arguments, strict=True)
+    used = {argument.name for node, argument in pairs if node.users}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    read = {id(one) for name, one in named.items() if name in used}
+    return {name for name, one in named.items() if id(one) not in read}
+
+
 def _inputs(table: Iterable[StepInput]) -> list[Input]:
     return [Input(one.name, one.shape, getattr(torch, one.dtype)) for one in table]
 
