@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..passes import mlir
+from ..passes.arrays import memory_of
 from ..passes.torch_private import FakeTensor
 from ..runtime.core.signature import Signature
 from .types import numpy_dtype
@@ -70,8 +71,4 @@ def as_numpy(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
     """The tensor's memory as numpy (ml_dtypes for bfloat16 and fp8); copied only where it is not contiguous."""
     if isinstance(tensor, np.ndarray):
         return tensor
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    flat = tensor.as_strided((tensor.numel(),), (1,))  # one element may have any stride and still count as contiguous
-    if not flat.numel():
-        return np.zeros(tuple(tensor.shape), numpy_dtype(tensor.dtype))
-    return flat.view(torch.uint8).numpy().view(numpy_dtype(tensor.dtype)).reshape(tuple(tensor.shape))
+    return memory_of(tensor, numpy_dtype(tensor.dtype))

@@ -54,7 +54,7 @@ from vllm.model_executor.layers.rotary_embedding import (
 )
 from vllm.model_executor.layers.rotary_embedding.deepseek_scaling_rope import DeepseekScalingRotaryEmbedding
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader import base_loader, get_model_loader
 from vllm.model_executor.model_loader.utils import (
     get_model_architecture,
     initialize_model,
@@ -165,6 +165,7 @@ __all__ = [
     "look_at_models_here",
     "no_comparison_of_heads",
     "no_compile",
+    "no_quantization",
     "override_forward_context",
     "process_weights_after_loading",
     "registered",
@@ -226,6 +227,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.model_executor.models.deepseek_v2:DeepseekV32IndexerCache.__init__": ("head_dim", "dtype", "prefix", "cache_config"),
     "vllm.platforms.interface:Platform.get_mla_prefill_backend_cls": ("mla_selector_config",),
     "vllm.forward_context:ForwardContext": ("no_compile_layers", "attn_metadata", "slot_mapping"),
+    "vllm.model_executor.model_loader.base_loader:_get_online_quantization_config": ("vllm_config",),
     "vllm.model_executor.model_loader.utils:initialize_model": ("vllm_config", "model_config"),
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": ("model", "model_config", "target_device"),
     "vllm.model_executor.models.registry:_run_in_subprocess": ("fn",),
@@ -471,6 +473,16 @@ def no_compile() -> Iterator[None]:
     import torch._dynamo.config
 
     with torch.compiler.set_stance("force_eager"), torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield
+
+
+@contextmanager
+def no_quantization() -> Iterator[None]:
+    """Keeps vLLM's loader from importing the formats of quantized weights, only to find that there are none, while it is entered.
+
+    Quantized models are refused before.
+    """
+    with patch.object(base_loader, "_get_online_quantization_config", lambda vllm_config: None):
         yield
 
 

@@ -41,7 +41,8 @@ def load_model(vllm_config: compat.VllmConfig, unread: Callable[[], Collection[s
     loader = compat.get_model_loader(vllm_config.load_config)
     if vllm_config.load_config.load_format != "dummy":
         _count(loader, vllm_config, unread)
-    return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
+    with compat.no_quantization():
+        return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
 
 
 def add_head(model: nn.Module, like: nn.Module) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from ...lowering.lowered import as_numpy
+from ...passes.arrays import memory_of
 from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core import pjrt
+from ..core.dtypes import dtype_of
 from ..core.errors import FxhloError
 from ..core.signature import Argument
 from ..core.targets import Target
@@ -35,7 +36,7 @@ class Placement:
     def weight(self, argument: Argument, tensors: Mapping[str, torch.Tensor]) -> pjrt.Buffer:
         """Places one weight. Raises FxhloError where the model has none of that name, shape and dtype."""
         tensor = tensors.get(argument.name)
-        found = None if tensor is None else as_numpy(tensor)
+        found = None if tensor is None else _as_numpy(tensor)
         if found is not None and argument.name in self.plan.weights:
             found = self.plan.weights[argument.name].arranged(found, self.plan.mesh)
         if found is None or (found.shape, found.dtype.name) != (argument.shape, argument.dtype):
@@ -56,3 +57,7 @@ class Placement:
         if key not in self._kept:
             self._kept[key] = self.device.put(values)
         return self._kept[key]
+
+
+def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return memory_of(tensor, dtype_of(str(tensor.dtype).removeprefix("torch.")))

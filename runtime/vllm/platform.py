@@ -16,7 +16,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ..core import native
 from ..core.errors import UnsupportedError
-from . import interrupts
+from . import collection, interrupts
 from .config_sizes import check_config_sizes
 from .folder import check_experts, check_folder
 from .host import without_accelerator
@@ -46,6 +46,8 @@ class FxhloPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "fake"  # see compat.start_one_process
     simple_compile_backend = "eager"  # for the few functions that vLLM compiles separately
+    _own = False
+    """Whether this process is vLLM's command."""
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
@@ -58,6 +60,7 @@ class FxhloPlatform(Platform):
         if parser is not None:
             from . import front
 
+            cls._own = True
             front.install()
         else:  # a config is about to be made
             from . import compat
@@ -79,6 +82,7 @@ class FxhloPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """Checks the config and the model folder, and sets the options that fxhlo fixes. Raises UnsupportedError, ModelError."""
         _prepare_process()
+        collection.resume(own=cls._own)
         interrupts.end_waiting_fronts()
         parallel = vllm_config.parallel_config
         if vllm_config.model_config is not None:

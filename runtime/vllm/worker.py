@@ -22,7 +22,7 @@ from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core import pjrt, seal
 from ..core.errors import FxhloError, UnsupportedError
 from ..core.targets import Target
-from . import compat, front, interrupts, memory
+from . import collection, compat, front, interrupts, memory
 from .host import without_accelerator
 from .layers import catalog
 from .meshes import plan_of
@@ -73,6 +73,7 @@ class FxhloWorker(compat.WorkerBase):
         without_accelerator()
         if multiprocessing.parent_process() is not None:
             interrupts.install()
+            collection.freeze_here()
             # A forked process has torch's thread pool without its threads, and would wait for them; capture needs none.
             torch.set_num_threads(1)
         logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), TARGET)

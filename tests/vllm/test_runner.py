@@ -94,7 +94,15 @@ class CheckingSteps:
 
     @classmethod
     def prepare(
-        cls, config: Any, model: Any, build: Any, states: Any, groups: Any, num_blocks: int, progress: Any
+        cls,
+        config: Any,
+        model: Any,
+        build: Any,
+        states: Any,
+        groups: Any,
+        num_blocks: int,
+        progress: Any,
+        plan: Any = None,
     ) -> CheckingSteps:
         progress("nothing to compile")
         return cls(config, num_blocks)

@@ -16,7 +16,19 @@ from rich.table import Table
 
 from ..console import put, run, say
 from ..prepare_model import prepare
-from . import attention_tpu, cache_size, considered_tpu, experts_tpu, host, lowering, models, sampling_tpu, serving, tpu
+from . import (
+    attention_tpu,
+    cache_size,
+    considered_tpu,
+    experts_tpu,
+    host,
+    lowering,
+    models,
+    sampling_tpu,
+    serving,
+    startup,
+    tpu,
+)
 from .record import Record
 
 OUT = Path("build") / "bench"
@@ -47,6 +59,9 @@ def _serve(options: Options) -> Sequence[Any]:
 
 PARTS: dict[str, Part] = {
     "serving": Part(_serve, lambda rows: [serving.table(rows)], default=True),
+    "startup": Part(
+        lambda options: startup.measure(prepare(say=say), options.dtype, say), lambda rows: startup.tables(list(rows))
+    ),
     "cache": Part(
         lambda options: cache_size.measure(prepare(say=say), options.dtype, say),
         lambda rows: [cache_size.table(rows)],

@@ -29,8 +29,17 @@ class BenchError(FxhloError):
 class Engine:
     """with Engine("fxhlo", arguments) as engine: engine.run(prompts, max_tokens) -> seconds."""
 
-    def __init__(self, name: str, arguments: dict[str, object], *, fxhlo: bool, cache: Path | None = None) -> None:
-        """fxhlo: with our plugin, else vLLM's own CPU backend. cache: the folder of fxhlo's and vLLM's caches."""
+    def __init__(
+        self,
+        name: str,
+        arguments: dict[str, object],
+        *,
+        fxhlo: bool,
+        cache: Path | None = None,
+        first: str = "",
+    ) -> None:
+        """fxhlo: with our plugin, else vLLM's own CPU backend. cache: the folder of fxhlo's and vLLM's caches. first: Python that runs before
+        anything else in each of its processes."""
         self.name = name
         environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
         environment["VLLM_PLUGINS"] = "fxhlo" if fxhlo else ""
@@ -39,8 +48,8 @@ class Engine:
             environment |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
         self._hidden = tempfile.TemporaryDirectory(prefix="fxhlo-bench-peer-")
-        if not fxhlo:
-            (Path(self._hidden.name) / "sitecustomize.py").write_text(HIDDEN)
+        if first or not fxhlo:
+            (Path(self._hidden.name) / "sitecustomize.py").write_text(first + ("" if fxhlo else HIDDEN))
             path = [self._hidden.name, *filter(None, [os.environ.get("PYTHONPATH")])]
             environment["PYTHONPATH"] = os.pathsep.join(path)
         self._log = tempfile.TemporaryFile()

@@ -61,9 +61,7 @@ def measure(model: Path, dtype: str, sizes: Sizes, say: Callable[[str], None]) -
     subprocess.run([sys.executable, "-P", "-c", f"import {LIBRARIES}"], check=True, capture_output=True)
     with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
         cache = Path(folder)
-        say(
-            f"{OURS}'s native kernels, built once per machine ({PEER}'s are in its wheel): {_build_native(cache):.1f} s"
-        )
+        say(f"{OURS}'s native kernels, built once per machine ({PEER}'s are in its wheel): {build_native(cache):.1f} s")
         cold = _start(arguments, cache, fxhlo=True, say=say, how="with no programs yet")
         with Engine(PEER, arguments, fxhlo=False, cache=cache) as peer:
             peer_cold = peer.first_token()
@@ -94,7 +92,7 @@ def table(rows: Sequence[Measure]) -> Table:
     return made
 
 
-def _build_native(cache: Path) -> float:
+def build_native(cache: Path) -> float:
     """Builds the C++ kernels, as `make dev` does, in this run's cache; returns seconds. If it fails, the engines run without them."""
     begun = perf_counter()
     environment = {**os.environ, "FXHLO_CACHE_DIR": str(cache / "fxhlo")}

@@ -23,7 +23,6 @@ from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
 from ..progress import Progress
-from .capture import capture_step
 from .kinds import Bucket
 from .options import StepOptions
 from .passes import step_passes
@@ -110,6 +109,7 @@ class Programs:
         from ....lowering.emit.coverage import check
         from ....passes.pipeline import run
         from ...core import native
+        from .capture import capture_step
 
         progress("capturing the model")
         captured = capture_step(self.config, self.build())

@@ -7,6 +7,7 @@ into their memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +58,11 @@ def prepare(
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     buckets = closed_set(config, options.limits, target)
     sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
-    executables = Programs(config, model, build, options, buckets, sizes, target, plan).load(progress)
-    inputs, placement = StepInputs.of(options, step_passes(options)), Placement(target, plan)
+    placement = Placement(target, plan)
+    with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
+        allocated = beside.submit(placement.states, states, sizes)
+        executables = Programs(config, model, build, options, buckets, sizes, target, plan).load(progress)
+    inputs = StepInputs.of(options, step_passes(options))
     for bucket, executable in executables.items():
         inputs.check(bucket, executable.signature)
         check_states(states, sizes, executable.signature)
@@ -69,9 +73,9 @@ def prepare(
         bucket: StepProgram(executable.bind(weights), inputs, bucket, placement)
         for bucket, executable in executables.items()
     }
-    by_name = {spec.name: spec for spec in states}
+    by_name = {spec.name: (spec, buffer) for spec, buffer in zip(states, allocated.result(), strict=True)}
     ordered = [by_name[state.name] for state in first.states]
-    steps = Steps(programs, inputs, placement.states(ordered, sizes), [spec.rows for spec in ordered])
+    steps = Steps(programs, inputs, [buffer for _, buffer in ordered], [spec.rows for spec, _ in ordered])
     seal.close("the engine is ready")
     return steps
 

@@ -1,0 +1,77 @@
+"""A start whose programs are in the cache imports nothing that it does not use, and does not walk over what it imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENGINE = """
+import json, os, sys
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+out = os.dup(1)
+os.dup2(2, 1)
+from vllm import LLM, SamplingParams
+llm = LLM(sys.argv[1], max_model_len=64, max_num_seqs=2, max_num_batched_tokens=16, kv_cache_memory_bytes=4 << 20, dtype="float32",
+          load_format="dummy", skip_tokenizer_init=True, seed=0, disable_log_stats=True)
+llm.generate([{"prompt_token_ids": [2, 3, 4]}], SamplingParams(max_tokens=3, ignore_eos=True, detokenize=False), use_tqdm=False)
+os.write(out, json.dumps(sorted(sys.modules)).encode())
+llm.llm_engine.engine_core.shutdown()
+"""
+UNUSED = (
+    "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo", "fxhlo.passes.contract", "fxhlo.tools",
+    "jax.experimental.pallas", "jax._src.pallas", "jax.experimental.topologies",
+    "vllm.model_executor.layers.quantization.online", "torch.onnx", "pandas", "matplotlib",
+)  # fmt: skip
+"""What makes programs: the lowering floor, Pallas, and torch's exporter. torch._dynamo, torch._inductor and torch.export are imported by `import vllm`
+itself (vllm/env_override.py), before it looks for a platform."""
+
+
+def started(folder: Path) -> list[str]:
+    run = subprocess.run([sys.executable, "-P", "-c", ENGINE, str(folder)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout)
+
+
+def test_a_cached_start_imports_nothing_that_makes_programs(folder: Path) -> None:
+    if any(name.startswith("fxhlo.lowering") for name in started(folder)):  # the first one made them
+        names = started(folder)
+        assert not [name for name in names if name.startswith(UNUSED)]
+    else:
+        pytest.fail("the first start made no programs, so the second proves nothing; is the cache not this run's own?")
+
+
+COLLECTING = """
+import gc, json, time
+from fxhlo.runtime.vllm import collection
+said = []
+collection.PAUSED, collection.FROZEN = 0.2, 0.2
+{before}
+collection.pause()
+said.append(gc.isenabled())
+{between}
+said.append((gc.isenabled(), gc.get_freeze_count() > 0))
+time.sleep(0.6)
+said.append((gc.isenabled(), gc.get_freeze_count() > 0))
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "between", "after"),
+    [
+        ("", "collection.resume(own=True)", [False, [True, True], [True, True]]),
+        ("", "collection.resume(own=False)", [False, [True, True], [True, False]]),
+        ("", "pass", [False, [False, False], [True, False]]),
+        ("", "collection.resume(own=False); collection.pause()", [False, [True, True], [True, False]]),
+        ("gc.disable()", "collection.resume(own=True)", [False, [False, False], [False, False]]),
+    ],
+    ids=["vLLM's own process", "a user's process", "no engine", "once in a process", "switched off by the user"],
+)
+def test_garbage_is_collected_again(before: str, between: str, after: list[object]) -> None:
+    code = COLLECTING.format(before=before, between=between)
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == after
