@@ -24,7 +24,7 @@ llm.llm_engine.engine_core.shutdown()
 UNUSED = (
     "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo", "fxhlo.passes.contract", "fxhlo.tools",
     "jax.experimental.pallas", "jax._src.pallas", "jax.experimental.topologies",
-    "vllm.model_executor.layers.quantization.online", "torch.onnx", "pandas", "matplotlib",
+    "vllm.model_executor.layers.quantization.online.base", "compressed_tensors", "pandas", "matplotlib",
 )  # fmt: skip
 """What makes programs: the lowering floor, Pallas, and torch's exporter. torch._dynamo, torch._inductor and torch.export are imported by `import vllm`
 itself (vllm/env_override.py), before it looks for a platform."""

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import typing
 
 FOLDER = ""
 """Where the spans go; the copy has the folder's name."""
@@ -46,6 +47,7 @@ FUNCTIONS = {
 
 _held = threading.local()
 _main = threading.main_thread().ident
+_file: typing.TextIO
 
 
 def _begun() -> float:

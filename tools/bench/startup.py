@@ -84,7 +84,7 @@ def _processes(files: Iterable[Path]) -> list[tuple[str, list[Mapping[str, objec
     """The front's spans, and those of the engine: processes that only help, such as a compiler's, are left out."""
     read = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     read.sort(key=lambda lines: lines[0]["began"])
-    named = []
+    named: list[tuple[str, list[Mapping[str, object]]]] = []
     for lines in read:
         spans = lines[1:]
         if not named:
