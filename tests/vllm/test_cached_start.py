@@ -22,7 +22,7 @@ os.write(out, json.dumps(sorted(sys.modules)).encode())
 llm.llm_engine.engine_core.shutdown()
 """
 UNUSED = (
-    "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo", "fxhlo.passes.contract", "fxhlo.tools",
+    "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo.legalize", "fxhlo.passes.contract", "fxhlo.tools",
     "jax.experimental.pallas", "jax._src.pallas", "jax.experimental.topologies",
     "vllm.model_executor.layers.quantization.online.base", "compressed_tensors", "pandas", "matplotlib",
 )  # fmt: skip
