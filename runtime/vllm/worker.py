@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -35,7 +34,6 @@ from .progress import Progress
 from .runner import Runner
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
-from .steps.capture import unread_parameters
 from .steps.options import StepOptions
 from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
@@ -91,14 +89,19 @@ class FxhloWorker(compat.WorkerBase):
                 self._check_slots()
             if devices_of(self.vllm_config) > 1:
                 self._check_mesh()
-            unread = partial(unread_parameters, self.vllm_config)
-            self.model = build_model(self.vllm_config, weights=True, unread=unread)
+            self.model = build_model(self.vllm_config, weights=True, unread=self._unread)
             self._layers = compat.layers_of(self.vllm_config)
             if self.cache_config.enable_prefix_caching and self.slot_bytes():
                 raise UnsupportedError(
                     "fxhlo does not cache the states of recurrent layers yet",
                     next_step="start with --no-enable-prefix-caching",
                 )
+
+    def _unread(self) -> set[str]:
+        """Names of parameters that no step reads; asked for where the files lack some, so it alone imports what captures."""
+        from .steps.capture import unread_parameters
+
+        return unread_parameters(self.vllm_config)
 
     def _check_slots(self) -> None:
         """Checks that the states with a row per request fit, before the weights are read: their sizes are those of the layers."""
