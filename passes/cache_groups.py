@@ -16,11 +16,17 @@ class CacheGroup:
     """layers: by name. block_size: in tokens. pages: length of a request's block table.
 
     Groups share one pool of blocks: layer number n of every group keeps its keys and values in the same memory, in other blocks.
+
+    Raises ValueError for a size below 1.
     """
 
     layers: tuple[str, ...]
     block_size: int
     pages: int
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or self.pages < 1:
+            raise ValueError("it must be at least 1")
 
 
 def paged_inputs(index: int) -> tuple[StepInput, ...]:

@@ -7,7 +7,7 @@ al. 2023, PagedAttention). Only pages that some row of the tile attends to are r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .tpu_batch import Batch, Meaning, Place, Refs
+from .tpu_batch import Batch, Meaning, Place, Refs, Scalar, Span
 from .tpu_copies import Copies
 from .tpu_softmax import Softmax
 from .tuning import Blocks
@@ -35,7 +35,9 @@ def attend(
     two = pltpu.SemaphoreType.DMA((2,))
 
     def kernel(*refs: Any) -> None:
-        Loop(Batch(Refs(*refs), meaning, blocks, cores)).run()
+        batch = Batch(Refs(*refs), meaning, blocks, cores, pairs // 2)
+        copies = Copies(batch)
+        Loop(batch, copies, Softmax(batch, copies)).run()
 
     return pl.pallas_call(
         kernel,
@@ -61,13 +63,19 @@ def attend(
     )(*scalars, query, kv_cache)  # fmt: skip
 
 
+class Blockwise(Protocol):
+    """The arithmetic of one block of keys for one tile of at most `tile` rows; of the first one it begins the tile, of the last
+    it copies the result out."""
+
+    def compute(self, place: Place, span: Span, last: Scalar, tile: int) -> None: ...
+
+
 class Loop:
     """The kernel's body on one core: every block of keys of every tile of rows of the core's requests."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, copies: Copies, softmax: Blockwise) -> None:
         self.batch, self.refs = batch, batch.refs
-        self.copies = Copies(batch)
-        self.softmax = Softmax(batch, self.copies)
+        self.copies, self.softmax = copies, softmax
 
     def run(self) -> None:
         refs, core = self.refs, pl.program_id(0)
@@ -102,7 +110,7 @@ class Loop:
 
             self.copies.fetch_pages(following)
 
-        self.copies.each_page(place, lambda copy: copy.wait())
+        self.copies.wait_pages(place)
         alone = self.batch.rows_of(place.request) == 1
         pl.when(alone)(lambda: self.softmax.compute(place, span, last, 1))
         if self.batch.blocks.tile > 1:

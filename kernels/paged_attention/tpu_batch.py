@@ -36,7 +36,8 @@ class Meaning:
 @dataclass(frozen=True)
 class Refs:
     """The kernel's memory. SMEM: tables [R * P], lengths [R], starts [R + 1], numbers per head. HBM: query, cache
-    and output. The rest is scratch in VMEM, double-buffered where copies overlap with compute."""
+    and output. The rest is scratch in VMEM, double-buffered where copies overlap with compute. None: what a kernel does not need;
+    latents [keys, L + R] have no axis of heads, and their queries are used as they come."""
 
     tables: Any
     lengths: Any
@@ -84,11 +85,11 @@ class Span(NamedTuple):
 class Batch:
     """The requests of a step, their rows and the keys that these attend to, read from SMEM at run time."""
 
-    def __init__(self, refs: Refs, meaning: Meaning, blocks: Blocks, cores: int) -> None:
+    def __init__(self, refs: Refs, meaning: Meaning, blocks: Blocks, cores: int, kv_heads: int) -> None:
         self.refs, self.meaning, self.blocks, self.cores = refs, meaning, blocks, cores
         self.tokens, self.heads, self.head_size = refs.query.shape
-        self.page_count, self.block_size, pairs, _ = refs.cache.shape
-        self.kv_heads = pairs // 2
+        self.page_count, self.block_size = refs.cache.shape[:2]
+        self.kv_heads = kv_heads
         self.groups = self.heads // self.kv_heads
         self.requests = refs.lengths.shape[0]
         self.table = refs.tables.shape[0] // self.requests

@@ -36,6 +36,19 @@ class Copies:
     def fetch_pages(self, place: Place) -> None:
         self.each_page(place, lambda copy: copy.start())
 
+    def wait_pages(self, place: Place) -> None:
+        """Waits for the block's pages: at once where it is full."""
+        span = self.batch.span(place.request, place.tile)
+        first = span.first_page + place.block * self.batch.pages
+        full = pl.cdiv(span.end_key, self.batch.block_size) - first >= self.batch.pages
+        pl.when(full)(lambda: self.whole_block(place).wait())
+        pl.when(~full)(lambda: self.each_page(place, lambda copy: copy.wait()))
+
+    def whole_block(self, place: Place) -> Copy:
+        """Stands for the copies of all pages of a full block, since a DMA semaphore counts bytes."""
+        block, here = self.refs.pages.at[place.pages_at], self.refs.pages_here.at[place.pages_at]
+        return pltpu.make_async_copy(block, block, here)
+
     def each_part(self, count: Scalar, act: Callable[[Scalar, int], None]) -> None:
         """Splits `count` rows into parts of static power-of-two size and calls act(first, size) for each."""
         size = 1 << (min(self.batch.blocks.tile, self.batch.tokens).bit_length() - 1)

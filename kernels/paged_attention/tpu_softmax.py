@@ -147,12 +147,12 @@ class Softmax:
         scores = jnp.where(seen, scores, -jnp.inf)
         before = refs.highest[heads, rows]
         highest = jnp.maximum(before, scores.max(axis=2, keepdims=True))
-        powers = jnp.exp(scores - _lanes(highest, self.batch.blocks.chunk))
+        powers = jnp.exp(scores - lanes(highest, self.batch.blocks.chunk))
         shrink = jnp.exp(before - highest)
         refs.highest[heads, rows] = highest
         refs.total[heads, rows] = shrink * refs.total[heads, rows] + powers.sum(axis=2, keepdims=True)
         found = product(powers.astype(values.dtype), values, (((2,), (1,)), ((0,), (0,))))
-        refs.sums[heads, rows] = _lanes(shrink, self.batch.head_size) * refs.sums[heads, rows] + found
+        refs.sums[heads, rows] = lanes(shrink, self.batch.head_size) * refs.sums[heads, rows] + found
 
     def finish(self, place: Place, span: Span, tile: int) -> None:
         """Computes the tile's output and starts its copy."""
@@ -177,6 +177,6 @@ class Softmax:
         refs.leaving[place.tile_at] = span.rows
 
 
-def _lanes(alike: Array, width: int) -> Array:
+def lanes(alike: Array, width: int) -> Array:
     """Widens [..., 128] with equal lanes to [..., width] by repeating registers, without moving data across lanes."""
     return jnp.concatenate([alike] * -(-width // 128), axis=-1)[..., :width]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,16 @@ Split = Callable[[Array], tuple[Array, Array]]
 """cached rows [G, keys, ...] -> (keys [G, keys, Hkv, D], values [G, keys, Hkv, Dv])."""
 Carry = tuple[Array, Array, Array]
 """State of the online softmax: running maximum, sum of exponentials, unnormalized output."""
+
+
+class Long(NamedTuple):
+    """How rows are processed of a request that has at least `least`: in tiles of `size`, by `tile`."""
+
+    least: int
+    size: int
+    tile: Tile
+
+
 ROWS_ALONE = 32
 """Most rows for which each row gathers its own keys: a decode step, where no two rows share a request."""
 QUERY_TILE = 64
@@ -88,13 +98,15 @@ def attend_requests(
     return in_tiles(query.astype(jnp.float32), block_tables, seq_lens, query_start_loc, tile)
 
 
-def in_tiles(rows: Array, block_tables: Array, seq_lens: Array, query_start_loc: Array, tile: Tile) -> Array:
+def in_tiles(
+    rows: Array, block_tables: Array, seq_lens: Array, query_start_loc: Array, tile: Tile, long: Long | None = None
+) -> Array:
     """What `tile` computes for all rows [T, ...] of a batch, each tile of one request's rows: [T, ...]."""
     tokens = rows.shape[0]
     if tokens <= ROWS_ALONE or tokens == block_tables.shape[0]:
         request, position = rows_of(tokens, seq_lens, query_start_loc)
         return tile(rows[:, None], position[:, None], block_tables[request])[:, 0]  # each row is a tile of its own
-    return _by_request(rows, block_tables, seq_lens, query_start_loc[:-1], query_start_loc[1:], tile)
+    return _by_request(rows, block_tables, seq_lens, query_start_loc[:-1], query_start_loc[1:], tile, long)
 
 
 def rows_of(tokens: int, seq_lens: Array, query_start_loc: Array) -> tuple[Array, Array]:
@@ -139,14 +151,17 @@ def write_rows(new: Array, cache: Array, slot_mapping: Array, *, as_bits: bool) 
     return flat if bits is None else jax.lax.bitcast_convert_type(flat, dtype)
 
 
-def _by_request(rows: Array, block_tables: Array, seq_lens: Array, starts: Array, ends: Array, tile: Tile) -> Array:
+def _by_request(
+    rows: Array, block_tables: Array, seq_lens: Array, starts: Array, ends: Array, tile: Tile, long: Long | None
+) -> Array:
     """Loops over requests, and over tiles of QUERY_TILE of their rows, which share the keys that they read."""
     tokens, size = rows.shape[0], min(QUERY_TILE, rows.shape[0])
-    padded = jnp.pad(rows, ((0, size), *((0, 0) for _ in rows.shape[1:])))
+    most = max(size, long.size) if long else size
+    padded = jnp.pad(rows, ((0, most), *((0, 0) for _ in rows.shape[1:])))
     last = jnp.sum(starts < ends[-1])  # requests that have rows
     whole = jax.eval_shape(tile, padded[None, :size], jnp.zeros((1, size), jnp.int32), block_tables[:1])
 
-    def one_request(request: Array, output: Array) -> Array:
+    def by(tile: Tile, size: int, request: Array, output: Array) -> Array:
         start, end = starts[request], ends[request]
         table = jax.lax.dynamic_slice_in_dim(block_tables, request, 1)
 
@@ -161,7 +176,14 @@ def _by_request(rows: Array, block_tables: Array, seq_lens: Array, starts: Array
 
         return jax.lax.fori_loop(0, (end - start + size - 1) // size, one_tile, output)
 
-    output = jnp.zeros((tokens + size, *whole.shape[2:]), whole.dtype)
+    def one_request(request: Array, output: Array) -> Array:
+        if long is None:
+            return by(tile, size, request, output)
+        many = ends[request] - starts[request] >= long.least
+        ways = partial(by, long.tile, long.size), partial(by, tile, size)
+        return jax.lax.cond(many, *ways, request, output)
+
+    output = jnp.zeros((tokens + most, *whole.shape[2:]), whole.dtype)
     return jax.lax.fori_loop(0, last, one_request, output)[:tokens]
 
 

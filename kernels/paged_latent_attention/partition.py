@@ -10,6 +10,7 @@ from ..partition import Lying, Partition, along
 
 
 def partition(operands: Mapping[str, Lying], mesh: Mesh) -> Partition:
-    """query [T, N, D]: split along its heads."""
-    heads = along(3, 1, operands["query"].axes(1))
-    return Partition((heads, REPLICATED), {"query": heads})
+    """query [T, N, P + R]: split along its heads, and so are their projections w_uk [N, P, L] and w_uv [N, L, V]."""
+    axes = operands["query"].axes(1)
+    heads, projection = along(3, 1, axes), along(3, 0, axes)
+    return Partition((heads, REPLICATED), {"query": heads, "w_uk": projection, "w_uv": projection})

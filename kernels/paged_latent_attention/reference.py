@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..attention.reference import softmax, visible
-from ..latent_attention.reference import chosen
+from ..latent_attention.reference import absorbed, chosen
 from ..paged_attention.reference import check_requests, contexts, rows_of, written
 from ..spec import Operands
 
@@ -16,6 +16,8 @@ from ..spec import Operands
 def ragged_paged_latent_attention(
     query: torch.Tensor,
     latent: torch.Tensor,
+    w_uk: torch.Tensor,
+    w_uv: torch.Tensor,
     kv_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
     block_tables: torch.Tensor,
@@ -23,18 +25,17 @@ def ragged_paged_latent_attention(
     query_start_loc: torch.Tensor,
     selected: torch.Tensor | None = None,
     *,
-    value_size: int,
     scale: float,
     sliding_window: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Writes this step's latents into the cache, then attends causally to each request's context.
 
-    query [T, N, D]; latent [T, D]: the key of all heads, and in its first `value_size` elements their value; kv_cache
-    [blocks, block_size, D]; slot_mapping, block_tables, seq_lens, query_start_loc int32, as of `fxhlo.ragged_paged_attention`;
-    selected int32 [T, K] or None: the only positions of its context that a row attends to, each at most once and none after its
-    own, then -1.
+    query [T, N, P + R], latent [T, L + R], w_uk [N, P, L], w_uv [N, L, V]: of what a latent's keys and values are, see
+    `latent_attention`; kv_cache [blocks, block_size, L + R]; slot_mapping, block_tables, seq_lens, query_start_loc int32, as of
+    `fxhlo.ragged_paged_attention`; selected int32 [T, K] or None: the only positions of its context that a row attends to, each
+    at most once and none after its own, then -1.
 
-    Returns the output [T, N, value_size], zero in rows that belong to no request, and the updated cache.
+    Returns the output [T, N, V], zero in rows that belong to no request, and the updated cache.
     """
     kv_cache = written(latent.to(kv_cache.dtype), kv_cache, slot_mapping)
     request, position, alive = rows_of(query.shape[0], seq_lens, query_start_loc)
@@ -45,15 +46,18 @@ def ragged_paged_latent_attention(
     if selected is not None:
         seen = seen & chosen(selected, context.shape[1])
     context = torch.where(seen[:, :, None], context, 0.0)  # unused slots may hold anything, even NaN
-    scores = torch.einsum("ihd,ijd->hij", query.float(), context) * scale
+    scores = torch.einsum("ihd,ijd->hij", absorbed(query, w_uk), context) * scale
     weights = softmax(scores, seen, at_key[None, :] - position[:, None], None, None, 0.0)
-    output = torch.einsum("hij,ijd->ihd", weights, context[:, :, :value_size])
+    attended = torch.einsum("hij,ijd->ihd", weights, context[:, :, : w_uv.shape[1]])
+    output = torch.einsum("ihl,hlv->ihv", attended, w_uv.float())
     return torch.where(alive[:, None, None], output, 0.0).to(query.dtype), kv_cache
 
 
 def check(
     query: torch.Tensor,
     latent: torch.Tensor,
+    w_uk: torch.Tensor,
+    w_uv: torch.Tensor,
     kv_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
     block_tables: torch.Tensor,
@@ -69,17 +73,25 @@ def check(
 
 
 def fake(
-    query: torch.Tensor, latent: torch.Tensor, kv_cache: torch.Tensor, *_: object, value_size: int, **__: object
+    query: torch.Tensor,
+    latent: torch.Tensor,
+    w_uk: torch.Tensor,
+    w_uv: torch.Tensor,
+    kv_cache: torch.Tensor,
+    *_: object,
+    **__: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return query.new_empty((*query.shape[:2], value_size)), kv_cache.new_empty(kv_cache.shape)
+    return query.new_empty((*query.shape[:2], w_uv.shape[2])), kv_cache.new_empty(kv_cache.shape)
 
 
 def work(operands: Operands, attributes: Mapping[str, Any]) -> tuple[float, float]:
     """Minimum (flops, bytes) of any implementation, with a full cache: `work` of `fxhlo.ragged_paged_attention` with one latent
-    per token in place of keys and values. With `selected`, a row reads the latents in its own list."""
+    per token in place of keys and values, and the two projections, in whichever form takes fewer flops. With `selected`, a row
+    reads the latents in its own list."""
     named = operands.named
-    (rows, heads, size), cache = named["query"].shape, named["kv_cache"]
-    blocks, block_size, _ = cache.shape
+    (rows, heads, query_size), cache, w_uv = named["query"].shape, named["kv_cache"], named["w_uv"]
+    (blocks, block_size, size), (_, latent_size, value_size) = cache.shape, w_uv.shape
+    projections = heads * latent_size * (query_size - size + latent_size + value_size)
     requests, pages = named["block_tables"].shape
     each = max(rows / requests, 1.0)  # rows per request
     requests = min(requests, rows)
@@ -90,5 +102,8 @@ def work(operands: Operands, attributes: Mapping[str, Any]) -> tuple[float, floa
     if "selected" in named:
         seen = min(seen, named["selected"].shape[1])
         read = min(read, rows * seen)
-    flops = 2.0 * rows * heads * (size + attributes["value_size"]) * seen
-    return flops, (read + rows) * size * cache.dtype.itemsize
+    scored = rows * heads * seen
+    flops = 2.0 * min(
+        rows * projections + scored * (size + latent_size), read * projections + scored * (query_size + value_size)
+    )
+    return flops, (read + rows) * size * cache.dtype.itemsize + projections * w_uv.dtype.itemsize

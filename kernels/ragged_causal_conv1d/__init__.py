@@ -1,6 +1,7 @@
 """`fxhlo.ragged_causal_conv1d`: a short depthwise convolution along each request's rows, whose last rows are kept in a slot for the next step."""
 
 from ..spec import FLOATING, Implementation, Kernel
+from .cases import cases
 from .reference import check, fake, ragged_causal_conv1d, work
 
 KERNEL = Kernel(
@@ -17,6 +18,7 @@ KERNEL = Kernel(
     },
     implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
     aliases={1: 3},
+    cases=cases,
     work=work,
     source="vllm/model_executor/layers/mamba/ops/causal_conv1d.py of vLLM 0.32.0; Gu and Dao, Mamba, 2023, section 3.4",
 )

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from ..base import Pass
+from ..cache_groups import CacheGroup
 from ..edit import replace_by_stateful
 from ..extension import Extension, extended
 from ..program import Program
@@ -35,8 +36,7 @@ class LatentAttention(Pass):
         return PAGED
 
     def __post_init__(self) -> None:
-        if self.block_size < 1 or self.pages < 1:
-            raise ValueError("it must be at least 1")
+        CacheGroup((), self.block_size, self.pages)  # which refuses sizes that are none
 
     def __call__(self, program: Program) -> Program:
         if not _sites(program.graph):
@@ -65,7 +65,7 @@ def _paged() -> dict[object, tuple[Any, int]]:
     """For each op without a cache: the one with a cache, and how many operands stand before it. The second of them is cached."""
     ops = torch.ops.fxhlo
     return {
-        ops.latent_attention.default: (ops.ragged_paged_latent_attention.default, 2),
+        ops.latent_attention.default: (ops.ragged_paged_latent_attention.default, 4),
         ops.lightning_index.default: (ops.ragged_paged_lightning_index.default, 3),
     }
 

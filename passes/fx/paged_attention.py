@@ -48,8 +48,7 @@ class PagedAttention(Pass):
         return self.groups or (CacheGroup((), self.block_size, self.pages),)
 
     def __post_init__(self) -> None:
-        if self.block_size < 1 or self.pages < 1:
-            raise ValueError("it must be at least 1")
+        CacheGroup((), self.block_size, self.pages)  # which refuses sizes that are none
         if self.groups and (self.block_size, self.pages) != (self.groups[0].block_size, self.groups[0].pages):
             raise ValueError(
                 f"the model's layers are in {len(self.groups)} cache groups, which have sizes of their own"

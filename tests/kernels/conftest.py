@@ -1,8 +1,13 @@
-"""The native kernels are registered with XLA before a test compiles a call of one."""
+"""The native kernels are registered with XLA before a test compiles a call of one; latent_batches.py is importable by its name."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from fxhlo.runtime.core import native
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -89,10 +89,10 @@ CALLS = (
     ),
     Call(
         "fxhlo_ragged_paged_latent_attention",
-        {"query": PAGED["query"], "latent": floats(T, 8), "kv_cache": floats(6, 4, 8),
+        {"query": PAGED["query"], "latent": floats(T, 9), "w_uk": floats(4, 6, 7), "w_uv": floats(4, 7, 5), "kv_cache": floats(6, 4, 9),
          **{name: PAGED[name] for name in ("slot_mapping", "block_tables", "seq_lens", "query_start_loc")}},
-        (((T, 4, 6), F32), ((6, 4, 8), F32)),
-        {"value_size": np.int64(6), "scale": F32(0.3), "sliding_window": np.int64(0)},
+        (((T, 4, 5), F32), ((6, 4, 9), F32)),
+        {"scale": F32(0.3), "sliding_window": np.int64(0), "form": np.int64(0)},
     ),
     Call(
         "fxhlo_ragged_paged_attention",

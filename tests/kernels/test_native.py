@@ -35,12 +35,13 @@ from fxhlo.kernels import (
 )
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.kernels.paged_attention.cases import specs, values
+from fxhlo.kernels.paged_latent_attention.cases import MODELS, Sizes
 from fxhlo.kernels.paged_latent_attention.cases import specs as latent_specs
 from fxhlo.kernels.paged_latent_attention.cases import values as latent_values
 from fxhlo.kernels.process_logits.cases import values as processing
-from fxhlo.kernels.ragged_ssd.cases import operands_of
+from fxhlo.kernels.ragged_causal_conv1d.cases import operands_of
+from fxhlo.kernels.ragged_causal_conv1d.cases import values as stepping
 from fxhlo.kernels.ragged_ssd.cases import specs as ssd
-from fxhlo.kernels.ragged_ssd.cases import values as stepping
 from fxhlo.kernels.spec import Kernel, Operands, TensorSpec
 from fxhlo.kernels.varlen_attention.cases import attributes as varlen_attributes
 from fxhlo.kernels.varlen_attention.cases import specs as varlen_specs
@@ -270,11 +271,11 @@ def test_a_sequence_has_the_same_bits_alone_and_among_others(dtype: str) -> None
 
 
 LATENT = {
-    "mixed": ((48, 4, 72, 16, 7, 10), 64, 0),
-    "odd": ((48, 3, 37, 5, 7, 32), 20, 0),
-    "of a served model": ((48, 16, 576, 16, 7, 10), 512, 0),
-    "more heads than a tile": ((48, 80, 24, 16, 7, 10), 16, 0),
-    "window": ((48, 4, 72, 16, 7, 10), 64, 13),
+    "mixed": (Sizes(4, 24, 8, 64, 16), 16, 10, 0),
+    "odd": (Sizes(3, 11, 17, 20, 7), 5, 32, 0),
+    "of a served model": (MODELS["DeepSeek-V2-Lite"], 16, 10, 0),
+    "more heads than a tile": (Sizes(80, 12, 8, 16, 12), 16, 10, 0),
+    "window": (Sizes(4, 24, 8, 64, 16), 16, 10, 13),
 }
 
 
@@ -282,16 +283,17 @@ LATENT = {
 @pytest.mark.parametrize("name", LATENT)
 def test_paged_latent_attention(name: str, dtype: str) -> None:
     """As of keys and values: anything stands in pages and slots that are not read."""
-    shape, value_size, window = LATENT[name]
-    made = dict(latent_values(latent_specs(*shape, dtype="float32"), LENGTHS)(np.random.default_rng(3)))
+    sizes, block_size, pages, window = LATENT[name]
+    operands = latent_specs(48, sizes, block_size, 7, pages, dtype="float32")
+    made = dict(latent_values(operands, LENGTHS)(np.random.default_rng(3)))
     for request, (done, new) in enumerate([*LENGTHS, (0, 0), (0, 0)]):
-        used = -(-(done + new) // shape[3]) if new else 0
+        used = -(-(done + new) // block_size) if new else 0
         made["block_tables"][request, used:] = [-1, 10**6, -(2**31)][request % 3]
     made["kv_cache"][-1] = NAN
     made["slot_mapping"][-3:] = [-1, 2**31 - 1, -(2**31)]
-    for each in ("query", "latent", "kv_cache"):
+    for each in ("query", "latent", "w_uk", "w_uv", "kv_cache"):
         made[each] = made[each].astype(DTYPES[dtype])
-    attributes = {"value_size": value_size, "scale": shape[2] ** -0.5, "sliding_window": window}
+    attributes = {"scale": operands["query"].shape[2] ** -0.5, "sliding_window": window}
     kernel = paged_latent_attention.KERNEL
     found, right = run(kernel, made, **attributes), expected(kernel, made, **attributes)
     close(found[:1], right[:1], {"float32": 2e-5, "bfloat16": 2e-2, "float16": 2e-3}[dtype])
@@ -299,11 +301,10 @@ def test_paged_latent_attention(name: str, dtype: str) -> None:
 
 
 def test_paged_latent_attention_of_values_that_are_no_numbers() -> None:
-    made = dict(
-        latent_values(latent_specs(24, 4, 40, 16, 4, 4, dtype="float32"), [(20, 3), (0, 12)])(np.random.default_rng(4))
-    )
+    operands = latent_specs(24, Sizes(4, 12, 8, 32, 10), 16, 4, 4, dtype="float32")
+    made = dict(latent_values(operands, [(20, 3), (0, 12)])(np.random.default_rng(4)))
     made["latent"][1, 3], made["latent"][8, 2], made["query"][5, 2] = NAN, INF, -INF
-    attributes = {"value_size": 32, "scale": 0.2, "sliding_window": 0}
+    attributes = {"scale": 0.2, "sliding_window": 0}
     kernel = paged_latent_attention.KERNEL
     found, right = run(kernel, made, **attributes), expected(kernel, made, **attributes)
     close(found[:1], right[:1], 2e-5)

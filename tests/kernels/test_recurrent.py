@@ -32,7 +32,7 @@ from fxhlo.kernels import (
     ssd,
 )
 from fxhlo.kernels.catalog import kernels, register_torch_ops
-from fxhlo.kernels.ragged_ssd.cases import Lengths, operands_of, values
+from fxhlo.kernels.ragged_causal_conv1d.cases import Lengths, operands_of, values
 from fxhlo.kernels.ragged_ssd.cases import specs as ssd_specs
 from fxhlo.kernels.spec import Implementation, Kernel, Operands, TensorSpec
 from fxhlo.passes.hlo import legalize

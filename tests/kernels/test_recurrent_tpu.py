@@ -11,7 +11,7 @@ import torch
 from jax.experimental.pallas import tpu as pltpu
 
 from fxhlo.kernels.catalog import kernels
-from fxhlo.kernels.ragged_ssd.cases import Lengths, operands_of, values
+from fxhlo.kernels.ragged_causal_conv1d.cases import Lengths, operands_of, values
 from fxhlo.kernels.spec import Operands, TensorSpec
 from fxhlo.runtime.core.targets import Target
 

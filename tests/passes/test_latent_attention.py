@@ -14,21 +14,28 @@ from fxhlo.passes.fx.paged_attention import PagedAttention
 from fxhlo.passes.pipeline import run, verify
 from fxhlo.passes.program import Program
 
-HEADS, LATENT, ROTARY, WINDOW = 3, 8, 4, 6
+HEADS, NOPE, LATENT, ROTARY, WINDOW = 3, 5, 8, 4, 6
 
 
 class Both(torch.nn.Module):
     """Layers with latents, the first with an indexer, and one with keys and values: they share the inputs."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(4)
+        self.w_uk = torch.nn.Parameter(torch.randn(HEADS, NOPE, LATENT, generator=generator))
+        self.w_uv = torch.nn.Parameter(torch.randn(HEADS, LATENT, NOPE, generator=generator))
+
     def forward(self, query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         positive = query.abs()  # no score is 0, so that none are equal
-        selected = torch.ops.fxhlo.lightning_index(positive, latent.abs(), positive[:, :, 0], layer="i", count=4)
+        narrow = latent.abs()[:, : NOPE + ROTARY]
+        selected = torch.ops.fxhlo.lightning_index(positive, narrow, positive[:, :, 0], layer="i", count=4)
         for layer, window, only in (("a", 0, selected), ("b", WINDOW, None)):
             attended = torch.ops.fxhlo.latent_attention(
-                query, latent, only, layer=layer, value_size=LATENT, scale=0.4, sliding_window=window
+                query, latent, self.w_uk, self.w_uv, only, layer=layer, scale=0.4, sliding_window=window
             )
             query = query + torch.nn.functional.pad(attended, (0, ROTARY))
-        keys = latent[:, None].expand(-1, HEADS, -1)
+        keys = narrow[:, None].expand(-1, HEADS, -1)
         return torch.ops.fxhlo.attention(
             query, keys, keys, None, None, layer="c", scale=0.4, sliding_window=0, soft_cap=0.0
         )
@@ -36,10 +43,9 @@ class Both(torch.nn.Module):
 
 def program() -> Program:
     register_torch_ops()
-    size = LATENT + ROTARY
     inputs = [
-        Input("query", ("tokens", HEADS, size), torch.float32),
-        Input("latent", ("tokens", size), torch.float32),
+        Input("query", ("tokens", HEADS, NOPE + ROTARY), torch.float32),
+        Input("latent", ("tokens", LATENT + ROTARY), torch.float32),
         Input("logit_rows", ("requests",), torch.int32),
     ]
     module = Both()
@@ -51,17 +57,17 @@ def program() -> Program:
 
 def rows() -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
-    size = LATENT + ROTARY
     return {
-        "query": torch.randn(TOKENS, HEADS, size),
-        "latent": torch.randn(TOKENS, size),
+        "query": torch.randn(TOKENS, HEADS, NOPE + ROTARY),
+        "latent": torch.randn(TOKENS, LATENT + ROTARY),
         "logit_rows": torch.zeros(1).int(),
     }
 
 
 def caches() -> dict[str, torch.Tensor]:
-    latents = {f"kv_cache.{layer}": (BLOCKS, BLOCK, LATENT + ROTARY) for layer in "abi"}
-    shapes = {**latents, "kv_cache.c": (BLOCKS, BLOCK, 2 * HEADS, LATENT + ROTARY)}
+    latents = {f"kv_cache.{layer}": (BLOCKS, BLOCK, LATENT + ROTARY) for layer in "ab"}
+    others = {"kv_cache.i": (BLOCKS, BLOCK, NOPE + ROTARY), "kv_cache.c": (BLOCKS, BLOCK, 2 * HEADS, NOPE + ROTARY)}
+    shapes = latents | others
     return {name: torch.full(shape, float("nan")) for name, shape in shapes.items()}
 
 

@@ -46,3 +46,29 @@ ENTRY %main (x: f32[2]) -> f32[2] {
 def test_a_module_takes_its_dearest_branch_or_its_cheapest():
     assert xla_cycles(MODULE, asked=True) == 4 * 11 + 10
     assert xla_cycles(MODULE, asked=False) == 4 * 11 + 2
+
+
+NESTED = """HloModule m
+
+%inner (p: f32[2]) -> f32[2] {
+  ROOT %a = f32[2] add(%p, %p), backend_config={"estimated_cycles":"10"}
+}
+
+%more (p: f32[2]) -> pred[] {
+  ROOT %c = pred[] compare(%p), backend_config={"estimated_cycles":"1"}
+}
+
+%outer (p: f32[2]) -> f32[2] {
+  %b = f32[2] add(%p, %p), backend_config={"estimated_cycles":"100"}
+  ROOT %w = f32[2] while(%b), condition=%more, body=%inner
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  ROOT %w = f32[2] while(%x), condition=%more, body=%outer
+}
+"""
+
+
+def test_loops_without_a_known_count_take_those_of_their_depth():
+    assert xla_cycles(NESTED, asked=True, steps=(3, 5)) == 3 * (1 + 100 + 5 * (1 + 10))
+    assert xla_cycles(NESTED, asked=True, steps=2) == 2 * (1 + 100 + 2 * (1 + 10))

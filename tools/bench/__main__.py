@@ -22,6 +22,8 @@ from . import (
     considered_tpu,
     experts_tpu,
     host,
+    kernels_tpu,
+    latent_forms,
     lowering,
     models,
     sampling_tpu,
@@ -81,6 +83,14 @@ PARTS: dict[str, Part] = {
     "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
     "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
+    "kernels-tpu": Part(
+        lambda options: [*experts_tpu.measure(say), *kernels_tpu.measure(say)],
+        lambda rows: [
+            experts_tpu.table([row for row in rows if isinstance(row, experts_tpu.Row)]),
+            kernels_tpu.table([row for row in rows if isinstance(row, kernels_tpu.Row)]),
+        ],
+    ),
+    "latent": Part(lambda options: latent_forms.measure(say), lambda rows: [latent_forms.table(list(rows))]),
     "considered-tpu": Part(
         lambda options: considered_tpu.measure(say), lambda rows: [considered_tpu.table(list(rows))]
     ),

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,18 @@ class _Straight:
         return self.module.fori_loop(0, count, lambda _, state: body(state), start)
 
 
+def straight_loops(modules: Sequence[Any], pl: Any, pages: int) -> None:
+    """Makes the modules of a kernel on kernels/paged_attention's loop take every branch and read so many pages a block, in this process.
+
+    No rows are copied: libtpu's model of copies does not know all of their directions.
+    """
+    from ...kernels.paged_attention.tpu_copies import Copies
+
+    for module in modules:
+        module.pl = _Straight(pl, pages)
+    Copies.each_part = lambda *_: None  # type: ignore[method-assign]
+
+
 def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable[..., object], int, int]:
     import jax
     from jax.experimental import pallas as pl
@@ -172,23 +184,21 @@ def _ours(shape: Shape, blocks: int, operands: dict[str, Any]) -> tuple[Callable
             span = self.batch.span(place.request, place.tile)
             self.copies.fetch_tile(place)
             self.copies.fetch_pages(place)
-            self.softmax.begin(place, tile)
+            softmax: Any = self.softmax
+            softmax.begin(place, tile)
 
             def block(number: Any, place: Any) -> Any:
                 following = place._replace(block=place.block + 1, pages_at=1 - place.pages_at)
                 self.copies.fetch_pages(following)
-                self.copies.each_page(place, lambda copy: copy.wait())
+                self.copies.whole_block(place).wait()
                 for at in range(0, keys, chunk):
-                    self.softmax.chunk(place.pages_at, at, number * keys + at - span.position, span.position, tile)
+                    softmax.chunk(place.pages_at, at, number * keys + at - span.position, span.position, tile)
                 return following
 
-            self.softmax.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)
+            softmax.finish(jax.lax.fori_loop(0, blocks, block, place), span, tile)
 
-    for module in (tpu_attend, tpu_copies, tpu_softmax):
-        module.pl = _Straight(pl, keys // shape.page)  # type: ignore[attr-defined]
+    straight_loops((tpu_attend, tpu_copies, tpu_softmax), pl, keys // shape.page)
     tpu_attend.Loop = Straight  # type: ignore[misc]
-    # No rows are copied: libtpu's model of copies does not know all of their directions.
-    tpu_copies.Copies.each_part = lambda *_: None  # type: ignore[method-assign]
     tpu.write = lambda new, kv_cache, slot_mapping: kv_cache  # the wheel's kernel writes nothing
 
     def call(**operands: Any) -> Any:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.moe.cases import MODELS
@@ -28,10 +29,13 @@ from ...runtime.core.targets import Target
 from .sampling_tpu import pallas_cycles, xla_cycles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from jax import Array
     from rich.table import Table
+
+    from ...passes import mlir
+    from ...runtime.core.pjrt import Compiled
 
 TARGETS = ("tpu-v5e", "tpu-v6e", "tpu-7x")
 NAMES = ("Qwen3 30B-A3B", "gpt-oss 120b", "DeepSeek V3, 64 of 256 experts", "Qwen3-Next 80B")
@@ -112,10 +116,10 @@ def _child(row: Row, folder: Path) -> Row:
     specs = mixture.specs(row.rows, np.dtype(bfloat16))
     chosen = min(choices, mixture.experts)
     weights = sum(specs[name].shape[1] * specs[name].shape[2] * 2 for name in ("w13", "w2")) * chosen
-    row = replace(row, memory=weights / (target.bandwidth or 1) * _clock(target))
+    row = replace(row, memory=weights / (target.bandwidth or 1) * clock(target))
     begun = perf_counter()
     try:
-        compiled = _compile(_implementation(row.way), specs, attributes, target)
+        compiled = compile_implementation(_implementation(row.way), specs, attributes, target)
     except FxhloError as problem:
         return replace(row, refused=str(problem).splitlines()[0])
     row = replace(row, seconds=perf_counter() - begun, temporaries=compiled.memory.temporaries)
@@ -150,7 +154,12 @@ def _by_ragged_dot(**named: Any) -> Array:
     return experts(lambda sizes: partial(product, sizes=sizes), **named)
 
 
-def _compile(implementation: Implementation, specs: dict[str, TensorSpec], attributes: Any, target: Target) -> Any:
+def compile_implementation(
+    implementation: Implementation, specs: Mapping[str, TensorSpec], attributes: Mapping[str, Any], target: Target,
+    aliases: Mapping[int, str] = MappingProxyType({}),
+) -> Compiled:  # fmt: skip
+    """An implementation compiled alone for operands of these shapes, those that it addresses itself pinned to rows. aliases: results
+    that are an operand updated in place. Raises FxhloError."""
     from ...passes import mlir
     from ...passes.hlo.implementation import lower_implementation
     from ...passes.hlo.layouts import pin_row_major
@@ -159,9 +168,29 @@ def _compile(implementation: Implementation, specs: dict[str, TensorSpec], attri
     text = lower_implementation(implementation, Operands.of(specs, specs.values()), attributes, target)
     module = mlir.parse(text, mlir.context())
     with module.context, mlir.ir.Location.unknown():
-        kinds = (specs[name].shape for name in implementation.row_major)
-        pin_row_major(module, {f"tensor<{'x'.join(map(str, shape))}xbf16>" for shape in kinds})
+        donate(module, list(specs), aliases)
+        kinds = [specs[name] for name in implementation.row_major]
+        types = {f"tensor<{'x'.join(map(str, kind.shape))}x{MLIR[kind.dtype.name]}>" for kind in kinds}
+        pin_row_major(module, types)
         return compile_ahead(str(module), target)
+
+
+MLIR = {"bfloat16": "bf16", "float32": "f32"}
+
+
+def donate(module: mlir.ir.Module, operands: Sequence[str], aliases: Mapping[int, str]) -> None:
+    """Gives the memory of operands to the results that they are updated to: {result: operand}."""
+    from ...passes.mlir import ir
+
+    function = ir.SymbolTable(module.operation)["main"].operation
+    given = {operand: result for result, operand in aliases.items()}
+    of_operands: list[dict[str, ir.Attribute]] = [
+        {"tf.aliasing_output": ir.IntegerAttr.get(ir.IntegerType.get_signless(32), given[name])}
+        if name in given
+        else {}
+        for name in operands
+    ]
+    function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(each) for each in of_operands])
 
 
 def _product_cycles(weights: TensorSpec, choices: int, chosen: int, target: Target, folder: Path) -> float:
@@ -180,17 +209,17 @@ def _product_cycles(weights: TensorSpec, choices: int, chosen: int, target: Targ
         "sizes": TensorSpec((groups,), np.dtype(np.int32)),
     }  # fmt: skip
     before = set(folder.glob("*-name.*-03-final_bundles.txt"))
-    _compile(pallas, specs, {}, target)
+    compile_implementation(pallas, specs, {}, target)
     schedules = set(folder.glob("*-name.*-03-final_bundles.txt")) - before
     visit = max(pallas_cycles(path.read_text(), 1, 1) for path in schedules)  # Mosaic's call; others are empty
     columns = -(-outputs // tiles.columns)
     visits = -(-choices // height_of(choices, target)) + chosen - 1
     moved = chosen * outputs * inputs * 2 + choices * (columns * inputs * 2 + outputs * 4)
-    return max(visit * visits * columns, moved / (target.bandwidth or 1) * _clock(target))
+    return max(visit * visits * columns, moved / (target.bandwidth or 1) * clock(target))
 
 
-def _clock(target: Target) -> float:
-    """In Hz: a matrix unit of n by n takes n times n products, of two operations, a cycle."""
+def clock(target: Target) -> float:
+    """The target's clock in Hz: a matrix unit of n by n takes n times n products, of two operations, a cycle."""
     return (target.flops("bfloat16") or 1) / (2 * UNITS * target.mxu**2)
 
 

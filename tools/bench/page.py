@@ -23,13 +23,17 @@ WHAT = {
     "experts-tpu": "Cycles of one layer's experts by the compiler's figures: the Pallas product beside XLA's ragged dot, of which the "
     "copies alone have an estimate, and beside the loop in StableHLO. *Weights' bound*: the time in which the memory delivers the "
     "chosen weights.",
+    "kernels-tpu": "Cycles of one layer's step by the compiler's figures: experts as by `experts-tpu`, latent attention, state space and "
+    "linear attention, our Pallas kernel beside XLA's programs for the same composite.",
+    "latent": "The two forms of latent attention in the native CPU kernel, and the one that it chooses; the best of some calls, in turn.",
     "considered-tpu": "What was considered as a kernel: the compiler's figures. docs/kernels_considered.md has the verdicts.",
 }
 """Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
     "serving": "Serving", "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
     "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs",
-    "experts-tpu": "Experts on TPUs", "considered-tpu": "Kernels considered",
+    "experts-tpu": "Experts on TPUs", "kernels-tpu": "Experts, latents and states on TPUs", "latent": "Latent attention's two forms",
+    "considered-tpu": "Kernels considered",
 }  # fmt: skip
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

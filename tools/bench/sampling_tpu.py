@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -165,9 +165,10 @@ def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
     return total
 
 
-def xla_cycles(text: str, *, asked: bool, steps: int = STEPS) -> float:
-    """Sums `estimated_cycles` of an optimized module, loops times their count, `steps` where it is not known; of a condition the most
-    expensive branch, or the cheapest unless `asked`."""
+def xla_cycles(text: str, *, asked: bool, steps: int | Sequence[int] = STEPS) -> float:
+    """Sums `estimated_cycles` of an optimized module, loops times their count, `steps` where it is not known: the same for all, or from
+    the outermost of nested loops on. Of a condition the most expensive branch, or the cheapest unless `asked`."""
+    counts = [steps] if isinstance(steps, int) else list(steps)
     computations: dict[str, list[str]] = {}
     current: list[str] = []
     entry = ""
@@ -179,13 +180,15 @@ def xla_cycles(text: str, *, asked: bool, steps: int = STEPS) -> float:
             current.append(line)
 
     @cache
-    def cost(name: str) -> float:
-        return sum(of(line) for line in computations.get(name, ()))
+    def cost(name: str, depth: int = 0) -> float:
+        return sum(of(line, depth) for line in computations.get(name, ()))
 
-    def of(line: str) -> float:
+    def of(line: str, depth: int) -> float:
         if loop := re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
             known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            return (int(known[1]) if known else steps) * (cost(loop[1]) + cost(loop[2]))
+            turns = int(known[1]) if known else counts[min(depth, len(counts) - 1)]
+            inside = depth if known else depth + 1
+            return turns * (cost(loop[1], inside) + cost(loop[2], inside))
         if " conditional(" in line:
             names = re.search(r"branch_computations=\{([^}]*)\}", line)
             branches = (
@@ -193,7 +196,7 @@ def xla_cycles(text: str, *, asked: bool, steps: int = STEPS) -> float:
                 if names
                 else re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
             )
-            return (max if asked else min)(map(cost, branches))
+            return (max if asked else min)(cost(branch, depth) for branch in branches)
         estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
         return float(estimate[1]) if estimate and int(estimate[1]) < 2**62 else 0.0
 

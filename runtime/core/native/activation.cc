@@ -58,13 +58,7 @@ ffi::Error silu_and_mul(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi:
   door.require(shape[1] % 2 == 0, [&] { return Door::described("values", x) + ", which has no two halves"; });
   door.check("the result", *y, {x.element_type()}, {shape[0], shape[1] / 2});
   if (door.failed()) return door.error();
-  return guarded(kName, [&] {
-    switch (x.element_type()) {
-      case ffi::F32: return run<float>(pool, x, *y);
-      case ffi::BF16: return run<BFloat16>(pool, x, *y);
-      default: return run<Half>(pool, x, *y);
-    }
-  });
+  return guarded(kName, x.element_type(), [&](auto value) { return run<decltype(value)>(pool, x, *y); });
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ struct Problem : Shape {
     return std::max<int64_t>({0, in_window, in_chunk});
   }
   int64_t end_key(int32_t, int64_t position) const { return position + 1; }
+  const int32_t* table(int64_t request) const { return tables + request * pages; }
 
   void find_keys(const Item& item, int64_t block, int64_t first, int64_t last, const T** keys) const {
     find_paged_keys(*this, item, block, first, last, cache + 2 * item.head * head_size, slot_values(), keys);
@@ -136,12 +137,8 @@ ffi::Error ragged_paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::A
   const Shape shape = read_shape(operands, door);
   if (door.failed()) return door.error();
   const Scoring scoring{scale, soft_cap};
-  return guarded(kName, [&] {
-    switch (q.element_type()) {
-      case ffi::F32: return run<float>(pool, operands, shape, scoring, sliding_window, chunk, door);
-      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, sliding_window, chunk, door);
-      default: return run<Half>(pool, operands, shape, scoring, sliding_window, chunk, door);
-    }
+  return guarded(kName, q.element_type(), [&](auto value) {
+    return run<decltype(value)>(pool, operands, shape, scoring, sliding_window, chunk, door);
   });
 }
 

@@ -1,7 +1,8 @@
 // Attention over a paged cache: where a block's keys are, and the check that every page to be read is there.
 //
 // A `Problem` of attention_walk.h, with these members as well:
-//   int64_t blocks, block_size, pages; const int32_t *tables [requests, pages], *seq_lens [requests], *starts [requests + 1]
+//   int64_t blocks, block_size, pages; const int32_t *seq_lens [requests], *starts [requests + 1]
+//   const int32_t* table(request): its pages
 #pragma once
 
 #include <algorithm>
@@ -17,7 +18,7 @@ namespace fxhlo {
 template <typename Problem, typename T>
 void find_paged_keys(const Problem& p, const Item& item, int64_t block, int64_t first, int64_t last, const T* cache, int64_t stride,
                      const T** keys) {
-  const int32_t* table = p.tables + item.request * p.pages;
+  const int32_t* table = p.table(item.request);
   std::fill(keys, keys + kKeys, zeros<T>());
   const int64_t begin = std::max(first, block), end = std::min(last, block + kKeys);
   if (begin >= end) return;
@@ -43,7 +44,7 @@ void check_requests(const Problem& p, Door& door) {
     if (door.failed()) return;
     const int64_t last = (length - 1) / p.block_size;
     for (int64_t page = p.first_key(std::max<int64_t>(0, p.first_position(request))) / p.block_size; page <= last; ++page) {
-      const int32_t block = p.tables[request * p.pages + page];
+      const int32_t block = p.table(request)[page];
       door.require(0 <= block && block < p.blocks, [&] {
         return where() + "entry " + std::to_string(page) + " of its block table is " + std::to_string(block) + ", the cache has " +
                std::to_string(p.blocks) + " blocks";

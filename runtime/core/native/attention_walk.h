@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attention_tile.h"
@@ -209,34 +210,26 @@ class Tile {
   const int64_t position_;
 };
 
+// Adds the tiles of one request's rows, of its KV heads [first_head, end_head).
 template <typename Problem>
-std::vector<Item> plan(const Problem& p) {
+void plan(const Problem& p, int32_t request, int32_t first_head, int32_t end_head, std::vector<Item>& items) {
   const int group = static_cast<int>(p.heads / p.kv_heads);
   const int most = std::max(1, kTileQueries / group);
-  std::vector<Item> items;
-  bool uneven = false;
-  for (int64_t request = 0; request < p.requests; ++request) {
-    const int32_t count = p.starts[request + 1] - p.starts[request];
-    for (int32_t row = 0; row < count; row += most) {
-      const int32_t rows = std::min<int32_t>(most, count - row);
-      const int64_t position = p.first_position(request) + row;
-      const int64_t keys = std::max<int64_t>(0, p.end_key(static_cast<int32_t>(request), position + rows - 1) - p.first_key(position));
-      for (int32_t head = 0; head < p.kv_heads; ++head) {
-        items.push_back({static_cast<int32_t>(request), head, row, rows, keys * (rows * group + 4)});
-      }
-      uneven |= rows > 1;
-    }
+  const int32_t count = p.starts[request + 1] - p.starts[request];
+  for (int32_t row = 0; row < count; row += most) {
+    const int32_t rows = std::min<int32_t>(most, count - row);
+    const int64_t position = p.first_position(request) + row;
+    const int64_t keys = std::max<int64_t>(0, p.end_key(request, position + rows - 1) - p.first_key(position));
+    for (int32_t head = first_head; head < end_head; ++head) items.push_back({request, head, row, rows, keys * (rows * group + 4)});
   }
-  // Longest first, so that the last items are short and no thread waits long.
-  if (uneven) {
-    std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
-  }
-  return items;
 }
 
 template <typename Problem>
-void attend(ffi::ThreadPool& pool, const Problem& p) {
-  const std::vector<Item> items = plan(p);
+void attend(ffi::ThreadPool& pool, const Problem& p, std::vector<Item> items) {
+  // Longest first, so that the last items are short and no thread waits long.
+  if (std::any_of(items.begin(), items.end(), [](const Item& item) { return item.rows > 1; })) {
+    std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
+  }
   int64_t cost = 0;
   for (const Item& item : items) cost += item.cost;
   const int64_t count = static_cast<int64_t>(items.size());
@@ -252,6 +245,16 @@ void attend(ffi::ThreadPool& pool, const Problem& p) {
       Tile<Problem>(p, items[index], scratch, shapes).run(index + 1 < end ? &items[index + 1] : nullptr);
     }
   });
+}
+
+// Attention of all requests and heads.
+template <typename Problem>
+void attend(ffi::ThreadPool& pool, const Problem& p) {
+  std::vector<Item> items;
+  for (int64_t request = 0; request < p.requests; ++request) {
+    plan(p, static_cast<int32_t>(request), 0, static_cast<int32_t>(p.kv_heads), items);
+  }
+  attend(pool, p, std::move(items));
 }
 
 // Checks that each request's rows are in the batch and follow those of the one before it.

@@ -43,8 +43,8 @@ SOURCES = (
 )  # fmt: skip
 """In order of compile time, longest first."""
 HEADERS = (
-    "activations.h", "attention_pages.h", "attention_tile.h", "attention_walk.h", "convert.h", "door.h", "linear_tiles.h", "panels.h",
-    "parallel.h", "recurrent.h", "sampling.h", "tiles.h", "transpose.h", "vector.h",
+    "activations.h", "attention_pages.h", "attention_tile.h", "attention_walk.h", "convert.h", "door.h", "latent_forms.h",
+    "latent_products.h", "linear_tiles.h", "panels.h", "parallel.h", "recurrent.h", "sampling.h", "tiles.h", "transpose.h", "vector.h",
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 """No contraction except explicit `fma`: sampling rounds as its reference does. Arguments in $CXX come after these

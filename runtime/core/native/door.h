@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "convert.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace fxhlo {
@@ -108,6 +109,18 @@ xla::ffi::Error guarded(const char* kernel, const Body& body) {
   } catch (const std::exception& problem) {
     return xla::ffi::Error::Internal(std::string(kernel) + ": " + problem.what());
   }
+}
+
+// guarded(), with a value of the type by which the kernel computes `type`, one of float32, bfloat16 and float16.
+template <typename Body>
+xla::ffi::Error guarded(const char* kernel, xla::ffi::DataType type, const Body& body) {
+  return guarded(kernel, [&] {
+    switch (type) {
+      case xla::ffi::DataType::F32: return body(float{});
+      case xla::ffi::DataType::BF16: return body(BFloat16{});
+      default: return body(Half{});
+    }
+  });
 }
 
 template <typename T>

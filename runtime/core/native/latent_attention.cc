@@ -1,129 +1,114 @@
 // fxhlo_ragged_paged_latent_attention: writes a step's latents into a paged cache and attends causally to it.
 //
-// Operands: q [T, N, D], latent [T, D], kv_cache [blocks, block_size, D], slot_mapping [T], block_tables [R, P], seq_lens [R]
-// (this step's tokens included), query_start_loc [R + 1], all int32. Results: out [T, N, value_size], kv_cache, which should be
-// aliased to the operand, and is copied otherwise. Rows of `out` that belong to no request are zero.
-//
-// All heads share one key per token, whose first value_size elements are its value: keys and values are read from memory once.
-// Heads are split into parts, each a KV head of its own to attention_walk.h, where there are too many for a tile, or fewer
-// requests than threads.
+// Operands: q [T, N, P + R], latent [T, L + R], w_uk [N, P, L], w_uv [N, L, V], kv_cache [blocks, block_size, L + R],
+// slot_mapping [T], block_tables [R, P], seq_lens [R] (this step's tokens included), query_start_loc [R + 1], all int32. Results:
+// out [T, N, V], kv_cache, which should be aliased to the operand, and is copied otherwise. Rows of `out` that belong to no
+// request are zero. form: 0 takes the cheaper form for each request, 1 the absorbed, 2 the decompressed one (latent_forms.h).
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
-#include "attention_pages.h"
 #include "door.h"
+#include "latent_forms.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace fxhlo {
 namespace {
 
 constexpr const char* kName = "fxhlo_ragged_paged_latent_attention";
-
-struct Shape {
-  int64_t tokens, heads, kv_heads, head_size, requests, blocks, block_size, pages, values;
-  int64_t value_size() const { return values; }
-};
-
-template <typename T>
-struct Problem : Shape {
-  using Value = T;
-  const T* q;
-  T* cache;
-  const int32_t* tables;
-  const int32_t* seq_lens;
-  const int32_t* starts;
-  T* out;
-  Scoring scoring;
-  int64_t window;  // 0: none
-  const float* sinks = nullptr;
-  const float* slopes = nullptr;
-
-  int64_t first_position(int64_t request) const { return seq_lens[request] - (starts[request + 1] - starts[request]); }
-  int64_t first_key(int64_t position) const { return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0; }
-  int64_t end_key(int32_t, int64_t position) const { return position + 1; }
-  void find_keys(const Item& item, int64_t block, int64_t first, int64_t last, const T** keys) const {
-    find_paged_keys(*this, item, block, first, last, static_cast<const T*>(cache), head_size, keys);
-  }
-  void prefetch(const T* const* keys) const {
-    for (int key = 0; key < kKeys; ++key) prefetch_bytes(keys[key], head_size);
-  }
-  void to_values(const T**) const {}  // a value begins where its key does
-};
-
-// The smallest number of parts of the heads that gives every thread a tile, none larger than the walk's.
-int64_t parts_of(int64_t heads, int64_t rows, int64_t threads) {
-  for (int64_t parts = 1; parts < heads; ++parts) {
-    if (heads % parts == 0 && heads / parts <= kTileQueries && rows * parts >= threads) return parts;
-  }
-  return heads;
-}
+constexpr int64_t kCheaper = 0, kDecompressed = 2;
 
 struct Operands {
-  ffi::AnyBuffer q, latent, cache, slots, tables, seq_lens, starts, out, updated;
+  ffi::AnyBuffer q, latent, w_uk, w_uv, cache, slots, tables, seq_lens, starts, out, updated;
 };
 
-Shape read_shape(const Operands& o, int64_t value_size, Door& door) {
+LatentShape read_shape(const Operands& o, Door& door) {
   constexpr int64_t any = kAnySize;
   door.check("query", o.q, {ffi::F32, ffi::BF16, ffi::F16}, {any, any, any});
   const ffi::DataType type = o.q.element_type();
+  door.check("w_uk", o.w_uk, {type}, {any, any, any}).check("w_uv", o.w_uv, {type}, {any, any, any});
   door.check("kv_cache", o.cache, {type}, {any, any, any}).check("block_tables", o.tables, {ffi::S32}, {any, any});
   if (door.failed()) return {};
-  const auto q = o.q.dimensions(), cache = o.cache.dimensions(), tables = o.tables.dimensions();
-  const Shape shape = {q[0], q[1], q[1], q[2], tables[0], cache[0], cache[1], tables[1], value_size};
+  const auto q = o.q.dimensions(), k = o.w_uk.dimensions(), v = o.w_uv.dimensions(), cache = o.cache.dimensions();
+  const auto tables = o.tables.dimensions();
+  const LatentShape shape = {q[0], q[1], k[1], q[2] - k[1], k[2], v[2], tables[0], cache[0], cache[1], tables[1]};
   door.require(shape.heads > 0, [&] { return Door::described("query", o.q) + ", which has no heads"; });
-  door.require(shape.head_size <= kMaxHeadSize, [&] {
-    return Door::described("query", o.q) + "; a latent has up to " + std::to_string(kMaxHeadSize) + " elements";
+  door.require(shape.nope > 0 && shape.rotary >= 0 && shape.latent > 0, [&] {
+    return Door::described("query", o.q) + ", which " + Door::described("w_uk", o.w_uk) + " cannot be applied to";
   });
-  door.require(0 < value_size && value_size <= shape.head_size, [&] {
-    return "value_size is " + std::to_string(value_size) + ", a latent has " + std::to_string(shape.head_size) + " elements";
-  });
-  door.check("latent", o.latent, {type}, {shape.tokens, shape.head_size});
-  door.check("kv_cache", o.cache, {type}, {shape.blocks, shape.block_size, shape.head_size});
+  for (const int64_t size : {shape.query_size(), shape.slot_size(), shape.value_size()}) {
+    door.require(0 < size && size <= kMaxHeadSize, [&] {
+      return Door::described("w_uv", o.w_uv) + "; queries, latents and values have up to " + std::to_string(kMaxHeadSize) + " elements, not " +
+             std::to_string(size);
+    });
+  }
+  door.check("w_uk", o.w_uk, {type}, {shape.heads, shape.nope, shape.latent});
+  door.check("w_uv", o.w_uv, {type}, {shape.heads, shape.latent, shape.value_size()});
+  door.check("latent", o.latent, {type}, {shape.tokens, shape.slot_size()});
+  door.check("kv_cache", o.cache, {type}, {shape.blocks, shape.block_size, shape.slot_size()});
   door.check("slot_mapping", o.slots, {ffi::S32}, {shape.tokens}).check("seq_lens", o.seq_lens, {ffi::S32}, {shape.requests});
   door.check("query_start_loc", o.starts, {ffi::S32}, {shape.requests + 1});
-  door.check("the result", o.out, {type}, {shape.tokens, shape.heads, value_size});
-  door.check("the updated cache", o.updated, {type}, {shape.blocks, shape.block_size, shape.head_size});
+  door.check("the result", o.out, {type}, {shape.tokens, shape.heads, shape.value_size()});
+  door.check("the updated cache", o.updated, {type}, {shape.blocks, shape.block_size, shape.slot_size()});
   return shape;
 }
 
 template <typename T>
-ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const Shape& shape, float scale, int64_t window, Door& door) {
-  Problem<T> p{shape, static_cast<const T*>(o.q.untyped_data()), static_cast<T*>(o.updated.untyped_data()),
-               data<int32_t>(o.tables), data<int32_t>(o.seq_lens), data<int32_t>(o.starts),
-               static_cast<T*>(o.out.untyped_data()), Scoring{scale, 0.0f}, std::max<int64_t>(0, window)};
-  check_requests(p, door);
+void write_cache(const LatentStep<T>& step, const T* latent, const int32_t* slots) {
+  const int64_t size = step.slot_size();
+  for (int64_t token = 0; token < step.tokens; ++token) {
+    if (slots[token] < 0 || slots[token] >= step.blocks * step.block_size) continue;
+    std::memcpy(step.cache + slots[token] * size, latent + token * size, size * sizeof(T));
+  }
+}
+
+// Whether the decompressed form multiplies less for this request: its projections are per key, not per row.
+template <typename T>
+bool cheaper_decompressed(const LatentStep<T>& step, int64_t request) {
+  const int64_t rows = step.rows(request), position = step.first_position(request);
+  if (rows < 2 || position < 0) return false;
+  const int64_t keys = step.seq_lens[request] - step.first_key(position);
+  int64_t seen = 0;
+  for (int64_t row = position; row < position + rows; ++row) seen += row + 1 - step.first_key(row);
+  const int64_t projections = step.latent * (step.nope + step.value_size());
+  const int64_t absorbed = rows * projections + seen * (step.slot_size() + step.latent);
+  return keys * projections + seen * (step.query_size() + step.value_size()) < absorbed;
+}
+
+template <typename T>
+ffi::Error run(ffi::ThreadPool& pool, const Operands& o, const LatentShape& shape, float scale, int64_t window, int64_t form, Door& door) {
+  const LatentStep<T> step{shape, data<T>(o.q), data<T>(o.w_uk), data<T>(o.w_uv), static_cast<T*>(o.updated.untyped_data()),
+                           data<int32_t>(o.tables), data<int32_t>(o.seq_lens), data<int32_t>(o.starts),
+                           static_cast<T*>(o.out.untyped_data()), Scoring{scale, 0.0f}, std::max<int64_t>(0, window)};
+  check_requests(step, door);
   if (door.failed()) return door.error();
   if (o.cache.untyped_data() != o.updated.untyped_data()) {
     std::memcpy(o.updated.untyped_data(), o.cache.untyped_data(), o.cache.size_bytes());
   }
-  const T* latent = static_cast<const T*>(o.latent.untyped_data());
-  const int32_t* slots = data<int32_t>(o.slots);
-  for (int64_t token = 0; token < shape.tokens; ++token) {
-    if (slots[token] < 0 || slots[token] >= shape.blocks * shape.block_size) continue;
-    std::memcpy(p.cache + slots[token] * shape.head_size, latent + token * shape.head_size, shape.head_size * sizeof(T));
+  write_cache(step, data<T>(o.latent), data<int32_t>(o.slots));
+  zero_other_rows(step);
+  std::vector<int32_t> absorbed, decompressed;
+  for (int32_t request = 0; request < shape.requests; ++request) {
+    const bool whole = form == kCheaper ? cheaper_decompressed(step, request) : form == kDecompressed && step.first_position(request) >= 0;
+    if (step.rows(request) > 0) (whole ? decompressed : absorbed).push_back(request);
   }
-  zero_other_rows(p);
-  p.kv_heads = parts_of(shape.heads, shape.requests ? p.starts[shape.requests] : 0, pool.num_threads());
-  attend(pool, p);
+  attend_absorbed_in_groups(pool, step, absorbed);
+  attend_decompressed_in_groups(pool, step, decompressed);
   return ffi::Error::Success();
 }
 
-ffi::Error ragged_paged_latent_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer latent, ffi::AnyBuffer cache,
-                                         ffi::AnyBuffer slots, ffi::AnyBuffer tables, ffi::AnyBuffer seq_lens, ffi::AnyBuffer starts,
-                                         ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> updated, int64_t value_size,
-                                         float scale, int64_t sliding_window) {
-  const Operands operands{q, latent, cache, slots, tables, seq_lens, starts, *out, *updated};
+ffi::Error ragged_paged_latent_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer latent, ffi::AnyBuffer w_uk,
+                                         ffi::AnyBuffer w_uv, ffi::AnyBuffer cache, ffi::AnyBuffer slots, ffi::AnyBuffer tables,
+                                         ffi::AnyBuffer seq_lens, ffi::AnyBuffer starts, ffi::Result<ffi::AnyBuffer> out,
+                                         ffi::Result<ffi::AnyBuffer> updated, float scale, int64_t sliding_window, int64_t form) {
+  const Operands operands{q, latent, w_uk, w_uv, cache, slots, tables, seq_lens, starts, *out, *updated};
   Door door(kName);
-  const Shape shape = read_shape(operands, value_size, door);
+  const LatentShape shape = read_shape(operands, door);
   if (door.failed()) return door.error();
-  return guarded(kName, [&] {
-    switch (q.element_type()) {
-      case ffi::F32: return run<float>(pool, operands, shape, scale, sliding_window, door);
-      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scale, sliding_window, door);
-      default: return run<Half>(pool, operands, shape, scale, sliding_window, door);
-    }
+  return guarded(kName, q.element_type(), [&](auto value) {
+    return run<decltype(value)>(pool, operands, shape, scale, sliding_window, form, door);
   });
 }
 
@@ -142,10 +127,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_ragged_paged_latent_attention, fxhlo::ragged
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
-                                  .Attr<int64_t>("value_size")
                                   .Attr<float>("scale")
-                                  .Attr<int64_t>("sliding_window"));
+                                  .Attr<int64_t>("sliding_window")
+                                  .Attr<int64_t>("form"));
 
 #pragma GCC visibility pop

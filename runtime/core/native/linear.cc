@@ -119,13 +119,7 @@ ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, c
   door.check("the result", y, {type, ffi::F32}, {x.dimensions()[0], w.dimensions()[0]});
   if (door.failed()) return door.error();
   const void* added = bias == nullptr ? nullptr : bias->untyped_data();
-  return guarded(kName, [&] {
-    switch (type) {
-      case ffi::F32: return run<float>(pool, x, w, added, y);
-      case ffi::BF16: return run<BFloat16>(pool, x, w, added, y);
-      default: return run<Half>(pool, x, w, added, y);
-    }
-  });
+  return guarded(kName, type, [&](auto value) { return run<decltype(value)>(pool, x, w, added, y); });
 }
 
 ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {

@@ -133,13 +133,7 @@ ffi::Error logprobs(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer 
     });
     return ffi::Error::Success();
   };
-  return guarded(kName, [&] {
-    switch (logits.element_type()) {
-      case ffi::F32: return call(float{});
-      case ffi::BF16: return call(BFloat16{});
-      default: return call(Half{});
-    }
-  });
+  return guarded(kName, logits.element_type(), call);
 }
 
 }  // namespace

@@ -412,13 +412,8 @@ ffi::Error moe(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w13, ffi::
   check_bias("w13_bias", b13, width), check_bias("w2_bias", b2, hidden);
   door.check("the result", *y, {type}, {rows, hidden});
   if (door.failed()) return door.error();
-  return guarded(kName, [&] {
-    const Call call{x, w13, w2, weights, ids, b13, b2, *y, activation, on_input};
-    switch (type) {
-      case ffi::F32: return run<float>(pool, call);
-      case ffi::BF16: return run<BFloat16>(pool, call);
-      default: return run<Half>(pool, call);
-    }
+  return guarded(kName, type, [&](auto value) {
+    return run<decltype(value)>(pool, Call{x, w13, w2, weights, ids, b13, b2, *y, activation, on_input});
   });
 }
 

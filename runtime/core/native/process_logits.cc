@@ -73,13 +73,7 @@ ffi::Error process_logits(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyB
     return process<decltype(type)>(pool, logits, data<int32_t>(flags), mask, bias_ids, bias_values, seen_ids,
                                    seen_counts, repetition, frequency, presence, data<float>(processed));
   };
-  return guarded(kName, [&] {
-    switch (logits.element_type()) {
-      case ffi::F32: return call(float{});
-      case ffi::BF16: return call(BFloat16{});
-      default: return call(Half{});
-    }
-  });
+  return guarded(kName, logits.element_type(), call);
 }
 
 }  // namespace

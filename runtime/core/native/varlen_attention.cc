@@ -123,12 +123,8 @@ ffi::Error varlen_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuff
   if (door.failed()) return door.error();
   const Scoring scoring{scale, soft_cap};
   const Masking masking{std::max<int64_t>(0, sliding_window), causal};
-  return guarded(kName, [&] {
-    switch (q.element_type()) {
-      case ffi::F32: return run<float>(pool, operands, shape, scoring, masking, door);
-      case ffi::BF16: return run<BFloat16>(pool, operands, shape, scoring, masking, door);
-      default: return run<Half>(pool, operands, shape, scoring, masking, door);
-    }
+  return guarded(kName, q.element_type(), [&](auto value) {
+    return run<decltype(value)>(pool, operands, shape, scoring, masking, door);
   });
 }
 

@@ -1,8 +1,8 @@
-"""vLLM's multi-head latent attention (MLA) as one functional op in its absorbed form: `fxhlo.latent_attention`.
+"""vLLM's multi-head latent attention (MLA) as one functional op: `fxhlo.latent_attention`.
 
 vLLM's layer projects each head's query into the latents' space, attends to the latents, and projects the result to the heads'
-values (`W_UK_T`, `W_UV`); for prompts it would decompress keys and values instead. Here every row takes the absorbed form;
-docs/status.md has what that costs a long prompt. passes/fx/latent_attention.py adds the cache later.
+values (`W_UK_T`, `W_UV`: absorbed); for prompts it decompresses keys and values instead. Here the op has both projections, and
+its implementations choose the form. passes/fx/latent_attention.py adds the cache later.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FxhloLatentPrefill(MLAPrefillBackend):
         """Keeps nothing."""
 
     def run_prefill_new_tokens(self, *_: object, **__: object) -> NoReturn:
-        raise UnsupportedError("fxhlo's latent attention takes prompts in its absorbed form")
+        raise UnsupportedError("fxhlo's latent attention decompresses keys and values in its own op")
 
     run_prefill_context_chunk = run_prefill_new_tokens
 
@@ -96,18 +96,16 @@ def forward(
     q_dcp_replicated: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """q [T, N, P + R], kv_c_normed [T, L], k_pe [T, 1, R] -> [T, N * V]; in place of MLAAttention.forward."""
-    nope, rotary = q.split([layer.qk_nope_head_dim, layer.qk_rope_head_dim], dim=-1)
-    absorbed = torch.bmm(nope.transpose(0, 1), layer.W_UK_T).transpose(0, 1)
-    attended = torch.ops.fxhlo.latent_attention(
-        torch.cat([absorbed, rotary], dim=-1),
+    values = torch.ops.fxhlo.latent_attention(
+        q,
         torch.cat([kv_c_normed, k_pe.flatten(1)], dim=-1),
+        layer.W_UK_T,
+        layer.W_UV,
         selected_positions() if layer.use_sparse else None,
         layer=layer.layer_name,
-        value_size=layer.kv_lora_rank,
         scale=float(layer.scale),
         sliding_window=layer.sliding_window or 0,
     )
-    values = torch.bmm(attended.transpose(0, 1), layer.W_UV).transpose(0, 1)
     return values.reshape(-1, layer.num_heads * layer.v_head_dim)
 
 
