@@ -307,7 +307,7 @@ class _Partitioner:
         for operation in block.operations:
             if operation.operation.name == "func.return":
                 return [values[operand] for operand in operation.operands]
-            copied = operation.operation.clone()
+            copied = operation.operation.clone().operation
             for inner in operations(copied):
                 for index, operand in enumerate(inner.operands):
                     if operand in values:

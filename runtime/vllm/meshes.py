@@ -8,12 +8,13 @@ The model is built and captured for one device (parallel.py), and its programs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...passes.cache_groups import CacheGroup, owner
 from ...passes.hlo.plan import NEXT_STEP, Plan
 from ..core.errors import SignatureError, UnsupportedError
 from ..core.mesh import ONE_DEVICE, Mesh
@@ -77,6 +78,26 @@ def plan_of(
                 _check(full, parameter, split, mesh)
                 weights[full] = split
     return Plan(mesh, weights, {state.name: rules.state(state) for state in states}, ROWS.get(family))
+
+
+def check_groups(states: Iterable[StateSpec], groups: Sequence[CacheGroup]) -> None:
+    """Checks that layers of several groups share memory in blocks of one shape: a view of other heads would cross devices.
+
+    Raises UnsupportedError.
+    """
+    caches = {state.layer: state for state in states if isinstance(state, PagedKV)}
+    for layer, cache in caches.items() if len(groups) > 1 else ():
+        index, owned = owner(groups, layer)
+        if owned == layer or owned not in caches:
+            continue
+        other = caches[owned]
+        shapes = [(groups[index].block_size, cache.kv_heads, cache.head_size)]
+        shapes.append((groups[owner(groups, owned)[0]].block_size, other.kv_heads, other.head_size))
+        if len(set(shapes)) > 1:
+            raise UnsupportedError(
+                f"fxhlo does not split caches that {layer} and {owned} share in blocks of different shapes over several devices yet",
+                next_step="start with --disable-hybrid-kv-cache-manager",
+            )
 
 
 def _check(name: str, parameter: torch.Tensor, split: Split, mesh: Mesh) -> None:

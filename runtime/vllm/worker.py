@@ -24,7 +24,7 @@ from ..core.targets import Target
 from . import collection, compat, front, interrupts, memory
 from .host import without_accelerator
 from .layers import catalog
-from .meshes import plan_of
+from .meshes import check_groups, plan_of
 from .model import build_model
 from .parallel import devices_of, experts_apart
 from .plugin import version
@@ -113,6 +113,9 @@ class FxhloWorker(compat.WorkerBase):
         """Checks that the devices are there and divide the model, before the weights are read."""
         model = build_model(self.vllm_config, weights=False)
         self._layers = compat.layers_of(self.vllm_config)
+        if specs := specs_for_vllm(self.states()):
+            groups = compat.cache_groups(self.vllm_config, specs)
+            check_groups(self.states(), groups_of(groups, self.model_config.max_model_len))
         pjrt.device(TARGET, mesh=self.plan(model).mesh)
 
     def plan(self, model: torch.nn.Module) -> Plan:

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import step_decoder
-from step_decoder import HEAD_SIZE, HEADS, HIDDEN, KV_HEADS, LAYERS, captured
+from step_decoder import HEAD_SIZE, HEADS, HIDDEN, KV_HEADS, Decoder, Layer, captured_of
 
 from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.kernels.partition import along
@@ -48,6 +48,8 @@ from fxhlo.runtime.core.signature import Argument
 
 COLLECTIVES = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 MESHES = {2: Mesh((("model", 2),)), 4: Mesh((("kv", 2), ("rep", 2)))}
+WINDOWS = (0, 0, 5)
+"""Of the decoder's layers: two are alike, and emitted as one function."""
 ROWS = int(os.environ["ROWS"]) if "ROWS" in os.environ else None
 """`Plan.rows`, for the run without native kernels, in which products are XLA's."""
 PASSES = (
@@ -62,7 +64,7 @@ def plan(mesh: Mesh) -> Plan:
     keys = every if mesh.devices == 2 else ("kv",)
     qkv = (Part(HEADS * HEAD_SIZE, every), Part(KV_HEADS * HEAD_SIZE, keys), Part(KV_HEADS * HEAD_SIZE, keys))
     weights = {}
-    for index in range(LAYERS):
+    for index in range(len(WINDOWS)):
         name = f"layers.{index}"
         weights[f"{name}.qkv.weight"] = Split(Sharding((every, ())), 0, qkv)
         weights[f"{name}.qkv.bias"] = Split(Sharding((every,)), 0, qkv)
@@ -70,7 +72,7 @@ def plan(mesh: Mesh) -> Plan:
         weights[f"{name}.up.weight"] = Split(Sharding((every, ())), 0, (Part(HIDDEN, every),) * 2)
         weights[f"{name}.down.weight"] = Split(Sharding(((), every)))
     weights["embed.weight"] = Split(Sharding((every, ())))
-    states = {f"kv_cache.layers.{index}.attn": Sharding(((), (), keys, ())) for index in range(LAYERS)}
+    states = {f"kv_cache.layers.{index}.attn": Sharding(((), (), keys, ())) for index in range(len(WINDOWS))}
     return Plan(mesh, weights, states, ROWS)
 
 
@@ -155,7 +157,9 @@ def layers(mesh: Mesh) -> dict[str, float]:
 def main() -> None:
     register_torch_ops()
     step_decoder.VOCABULARY = 64  # which the devices divide
-    model, program = captured()
+    torch.manual_seed(0)
+    model = Decoder([Layer(index, window) for index, window in enumerate(WINDOWS)])
+    program = captured_of(model)
     module = emit(run(PASSES, program), {"tokens": 8, "requests": 2, "num_blocks": 4})
     weights = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     found: dict[int, dict[str, Any]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from step_decoder import LAYERS
+from meshes_alone import WINDOWS
 
 from fxhlo.kernels.catalog import kernels, register_torch_ops
 from fxhlo.lowering.capture.callable import Input, capture_callable
@@ -77,7 +77,7 @@ def test_a_step_whose_tokens_are_split_between_products_is_a_step_on_one_device(
 @pytest.mark.parametrize("devices", ["2", "4"])
 def test_a_layer_takes_two_sums_over_the_devices_and_nothing_else(found: dict[str, Any], devices: str) -> None:
     """Besides one for the embedding; of the two gathers a step runs one: of the logits, or of each device's best."""
-    assert found[devices]["collectives"] == {"all-reduce": 2 * LAYERS + 1, "all-gather": 2}
+    assert found[devices]["collectives"] == {"all-reduce": 2 * len(WINDOWS) + 1, "all-gather": 2}
 
 
 @pytest.mark.parametrize("layer", ["bias", "units", "experts"])

@@ -44,6 +44,7 @@ SIZES = {
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
 MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "llama": ("LlamaConfig", {}, (2, 4, 8)),
+    "deep": ("LlamaConfig", {"num_hidden_layers": 4}, (8,)),  # layers that are emitted once
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}, (4,)),  # biases, one matrix for embedding and head
     "qwen3": ("Qwen3Config", {}, (8,)),  # norms of each head
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}, (2,)),  # another activation, capped logits

@@ -17,14 +17,16 @@ import torch
 from models_on_meshes import MODELS
 from written import SIZES, configured
 
+from fxhlo.passes.cache_groups import CacheGroup
 from fxhlo.passes.hlo.plan import Plan
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.core.sharding import Part, Sharding
 from fxhlo.runtime.vllm import compat
 from fxhlo.runtime.vllm.layers import catalog
-from fxhlo.runtime.vllm.meshes import mesh_of, plan_of
+from fxhlo.runtime.vllm.meshes import check_groups, mesh_of, plan_of
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.parallel import devices_of, experts_apart, take_over
+from fxhlo.runtime.vllm.states.paged_kv import PagedKV
 
 LAYERS = 2
 ALL, KV = ("kv", "rep"), ("kv",)
@@ -40,10 +42,6 @@ def found() -> dict[str, Any]:
     return answer
 
 
-DENSE = {"all-reduce": 2 * LAYERS + 1, "all-gather": 2}
-"""Two sums a layer and one for the embedding; of the two gathers a step runs one: of the logits, or, greedy, of each device's best."""
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_on_a_mesh_is_a_step_on_one_device(model: str) -> None:
     steps = found()[model]
@@ -54,7 +52,9 @@ def test_a_step_on_a_mesh_is_a_step_on_one_device(model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_layer_takes_two_sums_over_the_devices_and_nothing_else(model: str) -> None:
-    expected = {"all-reduce": DENSE["all-reduce"]} if model == "bert" else DENSE  # which samples nothing
+    """And one for the embedding; of the two gathers a step runs one: of the logits, or, greedy, of each device's best."""
+    layers = MODELS[model][1].get("num_hidden_layers", LAYERS)
+    expected = {"all-reduce": 2 * layers + 1, **({} if model == "bert" else {"all-gather": 2})}  # BERT samples nothing
     assert [step["collectives"] for step in found()[model].values()] == [expected] * len(MODELS[model][2])
 
 
@@ -110,6 +110,18 @@ def test_heads_that_no_mesh_divides_are_refused(heads: tuple[int, ...], devices:
     with pytest.raises(UnsupportedError, match="do not divide the model's heads of keys") as caught:
         mesh_of(devices, layers(*heads))
     assert "--tensor-parallel-size" in str(caught.value.next_step)
+
+
+def test_caches_that_are_viewed_in_blocks_of_other_shapes_are_refused() -> None:
+    def cache(name: str, heads: int) -> PagedKV:
+        return PagedKV.of(name, block_size=16, kv_heads=heads, head_size=8, dtype=torch.float32)
+
+    apart = (CacheGroup(("a",), 16, 4), CacheGroup(("b",), 16, 4))
+    check_groups((cache("a", 4), cache("b", 4)), apart)
+    check_groups((cache("a", 4), cache("b", 2)), (CacheGroup(("a", "b"), 16, 4),))
+    with pytest.raises(UnsupportedError, match="caches that b and a share in blocks of different shapes") as caught:
+        check_groups((cache("a", 4), cache("b", 2)), apart)
+    assert "--disable-hybrid-kv-cache-manager" in str(caught.value.next_step)
 
 
 def test_a_kind_of_layer_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
