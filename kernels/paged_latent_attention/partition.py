@@ -10,7 +10,7 @@ from ..partition import Lying, Partition, along
 
 
 def partition(operands: Mapping[str, Lying], mesh: Mesh) -> Partition:
-    """query [T, N, P + R]: split along its heads, and so are their projections w_uk [N, P, L] and w_uv [N, L, V]."""
-    axes = operands["query"].axes(1)
+    """w_uk [N, P, L], w_uv [N, L, V]: split along their heads, and so is query [T, N, P + R]."""
+    axes = operands["w_uk"].axes(0)
     heads, projection = along(3, 1, axes), along(3, 0, axes)
     return Partition((heads, REPLICATED), {"query": heads, "w_uk": projection, "w_uv": projection})
