@@ -121,10 +121,11 @@ class Programs:
             (str(bucket), self._emitted(program, bucket)) for bucket in self.buckets
         )
         if not native.ready():
-            if self.plan.mesh.devices > 1:
-                native.unavailable()  # partitioning chooses kernels: they are built first
-            modules = list(modules)  # emit all first: legalization waits for the native kernels' build
+            if self.plan.mesh.devices == 1:
+                modules = list(modules)  # emit all first: legalization waits for the native kernels' build
             progress("building the native kernels, once per machine")
+            if self.plan.mesh.devices > 1:
+                native.unavailable()  # builds them: partitioning, a part of emission, chooses kernels
         done = count(1)
 
         def say(name: str, legalized: object) -> None:
