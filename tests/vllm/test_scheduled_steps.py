@@ -74,11 +74,11 @@ class Played:
         self.preempted = self.hits = self.added = 0
         self.pending: deque[tuple[Any, ModelRunnerOutput]] = deque()
 
-    def add(self, shape: float) -> None:
-        """Adds a request. shape: of its prompt, below 0.1 for one token, below 0.2 for the longest, else any."""
+    def add(self, shape: float, *, apart: bool = False) -> None:
+        """Adds a request. shape: of its prompt, below 0.1 for one token, below 0.2 for the longest, else any. apart: it shares nothing."""
         longest = self.config.model_config.max_model_len - (not self.pooling)
         length = 1 if shape < 0.1 else longest if shape < 0.2 else self.random.randint(1, longest)
-        common = self.random.choice([0, 0, length // 2, length - 1])
+        common = 0 if apart else self.random.choice([0, 0, length // 2, length - 1])
         prompt = self.shared[:common] + [self.random.randrange(90) for _ in range(length - common)]
         answer = min(self.random.choice([1, 2, 9, 60]), self.config.model_config.max_model_len - length)
         self.added += 1
@@ -113,7 +113,12 @@ class Played:
         )
 
     def play(self, steps: int) -> None:
-        self.add(0.15)  # one that is alone
+        self.add(0.15)  # one that is alone, then the largest step of all
+        self.step()
+        for _ in range(20 * self.config.scheduler_config.max_num_seqs):
+            self.step()
+        for _ in range(self.config.scheduler_config.max_num_seqs):
+            self.add(0.15, apart=True)
         self.step()
         for _ in range(steps):
             wanted, alike = self.random.choice([0, 0, 0, 1, 2, 12]), self.random.random()
