@@ -1,6 +1,7 @@
 """`fxhlo.ragged_gated_delta_rule`: gated delta attention (Gated DeltaNet, Kimi Delta Attention) along each request's rows, with its state in a slot."""
 
 from ..spec import FLOATING, Implementation, Kernel
+from .cases import cases
 from .reference import check, fake, ragged_gated_delta_rule, work
 
 KERNEL = Kernel(
@@ -21,6 +22,7 @@ KERNEL = Kernel(
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 5},
+    cases=cases,
     work=work,
     source="Yang et al., Gated delta networks, 2024, section 3; Kimi Linear, 2025, section 3",
 )

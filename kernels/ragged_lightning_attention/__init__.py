@@ -1,6 +1,7 @@
 """`fxhlo.ragged_lightning_attention`: linear attention with a fixed decay a head along each request's rows, with its state in a slot."""
 
 from ..spec import FLOATING, Implementation, Kernel
+from .cases import cases
 from .reference import check, fake, ragged_lightning_attention, work
 
 KERNEL = Kernel(
@@ -21,6 +22,7 @@ KERNEL = Kernel(
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 4},
+    cases=cases,
     work=work,
     source="Qin et al., Lightning attention-2, 2024; vllm/model_executor/layers/lightning_attn.py of vLLM 0.32.0",
 )

@@ -1,6 +1,7 @@
 """`fxhlo.ragged_selective_scan`: Mamba's selective state space along each request's rows, with its state in a slot."""
 
 from ..spec import FLOATING, Implementation, Kernel
+from .cases import cases
 from .reference import check, fake, ragged_selective_scan, work
 
 KERNEL = Kernel(
@@ -20,6 +21,7 @@ KERNEL = Kernel(
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 7},
+    cases=cases,
     work=work,
     source="Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023, algorithm 2",
 )

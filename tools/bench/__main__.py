@@ -84,11 +84,11 @@ PARTS: dict[str, Part] = {
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
     "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
     "kernels-tpu": Part(
-        lambda options: [*experts_tpu.measure(say), *kernels_tpu.measure(say)],
-        lambda rows: [
-            experts_tpu.table([row for row in rows if isinstance(row, experts_tpu.Row)]),
-            kernels_tpu.table([row for row in rows if isinstance(row, kernels_tpu.Row)]),
+        lambda options: [
+            *([] if options.fast else experts_tpu.measure(say)),
+            *kernels_tpu.measure(say, fast=options.fast),
         ],
+        lambda rows: kernels_tpu.tables(rows),
     ),
     "latent": Part(lambda options: latent_forms.measure(say), lambda rows: [latent_forms.table(list(rows))]),
     "considered-tpu": Part(

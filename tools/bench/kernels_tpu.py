@@ -5,7 +5,8 @@ Comes in: nothing but libtpu. Goes out: a row per kernel, shape, target and prog
 or of 1,024 rows of two requests, at the end of contexts of 2,048 tokens.
 
 Cycles are the compiler's. Of XLA's programs: `estimated_cycles` of fusions and copies, loops times the counts that the step gives them. Of
-the Pallas kernel over latents: libtpu's static profile of a tile of rows, per block of keys, times tiles and blocks. Of the one that
+the Pallas kernel over latents: libtpu's static profile of a tile of rows (of 7x, which it does not profile, the bundles of the schedule), per
+block of keys, times tiles and blocks. Of the one that
 steps states: the bundles of its final schedule. Of a Pallas kernel at least the cycles in which the memory delivers what it reads
 and writes; what XLA compiles around it is added.
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...kernels.spec import Case, Implementation, Kernel, Operands
 from ...runtime.core.targets import Target
+from . import experts_tpu
 from .attention_tpu import straight_loops
 from .experts_tpu import clock, compile_implementation
 from .sampling_tpu import pallas_cycles, xla_cycles
@@ -54,9 +56,14 @@ LATENT = "ragged_paged_latent_attention"
 SHAPES = (
     *(Shape(LATENT, model, prefill=("pallas", "xla", "decompressed")) for model in ("DeepSeek-V2-Lite", "DeepSeek-V2, V3")),
     *(Shape(LATENT, model, prefill=()) for model in ("Kimi-K2", "GLM-4.7-Flash", "MiniCPM3")),
+    Shape("ragged_gated_delta_rule", "Qwen3-Next"),
+    Shape("ragged_gated_delta_rule", "Kimi Linear", prefill=()),
     Shape("ragged_ssd", "Mamba 2 2.7B"),
+    Shape("ragged_lightning_attention", "MiniMax-Text-01"),
+    Shape("ragged_selective_scan", "Falcon Mamba, Jamba", decode=("xla",)),
     Shape("ragged_causal_conv1d", "Qwen3-Next", decode=("reference",), prefill=("reference",)),
 )  # fmt: skip
+FAST = ("DeepSeek-V2-Lite", "DeepSeek-V2, V3", "Qwen3-Next")
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,21 @@ class Row:
     refused: str = ""
 
 
-def rows_to_measure() -> list[Row]:
+def rows_to_measure(*, fast: bool = False) -> list[Row]:
+    """fast: decode alone, of the models in FAST."""
     return [
         Row(shape.kernel, shape.model, step, target, way)
         for shape in SHAPES
-        for step, ways in (("decode", shape.decode), ("prefill", shape.prefill))
+        if not fast or (shape.model in FAST and "pallas" in shape.decode)
+        for step, ways in (("decode", shape.decode), ("prefill", () if fast else shape.prefill))
         for target in TARGETS
         for way in ways
     ]
 
 
-def measure(say: Callable[[str], None]) -> list[Row]:
+def measure(say: Callable[[str], None], *, fast: bool = False) -> list[Row]:
     found = []
-    for row in rows_to_measure():
+    for row in rows_to_measure(fast=fast):
         say(f"kernels-tpu: {row.kernel}, {row.model}, {row.step}, {row.target}, {WAYS[row.way]}")
         found.append(measured(row))
     return found
@@ -116,20 +125,27 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
+def tables(rows: Sequence[Row | experts_tpu.Row]) -> list[Table]:
+    """Of experts, where they were measured, and of these kernels."""
+    experts = [row for row in rows if isinstance(row, experts_tpu.Row)]
+    made = [experts_tpu.table(experts)] if experts else []
+    return [*made, table([row for row in rows if isinstance(row, Row)])]
+
+
 def measured(row: Row) -> Row:
     """Compiles in processes of their own, since libtpu reads its flags once; its profiler does not know all that XLA compiles around a
     Pallas kernel, so that the kernel over latents is compiled alone for it."""
     schedules = "--xla_jf_dump_to={} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final"
     found = _in_a_process(row, "program", schedules)
     if row.way == "pallas" and row.kernel == LATENT and not found.refused:
-        alone = _in_a_process(row, "profile", "--xla_jf_dump_static_llo_profile_to={}")
+        alone = _in_a_process(row, "profile", f"{schedules} --xla_jf_dump_static_llo_profile_to={{}}")
         return replace(found, cycles=found.cycles + alone.cycles)
     return found
 
 
 def _in_a_process(row: Row, what: str, flags: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        given = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags.format(folder)}"
+        given = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags.replace('{}', folder)}"
         done = subprocess.run(
             [sys.executable, "-P", "-m", __spec__.name, json.dumps({"row": asdict(row), "folder": folder, "what": what})],
             env=os.environ | {"LIBTPU_INIT_ARGS": given}, stdout=subprocess.PIPE, text=True, check=True,
@@ -269,14 +285,26 @@ def _profiled(row: Row, folder: Path) -> Row:
 
         tpu.Loop = Straight  # type: ignore[misc]
         compile_implementation(Implementation("tpu", "pallas", attend, row_major=("kv_cache",)), given, {}, target)
-        (profile,) = folder.glob("name.*_static_llo_profile.textproto")  # written anew for each program
-        cycles = re.search(r"estimated_cycles: (\d+)", profile.read_text())
-        found.append(float(cycles[1]) if cycles else 0.0)
+        found.append(_cycles(folder))
     marginal = (found[1] - found[0]) / 2
     size = cache.shape[2] * cache.dtype.itemsize
     memory = sizes.keys * size / (target.bandwidth or 1) * clock(target)
     tiles = requests * -(-each // tile) / target.cores
     return replace(row, cycles=tiles * (found[0] - 2 * marginal + max(marginal, memory) * -(-CONTEXT // sizes.keys)))
+
+
+def _cycles(folder: Path) -> float:
+    """Of the Pallas kernel that was compiled last, by libtpu's profile, which is written anew for each program; where that has none, as of
+    7x, the bundles of its schedule."""
+    (profile,) = folder.glob("name.*_static_llo_profile.textproto")
+    cycles = re.search(r"estimated_cycles: ([1-9]\d*)", profile.read_text())
+    if cycles:
+        return float(cycles[1])
+    schedules = sorted(folder.glob("*-name.*-03-final_bundles.txt"), key=lambda path: path.stat().st_mtime)
+    found = pallas_cycles(schedules[-1].read_text(), 1, 1)
+    if not found:
+        raise RuntimeError("libtpu wrote neither a profile nor a schedule")
+    return found
 
 
 def _step_cycles(case: Case, target: Target, folder: Path) -> float:
