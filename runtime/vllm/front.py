@@ -1,8 +1,8 @@
 """Explains why `vllm serve` did not start, in a few lines without a traceback.
 
 The engine runs in a process of its own, and vLLM's front end reports only that it failed. So the engine writes its error to a
-file that the front end chose, and the front end prints it. A marker file beside it exists while an engine runs: if it is
-still there at the end, the engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0.
+file that the front end chose, and the front end prints it. A marker file beside it exists while each engine runs: if one is
+still there at the end, its engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0.
 """
 
 from __future__ import annotations
@@ -63,13 +63,21 @@ def engine_ends(problem: BaseException | None) -> None:
 
 
 def _mark() -> Path:
-    return Path(os.environ[REPORT]).with_suffix(".running")
+    """The marker of an engine that runs in this process."""
+    return Path(os.environ[REPORT]).with_suffix(f".{os.getpid()}.running")
+
+
+def _marks() -> list[Path]:
+    """The markers of all engines of the front end."""
+    report = Path(os.environ[REPORT])
+    return list(report.parent.glob(f"{report.stem}.*.running"))
 
 
 def _end(front: int) -> None:
-    """At the front end's exit: sets exit status 1 where its engine did not end in order. Forked processes are left alone."""
-    if os.getpid() == front and _mark().exists():
-        _mark().unlink(missing_ok=True)
+    """At the front end's exit: sets exit status 1 where an engine did not end in order. Forked processes are left alone."""
+    if os.getpid() == front and (marks := _marks()):
+        for mark in marks:
+            mark.unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

@@ -25,12 +25,13 @@ class CacheSizeError(FxhloError):
     """The KV cache does not fit, or would not hold one block."""
 
 
-def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int) -> int:
+def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int, total: int | None = None) -> int:
     """Returns the bytes for the KV caches, the same on every start with the same options. Raises CacheSizeError.
 
     cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. fixed: bytes of the model's weights
-    and of states that do not grow with a request. longest: bytes of one request of the maximum length. vLLM does not tell its
-    default utilization from the same number given by the user, so the default counts as not given.
+    and of states that do not grow with a request. longest: bytes of one request of the maximum length. total: bytes that this engine
+    may use; None for all of the memory. vLLM does not tell its default utilization from the same number given by the user, so the
+    default counts as not given.
     """
     if cache_config.kv_cache_memory_bytes is not None:
         return cache_config.kv_cache_memory_bytes
@@ -39,7 +40,7 @@ def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int)
     utilization = cache_config.gpu_memory_utilization
     if utilization == type(cache_config).gpu_memory_utilization:
         return max(DEFAULT_KV_BYTES, longest)
-    total = total_bytes()
+    total = total_bytes() if total is None else total
     wanted = int(total * utilization) - fixed - RESERVE
     if wanted <= 0:
         raise CacheSizeError(

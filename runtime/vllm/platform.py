@@ -18,6 +18,7 @@ from ..core import native
 from ..core.errors import UnsupportedError
 from . import collection, interrupts
 from .config_sizes import check_config_sizes
+from .engines import note_engines
 from .folder import check_experts, check_folder
 from .host import without_accelerator
 from .memory import check_blocks
@@ -99,6 +100,7 @@ class FxhloPlatform(Platform):
             _limit_defaults(vllm_config)
             _check_blocks(vllm_config)
         take_over(vllm_config)
+        note_engines(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
         parallel.distributed_executor_backend = "uni"

@@ -51,7 +51,11 @@ def _wide(name: str) -> Callable[[Any], bool]:
 
 CONFIG = (
     Refusal("pipeline parallelism", _wide("pipeline_parallel_size"), "leave out --pipeline-parallel-size"),
-    Refusal("data parallelism", _wide("data_parallel_size"), "leave out --data-parallel-size; start several servers"),
+    Refusal(
+        "experts split among engines",
+        lambda c: c.parallel_config.data_parallel_size > 1 and c.parallel_config.enable_expert_parallel,
+        "leave out --enable-expert-parallel: each engine has all experts",
+    ),
     Refusal("context parallelism", _wide("decode_context_parallel_size"), "leave out --decode-context-parallel-size"),
     Refusal("context parallelism", _wide("prefill_context_parallel_size"), "leave out --prefill-context-parallel-size"),
     Refusal("several nodes", _wide("nnodes"), "leave out --nnodes"),

@@ -22,6 +22,7 @@ from ..core import pjrt, seal
 from ..core.errors import FxhloError, UnsupportedError
 from ..core.targets import Target
 from . import collection, compat, front, interrupts, memory
+from .engines import Share, independent
 from .host import without_accelerator
 from .layers import catalog
 from .meshes import check_groups, plan_of
@@ -55,7 +56,8 @@ class FxhloWorker(compat.WorkerBase):
         is_driver_worker: bool = False,
     ) -> None:
         compat.check()
-        super().__init__(vllm_config, local_rank, rank, distributed_init_method, is_driver_worker)
+        self.share = Share.of(vllm_config)
+        super().__init__(independent(vllm_config), local_rank, rank, distributed_init_method, is_driver_worker)
         self.model: torch.nn.Module | None = None
         self.kv_cache_config: compat.KVCacheConfig | None = None
         self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
@@ -67,6 +69,7 @@ class FxhloWorker(compat.WorkerBase):
     def init_device(self) -> None:
         seal.reopen()  # an earlier engine of this process may have sealed it
         front.engine_begins()
+        self.share.take(Target.parse(TARGET))
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
@@ -187,7 +190,8 @@ class FxhloWorker(compat.WorkerBase):
                 longest = 0  # vLLM chooses a length that fits
             plan = self.plan(self.get_model())
             weights = sum(one.nbytes * plan.copies(name) for name, one in self.get_model().named_parameters())
-            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights + slots, longest)
+            total = self.share.memory(memory.total_bytes())
+            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights + slots, longest, total)
             if self.cache_config.kv_cache_memory_bytes is not None:
                 wanted *= plan.mesh.devices  # it is of one device
             wanted //= plan.cache_copies
@@ -250,7 +254,7 @@ class FxhloWorker(compat.WorkerBase):
         """No-op: there are no draft tokens."""
 
     def execute_dummy_batch(self) -> None:
-        """No-op: only data parallelism needs it."""
+        """No-op: engines that run in step with each other (data parallelism with experts) share no computation here."""
 
     def reset_encoder_cache(self) -> None:
         """No-op: there is no encoder cache."""
