@@ -46,8 +46,9 @@ def resume(*, own: bool) -> None:
 
 
 def freeze_here() -> None:
-    """Freezes what a process that vLLM has started inherited."""
+    """Freezes what a process that vLLM has started inherited, or imported again, and has it collect."""
     if multiprocessing.parent_process() is not None:
+        resume(own=True)
         gc.freeze()
 
 

@@ -64,12 +64,24 @@ print(json.dumps(said))
     ("before", "between", "after"),
     [
         ("", "collection.resume(own=True)", [False, [True, True], [True, True]]),
+        (
+            "collection.multiprocessing.parent_process = lambda: 1",
+            "collection.freeze_here()",
+            [False, [True, True], [True, True]],
+        ),
         ("", "collection.resume(own=False)", [False, [True, True], [True, False]]),
         ("", "pass", [False, [False, False], [True, False]]),
         ("", "collection.resume(own=False); collection.pause()", [False, [True, True], [True, False]]),
         ("gc.disable()", "collection.resume(own=True)", [False, [False, False], [False, False]]),
     ],
-    ids=["vLLM's own process", "a user's process", "no engine", "once in a process", "switched off by the user"],
+    ids=[
+        "vLLM's own process",
+        "a process that vLLM started",
+        "a user's process",
+        "no engine",
+        "once in a process",
+        "switched off by the user",
+    ],
 )
 def test_garbage_is_collected_again(before: str, between: str, after: list[object]) -> None:
     code = COLLECTING.format(before=before, between=between)
