@@ -24,7 +24,7 @@ SIZES = ((1, 9), (3, 5))
 """Batch and length of the calls; the example has 2 and 6."""
 LARGEST = 3_000_000
 """Parameters of a model that counts as tiny."""
-COMPARED = 90
+COMPARED = 60
 """At least so many of all are compared; what was refused before may not grow unseen."""
 
 

@@ -76,10 +76,6 @@ ALONE: dict[str, dict[str, Any]] = {
     "PanguProMoEV2ForCausalLM": {**ROUTED, **HEAD, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "qkv_bias": True},
     "PanguUltraMoEForCausalLM": {**ROUTED, **LATENT, "norm_topk_prob": True, "routed_scaling_factor": 1.0, "sandwich_norm": True},
     "Param2MoEForCausalLM": {**BAILING, "rope_theta": 10000.0, "rope_scaling": None},
-    "PhiMoEForCausalLM": {
-        "model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True, "lm_head_bias": True,
-        "router_jitter_noise": 0.01, "input_jitter_noise": 0.0,
-    },
     "Plamo3ForCausalLM": {**WINDOWS, "interleaved_sliding_window": [16, None], "rope_local_theta": 10000.0},
     "SarvamMoEForCausalLM": BAILING,
     "SarvamMLAForCausalLM": {**BAILING, **LATENT, "q_lora_rank": None},

@@ -53,6 +53,7 @@ MIXTURES = (
     Architecture("MiniMaxM2ForCausalLM", "MiniMaxM2Config", {**SIZES, **LOCAL, "head_dim": 16, "rotary_dim": 8}),
     Architecture("MixtralForCausalLM", "MixtralConfig", {**SIZES, **LOCAL}),
     Architecture("OlmoeForCausalLM", "OlmoeConfig", {**SIZES, "num_experts": 4, "num_experts_per_tok": 2}),
+    Architecture("PhiMoEForCausalLM", "PhimoeConfig", {**SIZES, **LOCAL, "attention_bias": True}),
     Architecture("Qwen2MoeForCausalLM", "Qwen2MoeConfig", {**SIZES, **EXPERTS, "shared_expert_intermediate_size": 32}),
     Architecture("Qwen3MoeForCausalLM", "Qwen3MoeConfig", {**SIZES, **EXPERTS, "head_dim": 16}),
 )  # fmt: skip

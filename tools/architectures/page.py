@@ -33,7 +33,7 @@ transformers alone: tests/engine/test_out_of_tree.py.
 """
 
 
-CODE = "its config class is code in the model's repository, which vLLM's class asks for by name: served with --trust-remote-code, not tried"
+CODE = "its config class is code in the model's repository, which vLLM's class asks for by name: it needs --trust-remote-code, and was not tried"
 NOTES = {
     "DeciLMForCausalLM": CODE,
     "GteNewModel": CODE,
