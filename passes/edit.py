@@ -6,7 +6,7 @@ origin, the node that it replaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -69,22 +69,58 @@ def replace_by_stateful(
     return updated
 
 
+Traces = dict[Hashable, fx.GraphModule]
+"""What functions traced to, so that the same call in another layer is not traced again."""
+
+
 def inline(
-    graph: fx.Graph, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, origin: fx.Node
+    graph: fx.Graph,
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    *,
+    origin: fx.Node,
+    traces: Traces | None = None,
 ) -> Any:
-    """Traces `function(*args, **kwargs)` to ATen ops and adds them at the insertion point. Returns its outputs: nodes, nested as they are."""
+    """Traces `function(*args, **kwargs)` to ATen ops and adds them at the insertion point. Returns its outputs: nodes, nested as they are.
+
+    traces: those of this graph so far; a call with operands of the same types takes one of them.
+    """
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]
 
     def flat(*tensors: torch.Tensor) -> Any:
         given = dict(zip(nodes, tensors, strict=True))
         return function(*[given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in args], **kwargs)
 
-    with fake_mode_of(graph), torch.no_grad():
-        traced = functional_graph(flat, values(nodes))
+    def trace() -> fx.GraphModule:
+        with fake_mode_of(graph), torch.no_grad():
+            return functional_graph(flat, values(nodes))
+
+    if traces is None or not _plain(nodes):
+        traced = trace()
+    else:
+        key = function, *map(_described, args), *((name, _described(value)) for name, value in kwargs.items())
+        traced = traces[key] if key in traces else traces.setdefault(key, trace())
     places = dict(zip((node for node in traced.graph.nodes if node.op == "placeholder"), nodes, strict=True))
     outputs = graph.graph_copy(traced.graph, val_map=places)
     _mark(places, origin)
     return outputs
+
+
+def _plain(nodes: Sequence[fx.Node]) -> bool:
+    """Whether all operands are tensors, each another one: the trace depends on their types alone."""
+    return len(set(nodes)) == len(nodes) and all(isinstance(node.meta["val"], torch.Tensor) for node in nodes)
+
+
+def _described(value: Any) -> Hashable:
+    """Equal for arguments for which a function traces to the same."""
+    if isinstance(value, fx.Node):
+        val = value.meta["val"]
+        sizes = (*val.shape, *val.stride(), val.storage_offset())
+        return val.dtype, tuple(size.node.expr if isinstance(size, torch.SymInt) else size for size in sizes)
+    if isinstance(value, list | tuple):
+        return tuple(map(_described, value))
+    return type(value), repr(value) if isinstance(value, float) else value
 
 
 def _mark(places: dict[fx.Node, fx.Node], origin: fx.Node) -> None:

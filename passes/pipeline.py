@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import IO
 
 from .base import Pass
+from .garbage import uncollected
 from .program import Program
 
 Observer = Callable[[Pass, Program, Program, float], None]
@@ -19,13 +20,14 @@ Observer = Callable[[Pass, Program, Program, float], None]
 
 def run(passes: Iterable[Pass], program: Program, observers: Sequence[Observer] = ()) -> Program:
     """Applies `passes` one after the other."""
-    for step in passes:
-        start = perf_counter()
-        after = step(program)
-        seconds = perf_counter() - start
-        for observer in observers:
-            observer(step, program, after, seconds)
-        program = after
+    with uncollected():
+        for step in passes:
+            start = perf_counter()
+            after = step(program)
+            seconds = perf_counter() - start
+            for observer in observers:
+                observer(step, program, after, seconds)
+            program = after
     return program
 
 

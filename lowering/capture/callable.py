@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -15,6 +15,7 @@ from torch import fx
 
 from ...kernels.catalog import register_torch_ops
 from ...passes.functional import functional_graph
+from ...passes.garbage import uncollected
 from ...passes.program import Argument, Dim, Program, Result
 from ...passes.torch_private import (
     FakeTensorMode,
@@ -30,6 +31,7 @@ from ...runtime.core.errors import FxhloError
 from ..decompositions.table import decompositions
 from ..errors import CaptureError
 from .program import guards_of, mutations_as_results
+from .repeated import Layers, NotRepeated, splice
 from .tracing import count_trace, first_lines, our_decompositions, user_frame
 
 FRAMES = 4
@@ -69,7 +71,8 @@ def capture_callable(
         fakes = [_fake_weight(fake_mode, tensor) for tensor in named.values()]
     dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
     try:
-        graph_module = _trace(function, module, named, fakes, symbolic)
+        with uncollected():
+            graph_module = _trace(function, module, named, fakes, symbolic)
     except FxhloError:
         raise
     except Exception as problem:
@@ -121,6 +124,28 @@ def _trace(
     weights: list[torch.Tensor],
     inputs: list[torch.Tensor],
 ) -> fx.GraphModule:
+    """The graph of the function. Some of the repeated layers are traced and the others copied; all are traced where that is not possible."""
+    layers = Layers(module)
+    try:
+        made = _traced(function, module, named, weights, inputs, layers.watched())
+        if layers.met:
+            placeholders = [node for node in made.graph.nodes if node.op == "placeholder"]
+            splice(made.graph, dict(zip(placeholders, named, strict=False)))
+        return made
+    except Exception as problem:  # a layer that was not traced left nothing where Python looks for it
+        if not layers.copied and not isinstance(problem, NotRepeated):
+            raise
+    return _traced(function, module, named, weights, inputs, nullcontext())
+
+
+def _traced(
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    module: torch.nn.Module,
+    named: Mapping[str, torch.Tensor],
+    weights: list[torch.Tensor],
+    inputs: list[torch.Tensor],
+    layers: AbstractContextManager[None],
+) -> fx.GraphModule:
     watched = Watched()
 
     def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -129,6 +154,7 @@ def _trace(
         with (
             reparametrized(module, parameters, tie_weights=True),
             _module_paths(module),
+            layers,
         ):
             results = function(*values[len(named) :])
         return tuple(results) if isinstance(results, tuple | list) else (results,)

@@ -6,6 +6,7 @@ The op runs the same reference in eager torch, so composite and graph have one m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...kernels.catalog import kernels
@@ -46,12 +47,11 @@ def emit_composite(
     key = (kernel.name, types, tuple(sorted(attributes.items(), key=lambda item: item[0])))
     result_types = [type_ for type_ in ctx.results if type_ is not None]
 
-    def body(operands: list[Value]) -> list[Value]:
-        return ctx.inline(trace_reference(kernel.reference, dict(types), attributes), operands)
-
-    # what has implementations needs its reference where none of them is taken
-    add = ctx.functions.reference if kernel.implementations else ctx.functions.emitted
-    decomposition = add(key, f"fxhlo.{kernel.name}", [type_ for _, type_ in types], result_types, body)
+    trace = partial(trace_reference, kernel.reference, dict(types), attributes)
+    operands = [type_ for _, type_ in types]
+    decomposition = ctx.functions.reference(
+        key, f"fxhlo.{kernel.name}", operands, result_types, trace, ctx.inline, bool(kernel.implementations)
+    )
     op = composite_op(
         kernel,
         [name for name, _ in types],

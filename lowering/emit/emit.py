@@ -123,7 +123,7 @@ class Emitter:
         """Emits the references that are only declared: those, or all. Raises FxhloError where a rule refuses one of their ops."""
         with self.context, ir.Location.unknown():
             self.items = None
-            self.functions.complete(symbols)
+            self.functions.complete(symbols, self.inline)
             self.refusals.raise_all()
 
     def _main(self) -> ir.OpView:

@@ -7,13 +7,19 @@ Guaranteed: one function per key, so that calls with the same types and attribut
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
+
+from torch import fx
 
 from ...passes.mlir import adopt, func, ir
 from ..types import TensorType, Value, mlir_type
 
 Body = Callable[[list[Value]], list[Value]]
 """Emits a function's body at the insertion point, from the function's arguments, and returns its results."""
+
+Trace = Callable[[], fx.GraphModule]
+Inline = Callable[[fx.GraphModule, Sequence[object]], list[Value]]
 
 
 class Function(NamedTuple):
@@ -30,7 +36,7 @@ class Functions:
         self._block = block
         self._references = references
         self._by_key: dict[Hashable, Function] = {}
-        self._declared: dict[str, Callable[[], None]] = {}
+        self._declared: dict[str, tuple[Any, Sequence[TensorType], Sequence[TensorType], Trace]] = {}
 
     def emitted(
         self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
@@ -44,30 +50,36 @@ class Functions:
         return function
 
     def reference(
-        self, key: Hashable, name: str, operands: Sequence[TensorType], results: Sequence[TensorType], body: Body
+        self,
+        key: Hashable,
+        name: str,
+        operands: Sequence[TensorType],
+        results: Sequence[TensorType],
+        trace: Trace,
+        inline: Inline,
+        replaced: bool,
     ) -> Function:
-        """Like `emitted`, for a composite's decomposition: without `references` it is only declared until `complete`.
+        """The function of a composite's decomposition: what `trace()` returns. Without `references` it is only declared until `complete`,
+        if targets may have it `replaced`.
 
         To trace the references and to emit them takes most of the time of a step's emission, and a target that has a kernel drops them.
         """
-        if self._references or key in self._by_key:
-            return self.emitted(key, name, operands, results, body)
+        if self._references or not replaced or key in self._by_key:
+            return self.emitted(key, name, operands, results, lambda values: inline(trace(), values))
         function = self._by_key[key] = Function(self._symbol(name), tuple(results))
         with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
             declared = _function(function.symbol, "private", operands, results)
-
-        def emit() -> None:
-            with ir.InsertionPoint(declared), ir.Location.name(function.symbol):
-                emit_function(function.symbol, "private", operands, results, body)
-            declared.erase()
-
-        self._declared[function.symbol] = emit
+        self._declared[function.symbol] = declared, operands, results, trace
         return function
 
-    def complete(self, symbols: Collection[str] | None) -> None:
+    def complete(self, symbols: Collection[str] | None, inline: Inline) -> None:
         """Emits the bodies of functions that are only declared: of those symbols, or of all and what they call."""
         while wanted := [symbol for symbol in self._declared if symbols is None or symbol in symbols]:
-            self._declared.pop(wanted[0])()
+            declared, operands, results, trace = self._declared.pop(wanted[0])
+            with ir.InsertionPoint(declared), ir.Location.name(wanted[0]):
+                graph = trace()
+                emit_function(wanted[0], "private", operands, results, partial(inline, graph))
+            declared.erase()
 
     def adopted(self, key: Hashable, name: str, lower: Callable[[], tuple[str, Sequence[TensorType]]]) -> Function:
         """Returns the function of `key`, at first use the `main` of the module that `lower()` returns: its text and result types."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from ..base import Pass
-from ..edit import inline, values
+from ..edit import Traces, inline, values
 from ..program import Program
 from ..rewrite import noted
 
@@ -48,11 +48,14 @@ class Expand(Pass):
         return entry.otherwise
 
     def _edit(self, graph: fx.Graph, declined: dict[str, list[fx.Node]]) -> None:
+        traces: Traces = {}
         for node in list(graph.nodes):
             if node.op != "call_function" or node.target not in self.table:
                 continue
             with graph.inserting_before(node):
-                outputs = inline(graph, self._function(node, declined), node.args, dict(node.kwargs), origin=node)
+                outputs = inline(
+                    graph, self._function(node, declined), node.args, dict(node.kwargs), origin=node, traces=traces
+                )
             if isinstance(outputs, fx.Node):
                 node.replace_all_uses_with(outputs)
             else:

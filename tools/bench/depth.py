@@ -1,0 +1,120 @@
+"""Seconds of CPU time from config.json to StableHLO by the number of layers, and of an engine's further buckets.
+
+Llama's shapes, bfloat16, without weights: capture, passes and emission of a step, and XLA's compile for the CPU of a narrow one, with layers as
+functions and written out. One process, so that what is imported is not measured; CPU time, which is steadier on a shared machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from rich.table import Table
+
+LAYERS = (4, 16, 32, 80, 126)
+COMPILED = 32
+"""Layers that XLA compiles at most: what is written out takes minutes beyond."""
+NARROW = {
+    "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024,
+}  # fmt: skip
+LLAMA_405B = {
+    "hidden_size": 16384, "intermediate_size": 53248, "num_attention_heads": 128, "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
+COMMON = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0, "hidden_act": "silu", "torch_dtype": "bfloat16", "tie_word_embeddings": False,
+}  # fmt: skip
+BUCKETS = tuple(
+    (tokens, min(tokens, 32)) for tokens in (8, 1, 2, 4, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+)
+"""(tokens, requests) of the first bucket and 16 further ones."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Seconds of CPU time. further: emission of 16 further buckets, legalized: their legalization for the CPU, both together."""
+
+    model: str
+    layers: int
+    build: float
+    capture: float
+    passes: float
+    emission: float
+    flat: float
+    further: float
+    legalized: float
+    compile: float | None = None
+    compile_flat: float | None = None
+
+
+def measure(say: Callable[[str], None]) -> list[Depth]:
+    """A row for each number of layers of the narrow model, and one for Llama 405B's shapes."""
+    _measured("warm-up", 2, NARROW, compiles=True)
+    rows = []
+    for name, sizes, counts in (("narrow", NARROW, LAYERS), ("405B", LLAMA_405B, (126,))):
+        for count in counts:
+            rows.append(_measured(name, count, sizes, compiles=name == "narrow" and count <= COMPILED))
+            say(f"{name}, {count} layers: {rows[-1].capture:.2f} s capture, {rows[-1].emission:.2f} s emission")
+    return rows
+
+
+def _measured(name: str, layers: int, sizes: dict[str, int], *, compiles: bool) -> Depth:
+    from ...lowering.emit.emit import emit
+    from ...passes.pipeline import run
+    from ...runtime.vllm.compat import engine_config
+    from ...runtime.vllm.model import build_model
+    from ...runtime.vllm.steps.capture import capture_step, options_of
+    from ...runtime.vllm.steps.passes import step_passes
+
+    took: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps({**COMMON, **sizes, "num_hidden_layers": layers}))
+        with _timed(took, "build"):
+            config = engine_config(folder, dtype="auto", max_model_len=4096, max_num_seqs=32)
+            model = build_model(config, weights=False)
+        with _timed(took, "capture"):
+            captured = capture_step(config, model)
+        with _timed(took, "passes"):
+            program = run(step_passes(options_of(config, model)), captured)
+    first, *others = ({"tokens": t, "requests": r, "num_blocks": 64} for t, r in BUCKETS)
+    with _timed(took, "emission"):
+        functions = emit(program, first)
+    with _timed(took, "flat"):
+        flat = emit(program, first, flat=True)
+    if compiles:
+        for key, module in (("compile", functions), ("compile_flat", flat)):
+            with _timed(took, key):
+                module.compile()
+    functions.legalized()
+    for sizes_of_bucket in others:
+        with _timed(took, "further"):
+            module = emit(program, sizes_of_bucket, references=False)
+        with _timed(took, "legalized"):
+            module.legalized()
+    return Depth(name, layers, **took)
+
+
+@contextmanager
+def _timed(took: dict[str, float], what: str) -> Iterator[None]:
+    begun = process_time()
+    yield
+    took[what] = took.get(what, 0.0) + process_time() - begun
+
+
+def table(rows: Sequence[Any]) -> Table:
+    """A line per model and number of layers."""
+    made = Table(
+        "Llama", "layers", "build", "capture", "passes", "emission", "written out", "16 further", "legalized", "compile", "written out",
+        title="From config.json to StableHLO, and XLA's compile for the CPU: seconds of CPU time",
+    )  # fmt: skip
+    for row in rows:
+        times = (row.build, row.capture, row.passes, row.emission, row.flat, row.further, row.legalized)
+        compiled = ("" if one is None else f"{one:.2f}" for one in (row.compile, row.compile_flat))
+        made.add_row(row.model, str(row.layers), *(f"{one:.2f}" for one in times), *compiled)
+    return made
