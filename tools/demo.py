@@ -44,7 +44,7 @@ def _compiler(folder: str, dtype: str) -> None:
         from ..runtime.core import native, pjrt
         from ..runtime.core.bundle import Bundle
         from ..runtime.core.cache import Cache
-        from ..runtime.vllm.steps.programs import source_digest
+        from ..runtime.vllm.steps.identity import source_digest
 
         native.prepare()  # a C++ compiler takes as long as capture does, and runs beside it
     config = (Path(folder) / "config.json").read_text()

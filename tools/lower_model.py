@@ -1,7 +1,8 @@
 """`lower-model`: from a model to its StableHLO on the command line.
 
-    lower-model MODEL [options]      lower it; `check`, `inspect`, `plan`, `profile` and `conformance` as the first word are commands of their own
+    lower-model MODEL [options]      lower it; `check`, `engine`, `inspect`, `plan`, `profile` and `conformance` as the first word are commands of their own
     lower-model check MODEL          every op that has no rule, at once
+    lower-model engine MODEL         all programs of the engine that serves it, compiled, and their bundle
     lower-model inspect BUNDLE       what a saved bundle holds
     lower-model plan MODEL           the programs that an engine would have, and their padding
     lower-model profile DIR          where the time of an engine's steps went
@@ -31,6 +32,7 @@ a network. No weights and no device are needed: the model is captured with fake 
 Commands (each has --help; for a folder of that name: ./check, ...):
   lower-model MODEL            lower MODEL: what this page describes
   lower-model check MODEL      every op that has no rule, all at once
+  lower-model engine MODEL     all programs of its engine, compiled for a target; -o writes their bundle
   lower-model inspect BUNDLE   entries, signature and sizes of a bundle
   lower-model plan MODEL       the programs that vLLM's engine would have, and their padding
   lower-model profile DIR      where the time of an engine's steps went (FXHLO_PROFILE)
@@ -104,7 +106,7 @@ def _app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-lower_app, check_app, inspect_app, conformance_app, plan_app, profile_app = (_app() for _ in range(6))
+lower_app, check_app, engine_app, inspect_app, conformance_app, plan_app, profile_app = (_app() for _ in range(7))
 
 
 @lower_app.command(help=HELP, epilog=EXAMPLES, no_args_is_help=True)
@@ -228,6 +230,49 @@ def check(
     check_model(model, dtype=str(dtype), max_model_len=max_model_len, as_json=as_json)
 
 
+ENGINE_EXAMPLES = (
+    """
+\b
+Examples:
+  lower-model engine config.json --target tpu-v6e:2x4 --max-num-seqs 64 --max-model-len 4096
+  lower-model engine MODEL --target tpu-v6e --dtype bfloat16 -o bundle/
+  vllm serve MODEL --dtype bfloat16 --additional-config '{"fxhlo": {"bundle": "bundle/"}}'
+"""
+    + console.EXIT_CODES
+)
+
+
+@engine_app.command(
+    no_args_is_help=True,
+    epilog=ENGINE_EXAMPLES,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def engine(
+    context: typer.Context,
+    model: ModelWord,
+    target: TargetOption = "cpu",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="write the engine's bundle there")
+    ] = None,
+    imports: ImportOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compiles all programs of the engine that `vllm serve MODEL` would start, and tells whether they fit with weights and caches.
+
+    Other options are vLLM's own, after MODEL, as `vllm serve` takes them. Exit 1 where they do not fit.
+    """
+    from .imports import import_words
+    from .lower.engine import lower_engine
+    from .lower.request import parse_target
+
+    if model.startswith("-"):
+        raise console.UsageError(
+            f"{model} stands where MODEL belongs", next_step="lower-model engine MODEL [vLLM's options]"
+        )
+    import_words(imports or ())
+    lower_engine(model, context.args, parse_target(target), output, as_json=as_json)
+
+
 @inspect_app.command(no_args_is_help=True, epilog=console.EXIT_CODES)
 def inspect(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="folder that `save` or `lower-model -o` wrote")],
@@ -337,7 +382,7 @@ def profile(
 
 
 COMMANDS = {
-    "check": check_app, "conformance": conformance_app, "inspect": inspect_app, "plan": plan_app, "profile": profile_app,
+    "check": check_app, "conformance": conformance_app, "engine": engine_app, "inspect": inspect_app, "plan": plan_app, "profile": profile_app,
 }  # fmt: skip
 
 

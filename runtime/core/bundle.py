@@ -95,13 +95,19 @@ class Bundle(Mapping[str, "Executable"]):
         return self[next(iter(self))](*args, **kwargs)
 
     def executable(
-        self, name: str, target: str | Target | None = None, *, device_index: int = 0, options: Options | None = None
+        self,
+        name: str,
+        target: str | Target | None = None,
+        *,
+        device_index: int = 0,
+        options: Options | None = None,
+        stored: bool = False,
     ) -> Executable:
-        """The entry's program without weights. `origin` of the result says where it came from.
+        """The entry's program without weights. `origin` of the result says where it came from. stored: nothing is compiled.
 
         The stored executable is loaded where its fingerprint is this machine's and no other options are asked for;
         else the module is compiled: the one legalized for the target where there is one, else the portable one.
-        Raises BundleError (damage), CompileError, UnsupportedError.
+        Raises BundleError (damage, and where one is to be stored and does not load), CompileError, UnsupportedError.
         """
         from . import pjrt
         from .executable import Executable
@@ -125,6 +131,12 @@ class Bundle(Mapping[str, "Executable"]):
                 return Executable(loaded, entry.signature, name=name, origin="stored executable")
             except CompileError as problem:
                 why = problem.message
+        if stored:
+            raise BundleError(
+                f"the program {name!r} does not load here as it is stored: {why}",
+                where=self.path,
+                next_step="make the bundle again on a machine like this one",
+            )
         record, kind = (build.module, "legalized") if build.module else (entry.module, "portable")
         loaded = pjrt.compile(self._read(record), where, device_index=device_index, options=options, mesh=mesh)
         return Executable(loaded, entry.signature, name=name, origin=f"compiled from the {kind} module: {why}")

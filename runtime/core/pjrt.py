@@ -43,6 +43,7 @@ try:
     CompileOptions, DeviceList = _jax.CompileOptions, _jax.DeviceList
     COPY = _jax.HostBufferSemantics.IMMUTABLE_ONLY_DURING_CALL
     ALIAS = _jax.HostBufferSemantics.ZERO_COPY
+    UNTIL_SENT = _jax.HostBufferSemantics.IMMUTABLE_UNTIL_TRANSFER_COMPLETES
     _device_put, _result_handler = _jax.batched_device_put, _jax.array_result_handler
     ShapedArray, SingleDeviceSharding = jax.core.ShapedArray, jax.sharding.SingleDeviceSharding
     Buffer = jax.Array
@@ -61,6 +62,14 @@ class Memory:
     aliased: int
     temporaries: int
     code: int
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes of a device's own memory: what programs may use, and what is in use."""
+
+    limit: int
+    used: int
 
 
 class Compiled:
@@ -172,9 +181,27 @@ class Device:
     def put_shared(self, array: np.ndarray, sharding: Sharding = REPLICATED) -> Buffer:
         """`array` on the device, sharing its memory where the device is the host and it is aligned to 64 bytes.
 
-        The array must not change as long as the buffer lives (the buffer keeps it alive). For weights.
+        The array must not change as long as the buffer lives (the buffer keeps it alive); on another device, until the transfer
+        is done (`block_until_ready`). For weights.
         """
-        return self._place(array, ALIAS, sharding)
+        return self._place(array, ALIAS if self.is_host else UNTIL_SENT, sharding)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether the device computes in this machine's own memory."""
+        return self.target.family == "cpu"
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Bytes of the device's own memory, as PJRT counts them or as they are known of the target; None for the host, and where nobody knows."""
+        if self.is_host:
+            return None
+        try:
+            stats = self.raw.memory_stats() or {}
+        except RuntimeError:  # a plugin that does not count
+            stats = {}
+        limit = stats.get("bytes_limit") or self.target.memory
+        return None if limit is None else DeviceMemory(limit, stats.get("bytes_in_use", 0))
 
     def holds(self, buffer: Buffer, sharding: Sharding = REPLICATED) -> bool:
         """Whether the buffer lies on this device, or as `sharding` says on these devices."""

@@ -14,7 +14,7 @@ from .versions import misfit
 
 try:
     import jax
-    from jax._src.hardware_utils import num_available_tpu_chips_and_device_id
+    from jax._src.hardware_utils import has_visible_nvidia_gpu, num_available_tpu_chips_and_device_id
     from jax._src.xla_bridge import backends_are_initialized
 except (ImportError, AttributeError) as problem:
     raise misfit("PJRT client", problem) from problem
@@ -39,9 +39,27 @@ def others_are_installed() -> bool:
     return any("cuda" not in one.name and "tpu" not in one.name for one in found)
 
 
-@cache
 def has_tpu() -> bool:
-    return num_available_tpu_chips_and_device_id()[0] > 0
+    return tpu_chips()[0] > 0
+
+
+@cache
+def tpu_chips() -> tuple[int, str]:
+    """(TPU chips on this machine's PCI bus, their generation as libtpu names it, such as "v6e"); (0, "") without one."""
+    count, generation = num_available_tpu_chips_and_device_id()
+    return count, generation.name if generation is not None else ""
+
+
+def has_gpu() -> bool:
+    """Whether a GPU of NVIDIA's is visible, which a container may hide."""
+    return has_visible_nvidia_gpu()
+
+
+def allowed(family: str) -> bool:
+    """Whether JAX_PLATFORMS, or jax's configuration, lets the platform of this family start. It names none by default, and allows all."""
+    named = jax.config.jax_platforms  # type: ignore[attr-defined]
+    platforms = set(named.split(",")) if named else set()
+    return not platforms or family in platforms or (family == "cuda" and "gpu" in platforms)
 
 
 @cache

@@ -13,11 +13,11 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
@@ -150,6 +150,7 @@ __all__ = [
     "check",
     "default_sizes",
     "engine_config",
+    "engine_config_of",
     "expert_layers",
     "forget_layers",
     "get_current_vllm_config_or_none",
@@ -159,6 +160,7 @@ __all__ = [
     "init_logger",
     "initialize_model",
     "ir_implementations",
+    "kv_cache_config",
     "kv_cache_space",
     "layers_of",
     "linear_layers",
@@ -237,6 +239,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.kv_cache_interface:ChunkedLocalAttentionSpec": ("attention_chunk_size",),
     "vllm.v1.kv_cache_interface:KVCacheGroupSpec": ("layer_names", "kv_cache_spec"),
     "vllm.v1.core.kv_cache_utils:get_kv_cache_groups": ("vllm_config", "kv_cache_spec"),
+    "vllm.v1.core.kv_cache_utils:get_kv_cache_configs": ("vllm_config", "kv_cache_specs", "available_memory"),
     "vllm.v1.core.kv_cache_utils:_pool_bytes_per_block": ("vllm_config",),
     "vllm.v1.core.kv_cache_utils:_max_memory_usage_bytes_from_groups": ("vllm_config", "kv_cache_groups"),
     "vllm.v1.kv_cache_interface:MLAAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
@@ -526,8 +529,34 @@ def engine_config(
         skip_tokenizer_init=True,
         **more,
     )
+    return _engine_config(arguments, UsageContext.LLM_CLASS)
+
+
+def engine_config_of(model: str, words: Sequence[str]) -> VllmConfig:
+    """Makes vLLM's config as `vllm serve MODEL WORDS` would; reads no weights. words: vLLM's own options.
+
+    Raises UnsupportedError for words that are none; else as `engine_config`.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UnsupportedError(message, next_step="vllm serve --help=all lists vLLM's options")
+
+    ours = ["--model", model, "--load-format", "dummy"]
+    if not (Path(model) / "tokenizer_config.json").exists():
+        ours.append("--skip-tokenizer-init")
+    arguments = EngineArgs.from_cli_args(EngineArgs.add_cli_args(Parser()).parse_args([*words, *ours]))
+    return _engine_config(arguments, UsageContext.OPENAI_API_SERVER)
+
+
+def _engine_config(arguments: Any, context: Any) -> VllmConfig:
+    """Makes the config of vLLM's EngineArgs. Raises ModelError with what is wrong with the model's own."""
+    model = arguments.model
     try:
-        return arguments.create_engine_config(UsageContext.LLM_CLASS)
+        return arguments.create_engine_config(context)
     except FxhloError:
         raise
     except Exception as problem:
@@ -579,6 +608,16 @@ def bytes_of_one_request(vllm_config: VllmConfig, groups: list[KVCacheGroupSpec]
         return 0, 0
     block = kv_cache_utils._pool_bytes_per_block(vllm_config, groups)
     return block, kv_cache_utils._max_memory_usage_bytes_from_groups(vllm_config, groups)
+
+
+def kv_cache_config(vllm_config: VllmConfig, specs: Mapping[str, KVCacheSpec], available: int) -> KVCacheConfig:
+    """What vLLM's engine core makes of the layers' specs and of the bytes for their caches: the number of blocks, and the groups."""
+    from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+
+    register_all_kvcache_specs(vllm_config)
+    cache_groups(vllm_config, specs)  # chooses a layout where nobody has
+    (made,) = kv_cache_utils.get_kv_cache_configs(vllm_config, [dict(specs)], [available])
+    return made
 
 
 def default_sizes() -> tuple[set[int], set[int]]:

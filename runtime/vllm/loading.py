@@ -12,7 +12,6 @@ the weights' size, except for views that are not dense.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +24,8 @@ from . import compat
 from .checkpoint_names import CheckpointNames
 from .folder import EXPERT, ModelError
 from .layers import experts
+from .streaming import Stream
+from .touched import Touched, outline, storage_of
 
 HEAD = "lm_head"
 """A checkpoint's name for the projection from hidden states to logits, and the attribute of a model with its own."""
@@ -32,15 +33,19 @@ LISTED = 8
 """Maximum number of names that an error lists; it counts the rest."""
 
 
-def load_model(vllm_config: compat.VllmConfig, unread: Callable[[], Collection[str]] = tuple) -> nn.Module:
+def load_model(
+    vllm_config: compat.VllmConfig, unread: Callable[[], Collection[str]] = tuple, stream: Stream | None = None
+) -> nn.Module:
     """Returns the model with its weights, in eval mode. Raises ModelError, or what vLLM raises.
 
     unread: names of parameters that no step reads, which files may lack; called where some are missing. With load_format=dummy, vLLM's
-    random weights are not checked.
+    random weights are not checked. stream: entered; takes the parameters as they are loaded.
     """
     loader = compat.get_model_loader(vllm_config.load_config)
     if vllm_config.load_config.load_format != "dummy":
         _count(loader, vllm_config, unread)
+    if stream is not None:
+        _stream(loader, stream)
     with compat.no_quantization():
         return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
 
@@ -67,6 +72,17 @@ def tie_as(model: nn.Module, like: nn.Module) -> None:
             setattr(model.get_submodule(path), last, model.get_parameter(shared))
 
 
+def _stream(loader: Any, stream: Stream) -> None:
+    """Wraps `load_weights` of this one loader, so that `stream` knows the parameters before they are loaded."""
+    load_weights = loader.load_weights
+
+    def watched(model: nn.Module, model_config: object) -> None:
+        stream.watch(model)
+        load_weights(model, model_config)
+
+    loader.load_weights = watched
+
+
 # -- counting ----------------------------------------------------------------------------------------------------------
 
 
@@ -88,68 +104,6 @@ def _count(loader: Any, vllm_config: compat.VllmConfig, unread: Callable[[], Col
     loader.load_weights = counted
 
 
-@dataclass
-class Touched:
-    """Bytes of one storage that were read or written: dense ranges (start, end), and views that are not dense."""
-
-    runs: list[tuple[int, int]] = field(default_factory=list)
-    views: list[torch.Tensor] = field(default_factory=list)
-
-    def add(self, view: torch.Tensor) -> None:
-        if not view.numel():
-            return
-        start = int(view.storage_offset()) * view.itemsize
-        if _is_dense(view):
-            self.runs.append((start, start + int(view.nbytes)))
-        else:
-            self.views.append(_outline(view))
-
-    def missing(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """A bool mask of the tensor's shape, True where it was not touched; None if all of it was."""
-        first = tensor.storage_offset() * tensor.itemsize
-        last = first + tensor.nbytes
-        covered = first
-        for start, end in sorted(self.runs):
-            if start > covered:
-                break
-            covered = max(covered, end)
-        if covered >= last:
-            return None
-        left = torch.ones(last - first, dtype=torch.bool)
-        for start, end in self.runs:
-            left[max(start - first, 0) : max(end - first, 0)] = False
-        for view in self.views:
-            offset = view.storage_offset() * view.itemsize - first
-            if 0 <= offset < len(left):
-                byte_strides = [stride * view.itemsize for stride in view.stride()]
-                left.as_strided([*view.shape, view.itemsize], [*byte_strides, 1], offset).fill_(False)
-        per_element = left.view(-1, tensor.itemsize).any(1)
-        missing = per_element.as_strided(tensor.shape, tensor.stride()) if _is_dense(tensor) else per_element
-        return missing if bool(missing.any()) else None
-
-
-def _outline(view: torch.Tensor) -> torch.Tensor:
-    """A meta tensor with the view's dtype, shape, strides and offset."""
-    size = max(view.storage_offset() + sum((n - 1) * s for n, s in zip(view.shape, view.stride(), strict=True)) + 1, 0)
-    base = torch.empty(size, dtype=view.dtype, device="meta")
-    return base.as_strided(view.shape, view.stride(), view.storage_offset())
-
-
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill one contiguous range of memory, in any order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
 class Checkpoint(TorchDispatchMode):
     """Records how a checkpoint's tensors are loaded into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
 
@@ -160,7 +114,7 @@ class Checkpoint(TorchDispatchMode):
         self._is_unused = names.is_unused if names else lambda name: False
         self.names: dict[str, torch.Tensor] = {}
         """Every tensor of the checkpoint by name, as a meta tensor."""
-        self._written = {_storage(parameter): Touched() for parameter in model.parameters()}
+        self._written = {storage_of(parameter): Touched() for parameter in model.parameters()}
         self._read: dict[int, Touched] = {}
         self._sources: list[tuple[str, int, torch.Tensor]] = []
         self._kept: dict[str, torch.Tensor] = {}
@@ -192,7 +146,7 @@ class Checkpoint(TorchDispatchMode):
         if not isinstance(value, torch.Tensor) or (alias is not None and not alias.is_write):
             return  # the op only makes a view
         table = self._read if alias is None else self._written
-        touched = table.get(_storage(value)) if table else None
+        touched = table.get(storage_of(value)) if table else None
         if touched is not None:
             touched.add(value)
 
@@ -206,13 +160,13 @@ class Checkpoint(TorchDispatchMode):
                 if self._is_unused(stored):
                     continue
                 self._last = name = self._own_name(stored)
-                self.names[name] = _outline(tensor)
+                self.names[name] = outline(tensor)
                 if name == f"{HEAD}.weight" and self._has_no_head():
                     self._head = (name, tensor)
                     continue
                 if name in self._tied or name.endswith(".bias"):
                     self._kept[name] = tensor  # checked later if nobody reads it
-                key = _storage(tensor)
+                key = storage_of(tensor)
                 if key not in self._read:
                     self._read[key] = Touched()
                     self._alive.append(StorageWeakRef(tensor.untyped_storage()))
@@ -265,7 +219,7 @@ class Checkpoint(TorchDispatchMode):
 
     def _lacking(self, name: str, parameter: nn.Parameter) -> list[str]:
         """Names of the checkpoint's tensors that would have filled the missing elements of this parameter."""
-        touched = self._written.get(_storage(parameter))
+        touched = self._written.get(storage_of(parameter))
         if touched is None:
             return []  # the model's loader made it an alias of another tensor
         missing = touched.missing(parameter)
@@ -298,13 +252,13 @@ class Checkpoint(TorchDispatchMode):
 
     def _check_sources(self) -> None:
         read = set()
-        for name, key, outline in self._sources:
+        for name, key, source in self._sources:
             touched = self._read[key]
-            missing = touched.missing(outline)
+            missing = touched.missing(source)
             if missing is None:
                 read.add(name)
             elif not bool(missing.all()):
-                used = outline.numel() - int(missing.sum())
+                used = source.numel() - int(missing.sum())
                 raise self._mismatch(name) or self._unfit(
                     name, f"fits into this model in part: {used:,} elements of it"
                 )
@@ -341,7 +295,7 @@ class Checkpoint(TorchDispatchMode):
             return
         head = _own_head(embedding)
         head.weight_loader(head.weight, tensor)
-        self._written[_storage(head.weight)] = whole = Touched()
+        self._written[storage_of(head.weight)] = whole = Touched()
         whole.add(head.weight)
         _use_head(self.model, head, embedding)
 

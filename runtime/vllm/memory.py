@@ -1,15 +1,21 @@
-"""Decides how many bytes of the memory that this process may use go to the KV caches.
+"""Decides how many bytes of the memory that programs may use go to the KV caches.
 
-In order of precedence: --kv-cache-memory-bytes; VLLM_CPU_KVCACHE_SPACE, in GiB; --gpu-memory-utilization of the memory, minus the
-weights and a reserve; 2 GiB, or one request of the maximum length. The memory is the host's, or the control group's limit if lower.
+In order of precedence: --kv-cache-memory-bytes; on the host VLLM_CPU_KVCACHE_SPACE, in GiB; --gpu-memory-utilization of the memory, minus
+the weights and a reserve; on the host, where nothing is asked for, 2 GiB, or one request of the maximum length. The memory is the
+device's own; where the device is the host, the host's, or the control group's limit if lower.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import FxhloError
+
+if TYPE_CHECKING:
+    from ..core.pjrt import Device, Memory
 
 GIB = 2**30
 DEFAULT_KV_BYTES = 2 * GIB
@@ -25,22 +31,55 @@ class CacheSizeError(FxhloError):
     """The KV cache does not fit, or would not hold one block."""
 
 
-def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int, total: int | None = None) -> int:
+@dataclass(frozen=True)
+class Room:
+    """The memory for weights, caches and programs: `total` bytes, of which `free` are unused. place: whose it is."""
+
+    total: int
+    free: int
+    place: str
+    on_host: bool = False
+
+    @classmethod
+    def of_host(cls) -> Room:
+        return cls(total_bytes(), free_bytes(), "this machine", on_host=True)
+
+    @classmethod
+    def of(cls, device: Device) -> Room:
+        """Raises CacheSizeError for a device whose memory nobody knows."""
+        if device.is_host:
+            return cls.of_host()
+        memory = device.memory
+        if memory is None:
+            raise CacheSizeError(
+                f"{device.raw} does not say how much memory it has, and nothing is known of {device.target}",
+                next_step="register the target with `memory` (docs/add_a_target.md)",
+            )
+        return cls(memory.limit, memory.limit - memory.used, f"the device ({device.raw.device_kind})")
+
+    def of_all(self, devices: int) -> Room:
+        """The memory of so many devices like this one; those of the host share its memory."""
+        if self.on_host or devices == 1:
+            return self
+        return replace(self, total=self.total * devices, free=self.free * devices, place=f"{devices} of {self.place}")
+
+
+def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int, room: Room) -> int:
     """Returns the bytes for the KV caches, the same on every start with the same options. Raises CacheSizeError.
 
     cache_config: vLLM's. space: VLLM_CPU_KVCACHE_SPACE in GiB; 0 or None where it is not set. fixed: bytes of the model's weights
-    and of states that do not grow with a request. longest: bytes of one request of the maximum length. total: bytes that this engine
-    may use; None for all of the memory. vLLM does not tell its default utilization from the same number given by the user, so the
-    default counts as not given.
+    and of states that do not grow with a request. longest: bytes of one request of the maximum length. vLLM does not tell its
+    default utilization from the same number given by the user, so on the host, which others use too, the default counts as not given.
     """
     if cache_config.kv_cache_memory_bytes is not None:
         return cache_config.kv_cache_memory_bytes
-    if space:
-        return space * GIB
     utilization = cache_config.gpu_memory_utilization
-    if utilization == type(cache_config).gpu_memory_utilization:
-        return max(DEFAULT_KV_BYTES, longest)
-    total = total_bytes() if total is None else total
+    if room.on_host:
+        if space:
+            return space * GIB
+        if utilization == type(cache_config).gpu_memory_utilization:
+            return max(DEFAULT_KV_BYTES, longest)
+    total = room.total
     wanted = int(total * utilization) - fixed - RESERVE
     if wanted <= 0:
         raise CacheSizeError(
@@ -51,23 +90,23 @@ def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int,
     return wanted
 
 
-def kv_cache_bytes(wanted: int, block: int, longest: int, free: int) -> int:
+def kv_cache_bytes(wanted: int, block: int, longest: int, free: int, place: str = "this machine") -> int:
     """Checks that `wanted` bytes of KV cache hold at least one block and are free. Sizes in bytes. Raises CacheSizeError.
 
-    block: of one block in all layers; longest: of one request of the maximum length; free: on the host.
+    block: of one block in all layers; longest: of one request of the maximum length; free: in the memory of `place`.
     """
     room = int(free * HEADROOM)
     if block > min(wanted, room):
         raise CacheSizeError(
             f"there is too little memory for one KV block: it takes {size(block)}, "
             f"{size(wanted)} may be used and {size(room)} are free",
-            next_step="raise --kv-cache-memory-bytes, lower --block-size, or free memory on this machine",
+            next_step=f"raise --kv-cache-memory-bytes, lower --block-size, or free memory on {place}",
         )
     if wanted > room:
         raise CacheSizeError(
             f"the KV cache does not fit: {size(wanted)} are wanted and {size(room)} are free",
             next_step="lower --max-model-len, --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE or --gpu-memory-utilization, "
-            "or free memory on this machine",
+            f"or free memory on {place}",
         )
     if wanted < longest:
         raise CacheSizeError(
@@ -90,16 +129,42 @@ def check_blocks(blocks: int, needed: int, length: int) -> None:
         )
 
 
-def check_slots(slots: int, requests: int, free: int) -> None:
+def check_slots(slots: int, requests: int, free: int, place: str = "this machine") -> None:
     """Checks that the states with a row per request are free. Sizes in bytes. Raises CacheSizeError.
 
-    slots: of all rows in all layers; requests: as many as may run at once; free: on the host.
+    slots: of all rows in all layers; requests: as many as may run at once; free: in the memory of `place`.
     """
     room = int(free * HEADROOM)
     if slots > room:
         raise CacheSizeError(
             f"the states of {requests} requests do not fit: they take {size(slots)}, and {size(room)} are free",
-            next_step="lower --max-num-seqs, or free memory on this machine",
+            next_step=f"lower --max-num-seqs, or free memory on {place}",
+        )
+
+
+def check_weights(weights: int, room: Room) -> None:
+    """Checks that the model's weights fit into a device's memory, before they are read. Raises CacheSizeError."""
+    if not room.on_host and weights > room.free:
+        raise CacheSizeError(
+            f"the weights do not fit: they take {size(weights)}, and {size(room.free)} of {room.place} are free",
+            next_step="take a device with more memory, or a smaller model",
+        )
+
+
+def check_programs(programs: Iterable[Memory], room: Room) -> None:
+    """Checks that weights, caches and the programs fit into a device's memory together. Raises CacheSizeError.
+
+    The arguments of every program are the same weights and caches; one program runs at a time; the code of all of them stays.
+    """
+    programs = list(programs)
+    arguments = max(one.arguments for one in programs)
+    temporaries = max(one.temporaries + one.outputs - one.aliased for one in programs)
+    code = sum(one.code for one in programs)
+    if not room.on_host and arguments + temporaries + code > room.total:
+        raise CacheSizeError(
+            f"the programs do not fit: weights and caches take {size(arguments)}, temporaries {size(temporaries)}, and code "
+            f"{size(code)} of the {size(room.total)} of {room.place}",
+            next_step="lower --gpu-memory-utilization, --kv-cache-memory-bytes, --max-num-batched-tokens or --max-num-seqs",
         )
 
 

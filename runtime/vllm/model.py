@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...kernels.catalog import register_torch_ops
+from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core.errors import UnsupportedError
 from . import compat
 from .causes import named_cause
@@ -22,6 +23,7 @@ from .host import without_accelerator
 from .layers.catalog import replaced
 from .loading import add_head, load_model, tie_as
 from .positions import extend_rotary_tables
+from .streaming import Stream
 
 PER_LAYER = "per_layer_inputs"
 """The argument of a model's forward with embeddings for each of its layers."""
@@ -35,23 +37,30 @@ def build_model(
     weights: bool,
     like: nn.Module | None = None,
     unread: Callable[[], Collection[str]] = tuple,
+    stream: Stream | None = None,
 ) -> nn.Module:
     """Builds the config's model, in eval mode; several may be alive at once. Raises ModelError, UnsupportedError.
 
     like: the same model with weights; a model without weights gets the same parameters. unread: names of parameters that no step reads,
-    which the files may lack; called where some are missing.
+    which the files may lack; called where some are missing. stream: takes the weights as they are loaded; its `finish` leaves the model
+    without them.
     """
     without_accelerator()
     compat.start_one_process(vllm_config)
     compat.forget_layers(vllm_config)
-    with compat.set_current_vllm_config(vllm_config), torch.no_grad(), named_cause(vllm_config):
+    with (
+        compat.set_current_vllm_config(vllm_config),
+        torch.no_grad(),
+        named_cause(vllm_config),
+        stream if stream is not None else nullcontext(),
+    ):
         compat.look_at_models_here()  # an engine's process may not have made the config
         compat.get_model_architecture(vllm_config.model_config)  # imports the layers that it uses, which are replaced
         with replaced():
-            model = load_model(vllm_config, unread) if weights else _shapes_only(vllm_config, like)
-    if like is not None:
-        _add_parameters(model, like)
-    _widen(model, vllm_config.model_config.dtype)
+            model = load_model(vllm_config, unread, stream) if weights else _shapes_only(vllm_config, like)
+        if like is not None:
+            _add_parameters(model, like)
+        _widen(model, vllm_config.model_config.dtype)
     extend_rotary_tables(model, vllm_config.model_config.max_model_len)
     setattr(model, BUILT, (vllm_config, compat.layers_of(vllm_config)))
     return model.eval()
@@ -61,6 +70,11 @@ def layers_of(model: nn.Module) -> dict[str, Any]:
     """The layers of a model from `build_model` that keep something between steps, by name."""
     _, layers = getattr(model, BUILT)
     return layers
+
+
+def weight_bytes(model: nn.Module, plan: Plan = ONE_DEVICE) -> int:
+    """Bytes of the model's parameters on all devices of a plan; shared ones count once."""
+    return sum(parameter.nbytes * plan.copies(name) for name, parameter in model.named_parameters())
 
 
 def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -24,6 +24,7 @@ from .host import without_accelerator
 from .memory import check_blocks
 from .parallel import take_over
 from .refusals import check_config, check_request
+from .settings import Settings
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -39,7 +40,7 @@ STEP_REQUESTS = 64
 
 
 class FxhloPlatform(Platform):
-    """A host process in which torch stays on the CPU and every step is one PJRT program."""
+    """A process in which torch stays on the CPU, whatever the device is, and every step is one PJRT program."""
 
     _enum = PlatformEnum.OOT
     device_name = "cpu"  # vLLM calls `torch.device(f"{device_name}:0")`
@@ -85,6 +86,7 @@ class FxhloPlatform(Platform):
         _prepare_process()
         collection.resume(own=cls._own)
         interrupts.end_waiting_fronts()
+        Settings.of(vllm_config)  # refuses what it does not know
         parallel = vllm_config.parallel_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
@@ -172,6 +174,7 @@ class FxhloPlatform(Platform):
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
+        """The host's: vLLM asks for its default sizes, before there is a config with a target. The worker takes the device's."""
         from .memory import total_bytes
 
         return total_bytes()

@@ -6,10 +6,16 @@ import sys
 import time
 from logging import Logger
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+class Saying(Protocol):
+    """What a start tells of itself: a stage begins, or `done` of `of` items are finished."""
+
+    def __call__(self, message: str, *, done: int | None = None, of: int | None = None) -> None: ...
 
 
 class Progress:

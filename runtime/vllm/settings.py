@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UnsupportedError
 from ..core.names import suggestion
+from ..core.targets import Target
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -22,9 +23,13 @@ WHERE = "--additional-config"
 
 @dataclass(frozen=True)
 class Settings:
-    """plan: a file of `lower-model plan --json`. lengths: of requests, a file or a server's URL, to plan for. budget: of programs, "12", "30s" or
+    """target: where programs run, such as "tpu-v6e" or "cpu" (docs/targets.md); None: what is found (core/selection.py).
+    bundle: folder of `lower-model engine -o` with the engine's programs; None: they are in the cache, or made. A bundle has a plan.
+    plan: a file of `lower-model plan --json`. lengths: of requests, a file or a server's URL, to plan for. budget: of programs, "12", "30s" or
     "50MB". A plan was made for its own, so it is given without the other two."""
 
+    target: str | None = None
+    bundle: str | None = None
     plan: str | None = None
     lengths: str | None = None
     budget: str | None = None
@@ -48,7 +53,21 @@ class Settings:
         settings = cls(**given)
         if settings.plan and (settings.lengths or settings.budget):
             raise _wrong("fxhlo's options name a plan, and lengths or a budget beside it", "give either")
+        if settings.bundle and (settings.plan or settings.lengths or settings.budget):
+            raise _wrong(
+                "fxhlo's options name a bundle, and a plan of programs beside it",
+                "give either: a bundle has its own plan",
+            )
+        if settings.target is not None:
+            _check_target(settings.target)
         return settings
+
+
+def _check_target(name: str) -> None:
+    try:
+        Target.parse(name)
+    except UnsupportedError as problem:
+        raise _wrong(problem.message, problem.next_step) from None
 
 
 def _wrong(what: str, next_step: str | None) -> UnsupportedError:

@@ -12,36 +12,35 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
-from typing import Any
 
 import torch
 
-from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core import pjrt, seal
 from ..core.errors import FxhloError, UnsupportedError
+from ..core.mesh import ONE_DEVICE, Mesh
+from ..core.selection import Selection, select
 from ..core.targets import Target
 from . import collection, compat, front, interrupts, memory
+from .caches import Caches
 from .engines import Share, independent
 from .host import without_accelerator
-from .layers import catalog
-from .meshes import check_groups, plan_of
-from .model import build_model
-from .parallel import devices_of, experts_apart
+from .model import build_model, weight_bytes
+from .parallel import devices_of
+from .placement import Placement
 from .plugin import version
 from .pooling import PoolingRunner
 from .profiling.profiler import Profiler
 from .progress import Progress
 from .runner import Runner
-from .states.groups import groups_of, specs_for_vllm
-from .states.spec import StateSpec
-from .steps.options import StepOptions
+from .settings import Settings
+from .steps.engine_bundle import EngineBundle
+from .steps.identity import of_engine
 from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
 
 logger = compat.init_logger("vllm.fxhlo.worker")
-TARGET = "cpu"
-"""The target on which steps run."""
 
 
 class FxhloWorker(compat.WorkerBase):
@@ -61,7 +60,10 @@ class FxhloWorker(compat.WorkerBase):
         self.model: torch.nn.Module | None = None
         self.kv_cache_config: compat.KVCacheConfig | None = None
         self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
-        self._layers: dict[str, Any] = {}
+        self._caches: Caches | None = None
+        self._device: pjrt.Device
+        self._placement: Placement | None = None
+        self._bundle: EngineBundle | None = None
         self._profiler: Profiler | None = None
 
     # -- start-up --------------------------------------------------------------------------------------------------
@@ -69,7 +71,6 @@ class FxhloWorker(compat.WorkerBase):
     def init_device(self) -> None:
         seal.reopen()  # an earlier engine of this process may have sealed it
         front.engine_begins()
-        self.share.take(Target.parse(TARGET))
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
@@ -77,24 +78,49 @@ class FxhloWorker(compat.WorkerBase):
             collection.freeze_here()
             # A forked process has torch's thread pool without its threads, and would wait for them; capture needs none.
             torch.set_num_threads(1)
-        logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), TARGET)
+        with _logged("start the device"):
+            settings = Settings.of(self.vllm_config)
+            bundle = None if settings.bundle is None else EngineBundle.open(settings.bundle)
+            selection = selected(settings, bundle)
+            logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), selection)
+            self.share.take(selection.target)
+            self._device = started(selection, devices_of(self.vllm_config))
+            if bundle is not None:
+                self._take(bundle)
         compat.start_one_process(self.vllm_config)
         compat.set_random_seed(self.model_config.seed)
         with _logged("begin a profile"):
             self._profiler = Profiler(self)
+
+    def _take(self, bundle: EngineBundle) -> None:
+        """Checks what can be known of the bundle before the weights are read. Its programs have a number of KV blocks, which is the cache's."""
+        bundle.check(of_engine(self.vllm_config, self._target), whole=False)
+        cache = self.cache_config
+        if cache.num_gpu_blocks_override is None and cache.kv_cache_memory_bytes is None:
+            cache.num_gpu_blocks_override = bundle.num_blocks
+        self._bundle = bundle
+
+    @property
+    def _target(self) -> Target:
+        return self._device.target
+
+    @property
+    def placement(self) -> Placement:
+        """Where the engine's arrays go."""
+        assert self._placement is not None, "load_model comes first"
+        return self._placement
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
             check_settings(self.vllm_config)
-            if self.model_config.has_inner_state:
-                self._check_slots()
-            if devices_of(self.vllm_config) > 1:
-                self._check_mesh()
-            self.model = build_model(self.vllm_config, weights=True, unread=self._unread)
-            self._layers = compat.layers_of(self.vllm_config)
-            if self.cache_config.enable_prefix_caching and self.slot_bytes():
+            if self.model_config.has_inner_state or not self._device.is_host or devices_of(self.vllm_config) > 1:
+                self._check_sizes()
+            self.model = self._loaded()
+            self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
+            self._placement = self._placed(self.model, self._caches)
+            if self.cache_config.enable_prefix_caching and self.caches.slot_bytes():
                 raise UnsupportedError(
                     "fxhlo does not cache the states of recurrent layers yet",
                     next_step="start with --no-enable-prefix-caching",
@@ -106,41 +132,42 @@ class FxhloWorker(compat.WorkerBase):
 
         return unread_parameters(self.vllm_config)
 
-    def _check_slots(self) -> None:
-        """Checks that the states with a row per request fit, before the weights are read: their sizes are those of the layers."""
-        build_model(self.vllm_config, weights=False)
-        self._layers = compat.layers_of(self.vllm_config)
-        memory.check_slots(self.slot_bytes(), self.scheduler_config.max_num_seqs, memory.free_bytes())
+    def _loaded(self) -> torch.nn.Module:
+        """The model with its weights: on the host, or streamed to a device that is not.
 
-    def _check_mesh(self) -> None:
-        """Checks that the devices are there and divide the model, before the weights are read."""
+        A pooler computes on the host, with its own weights; parts for a mesh are made of whole weights, when the programs say how.
+        """
+        if self._device.is_host or self.model_config.runner_type == "pooling" or devices_of(self.vllm_config) > 1:
+            return build_model(self.vllm_config, weights=True, unread=self._unread)
+        self._placement = Placement(self._target)
+        stream = self._placement.stream()
+        model = build_model(self.vllm_config, weights=True, unread=self._unread, stream=stream)
+        self._placement.take(stream.finish(model))
+        total, most = memory.size(weight_bytes(model)), memory.size(stream.peak)
+        logger.info("%s of weights are on the device; the host held at most %s of them at a time", total, most)
+        return model
+
+    def _placed(self, model: torch.nn.Module, caches: Caches) -> Placement:
+        """Where the engine's arrays go: onto the device, or as the plan of a model says onto several."""
+        if devices_of(self.vllm_config) == 1:
+            return self._placement or Placement(self._target)
+        return Placement(self._target, caches.plan(model, self._target))
+
+    def _check_sizes(self) -> None:
+        """Checks before the weights are read, by the sizes of the layers: they and the states with a row per request fit, and the devices
+        of a mesh divide them."""
         model = build_model(self.vllm_config, weights=False)
-        self._layers = compat.layers_of(self.vllm_config)
-        if specs := specs_for_vllm(self.states()):
-            groups = compat.cache_groups(self.vllm_config, specs)
-            check_groups(self.states(), groups_of(groups, self.model_config.max_model_len))
-        pjrt.device(TARGET, mesh=self.plan(model).mesh)
+        caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
+        plan = self._placed(model, caches).plan
+        room = memory.Room.of(self._device).of_all(plan.mesh.devices)
+        memory.check_weights(weight_bytes(model, plan), room)
+        memory.check_slots(caches.slot_bytes(), self.scheduler_config.max_num_seqs, room.free, room.place)
 
-    def plan(self, model: torch.nn.Module) -> Plan:
-        """How the model lies on the engine's devices."""
-        devices = devices_of(self.vllm_config)
-        return (
-            ONE_DEVICE
-            if devices == 1
-            else plan_of(
-                model,
-                self._layers,
-                self.states(),
-                devices,
-                experts_apart=experts_apart(self.vllm_config),
-                family=Target.parse(TARGET).family,
-            )
-        )
-
-    def slot_bytes(self) -> int:
-        """Bytes of the states that have a row per request."""
-        sizes = {"num_slots": StepOptions.of(self.vllm_config).slots}
-        return sum(state.bytes_in(sizes) for state in self.states() if state.rows == "slots")
+    @property
+    def caches(self) -> Caches:
+        """What the layers keep between steps."""
+        assert self._caches is not None, "load_model comes first"
+        return self._caches
 
     def get_model(self) -> torch.nn.Module:
         assert self.model is not None
@@ -162,43 +189,17 @@ class FxhloWorker(compat.WorkerBase):
         return pooler
 
     def get_kv_cache_spec(self) -> dict[str, compat.KVCacheSpec]:
-        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
-
-        Where the batch assigns the rows of all states, these are vLLM's own specs of the layers, a block a request: without any, vLLM
-        takes the model for an encoder. Beside a KV cache they are left out, since vLLM would make groups of unlike layers' blocks.
-        """
-        states = self.states()
-        own = {state.layer: self._layers[state.layer] for state in states if state.rows == "slots"}
-        return specs_for_vllm(states) or {
-            name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in own.items()
-        }
-
-    def states(self) -> tuple[StateSpec, ...]:
-        """The states of the model's layers."""
-        return catalog.states(self._layers, self.cache_config.block_size)
+        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers."""
+        return self.caches.for_vllm()
 
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
         with _logged("find memory for the KV cache"):
-            groups = compat.cache_groups(self.vllm_config, self.get_kv_cache_spec())
-            block, longest = compat.bytes_of_one_request(self.vllm_config, groups)
-            slots, blocks = self.slot_bytes(), self.cache_config.num_gpu_blocks_override
-            if not any(state.rows == "blocks" for state in self.states()):
-                # vLLM's first block is for no request, like our first slot
-                return (blocks or StepOptions.of(self.vllm_config).slots) * block
-            if self.model_config.original_max_model_len == -1:
-                longest = 0  # vLLM chooses a length that fits
-            plan = self.plan(self.get_model())
-            weights = sum(one.nbytes * plan.copies(name) for name, one in self.get_model().named_parameters())
-            total = self.share.memory(memory.total_bytes())
-            wanted = memory.wanted_bytes(self.cache_config, compat.kv_cache_space(), weights + slots, longest, total)
-            if self.cache_config.kv_cache_memory_bytes is not None:
-                wanted *= plan.mesh.devices  # it is of one device
-            wanted //= plan.cache_copies
-            if blocks is not None:
-                memory.check_blocks(blocks, -(-longest // block), self.model_config.max_model_len)
-                return max(wanted, blocks * block)
-            return memory.kv_cache_bytes(wanted, block, longest, (memory.free_bytes() - slots) // plan.cache_copies)
+            plan = self.placement.plan
+            room = memory.Room.of(self._device).of_all(plan.mesh.devices)
+            if room.on_host:  # which engines of one machine share
+                room = replace(room, total=self.share.memory(room.total))
+            return self.caches.bytes_for_vllm(weight_bytes(self.get_model(), plan), room, plan)
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config
@@ -212,11 +213,12 @@ class FxhloWorker(compat.WorkerBase):
                 self.vllm_config,
                 model,
                 lambda: build_model(self.vllm_config, weights=False, like=model),
-                self.states(),
-                groups_of(self.kv_cache_config.kv_cache_groups, self.model_config.max_model_len),
+                self.caches.states(),
+                self.caches.groups(self.kv_cache_config),
                 self.kv_cache_config.num_blocks,
                 progress,
-                self.plan(model),
+                self.placement,
+                self._bundle,
             )
             self.runner = self._make_runner(steps)
         if self._profiler is not None:
@@ -286,9 +288,29 @@ class FxhloWorker(compat.WorkerBase):
         front.engine_ends(sys.exc_info()[1])  # vLLM calls this in the handler of the exception that ended the engine
         if self._profiler is not None:
             self._profiler.stop()
-        self.runner = self.model = None
-        self._layers = {}
+        self.runner = self.model = self._placement = self._caches = None
         seal.reopen()
+
+
+def selected(settings: Settings, bundle: EngineBundle | None) -> Selection:
+    """The target of the settings, or the environment, or what is found; a topology that nobody named is the bundle's."""
+    selection = select(settings.target)
+    if bundle is not None and selection.target == Target(bundle.target.name):
+        return replace(selection, target=bundle.target)
+    return selection
+
+
+def started(selection: Selection, devices: int = 1) -> pjrt.Device:
+    """Starts the first device of the target, and looks for as many. Raises UnsupportedError where its plugin does not start, or some are
+    not here."""
+    try:
+        mesh = ONE_DEVICE if devices == 1 else Mesh((("model", devices),))
+        pjrt.device(selection.target, mesh=mesh)  # first: the number of the CPU's is fixed when it starts
+        return pjrt.device(selection.target)
+    except UnsupportedError as problem:
+        raise UnsupportedError(
+            f"the engine cannot run on {selection}: {problem.message}", next_step=problem.next_step
+        ) from problem
 
 
 @contextmanager

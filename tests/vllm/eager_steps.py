@@ -46,7 +46,8 @@ class EagerSteps:
         groups: Sequence[Any],
         num_blocks: int,
         progress: Callable[[str], None],
-        plan: Any = None,
+        placement: Any = None,
+        bundle: Any = None,
     ) -> None:
         options = StepOptions.of(config, groups)
         self.program = run(step_passes(options), capture_step(config, build()))

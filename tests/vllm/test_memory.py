@@ -9,7 +9,7 @@ import pytest
 from vllm.config import CacheConfig
 
 from fxhlo.runtime.vllm import memory
-from fxhlo.runtime.vllm.memory import GIB, CacheSizeError, wanted_bytes
+from fxhlo.runtime.vllm.memory import GIB, CacheSizeError, Room, wanted_bytes
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ids=str,
 )
 def test_what_is_asked_for(host: Path, options: dict[str, float], space: int | None, expected: int) -> None:
-    assert wanted_bytes(CacheConfig(**options), space, 3 * GIB, GIB) == expected
+    assert wanted_bytes(CacheConfig(**options), space, 3 * GIB, GIB, Room.of_host()) == expected
 
 
 def test_without_a_word_one_longest_request_fits(host: Path) -> None:
-    assert wanted_bytes(CacheConfig(), 0, 3 * GIB, 9 * GIB) == 9 * GIB
+    assert wanted_bytes(CacheConfig(), 0, 3 * GIB, 9 * GIB, Room.of_host()) == 9 * GIB
 
 
 def test_a_control_group_has_less_than_the_host(host: Path) -> None:
@@ -47,13 +47,16 @@ def test_a_control_group_has_less_than_the_host(host: Path) -> None:
     (host / "memory.stat").write_text(f"anon {3 * GIB}\ninactive_file {GIB}\nactive_file 0\n")
     assert memory.total_bytes() == 8 * GIB
     assert memory.free_bytes() == 4 * GIB
-    assert wanted_bytes(CacheConfig(gpu_memory_utilization=0.75), 0, 2 * GIB, GIB) == 6 * GIB - 2 * GIB - memory.RESERVE
+    assert (
+        wanted_bytes(CacheConfig(gpu_memory_utilization=0.75), 0, 2 * GIB, GIB, Room.of_host())
+        == 6 * GIB - 2 * GIB - memory.RESERVE
+    )
     (host / "memory.max").write_text("max\n")
     assert (memory.total_bytes(), memory.free_bytes()) == (64 * GIB, 40 * GIB)
 
 
 def test_a_part_that_the_weights_fill(host: Path) -> None:
     with pytest.raises(CacheSizeError, match="nothing is left for the KV cache") as caught:
-        wanted_bytes(CacheConfig(gpu_memory_utilization=0.1), 0, 6 * GIB, GIB)
+        wanted_bytes(CacheConfig(gpu_memory_utilization=0.1), 0, 6 * GIB, GIB, Room.of_host())
     assert "--gpu-memory-utilization" in str(caught.value)
     assert "the weights and states take 6.00 GiB" in str(caught.value)

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.passes.extension import HINTS
 from fxhlo.passes.pipeline import run
+from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm import compat, memory, worker
 from fxhlo.runtime.vllm.layers import catalog, gated_delta_net, linear_attention, recurrent
@@ -150,7 +151,9 @@ def test_the_gated_norm_is_vllms_own_in_plain_torch(before: bool, groups: int) -
 
 
 def worker_of(config: compat.VllmConfig) -> worker.FxhloWorker:
-    return worker.FxhloWorker(config, 0, 0, "", is_driver_worker=True)
+    made = worker.FxhloWorker(config, 0, 0, "", is_driver_worker=True)
+    made._device = pjrt.device("cpu")  # without the rest of init_device
+    return made
 
 
 def test_states_that_do_not_fit_end_the_start_before_weights_are_read(

@@ -102,7 +102,8 @@ class CheckingSteps:
         groups: Any,
         num_blocks: int,
         progress: Any,
-        plan: Any = None,
+        placement: Any = None,
+        bundle: Any = None,
     ) -> CheckingSteps:
         progress("nothing to compile")
         return cls(config, num_blocks)

@@ -135,9 +135,14 @@ def _check_output(request: Request, output: Path) -> None:
         raise UsageError(
             f"--{request.texts[0]} is a text, and -o names a folder", where=output, next_step=f"-o {output}.mlir"
         )
-    if output.is_dir() and any(output.iterdir()) and not holds_bundle(output):
+    check_bundle_place(output)
+
+
+def check_bundle_place(output: Path) -> None:
+    """Raises FxhloError where something else than a bundle is at `output`."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not holds_bundle(output)):
         raise FxhloError(
-            "the folder holds something else than a bundle, and it is not overwritten",
+            f"the {'folder holds' if output.is_dir() else 'file is'} something else than a bundle, and it is not overwritten",
             where=output,
             next_step="name another folder, or empty this one",
         )

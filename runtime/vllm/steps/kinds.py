@@ -68,6 +68,12 @@ class Bucket:
     def __str__(self) -> str:
         return ",".join(f"{name}={size}" for name, size in self.sizes)
 
+    @classmethod
+    def parse(cls, text: str) -> Bucket:
+        """The bucket of `str`: "tokens=8,requests=4"."""
+        parts = (part.partition("=") for part in text.split(","))
+        return cls(tuple((name, int(size)) for name, _, size in parts))
+
 
 def select(buckets: Sequence[Bucket], step: Bucket) -> Bucket:
     """Returns the first program that holds the step. buckets: in the order of their costs."""

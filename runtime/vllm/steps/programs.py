@@ -6,32 +6,35 @@ the same engine captures and compiles nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....passes.hlo.plan import ONE_DEVICE, Plan
-from ...core import files
 from ...core.bundle import Bundle
 from ...core.cache import Cache
 from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
-from ..progress import Progress
+from ..progress import Saying
+from .engine_bundle import NOTE, EngineBundle
+from .identity import of_options, of_programs
 from .kinds import Bucket
 from .options import StepOptions
 from .passes import step_passes
+from .planning.engine import closed_set
+from .planning.proof import prove
 
 if TYPE_CHECKING:
     import torch
     from vllm.config import VllmConfig
 
+    from ....lowering.bundling import Finished
     from ....lowering.module import HloModule
+    from ....passes.cache_groups import CacheGroup
     from ....passes.program import Program
 
 COMPILE_THREADS = 2
@@ -53,9 +56,42 @@ class Programs:
     sizes: Mapping[str, int]
     target: Target
     plan: Plan = ONE_DEVICE
+    bundle: EngineBundle | None = None
+    """Where the programs are, made ahead of time; None: in the cache."""
 
-    def load(self, progress: Progress) -> dict[Bucket, Executable]:
-        """Loads the programs from the cache; makes them first where they are missing."""
+    @classmethod
+    def of(
+        cls,
+        config: VllmConfig,
+        model: torch.nn.Module,
+        build: Callable[[], torch.nn.Module],
+        groups: tuple[CacheGroup, ...],
+        num_blocks: int,
+        target: Target,
+        plan: Plan = ONE_DEVICE,
+        bundle: EngineBundle | None = None,
+    ) -> Programs:
+        """The closed set of an engine's programs: a bundle's own, or the plan's. Raises FxhloError where a step would have none.
+
+        groups: vLLM's, of the model's layers; num_blocks: of each KV cache.
+        """
+        options = StepOptions.of_engine(config, groups, target)
+        if bundle is None:
+            buckets = closed_set(config, options.limits, target)
+        else:
+            bundle.check({"options": of_options(options)}, whole=False)
+            buckets = bundle.buckets
+            prove(buckets, options.limits)
+        sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
+        return cls(config, model, build, options, buckets, sizes, target, plan, bundle)
+
+    def load(self, progress: Saying) -> dict[Bucket, Executable]:
+        """Loads the programs from the bundle, or the cache; makes them first where they are missing there. Raises BundleError."""
+        if self.bundle is not None:
+            self.bundle.check(self.key())
+            found = self.bundle.executables(self.buckets)
+            progress(f"{len(found)} programs loaded from {self.bundle.bundle.path}")
+            return found
         key, kept = self.key(), Cache()
         try:
             found = self._load(kept, key, progress)
@@ -65,7 +101,7 @@ class Programs:
         progress(f"{len(found)} programs loaded")
         return found
 
-    def _load(self, kept: Cache, key: dict[str, object], progress: Progress) -> dict[Bucket, Executable]:
+    def _load(self, kept: Cache, key: dict[str, object], progress: Saying) -> dict[Bucket, Executable]:
         path = kept.get(key)
         if path is None:
             path = kept.put(key, lambda directory: self.make(directory, progress))
@@ -73,38 +109,14 @@ class Programs:
         return {bucket: bundle.executable(str(bucket), self.target) for bucket in self.buckets}
 
     def key(self) -> dict[str, object]:
-        """The cache's key: everything on which the programs depend."""
-        import jaxlib
-        import torch
-        import vllm
-
-        from ...core import native
-
-        model_config = self.config.model_config
+        """The cache's key, and a bundle's identity: everything on which the programs depend."""
         return {
-            # as text: a config may hold infinities, which JSON has no numbers for
-            "model": json.dumps(model_config.hf_config.to_dict(), default=str, sort_keys=True),
-            "class": type(self.model).__qualname__,
-            "parameters": sorted(name for name, _ in self.model.named_parameters()),  # some depend on the weight files
-            "dtype": str(model_config.dtype),
-            "cache_dtype": self.config.cache_config.cache_dtype,
-            "options": asdict(self.options),
-            "buckets": [str(bucket) for bucket in self.buckets],
-            **self.sizes,
-            "target": str(self.target),
+            **of_programs(self.config, self.model, self.options, self.buckets, self.sizes, self.target),
             "plan": self.plan.to_json(),
-            "compiler": dict(self.target.compile_options),
-            "native": native.identity(),
-            "versions": {
-                "torch": torch.__version__,
-                "vllm": vllm.__version__,
-                "jaxlib": jaxlib.__version__,
-                "fxhlo": source_digest(),
-            },
         }
 
-    def make(self, directory: Path, progress: Progress) -> None:
-        """Captures once, emits and compiles every bucket, and writes the bundle."""
+    def make(self, directory: Path, progress: Saying, watch: Callable[[Finished], None] | None = None) -> None:
+        """Captures once, emits and compiles every bucket, and writes the bundle. watch: called after each program."""
         from ....lowering.bundling import save_compiled
         from ....lowering.emit.coverage import check
         from ....passes.pipeline import run
@@ -120,7 +132,7 @@ class Programs:
         modules: Iterable[tuple[str, HloModule]] = (
             (str(bucket), self._emitted(program, bucket)) for bucket in self.buckets
         )
-        if not native.ready():
+        if self.target.family == "cpu" and not native.ready():
             if self.plan.mesh.devices == 1:
                 modules = list(modules)  # emit all first: legalization waits for the native kernels' build
             progress("building the native kernels, once per machine")
@@ -128,11 +140,13 @@ class Programs:
                 native.unavailable()  # builds them: partitioning, a part of emission, chooses kernels
         done = count(1)
 
-        def say(name: str, legalized: object) -> None:
-            progress(f"compiled {name}", done=next(done), of=len(self.buckets))
+        def say(one: Finished) -> None:
+            progress(f"compiled {one.name}", done=next(done), of=len(self.buckets))
+            if watch is not None:
+                watch(one)
 
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
-            save_compiled(directory, modules, pool, say)
+            save_compiled(directory, modules, pool, say, {NOTE: self.key()})
 
     def _emitted(self, program: Program, bucket: Bucket) -> HloModule:
         """The program's module for a bucket; partitioned, where the plan has several devices."""
@@ -140,9 +154,8 @@ class Programs:
 
         several = self.plan.mesh.devices > 1
         sizes = of_program(program, {**self.sizes, **dict(bucket.sizes)})
-        module = emit(
-            program, sizes, references=several
-        )  # on a mesh another kernel, or none, may serve a device's part
+        # on a mesh another kernel, or none, may serve a device's part
+        module = replace(emit(program, sizes, references=several), target=str(self.target))
         if not several:
             return module
         from ....passes.hlo.partition import partition
@@ -156,10 +169,3 @@ def of_program(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     """The sizes of the program's dimensions: one without a cache has no `num_blocks`."""
     names = {dim.name for dim in program.dims}
     return {name: size for name, size in sizes.items() if name in names}
-
-
-@cache
-def source_digest() -> str:
-    """A digest of fxhlo's own sources: a changed compiler invalidates the programs."""
-    root = Path(__file__).parents[3]
-    return files.sources_digest((root / folder for folder in ("kernels", "lowering", "passes", "runtime")), root)

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....passes.cache_groups import CacheGroup
-from ....passes.hlo.plan import ONE_DEVICE, Plan
 from ....passes.step_inputs import HIDDEN, RESULTS
 from ...core import seal
 from ...core.executable import Executable
-from ...core.targets import Target
+from .. import memory
 from ..pending import PendingStep
 from ..placement import Placement
 from ..progress import Progress
 from ..states.groups import placed
 from ..states.last_tokens import LastTokens
 from ..states.spec import Rows, StateSpec, check_states
+from .engine_bundle import EngineBundle
 from .inputs import StepInputs
 from .kinds import Bucket, select
-from .options import StepOptions
 from .passes import step_passes
-from .planning.engine import closed_set
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -46,34 +44,38 @@ def prepare(
     groups: tuple[CacheGroup, ...],
     num_blocks: int,
     progress: Progress,
-    plan: Plan = ONE_DEVICE,
+    placement: Placement,
+    bundle: EngineBundle | None = None,
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
     model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
-    plan: how weights and states lie on several devices.
+    placement: on the device, or the mesh, that the programs are made for. bundle: which has them; None: the cache.
     """
-    target = Target.parse("cpu")
-    options = StepOptions.of_engine(config, groups, target)
+    made = Programs.of(config, model, build, groups, num_blocks, placement.target, placement.plan, bundle)
+    options, sizes = made.options, made.sizes
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
-    buckets = closed_set(config, options.limits, target)
-    sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
-    placement = Placement(target, plan)
+    on_host = placement.device.is_host
     with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
-        allocated = beside.submit(placement.states, states, sizes)
-        executables = Programs(config, model, build, options, buckets, sizes, target, plan).load(progress)
+        allocated = beside.submit(placement.states, states, sizes) if on_host else None
+        executables = made.load(progress)
     inputs = StepInputs.of(options, step_passes(options))
     for bucket, executable in executables.items():
         inputs.check(bucket, executable.signature)
         check_states(states, sizes, executable.signature)
     inputs = inputs.taken_by(executable.signature for executable in executables.values())
-    first = executables[buckets[0]].signature
+    if not on_host:
+        memory.check_programs(
+            (executable.memory for executable in executables.values()), memory.Room.of(placement.device)
+        )
+    first = executables[made.buckets[0]].signature
     weights = placement.weights(first.weights, model)
     programs = {
         bucket: StepProgram(executable.bind(weights), inputs, bucket, placement)
         for bucket, executable in executables.items()
     }
-    by_name = {spec.name: (spec, buffer) for spec, buffer in zip(states, allocated.result(), strict=True)}
+    buffers = placement.states(states, sizes) if allocated is None else allocated.result()
+    by_name = {spec.name: (spec, buffer) for spec, buffer in zip(states, buffers, strict=True)}
     ordered = [by_name[state.name] for state in first.states]
     steps = Steps(programs, inputs, [buffer for _, buffer in ordered], [spec.rows for spec, _ in ordered])
     seal.close("the engine is ready")

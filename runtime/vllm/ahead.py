@@ -1,0 +1,54 @@
+"""An engine's programs ahead of the engine: from its config alone, on a machine that needs neither the weights nor the device.
+
+Comes in: vLLM's config and a target. Goes out: `Planned`, whose `programs.make` writes the bundle. Guaranteed: sizes are those that an
+engine of this config finds on a device with the target's memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.targets import Target
+from . import compat, memory
+from .caches import Caches
+from .memory import CacheSizeError, Room
+from .model import build_model, layers_of, weight_bytes
+from .states.groups import placed
+from .steps.programs import Programs
+
+
+@dataclass(frozen=True)
+class Planned:
+    """weights, caches: bytes of one device; caches are all that layers keep between steps. room: the device's memory."""
+
+    programs: Programs
+    weights: int
+    caches: int
+    room: Room
+
+
+def planned(config: compat.VllmConfig, target: Target) -> Planned:
+    """Builds the model without weights, and sizes its caches. Raises CacheSizeError where weights or caches do not fit."""
+    model = build_model(config, weights=False)
+    caches = Caches(config, layers_of(model))
+    plan = caches.plan(model, target)
+    room, weights = room_ahead(target), weight_bytes(model, plan)
+    everything = room.of_all(plan.mesh.devices)
+    memory.check_weights(weights, everything)
+    kv_cache = compat.kv_cache_config(config, caches.for_vllm(), caches.bytes_for_vllm(weights, everything, plan))
+    groups = caches.groups(kv_cache)
+    programs = Programs.of(config, model, lambda: model, groups, kv_cache.num_blocks, target, plan)
+    kept = sum(state.bytes_in(programs.sizes) * plan.copies(state.name) for state in placed(caches.states(), groups))
+    return Planned(programs, weights // plan.mesh.devices, kept // plan.mesh.devices, room)
+
+
+def room_ahead(target: Target) -> Room:
+    """The memory of a device that need not be here; this machine's, where the device is the host."""
+    if target.family == "cpu":
+        return Room.of_host()
+    if target.memory is None:
+        raise CacheSizeError(
+            f"nothing is known of the memory of {target}",
+            next_step="make the bundle on a machine that has one, or for a TPU",
+        )
+    return Room(target.memory, target.memory, f"a device of {target}")

@@ -1,0 +1,87 @@
+"""Caches: what the model's layers keep between steps, what vLLM is told of it, and the bytes for it.
+
+Comes in: vLLM's config, and the layers of a model that `build_model` made, with weights or without. Goes out: states, specs for
+vLLM's cache manager, numbers of bytes. Guaranteed: the same on every start of an engine, and for a bundle that is made ahead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ...passes.cache_groups import CacheGroup
+from ...passes.hlo.plan import ONE_DEVICE, Plan
+from ..core.targets import Target
+from . import compat, memory
+from .layers import catalog
+from .meshes import check_groups, plan_of
+from .parallel import devices_of, experts_apart
+from .states.groups import groups_of, specs_for_vllm
+from .states.spec import StateSpec
+from .steps.options import StepOptions
+
+
+class Caches:
+    """layers: those that keep something, by name (`model.layers_of`)."""
+
+    def __init__(self, config: compat.VllmConfig, layers: Mapping[str, Any]) -> None:
+        self._config = config
+        self._layers = layers
+
+    def states(self) -> tuple[StateSpec, ...]:
+        """The states of the model's layers."""
+        return catalog.states(self._layers, self._config.cache_config.block_size)
+
+    def slot_bytes(self) -> int:
+        """Bytes of the states that have a row per request."""
+        sizes = {"num_slots": StepOptions.of(self._config).slots}
+        return sum(state.bytes_in(sizes) for state in self.states() if state.rows == "slots")
+
+    def for_vllm(self) -> dict[str, compat.KVCacheSpec]:
+        """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
+
+        Where the batch assigns the rows of all states, these are vLLM's own specs of the layers, a block a request: without any, vLLM
+        takes the model for an encoder. Beside a KV cache they are left out, since vLLM would make groups of unlike layers' blocks.
+        """
+        states = self.states()
+        own = {state.layer: self._layers[state.layer] for state in states if state.rows == "slots"}
+        return specs_for_vllm(states) or {name: layer.get_kv_cache_spec(self._config) for name, layer in own.items()}
+
+    def plan(self, model: nn.Module, target: Target) -> Plan:
+        """How the weights of `model` and the states lie on the engine's devices (--tensor-parallel-size)."""
+        devices = devices_of(self._config)
+        if devices == 1:
+            return ONE_DEVICE
+        if specs := specs_for_vllm(self.states()):
+            groups = compat.cache_groups(self._config, specs)
+            check_groups(self.states(), groups_of(groups, self._config.model_config.max_model_len))
+        apart = experts_apart(self._config)
+        return plan_of(model, self._layers, self.states(), devices, experts_apart=apart, family=target.family)
+
+    def bytes_for_vllm(self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE) -> int:
+        """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit. Raises CacheSizeError.
+
+        weights: bytes of all weights, which are or will be in the memory of `room`, on all devices of the plan.
+        """
+        config = self._config
+        block, longest = compat.bytes_of_one_request(config, compat.cache_groups(config, self.for_vllm()))
+        slots, blocks = self.slot_bytes(), config.cache_config.num_gpu_blocks_override
+        if not any(state.rows == "blocks" for state in self.states()):
+            # vLLM's first block is for no request, like our first slot
+            return (blocks or StepOptions.of(config).slots) * block
+        if config.model_config.original_max_model_len == -1:
+            longest = 0  # vLLM chooses a length that fits
+        free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // plan.cache_copies
+        if blocks is not None:
+            memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len)
+            return memory.kv_cache_bytes(blocks * block, block, 0, free, room.place)
+        wanted = memory.wanted_bytes(config.cache_config, compat.kv_cache_space(), weights + slots, longest, room)
+        if config.cache_config.kv_cache_memory_bytes is not None:
+            wanted *= plan.mesh.devices  # it is of one device
+        return memory.kv_cache_bytes(wanted // plan.cache_copies, block, longest, free, room.place)
+
+    def groups(self, kv_cache: compat.KVCacheConfig) -> tuple[CacheGroup, ...]:
+        """vLLM's groups of layers whose blocks it assigns together. kv_cache: what it made of `bytes_for_vllm`."""
+        return groups_of(kv_cache.kv_cache_groups, self._config.model_config.max_model_len)

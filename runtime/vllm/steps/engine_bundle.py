@@ -1,0 +1,68 @@
+"""EngineBundle: all programs of an engine in a folder that `lower-model engine -o` wrote, and the check that it fits.
+
+Comes in: a folder, and the identity of the engine that starts. Goes out: an Executable per bucket, stored ones alone. Guaranteed:
+nothing is traced or compiled, nothing is written; what does not fit is one error that names each difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...core.bundle import Bundle
+from ...core.errors import BundleError
+from ...core.executable import Executable
+from ...core.targets import Target
+from .identity import Json, differences
+from .kinds import Bucket
+
+NOTE = "engine"
+"""The manifest's note with the identity."""
+MAKE = "lower-model engine MODEL --target TARGET [vllm's options] -o DIR"
+
+
+class EngineBundle:
+    """An opened bundle of an engine. identity: of the engine that it was made for."""
+
+    def __init__(self, bundle: Bundle, identity: Mapping[str, Any]) -> None:
+        self.bundle = bundle
+        self.identity = identity
+
+    @classmethod
+    def open(cls, path: str | Path) -> EngineBundle:
+        """Reads the manifest, and every file's digest. Raises BundleError for damage, and for a bundle of something else."""
+        bundle = Bundle.open(path)
+        identity = bundle.manifest.notes.get(NOTE)
+        if not isinstance(identity, dict) or "target" not in identity:
+            raise BundleError("the bundle holds no engine", where=bundle.path, next_step=f"make one: {MAKE}")
+        bundle.verify()
+        return cls(bundle, identity)
+
+    @property
+    def target(self) -> Target:
+        return Target.parse(str(self.identity["target"]))
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of each KV cache, for which the programs were made."""
+        return int(self.identity["num_blocks"])
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The programs, in the order in which they are selected."""
+        return tuple(Bucket.parse(text) for text in self.identity["buckets"])
+
+    def check(self, here: Json, *, whole: bool = True) -> None:
+        """Raises BundleError with every difference to the engine that starts. whole: else only what `here` has is compared."""
+        found = differences(self.identity, here, partly=not whole)
+        if found:
+            raise BundleError(
+                f"the bundle does not fit this engine: {'; '.join(found)}",
+                where=self.bundle.path,
+                next_step=f"start with what it was made for, or make another: {MAKE}",
+            )
+
+    def executables(self, buckets: Iterable[Bucket]) -> dict[Bucket, Executable]:
+        """The program of each bucket. Raises BundleError where one is not stored for this device, or does not load on it."""
+        return {bucket: self.bundle.executable(str(bucket), self.target, stored=True) for bucket in buckets}

@@ -1,0 +1,163 @@
+"""Weights that are streamed to a device: the same values as on the host, whatever kind of parameter, and little memory meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from other_device import add_device
+from safetensors.torch import load_file, save_file
+from test_loading import checkpoint
+from torch import nn
+from written import SIZES, written
+
+from fxhlo.lowering.lowered import as_numpy
+from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.errors import FxhloError
+from fxhlo.runtime.core.signature import Argument
+from fxhlo.runtime.core.targets import Target
+from fxhlo.runtime.vllm.compat import engine_config
+from fxhlo.runtime.vllm.folder import ModelError
+from fxhlo.runtime.vllm.model import build_model, weight_bytes
+from fxhlo.runtime.vllm.placement import Placement
+from fxhlo.runtime.vllm.streaming import Stream
+
+LATENT = {
+    **SIZES, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12, "q_lora_rank": None,
+    "first_k_dense_replace": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+EXPERTS = {**SIZES, "num_local_experts": 4}
+
+
+def model_of(kind: str, folder: Path) -> Path:
+    """A checkpoint with random weights. kind: of the parameters that it is about."""
+    if kind == "experts":
+        written("MixtralConfig", EXPERTS, folder)
+    elif kind == "made of others":  # vLLM makes the absorbed matrices of kv_b_proj after loading, and drops it
+        written("DeepseekV2Config", LATENT, folder, n_routed_experts=0)
+    elif kind == "tied":
+        checkpoint(folder, "Qwen2ForCausalLM", tie_word_embeddings=True)
+    elif kind == "stored beside tied":  # vLLM compares the two after loading
+        model_of("tied", folder)
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    else:
+        checkpoint(folder, {"fused": "LlamaForCausalLM", "transposed": "GPT2LMHeadModel"}[kind])
+    return folder
+
+
+def config_of(folder: Path, load_format: str = "auto", dtype: str = "float32") -> Any:
+    config = engine_config(str(folder), dtype=dtype, max_model_len=64, max_num_seqs=4)
+    config.load_config.load_format = load_format
+    return config
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Placement:
+    return Placement(Target.parse(add_device(monkeypatch)))
+
+
+def streamed(config: Any, placement: Placement) -> tuple[nn.Module, dict[str, pjrt.Buffer], Stream]:
+    stream = placement.stream()
+    model = build_model(config, weights=True, stream=stream)
+    return model, stream.finish(model), stream
+
+
+@pytest.mark.parametrize("kind", ["fused", "transposed", "tied", "stored beside tied", "experts", "made of others"])
+def test_each_kind_of_parameter_is_what_the_host_has(kind: str, tmp_path: Path, far: Placement) -> None:
+    config = config_of(model_of(kind, tmp_path))
+    expected = {name: as_numpy(value).copy() for name, value in build_model(config, weights=True).named_parameters()}
+    model, placed, stream = streamed(config, far)
+    assert placed.keys() == expected.keys() == dict(model.named_parameters()).keys()
+    for name, buffer in placed.items():
+        assert np.array_equal(np.asarray(buffer), expected[name]), name
+        assert buffer.devices() == {far.device.raw}
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+    assert (stream.held, weight_bytes(model)) == (0, sum(one.nbytes for one in expected.values()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_are_streamed_too(dtype: str, tmp_path: Path, far: Placement) -> None:
+    config = config_of(model_of("fused", tmp_path), "dummy", dtype)
+    torch.manual_seed(0)
+    expected = dict(build_model(config, weights=True).named_parameters())
+    torch.manual_seed(0)
+    _, placed, stream = streamed(config, far)
+    for name, buffer in placed.items():
+        assert np.array_equal(np.asarray(buffer), as_numpy(expected[name])), name
+    assert stream.peak < sum(buffer.nbytes for buffer in placed.values())
+
+
+def test_a_tensor_that_is_missing_is_named(tmp_path: Path, far: Placement) -> None:
+    folder = model_of("fused", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.self_attn.k_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 tensor of this model: model\.layers\.0\.self_attn\.k_proj\.weight"):
+        streamed(config_of(folder), far)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, 8), requires_grad=False)
+        self.weight.note = "mine"  # type: ignore[attr-defined]
+        self.same = self.weight
+
+
+def test_what_is_read_or_changed_after_it_has_gone(far: Placement) -> None:
+    model, stream = Small(), far.stream()
+    values = torch.arange(32.0).reshape(4, 8)
+    weight, storage = model.weight, model.weight.untyped_storage()
+    with stream, torch.no_grad():
+        stream.watch(model)
+        weight[:2].copy_(values[:2])
+        assert (storage.nbytes(), stream.held) == (128, 128)
+        weight.data[2:].copy_(values[2:])
+        assert (storage.nbytes(), stream.held) == (0, 0), "it has gone"
+        assert torch.equal(weight, values) and storage.nbytes() == 0
+        weight.mul_(2)
+        assert storage.nbytes() == 0
+        assert torch.equal(weight[3], 2 * values[3])
+    placed = stream.finish(model)
+    assert list(placed) == ["weight"] and np.array_equal(np.asarray(placed["weight"]), 2 * values.numpy())
+    assert model.same is model.weight and model.weight.note == "mine" and model.weight.is_meta  # type: ignore[attr-defined]
+
+
+def test_a_parameter_that_loading_replaced(far: Placement) -> None:
+    model, stream = Small(), far.stream()
+    with stream, torch.no_grad():
+        stream.watch(model)
+        model.weight.copy_(torch.arange(32.0).reshape(4, 8))
+        model.weight.data = model.weight.data.t()
+    placed = stream.finish(model)["weight"]
+    assert np.array_equal(np.asarray(placed), np.arange(32.0, dtype=np.float32).reshape(4, 8).T)
+
+
+def test_a_streamed_weight_is_compared_with_the_program(far: Placement) -> None:
+    far.take({"weight": far.device.put(np.zeros((2, 3), np.float32))})
+    model = nn.Linear(3, 2, bias=False)
+    (found,) = far.weights([Argument("weight", "weight", (2, 3), "float32")], model).values()
+    assert found.devices() == {far.device.raw} and not np.asarray(found).any()
+    with pytest.raises(FxhloError, match=r"the model's is float32\[2, 3\]"):
+        far.weights([Argument("weight", "weight", (3, 2), "float32")], model)
+
+
+def test_the_host_holds_less_than_a_layer_more(tmp_path: Path) -> None:
+    """Twelve layers of 134 MB from a file with holes, onto a device that drops them: memory grows by less than 1.2 layers."""
+    script = Path(__file__).with_name("streamed_load.py")
+    command = [sys.executable, "-P", str(script), str(tmp_path), "12", "2048", "8192", "16", "16", "1024"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["given"] == facts["weights"] > 10 * facts["layer"]
+    assert facts["held"] < 1.2 * facts["layer"], facts
+    assert facts["grown"] < 1.2 * facts["layer"], facts
