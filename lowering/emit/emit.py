@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from ...passes.contract import SILENT, Missing, is_symbolic
+from ...passes.garbage import uncollected
 from ...passes.mlir import context, ir
 from ...passes.program import Program, module_path, path_below, source_of, where
 from ...passes.repeats import Item, Layer, items_of
@@ -42,7 +43,11 @@ def emit(
     (`LoweredModule.whole`). flat: every layer in `main`; else repeated layers are calls of one private function for each kind (passes/repeats.py).
     Raises LoweringError or UnsupportedError where one rule refuses, ContractError where several do, GuardError for the bindings.
     """
-    binding = Binding(program, bindings)
+    with uncollected():
+        return _emitted(program, Binding(program, bindings), flat, references)
+
+
+def _emitted(program: Program, binding: Binding, flat: bool, references: bool) -> HloModule:
     if not flat:
         try:
             return Emitter(program, binding, items_of(program), references).module()
