@@ -45,7 +45,7 @@ def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(tmp_path
         pytest.approx(2 * blocks, abs=2),
         pytest.approx(2 * blocks, abs=2),
     )
-    assert "a mesh of 8 devices (kv=2, rep=4) does not fit: this process has 4 of cpu" in found["8"]
+    assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
 
 
 def test_what_the_devices_do_not_divide_is_said_before_weights_are_read(tmp_path: Path) -> None:
