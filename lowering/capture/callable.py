@@ -55,8 +55,11 @@ def capture_callable(
     *,
     results: Sequence[str] = ("output",),
     name: str = "main",
+    copied: Collection[str] = (),
 ) -> Program:
     """Captures `function(*inputs)`, which may call `module` in any way, with the module's parameters as arguments.
+
+    copied: packages whose modules may be copied where they repeat, in place of tracing each (repeated.py): where all modules are from these.
 
     ranges: for each symbolic size its minimum and maximum. Sizes of weights are static. The module's parameters may be on the
     meta device. Raises CaptureError where the model's Python depends on values, SealedError in a sealed process.
@@ -72,7 +75,7 @@ def capture_callable(
     dims, symbolic = _symbolic_inputs(environment, fake_mode, inputs, ranges)
     try:
         with uncollected():
-            graph_module = _trace(function, module, named, fakes, symbolic)
+            graph_module = _trace(function, module, named, fakes, symbolic, copied)
     except FxhloError:
         raise
     except Exception as problem:
@@ -123,9 +126,10 @@ def _trace(
     named: Mapping[str, torch.Tensor],
     weights: list[torch.Tensor],
     inputs: list[torch.Tensor],
+    copied: Collection[str],
 ) -> fx.GraphModule:
     """The graph of the function. Some of the repeated layers are traced and the others copied; all are traced where that is not possible."""
-    layers = Layers(module)
+    layers = Layers(module, copied)
     try:
         made = _traced(function, module, named, weights, inputs, layers.watched())
         if layers.met:

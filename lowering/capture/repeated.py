@@ -9,7 +9,7 @@ somewhere else than in its results, `splice` raises NotRepeated, and the whole m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +21,7 @@ from torch import fx, nn
 from ...passes.contract import is_symbolic
 from ...passes.program import path_below, source_of
 from ...passes.torch_private import pytree, storage_id
-from .alike import PLAIN, alike
+from .alike import PLAIN, Tensors, alike, owners_of
 
 LEAST = 5
 """Layers of one class in one module at least; some of each kind are traced in any case."""
@@ -45,11 +45,16 @@ class Kind:
 
 
 class Layers:
-    """The repeated layers of one trace. module: their root."""
+    """The repeated layers of one trace.
 
-    def __init__(self, module: nn.Module) -> None:
+    module: their root. packages: none is copied unless the classes of all of its modules are defined in these. What a layer does may depend on
+    more than it holds (its name, its parent, a global), which no comparison shows.
+    """
+
+    def __init__(self, module: nn.Module, packages: Collection[str]) -> None:
         self._paths = {child: path for path, child in module.named_modules()}
-        self._class = _classes(self._paths)  # before parameters are swapped for the trace's
+        known = all(_is_in(type(child), packages) for child in self._paths)
+        self._class = _classes(module, self._paths) if known else {}  # before parameters are swapped for the trace's
         self._kinds: dict[Hashable, Kind] = {}
         self._inside = False
         self.met = False
@@ -128,7 +133,9 @@ def _argument(leaf: Any, places: Mapping[int, int]) -> Hashable:
         return places[id(leaf)], leaf.dtype, tuple(map(_size, sizes))
     if isinstance(leaf, torch.SymInt | torch.SymFloat | torch.SymBool):
         return type(leaf), leaf.node.expr
-    return type(leaf), repr(leaf) if isinstance(leaf, PLAIN) else id(leaf)
+    if isinstance(leaf, (*PLAIN, str, torch.dtype, torch.device)):
+        return type(leaf), repr(leaf)
+    return object()  # it may be changed between two calls: equal to no other
 
 
 def _size(size: Any) -> Hashable:
@@ -151,9 +158,14 @@ def _nesting(results: Any) -> Callable[[list[torch.Tensor]], Any]:
     return lambda tensors: pytree.tree_unflatten([None if place is None else tensors[place] for place in order], spec)
 
 
-def _classes(paths: Mapping[nn.Module, str]) -> dict[nn.Module, nn.Module]:
+def _is_in(cls: type, packages: Collection[str]) -> bool:
+    return any(cls.__module__ == package or cls.__module__.startswith(f"{package}.") for package in packages)
+
+
+def _classes(module: nn.Module, paths: Mapping[nn.Module, str]) -> dict[nn.Module, nn.Module]:
     """The layers that have siblings which are alike, each with the first of them."""
     found: dict[nn.Module, nn.Module] = {}
+    owners = owners_of(module)
     for parent in paths:
         by_type: dict[type[nn.Module], list[nn.Module]] = {}
         for child in dict.fromkeys(parent.children()):
@@ -161,14 +173,21 @@ def _classes(paths: Mapping[nn.Module, str]) -> dict[nn.Module, nn.Module]:
                 by_type.setdefault(type(child), []).append(child)
         for children in by_type.values():
             if len(children) >= LEAST and any(True for _ in children[0].children()):
-                found.update(_alike(children, paths))
+                found.update(_alike(children, paths, owners))
     return found
 
 
-def _alike(children: Sequence[nn.Module], paths: Mapping[nn.Module, str]) -> dict[nn.Module, nn.Module]:
+def _alike(
+    children: Sequence[nn.Module], paths: Mapping[nn.Module, str], owners: Mapping[int, Collection[str]]
+) -> dict[nn.Module, nn.Module]:
     groups: dict[nn.Module, list[nn.Module]] = {}
+    tensors = {child: Tensors.of(child, paths[child], owners) for child in children}
+
+    def same(one: nn.Module, other: nn.Module) -> bool:
+        return alike(one, other, (paths[one], paths[other]), (tensors[one], tensors[other]))
+
     for child in children:
-        first = next((one for one in groups if alike(one, child, (paths[one], paths[child]))), child)
+        first = next((one for one in groups if same(one, child)), child)
         groups.setdefault(first, []).append(child)
     return {child: first for first, group in groups.items() if len(group) > TRACED for child in group}
 

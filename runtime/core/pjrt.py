@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -292,11 +293,12 @@ def _device(target: Target, index: int, mesh: Mesh) -> Device:
         found = jax.devices(target.family)
         raw = found[index]
     except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
-        named = f"JAX_PLATFORMS (it is {jax.config.jax_platforms!r})"  # type: ignore[attr-defined]
-        ahead = "; compile_ahead compiles without one" if target.family == "tpu" else ""
+        named = os.environ.get("JAX_PLATFORMS")
+        hidden = f"let JAX_PLATFORMS (it is {named!r}) name {target.family}, or " if named else ""
+        ahead = "; a TPU's programs are compiled without one by lower-model --target" if target.family == "tpu" else ""
         raise UnsupportedError(
             f"this process has no {target.family} device: {first_lines(problem)}",
-            next_step=f"let {named} name {target.family}, or take another target{ahead}",
+            next_step=f"{hidden}take a target that is here{ahead}",
         ) from problem
     except IndexError:
         raise UnsupportedError(f"there is no {target.family} device {index}: there are {len(found)}") from None

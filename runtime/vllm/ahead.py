@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..core.plugins import reserve_cpu_devices
 from ..core.targets import Target
 from . import compat, memory
 from .caches import Caches
@@ -32,6 +33,8 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     model = build_model(config, weights=False)
     caches = Caches(config, layers_of(model))
     plan = caches.plan(model, target)
+    if target.family == "cpu":
+        reserve_cpu_devices(plan.mesh.devices)  # before kernels are lowered, which looks at jax's devices
     room, weights = room_ahead(target), weight_bytes(model, plan)
     everything = room.of_all(plan.mesh.devices)
     memory.check_weights(weights, everything)

@@ -9,14 +9,14 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from program_text import written
 from torch import fx, nn
 
+from fxhlo.lowering.capture import alike as comparing
 from fxhlo.lowering.capture import callable as capturing
 from fxhlo.lowering.capture import repeated
-from fxhlo.lowering.capture.alike import alike
 from fxhlo.lowering.capture.callable import Input, capture_callable
-from fxhlo.passes.contract import is_symbolic
-from fxhlo.passes.program import Program, module_path, source_of
+from fxhlo.passes.program import Program
 
 WIDTH = 8
 
@@ -59,7 +59,7 @@ class Model(nn.Module):
 
 def captured(model: nn.Module) -> Program:
     inputs = [Input("x", ("tokens", WIDTH), torch.float32), Input("positions", ("tokens",), torch.float32)]
-    return capture_callable(model, model, inputs, {"tokens": (1, 64)})
+    return capture_callable(model, model, inputs, {"tokens": (1, 64)}, copied=(__name__, "torch.nn"))
 
 
 def both(model: nn.Module) -> tuple[Program, Program, int]:
@@ -73,28 +73,6 @@ def both(model: nn.Module) -> tuple[Program, Program, int]:
     with patch.object(repeated.Layers, "watched", lambda self: nullcontext()):
         whole = captured(model)
     return short, whole, len(copied)
-
-
-def written(program: Program) -> list[object]:
-    """The graph, with nodes by their place and sizes by their expression: which tensor a size is read from does not matter."""
-    nodes = [node for node in program.graph.nodes if not is_symbolic(node)]
-    places = {node: place for place, node in enumerate(nodes)}
-
-    def named(node: fx.Node) -> str:
-        return f"%{places[node]}" if node in places else str(node.meta["val"])
-
-    def described(node: fx.Node) -> object:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), named)
-        val = node.meta.get("val")
-        type_ = (val.dtype, val.shape, val.stride()) if isinstance(val, torch.Tensor) else val
-        return node.op, str(node.target), str(args), str(kwargs), str(type_), module_path(node), source_of(node)
-
-    return [
-        *map(described, nodes),
-        program.arguments,
-        program.results,
-        [str(guard.expression) for guard in program.guards],
-    ]
 
 
 def test_most_layers_are_copied_and_the_graph_is_the_same() -> None:
@@ -230,6 +208,68 @@ def test_a_names_end_is_not_taken_for_another() -> None:
     assert capturing.Layers is repeated.Layers
 
 
+class Sharing(Model):
+    """Three layers in a row have one product, which the first of them or the model owns."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(Block, 12)
+        self.products = nn.ModuleList([nn.Linear(WIDTH, 2 * WIDTH) for _ in range(4)] if owner == "model" else [])
+        for number, layer in enumerate(self.layers):
+            layer.up = self.products[number // 3] if owner == "model" else self.layers[number // 3 * 3].up
+
+
+@pytest.mark.parametrize("owner", ["model", "the first layer"])
+def test_layers_that_share_weights_with_some_are_traced(owner: str) -> None:
+    short, whole, _ = both(Sharing(owner))
+    assert written(short) == written(whole)
+
+
+def test_parameters_beside_the_modules_are_the_layers_own_or_the_same() -> None:
+    class Lent(Block):
+        def forward(self, x, positions, residual):  # type: ignore[no-untyped-def]
+            return super().forward(x + self.held[0].sum(), positions, residual)
+
+    model = Model(Lent, 14)
+    for number, layer in enumerate(model.layers):
+        layer.held = [model.layers[0 if number < 5 else number].up.bias]
+    short, whole, copied = both(model)
+    assert copied
+    assert written(short) == written(whole)
+
+
+def test_arguments_that_may_change_between_calls_are_not_taken_for_equal() -> None:
+    class Told(Block):
+        def forward(self, x, positions, told):  # type: ignore[no-untyped-def]
+            return super().forward(x * told.scale, positions, None)
+
+    class Telling(Model):
+        def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            told = Part(0)
+            for number, layer in enumerate(self.layers):
+                told.scale = 2.0 if number % 4 == 3 else 1.0
+                x, _ = layer(x, positions, told)
+            return x
+
+    short, whole, copied = both(Telling(Told, 12))
+    assert not copied
+    assert written(short) == written(whole)
+
+
+def test_modules_of_other_packages_are_traced_whole() -> None:
+    """What a layer makes of its name cannot be seen in what it holds."""
+
+    class Reading(Block):
+        def forward(self, x, positions, residual):  # type: ignore[no-untyped-def]
+            return super().forward(x * (2.0 if int(self.name.split(".")[2]) % 4 == 3 else 1.0), positions, residual)
+
+    model = Model(Reading, 12)
+    inputs = [Input("x", ("tokens", WIDTH), torch.float32), Input("positions", ("tokens",), torch.float32)]
+    whole = capture_callable(model, model, inputs, {"tokens": (1, 64)})
+    Reading.__module__ = "elsewhere"
+    other = captured(model)
+    assert written(other) == written(whole)
+
+
 class Part:
     """A plain object."""
 
@@ -244,9 +284,32 @@ def part(value: object) -> nn.Module:
     return module
 
 
+def alike(one: nn.Module, other: nn.Module, paths: tuple[str, str]) -> bool:
+    """Of modules that share nothing."""
+    tensors = [
+        comparing.Tensors.of(module, path, {key: [f"{path}.{name}" for name in names] for key, names in owners.items()})
+        for module, path in zip((one, other), paths, strict=True)
+        for owners in [comparing.owners_of(module)]
+    ]
+    return comparing.alike(one, other, paths, (tensors[0], tensors[1]))
+
+
+class Named(dict):  # type: ignore[type-arg]
+    """A dict with attributes, as a config may be."""
+
+    __hash__ = object.__hash__
+
+
+def named(scale: float) -> Named:
+    made = Named(a=1)
+    made.scale = scale
+    return made
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
+        (named(1.0), named(2.0), False),
         (1, 1, True), (1, 2, False), (1, 1.0, False), (0.0, -0.0, False), (1, True, False), ("layers.3.x", "layers.4.x", True),
         ("layers.3.x", "layers.3.y", False), ("layers.4", "layers.3", False), (None, 0, False), ((1, 2), (1, 3), False), (torch.float32, torch.float16, False),
     ],

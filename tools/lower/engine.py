@@ -7,6 +7,7 @@ with -o a bundle from which `vllm serve` starts. Guaranteed: no weight is read, 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def lower_engine(
             except OutOfMemoryError:
                 output = None  # which the table tells with the rest
     found = Sum.of(plan, finished)
-    _show(model, plan, finished, found, output, times, as_json=as_json)
+    _show(model, plan, finished, found, output, words, times, as_json=as_json)
     if not found.fits:
         raise SystemExit(1)
 
@@ -176,12 +177,13 @@ def _show(
     programs: Sequence[Program],
     found: Sum,
     output: Path | None,
+    words: Sequence[str],
     times: dict[str, float],
     *,
     as_json: bool,
 ) -> None:
     target, sizes = str(plan.programs.target), dict(plan.programs.sizes)
-    written = None if output is None else str(output)
+    written = None if output is None else str(output.absolute())
     if as_json:
         facts: Json = {
             "model": model.title,
@@ -193,7 +195,9 @@ def _show(
     else:
         console.put(text(model.title, target, programs, found, plan.room.place))
     if written is not None:
-        console.say(f'wrote {written}: vllm serve MODEL --additional-config \'{{"fxhlo": {{"bundle": "{written}"}}}}\'')
+        option = shlex.quote(json.dumps({"fxhlo": {"bundle": written}}))
+        command = " ".join([f"vllm serve {model.path}", *map(shlex.quote, words), f"--additional-config {option}"])
+        console.say(f"wrote {written}: {command}")
 
 
 def text(title: str, target: str, programs: Sequence[Program], found: Sum, place: str) -> str:

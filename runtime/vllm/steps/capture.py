@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
+LAYERS_OF = ("vllm.model_executor", "fxhlo.runtime", "torch.nn")
+"""Packages whose repeated layers are copied: tests/vllm/test_copied_layers.py compares vLLM's with the whole trace. Others, such as out-of-tree
+models and those of the Transformers backend, are traced whole."""
+
+
 def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     """Captures vLLM's model and its logits, or its hidden states where it pools; attention is still without a cache and
     nothing is sampled.
@@ -37,11 +42,16 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     name = type(model).__name__
     if options.pooling:
         table = (*TOKENS, *TOKEN_TYPES) if takes_token_types(model) else TOKENS
-        program = capture_callable(pooling_function(model), model, _inputs(table), ranges, results=(HIDDEN,), name=name)
+        pooled = pooling_function(model)
+        program = capture_callable(
+            pooled, model, _inputs(table), ranges, results=(HIDDEN,), name=name, copied=LAYERS_OF
+        )
     else:
         ranges["requests"] = (1, max(options.max_requests, 2))
         step = step_function(model)
-        program = capture_callable(step, model, _inputs(MODEL), ranges, results=("logits",), name=name)
+        program = capture_callable(
+            step, model, _inputs(MODEL), ranges, results=("logits",), name=name, copied=LAYERS_OF
+        )
     check_tables(program, options.max_model_len)
     check_tokens_apart(program)
     return program

@@ -13,6 +13,7 @@ from typing import Any
 from ...core.bundle import Bundle
 from ...core.errors import BundleError
 from ...core.executable import Executable
+from ...core.manifest import FILE
 from ...core.targets import Target
 from .identity import Json, differences
 from .kinds import Bucket
@@ -32,6 +33,8 @@ class EngineBundle:
     @classmethod
     def open(cls, path: str | Path) -> EngineBundle:
         """Reads the manifest, and every file's digest. Raises BundleError for damage, and for a bundle of something else."""
+        if not (Path(path) / FILE).is_file():
+            raise BundleError("there is no bundle of an engine", where=path, next_step=f"make one: {MAKE}")
         bundle = Bundle.open(path)
         identity = bundle.manifest.notes.get(NOTE)
         if not isinstance(identity, dict) or "target" not in identity:
