@@ -48,7 +48,7 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
     return made[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Mixtral"])
+@pytest.mark.parametrize("kind", ["Llama", pytest.param("Mixtral", marks=pytest.mark.conformance)])
 def test_two_engines_give_the_answers_of_one(kind: str, tmp_path: Path) -> None:
     """Engines with experts run in step with each other, and each has all experts."""
     model = saved(kind, tmp_path)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import CompilationMode, VllmConfig, set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 
 from fxhlo.runtime.vllm.compat import engine_config
@@ -48,9 +49,11 @@ def checkpoint(folder: Path, name: str, **sizes: Any) -> Path:
     config = getattr(transformers, kind)(**{**defaults, **layers, **sizes})
     config.torch_dtype = "float32"
     torch.manual_seed(0)
-    with set_current_vllm_config(
+    around = (
         VllmConfig()
-    ):  # vLLM's Transformers backend leaves its compile decorator on classes of transformers
+    )  # vLLM's Transformers backend leaves its compile decorator on classes of transformers, which looks at it
+    around.model_config, around.compilation_config.mode = SimpleNamespace(hf_config=config), CompilationMode.NONE
+    with set_current_vllm_config(around):
         model = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for parameter in model.parameters():
