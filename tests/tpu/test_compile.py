@@ -115,7 +115,7 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("target", "why"), [("cuda", "no CUDA plugin"), ("tpu-v6e", "no tpu device"), ("tpu-7x", "compile_ahead")]
+    ("target", "why"), [("cuda", "no CUDA plugin"), ("tpu-v6e", "no tpu device"), ("tpu-7x", "lower-model --target")]
 )
 def test_a_device_that_is_not_here_is_refused(target: str, why: str) -> None:
     with pytest.raises(UnsupportedError, match=why):

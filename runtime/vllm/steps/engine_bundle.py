@@ -33,9 +33,12 @@ class EngineBundle:
     @classmethod
     def open(cls, path: str | Path) -> EngineBundle:
         """Reads the manifest, and every file's digest. Raises BundleError for damage, and for a bundle of something else."""
-        if not (Path(path) / FILE).is_file():
-            raise BundleError("there is no bundle of an engine", where=path, next_step=f"make one: {MAKE}")
-        bundle = Bundle.open(path)
+        try:
+            bundle = Bundle.open(path)
+        except BundleError as problem:
+            if (Path(path) / FILE).exists():
+                raise
+            raise BundleError(problem.message, where=path, next_step=f"make one: {MAKE}") from None
         identity = bundle.manifest.notes.get(NOTE)
         if not isinstance(identity, dict) or "target" not in identity:
             raise BundleError("the bundle holds no engine", where=bundle.path, next_step=f"make one: {MAKE}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, object]
 
-OF_CONFIG = ("max_tokens", "max_requests", "vocab_size", "logprobs", "logprobs_mode", "pooling", "feed")
+OF_CONFIG = ("max_tokens", "max_requests", "vocab_size", "logprobs", "logprobs_mode", "pooling")
 """Options that do not depend on the model's layers."""
 
 FLAGS = {
