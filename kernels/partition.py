@@ -66,3 +66,12 @@ def replicated(results: int = 1) -> Rule:
 def along(rank: int, dimension: int, axes: tuple[str, ...]) -> Sharding:
     """A tensor of `rank` dimensions, one of which is split."""
     return Sharding(tuple(axes if one == dimension % rank else () for one in range(rank)))
+
+
+def by_heads(operands: Mapping[str, Lying], heads: tuple[str, ...]) -> dict[str, Sharding]:
+    """Query, key and value [T, heads, size] and sinks [heads] of an attention. heads: the axes that split the keys' heads; the query's may be
+    split further, by axes along which the keys are copied: where there are more devices than heads of keys."""
+    split = operands["query"].axes(1)
+    queries = split if split[: len(heads)] == heads else heads
+    keys = along(3, 1, heads)
+    return {"query": along(3, 1, queries), "key": keys, "value": keys, "sinks": along(1, 0, queries)}

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...runtime.core.mesh import Mesh
-from ..partition import Lying, Partition, along
+from ..partition import Lying, Partition, by_heads
 
 
 def partition(operands: Mapping[str, Lying], mesh: Mesh) -> Partition:
-    """key [T, heads, size]: split along its heads. The query's may be split further, by axes along which the keys are copied."""
-    heads = operands["key"].axes(1)
-    split = operands["query"].axes(1)
-    queries = split if split[: len(heads)] == heads else heads
-    given = {
-        "query": along(3, 1, queries),
-        "key": along(3, 1, heads),
-        "value": along(3, 1, heads),
-        "sinks": along(1, 0, queries),
-    }
+    """key [T, heads, size]: split along its heads."""
+    given = by_heads(operands, operands["key"].axes(1))
     return Partition((given["query"],), given)
