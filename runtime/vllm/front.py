@@ -2,7 +2,8 @@
 
 The engine runs in a process of its own, and vLLM's front end reports only that it failed. So the engine writes its error to a
 file that the front end chose, and the front end prints it. A marker file beside it exists while each engine runs: if one is
-still there at the end, its engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0.
+still there at the end, its engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0; unless
+the front end was asked to end, for vLLM then kills engines at once where it has several servers for them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -78,9 +80,26 @@ def _end(front: int) -> None:
     if os.getpid() == front and (marks := _marks()):
         for mark in marks:
             mark.unlink(missing_ok=True)
+        if asked_to_end():
+            return
+        report = Path(os.environ[REPORT])
+        if report.is_file():  # of an engine that failed while it served
+            print(f"\nvLLM has ended.\n{report.read_text()}", file=sys.stderr)
+            report.unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def asked_to_end() -> bool:
+    """Whether a signal has asked vLLM's front end for several servers (`run_multi_api_server`, `run_headless`) to end.
+
+    Their handler notes it in a variable of its own. They send engines SIGTERM then, and SIGKILL at once (--shutdown-timeout is 0).
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    names = getattr(getattr(handler, "__code__", None), "co_freevars", ())
+    cells = dict(zip(names, getattr(handler, "__closure__", None) or (), strict=False))
+    return "shutdown_requested" in cells and cells["shutdown_requested"].cell_contents is True
 
 
 def explanation(problem: BaseException) -> str | None:

@@ -1,9 +1,11 @@
-"""Two engines behind one server: the answers of one, each engine with cores of its own."""
+"""Two engines behind one server: the answers of one, each engine with cores of its own, and an end in order."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
+import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,3 +78,7 @@ def test_two_engines_give_the_answers_of_one(kind: str, tmp_path: Path) -> None:
         assert len(cores) == 2
         if len(os.sched_getaffinity(0)) > 1:
             assert not cores[0] & cores[1]
+        server._process.send_signal(signal.SIGTERM)
+        code, log = server.end()
+        assert code == 0, log[-3000:]
+        assert not list(Path(tempfile.gettempdir()).glob(f"fxhlo-startup-{server._process.pid}.*"))
