@@ -216,6 +216,17 @@ static std::vector<Call> calls() {
   const Array lengths = integers({2}, [](size_t i) { return i == 0 ? 100 : 10; });
   const Array starts = integers({3}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : 40); });
   const Array decays = floats({tokens, 8}, -1, 0), column = floats({600}), convolved = floats({3, 3, 600}), scanned = floats({3, 600, 16});
+  const Array up_keys = floats({16, 32, 64}), up_values = floats({16, 64, 32});
+  const auto latent = [&](const char* name, int64_t form) -> Call {
+    return {name,
+            fxhlo_ragged_paged_latent_attention,
+            {floats({tokens, 16, 40}), floats({tokens, 72}), up_keys, up_values, latents,
+             integers({tokens}, [](size_t i) { return static_cast<int32_t>(i < 30 ? 70 + i : 32 * 8 + 100 + i - 30); }),
+             integers({2, 16}, place), integers({2}, [](size_t i) { return i == 0 ? 100 : 110; }), starts},
+            {floats({tokens, 16, 32}), latents},
+            {{"form", XLA_FFI_DataType_S64, 0, form, ""}, {"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""},
+             {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}}};
+  };
   return {
       {"linear", fxhlo_linear, {matrix, weight}, {floats({70, wide})}, {}},
       {"linear_bias", fxhlo_linear_bias, {matrix, weight, floats({wide})}, {floats({70, wide})}, {}},
@@ -255,14 +266,7 @@ static std::vector<Call> calls() {
        {floats({tokens, 4, 64}), cache},
        {{"chunk", XLA_FFI_DataType_S64, 0, 0, ""}, {"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""},
         {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"soft_cap", XLA_FFI_DataType_F32, 0.0f, 0, ""}}},
-      {"latent_attention",
-       fxhlo_ragged_paged_latent_attention,
-       {floats({tokens, 16, 72}), floats({tokens, 72}), latents,
-        integers({tokens}, [](size_t i) { return static_cast<int32_t>(i < 30 ? 70 + i : 32 * 8 + 100 + i - 30); }),
-        integers({2, 16}, place), integers({2}, [](size_t i) { return i == 0 ? 100 : 110; }),
-        integers({3}, [](size_t i) { return static_cast<int32_t>(i == 0 ? 0 : i == 1 ? 30 : 40); })},
-       {floats({tokens, 16, 64}), latents},
-       {{"scale", XLA_FFI_DataType_F32, 0.125f, 0, ""}, {"sliding_window", XLA_FFI_DataType_S64, 0, 0, ""}, {"value_size", XLA_FFI_DataType_S64, 0, 64, ""}}},
+      latent("latent_attention", 1), latent("latent_attention, decompressed", 2),
       {"conv", fxhlo_ragged_causal_conv1d, {floats({tokens, 600}), floats({600, 4}), column, convolved, slots, lengths, starts},
        {floats({tokens, 600}), convolved}, {{"silu", XLA_FFI_DataType_S64, 0, 1, ""}}},
       {"scan",
@@ -340,6 +344,6 @@ int main() {
     for (std::thread& caller : callers) caller.join();
     expect(wrong == 0, call.name, "other bits with several callers than alone");
   }
-  std::printf("%zu kernels, %d failures\n", all.size(), failures);
+  std::printf("%zu calls, %d failures\n", all.size(), failures);
   return failures != 0;
 }
