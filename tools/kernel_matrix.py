@@ -1,5 +1,5 @@
 """The matrix of kernels: for each case and target the implementation that legalization chooses, whether it compiles, and
-whether its numbers match the reference. `python -P -m fxhlo.tools.kernel_matrix` writes docs/kernels.json.
+whether its numbers match the reference. `python -P -m fxhlo.tools.kernel_matrix [KERNEL | TARGET]...` writes docs/kernels.json.
 
 Comes in: `Kernel.cases`, the targets. Goes out: one `Outcome` per kernel, case and target, in a fixed order.
 Guaranteed: a case runs end to end: torch op, composite, legalization, compiler. A compiler that aborts its process is an
@@ -25,7 +25,9 @@ from ..kernels.catalog import kernels, register_torch_ops
 from ..kernels.spec import Case, Implementation, Kernel, Operands
 from ..passes.torch_private import parse_schema
 from ..runtime.core.errors import FxhloError
+from ..runtime.core.plugins import has_cuda_plugin
 from ..runtime.core.targets import KNOWN, Target
+from .differences import difference
 from .imports import import_words
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "kernels.json"
 TARGETS = tuple(name for name in KNOWN if name.startswith("tpu-"))
-CHECKED_ON = "tpu-v6e"
-"""The target for which a kernel's numbers are checked in the interpreter: tile sizes differ little between generations."""
+"""Compiled for without a device: by libtpu, and by jax's CUDA plugin where it is installed; a card only where a kernel has a form for it."""
+CHECKED_ON = ("tpu-v6e", "cuda-h100")
+"""A target of each family for which a kernel's numbers are checked in the interpreter: tile sizes differ little between generations."""
 FAST = {"exec_time_optimization_effort": -1.0}
 SECONDS = 900
 
@@ -103,46 +106,6 @@ def compiled(kernel: Kernel, case: Case, target: Target) -> pjrt.Compiled:
     return pjrt.build(legalized.bytecode, target, options=options, custom_calls=legalized.custom_calls)
 
 
-def difference(kernel: Kernel, case: Case, results: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> float:
-    """The largest difference from the reference, as a fraction of its largest magnitude; infinite where integers differ."""
-    from ..lowering.lowered import as_numpy
-
-    given: dict[str, torch.Tensor | None] = dict.fromkeys(_schema_names(kernel)) | {
-        name: _tensor(array) for name, array in arrays.items()
-    }
-    wanted = kernel.reference(**given, **case.attributes)
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    return max(_apart(np.asarray(mine), as_numpy(one)) for mine, one in zip(results, wanted, strict=True))
-
-
-def _schema_names(kernel: Kernel) -> list[str]:
-
-    arguments = parse_schema(f"fxhlo::{kernel.schema}").arguments
-    return [argument.name for argument in arguments if "Tensor" in str(argument.type)]
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    import torch
-
-    from ..lowering.types import FROM_NUMPY
-
-    flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy())
-    return flat.view(FROM_NUMPY[array.dtype]).reshape(array.shape)
-
-
-def _apart(mine: np.ndarray, wanted: np.ndarray) -> float:
-    if mine.shape != wanted.shape or mine.dtype != wanted.dtype:
-        return float("inf")
-    if wanted.dtype.kind in "iub":
-        return 0.0 if np.array_equal(mine, wanted) else float("inf")
-    one, other = mine.astype(np.float64), wanted.astype(np.float64)
-    finite = np.isfinite(other)
-    if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
-        return float("inf")
-    scale = float(np.abs(other[finite]).max(initial=0.0)) or 1.0
-    return float(np.abs(one[finite] - other[finite]).max(initial=0.0)) / scale
-
-
 def interpreted(implementation: Implementation, case: Case, arrays: Mapping[str, np.ndarray], target: Target) -> Any:
     """The implementation's results on the CPU, its Pallas calls in Pallas' interpreter."""
     import jax
@@ -169,13 +132,18 @@ def checked(kernel: Kernel, case: Case, outcome: Outcome, executable: pjrt.Compi
     if isinstance(executable, pjrt.Loaded):
         buffers = [executable.device.put(np.ascontiguousarray(arrays[name])) for name in case.operands]
         results = [pjrt.get(buffer) for buffer in executable.execute(buffers)]
-    elif implementation is not None and outcome.target == CHECKED_ON:
+    elif implementation is not None and _is_checked(implementation, target):
         results = [np.asarray(one) for one in interpreted(implementation, case, arrays, target)]
     else:
         return outcome
     apart = difference(kernel, case, results, arrays)
     right = "yes" if apart <= case.tolerance else f"no: {apart:.2g} apart, {case.tolerance:g} is allowed"
     return replace(outcome, checked=right, difference=apart)
+
+
+def _is_checked(implementation: Implementation, target: Target) -> bool:
+    """Whether the interpreter checks it on this target; what is for any target, once."""
+    return str(target) in CHECKED_ON and (implementation.target != "any" or str(target) == CHECKED_ON[0])
 
 
 def run_case(kernel: Kernel, case: Case, target: Target) -> Outcome:
@@ -244,9 +212,16 @@ def matrix(
     found: list[Outcome] = []
     for kernel in kernels().values():
         if kernel.cases() and (not names or kernel.name in names):
-            for target in targets:
-                found += run_group(kernel.name, target, say)
+            for target in targets_of(kernel):
+                if target in targets:
+                    found += run_group(kernel.name, target, say)
     return found
+
+
+def targets_of(kernel: Kernel) -> list[str]:
+    """The targets that the kernel has columns for."""
+    forms = {one.target for one in kernel.implementations}
+    return [name for name in TARGETS if KNOWN[name].family == "tpu" or KNOWN[name].family in forms]
 
 
 def write(outcomes: Sequence[Outcome], path: Path = RECORD) -> None:
@@ -268,13 +243,28 @@ def main() -> None:
         import_words(sys.argv[4:-1])
         worker(sys.argv[2], sys.argv[3], int(sys.argv[-1]))
         return
-    outcomes = matrix(names=sys.argv[1:], say=lambda line: print(line, file=sys.stderr, flush=True))
-    if sys.argv[1:]:  # some kernels: the others stay as they are
-        kept = [one for one in read() if one.kernel not in sys.argv[1:]] if RECORD.exists() else []
-        order = [kernel.name for kernel in kernels().values()]
-        outcomes = sorted(kept + outcomes, key=lambda one: order.index(one.kernel))
-    write(outcomes)
+    targets, names = (
+        [word for word in sys.argv[1:] if word in TARGETS],
+        [word for word in sys.argv[1:] if word not in TARGETS],
+    )
+    if not has_cuda_plugin() and not targets:
+        print(
+            "NOT RUN for cuda-h100: jax's CUDA plugin is not installed (docs/quickstart_gpu.md); its rows are kept",
+            file=sys.stderr,
+        )
+        targets = [name for name in TARGETS if not name.startswith("cuda")]
+    outcomes = matrix(targets or TARGETS, names, lambda line: print(line, file=sys.stderr, flush=True))
+    write(merged(read() if RECORD.exists() else [], outcomes))
     print(RECORD)
+
+
+def merged(before: Sequence[Outcome], made: Sequence[Outcome]) -> list[Outcome]:
+    """What was made now, and of other kernels and targets what was recorded before, for as long as the kernel has the case."""
+    kept = {(one.kernel, one.target) for one in before} - {(one.kernel, one.target) for one in made}
+    cases = {(kernel.name, case.name) for kernel in kernels().values() for case in kernel.cases()}
+    found = [*made, *(one for one in before if (one.kernel, one.target) in kept and (one.kernel, one.case) in cases)]
+    order = [kernel.name for kernel in kernels().values()]
+    return sorted(found, key=lambda one: (order.index(one.kernel), TARGETS.index(one.target)))
 
 
 if __name__ == "__main__":

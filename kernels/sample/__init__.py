@@ -21,6 +21,7 @@ KERNEL = Kernel(
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
         Implementation.in_folder(__name__, "tpu", "pallas"),
+        Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,

@@ -159,4 +159,5 @@ def scaled_target(total: Array, top_p: Array) -> Array:
     low = (cross << 16) | ((b * d) & 0xFFFF)
     high = a * c + shift_right(a * d, 16) + shift_right(b * c, 16) + shift_right(cross, 16)
     floor = (high << (32 - TOP_P_BITS)) | shift_right(low, TOP_P_BITS)
-    return floor + jnp.where((low & (2**TOP_P_BITS - 1)) != 0, 1, 0)
+    below = 2**TOP_P_BITS - 1
+    return floor + (((low & below) + below) >> TOP_P_BITS)  # one more where something lies below

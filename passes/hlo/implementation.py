@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.spec import Implementation, Operands
-from ...runtime.core.targets import Target
+from ...runtime.core.targets import KNOWN, Target
 
 if TYPE_CHECKING:
     import jax
@@ -58,6 +58,8 @@ def lower_implementation(
     return _PREPARED.get(call.key) or _text(call.function, call.operands, target, call.wide)
 
 
+PLATFORMS = {"tpu": "tpu", "cuda": "gpu"}
+"""What Pallas calls the platforms for which it asks what kind of device it lowers for."""
 KEPT = 4096
 _PREPARED: dict[Hashable, str] = {}
 
@@ -131,10 +133,11 @@ def _text(function: Callable[..., Any], operands: Iterable[Any], target: Target,
 
 
 def _device_of(target: Target) -> AbstractContextManager[object]:
-    """The context that tells Pallas which TPU it lowers for: a mesh without axes whose device is of the target's kind."""
-    if target.family != "tpu":
+    """The context that tells Pallas which device it lowers for: a mesh without axes whose device is of the target's kind."""
+    if target.family not in PLATFORMS:
         return nullcontext()
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-    device = AbstractDevice(device_kind=target.device_kind, num_cores=target.cores, platform="tpu")
+    kind = target.device_kind or KNOWN["cuda-h100"].device_kind
+    device = AbstractDevice(device_kind=kind, num_cores=target.cores or None, platform=PLATFORMS[target.family])
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))

@@ -368,9 +368,9 @@ def deserialize(
 def compile_ahead(
     module: bytes | str, target: Target | str, *, options: Options | None = None, mesh: Mesh = ONE_DEVICE
 ) -> Compiled:
-    """Compiles for the first devices of a TPU's topology with libtpu alone; the TPU need not be here. Releases the GIL.
+    """Compiles for the first devices of a TPU's topology with libtpu alone, or for a card with jax's CUDA plugin; neither need be here. Releases the GIL.
 
-    Raises UnsupportedError without libtpu and for other families, OutOfMemoryError, CompileError.
+    Raises UnsupportedError without these and for other targets, OutOfMemoryError, CompileError.
     """
     from jax.interpreters.mlir import make_ir_context
 
@@ -384,7 +384,7 @@ def compile_ahead(
         )
     with make_ir_context() as context, explained(f"the compiler refused the module for {target}", CompileError, module):
         parsed = _parsed(module, context)
-        made = _compile_options(target, options, raws)
+        made = _compile_options(target, {**topology.OPTIONS.get(target.family, {}), **(options or {})}, raws)
         return Compiled(raws[0].client.compile(parsed, DeviceList(tuple(raws)), made), target)
 
 
@@ -406,9 +406,9 @@ def build(
     custom_calls: Iterable[str] = (),
     mesh: Mesh = ONE_DEVICE,
 ) -> Compiled:
-    """`compile` where a device of the target is here, `compile_ahead` where it is a TPU that is not."""
+    """`compile` where a device of the target is here, `compile_ahead` where it is a TPU or a card that is not."""
     target = Target.parse(target)
-    if target.family == "tpu" and not is_here(target):
+    if topology.is_described(target) and not is_here(target):
         return compile_ahead(module, target, options=options, mesh=mesh)
     return compile(module, target, options=options, custom_calls=custom_calls, mesh=mesh)
 
@@ -446,7 +446,7 @@ def versions() -> dict[str, str]:
 def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
     """What must be equal for a serialized executable to be loaded: versions, compile options, and the kind of machine."""
     target = Target.parse(target)
-    ahead = target.family == "tpu" and not is_here(target)
+    ahead = topology.is_described(target) and not is_here(target)
     raw = topology.devices(target)[0] if ahead else device(target).raw
     platform_version = f"{raw.client.platform} {raw.client.platform_version}"
     options = " ".join(f"{name}={value}" for name, value in sorted(target.compile_options.items()))

@@ -5,10 +5,12 @@ Comes in: JAX_PLATFORMS and what is installed. Goes out: jax's own setting. Guar
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 from functools import cache
+from pathlib import Path
 
 from .versions import misfit
 
@@ -28,7 +30,7 @@ def settle() -> None:
     """
     if jax.config.jax_platforms or has_started() or others_are_installed():  # type: ignore[attr-defined]
         return
-    here = [*(["tpu"] if has_tpu() else []), *(["cuda"] if has_cuda_plugin() else []), "cpu"]
+    here = [*(["tpu"] if has_tpu() else []), *(["cuda"] if has_cuda_plugin() and has_gpu() else []), "cpu"]
     jax.config.update("jax_platforms", ",".join(here))
 
 
@@ -53,6 +55,17 @@ def tpu_chips() -> tuple[int, str]:
 def has_gpu() -> bool:
     """Whether a GPU of NVIDIA's is visible, which a container may hide."""
     return has_visible_nvidia_gpu()
+
+
+def gpu_model() -> str:
+    """What NVIDIA's driver calls the GPUs, as PJRT does: "NVIDIA H100 80GB HBM3"; "" where it does not say, or where they differ."""
+    models = set()
+    for place in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with contextlib.suppress(OSError):
+            models |= {
+                line.partition(":")[2].strip() for line in place.read_text().splitlines() if line.startswith("Model:")
+            }
+    return models.pop() if len(models) == 1 else ""
 
 
 def allowed(family: str) -> bool:
@@ -81,3 +94,13 @@ def reserve_cpu_devices(count: int) -> None:
     if has_started() or named or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
         return
     jax.config.update("jax_num_cpu_devices", count)
+
+
+def without_triton() -> str | None:
+    """Why Pallas' kernels for CUDA cannot be lowered in this process, one clause; None where they can, which needs no GPU and no plugin.
+
+    jax says that it will drop its lowering to Triton (0.11.2 and 0.12 warn); what was lowered before is compiled by XLA.
+    """
+    if importlib.util.find_spec("jax._src.pallas.triton") is None:
+        return f"jax {jax.__version__} lowers no Pallas kernel to Triton"
+    return None

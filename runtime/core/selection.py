@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import UnsupportedError
-from .plugins import allowed, has_cuda_plugin, has_gpu, tpu_chips
+from .plugins import allowed, gpu_model, has_cuda_plugin, has_gpu, tpu_chips
 from .targets import KNOWN, Target
 
 VARIABLE = "FXHLO_TARGET"
@@ -73,7 +73,9 @@ def _cuda() -> tuple[Target | None, str]:
         return None, "no GPU of NVIDIA's"
     if not has_cuda_plugin():
         return None, "a GPU of NVIDIA's without jaxlib's CUDA plugin"
-    return Target("cuda"), "this machine has a GPU and jaxlib's CUDA plugin"
+    card = gpu_model()
+    name = next((name for name, known in KNOWN.items() if known.gpu is not None and known.device_kind == card), "cuda")
+    return Target(name), f"this machine has {card or 'a GPU'} and jaxlib's CUDA plugin"
 
 
 def _cpu() -> tuple[Target | None, str]:

@@ -41,6 +41,19 @@ SUBLANES = 8
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What XLA's compiler for CUDA asks of a card. capability: (9, 0) for Hopper. shared: bytes of shared memory of a multiprocessor, of which a
+    program gets a KiB less. cache: bytes of the second level. clock: GHz. units: of float32 in a multiprocessor."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared: int
+    cache: int
+    clock: float
+    units: int
+
+
+@dataclass(frozen=True)
 class Specification:
     """What is known of one kind of device; None, 0 and an empty mapping where nothing is.
 
@@ -49,7 +62,7 @@ class Specification:
     dimensions: of a topology; `topology`: the one compiled for where none is named. generation: 5 for v5e and v5p.
     device_kind, cores: as PJRT reports a device and its TensorCores. vmem, smem: bytes per core. mxu: rows and
     columns of a matrix unit. compile_options: XLA's options for everything compiled for it, beside those
-    of its family. link: bytes a second that a device sends to others of its slice, over all its links.
+    of its family. link: bytes a second that a device sends to others of its slice, over all its links. gpu: of a known card.
     """
 
     family: Family
@@ -67,6 +80,13 @@ class Specification:
     mxu: int = 0
     compile_options: Options = field(default_factory=dict)
     link: float | None = None
+    gpu: Gpu | None = None
+
+
+def _cuda(kind: str, memory: int, bandwidth: float, bfloat16: float, gpu: Gpu, **others: float) -> Specification:
+    rates = {"bfloat16": bfloat16, "float16": bfloat16, **others}
+    flops = {dtype: rate * 1e12 for dtype, rate in rates.items()}
+    return Specification("cuda", memory, bandwidth, flops, device_kind=kind, gpu=gpu)
 
 
 def _tpu(
@@ -85,6 +105,8 @@ def _tpu(
 # Links: the inter-chip interconnect's bandwidth per chip in one direction, by
 # Google's pages (2400 Gbps of v4, 1600 of v5e, 4800 of v5p, 3200 of v6e; 1200 GB/s in both directions of 7x):
 # https://docs.cloud.google.com/tpu/docs/v6e and the pages of the others beside it.
+# GPUs: memory, bandwidth and multiprocessors as XLA's own descriptions of the cards have them (xla/backends/gpu/target_config/specs), rates of dense
+# products by NVIDIA's data sheets; float32 is XLA's default, TF32. "cuda" is any card, of which nothing is known.
 _known: dict[str, Specification] = {
     "cpu": Specification("cpu"),
     "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137, 150e9),
@@ -95,11 +117,30 @@ _known: dict[str, Specification] = {
         "tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, 300e9, float8_e4m3fn=1992, float8_e5m2=1992
     ),
     "cuda": Specification("cuda"),
-}
+    "cuda-a100": _cuda(
+        "NVIDIA A100-SXM4-80GB", 85_100_068_864, 2.039e12, 312, Gpu((8, 0), 108, 164 * 1024, 40 * MIB, 1.41, 64), float32=156, int8=624,
+    ),
+    "cuda-h100": _cuda(
+        "NVIDIA H100 80GB HBM3", 84_942_979_072, 3.352e12, 989, Gpu((9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
+        float8_e4m3fn=1979, float8_e5m2=1979,
+    ),
+    "cuda-h200": _cuda(
+        "NVIDIA H200", 151_397_597_184, 4.8e12, 989, Gpu((9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
+        float8_e4m3fn=1979, float8_e5m2=1979,
+    ),
+    "cuda-b200": _cuda(
+        "NVIDIA B200", 191_514_411_008, 7.672e12, 2250, Gpu((10, 0), 148, 228 * 1024, 132_644_864, 1.965, 128), float32=1125, int8=4500,
+        float8_e4m3fn=4500, float8_e5m2=4500,
+    ),
+}  # fmt: skip
 KNOWN: Mapping[str, Specification] = MappingProxyType(_known)
 ALSO_CALLED = {
     "gpu": "cuda",
     "nvidia": "cuda",
+    "h100": "cuda-h100",
+    "h200": "cuda-h200",
+    "a100": "cuda-a100",
+    "b200": "cuda-b200",
     "tpu": "tpu-v6e",
     "trillium": "tpu-v6e",
     "v5litepod": "tpu-v5e",
@@ -202,6 +243,11 @@ class Target:
     def mxu(self) -> int:
         """Rows and columns of a matrix unit; 0 for other families."""
         return KNOWN[self.name].mxu
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """What is known of a card; None for other families, and for "cuda", which is any."""
+        return KNOWN[self.name].gpu
 
     @property
     def compile_options(self) -> Options:

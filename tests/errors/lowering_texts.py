@@ -305,7 +305,7 @@ an assignment through a mask takes one value per True element, and their number 
         lambda tmp: fxhlo.lower(Module(torch.neg), (X,), target="cpuu"),
         """\
 there is no target 'cpuu'
-  next: did you mean cpu or cuda? targets are cpu, tpu-v4, tpu-v5e, tpu-v5p, tpu-v6e, tpu-7x, cuda; TPUs take a topology, as tpu-v6e:2x2""",
+  next: did you mean cpu or cuda? targets are cpu, tpu-v4, tpu-v5e, tpu-v5p, tpu-v6e, tpu-7x, cuda, cuda-a100, cuda-h100, cuda-h200, cuda-b200; TPUs take a topology, as tpu-v6e:2x2""",  # noqa: E501
     ),
     "a topology that is none": (
         UnsupportedError,

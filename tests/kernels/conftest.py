@@ -1,4 +1,4 @@
-"""The native kernels are registered with XLA before a test compiles a call of one; latent_batches.py is importable by its name."""
+"""The native kernels are registered with XLA before a test compiles a call of one; attention_batches.py and latent_batches.py are importable by their names."""
 
 import sys
 from pathlib import Path

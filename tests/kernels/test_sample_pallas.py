@@ -1,4 +1,7 @@
-"""`fxhlo.sample` in Pallas, in its interpreter on the CPU: the tokens of the reference, bit for bit."""
+"""`fxhlo.sample` in Pallas for TPU and CUDA, in its interpreter on the CPU: the tokens of the reference, bit for bit."""
+
+import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from fxhlo.kernels.sample import reference, tpu
-from fxhlo.kernels.sample.cases import values
+from fxhlo.kernels.sample import KERNEL, cuda, reference, tpu
+from fxhlo.kernels.sample.cases import cases, values
 from fxhlo.kernels.sample.reference import EPSILON
 from fxhlo.kernels.sample.xla_arithmetic import divided, order_of, reciprocal_of
 from fxhlo.kernels.spec import Operands, TensorSpec
+from fxhlo.passes.hlo.implementation import lower_implementation
+from fxhlo.runtime.core.plugins import without_triton
 from fxhlo.runtime.core.targets import Target
 
 KINDS = ("normal", "peaked", "ties", "equal", "masked", "broken", "extreme")
@@ -51,33 +56,41 @@ def operands(rng, logits):
     ]
 
 
-@jax.jit
-def run(*arrays):
-    with pltpu.force_tpu_interpret_mode(True):
-        return tpu.lower(*arrays)
+FORMS = pytest.mark.parametrize("form", [tpu, cuda], ids=["tpu", "cuda"])
 
 
-def check(arrays, bfloat16=False):
+@cache
+def run(form):
+    def interpreted(*arrays):
+        with pltpu.force_tpu_interpret_mode(True):  # the plain interpreter, for any kernel
+            return form.lower(*arrays)
+
+    return jax.jit(interpreted)
+
+
+def check(form, arrays, bfloat16=False):
     tensors = [torch.from_numpy(array) for array in arrays]
     if bfloat16:
         tensors[0] = tensors[0].bfloat16()
         arrays = [jnp.asarray(arrays[0], jnp.bfloat16), *arrays[1:]]
-    np.testing.assert_array_equal(np.asarray(run(*arrays)), reference.sample(*tensors).numpy())
+    np.testing.assert_array_equal(np.asarray(run(form)(*arrays)), reference.sample(*tensors).numpy())
 
 
 SHAPES = ((1, 7, False), (3, 2050, False), (11, 4096, False), (10, 2050, True))
 """(rows, vocabulary, bfloat16): a row alone; a vocabulary that ends inside a vector; more rows than a block."""
 
 
+@FORMS
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SHAPES), st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
-def test_the_kernel_returns_the_tokens_of_the_reference(shape, kind, seed):
+def test_the_kernel_returns_the_tokens_of_the_reference(form, shape, kind, seed):
     rng = np.random.default_rng(seed)
     rows, size, bfloat16 = shape
-    check(operands(rng, random_logits(rng, kind, (rows, size))), bfloat16)
+    check(form, operands(rng, random_logits(rng, kind, (rows, size))), bfloat16)
 
 
 @pytest.mark.conformance
+@FORMS
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([1, 2, 8, 17, 64, 256]),
@@ -86,14 +99,15 @@ def test_the_kernel_returns_the_tokens_of_the_reference(shape, kind, seed):
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-def test_the_kernel_over_real_vocabularies(rows, size, kind, bfloat16, seed):
+def test_the_kernel_over_real_vocabularies(form, rows, size, kind, bfloat16, seed):
     rng = np.random.default_rng(seed)
     rows = min(rows, 2**22 // size)  # the reference sorts in 64 bits
-    check(operands(rng, random_logits(rng, kind, (rows, size))), bfloat16)
+    check(form, operands(rng, random_logits(rng, kind, (rows, size))), bfloat16)
 
 
-def test_a_large_vocabulary():
-    check(list(values(9, 151936)(np.random.default_rng(3)).values()))
+@FORMS
+def test_a_large_vocabulary(form):
+    check(form, list(values(9, 151936)(np.random.default_rng(3)).values()))
 
 
 def test_strict_interpreter():
@@ -134,3 +148,13 @@ def test_what_is_supported(target, shape, dtype, reason):
     operands = Operands.of(("logits",), (TensorSpec(shape, np.dtype(dtype)),))
     refusal = tpu.supports(operands, {}, Target(target))
     assert refusal is None if reason is None else reason in refusal
+
+
+@pytest.mark.skipif(without_triton() is not None, reason="this jaxlib lowers Triton's kernels by its CUDA plugin alone")
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_every_case_is_lowered_for_cuda_without_a_gpu(case):
+    (triton,) = (one for one in KERNEL.implementations if one.target == "cuda")
+    named = Operands.of(case.operands, case.operands.values())
+    assert triton.refusal(named, {}, Target("cuda")) is None
+    text = lower_implementation(triton, named, {}, Target("cuda"))
+    assert re.findall(r"custom_call @(\S+?)\(", text) == ["__gpu$xla.gpu.triton"]

@@ -16,15 +16,20 @@ from fxhlo.runtime.core.targets import KNOWN
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """machine(chips=(0, ""), gpu=False, plugin=False, platforms=None): what is found on it."""
+    """machine(chips=(0, ""), gpu=False, plugin=False, platforms=None, card=""): what is found on it."""
     monkeypatch.delenv("FXHLO_TARGET", raising=False)
 
     def make(
-        chips: tuple[int, str] = (0, ""), gpu: bool = False, plugin: bool = False, platforms: str | None = None
+        chips: tuple[int, str] = (0, ""),
+        gpu: bool = False,
+        plugin: bool = False,
+        platforms: str | None = None,
+        card: str = "",
     ) -> None:
         monkeypatch.setattr(selection, "tpu_chips", lambda: chips)
         monkeypatch.setattr(selection, "has_gpu", lambda: gpu)
         monkeypatch.setattr(selection, "has_cuda_plugin", lambda: plugin)
+        monkeypatch.setattr(selection, "gpu_model", lambda: card)
         monkeypatch.setattr(plugins.jax, "config", type("Config", (), {"jax_platforms": platforms}))
 
     return make
@@ -38,6 +43,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"chips": (1, "tpu7x")}, "tpu-7x", "this machine has 1 TPU chip of tpu7x"),
         ({"chips": (4, "v6e"), "gpu": True, "plugin": True}, "tpu-v6e", "4 TPU chips"),
         ({"gpu": True, "plugin": True}, "cuda", "a GPU and jaxlib's CUDA plugin"),
+        ({"gpu": True, "plugin": True, "card": "NVIDIA H200"}, "cuda-h200", "this machine has NVIDIA H200 and"),
+        ({"gpu": True, "plugin": True, "card": "NVIDIA L4"}, "cuda", "this machine has NVIDIA L4 and"),
         ({"gpu": True}, "cpu", "a GPU of NVIDIA's without jaxlib's CUDA plugin"),
         ({"plugin": True}, "cpu", "no GPU of NVIDIA's"),
         ({"chips": (8, "v3")}, "cpu", "8 TPU chips of v3, which fxhlo has no target for"),
