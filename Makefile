@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint check bench docs matrix architectures versions conformance model lock clean distclean
+.PHONY: help demo test dev lint check bench docs matrix architectures gpu versions conformance model lock clean distclean
 
 # The folders of the floors must never be found under their bare names: transformers probes for a package `kernels`.
 export PYTHONSAFEPATH := 1
@@ -15,6 +15,7 @@ TESTS ?= tests
 BENCH ?=
 EVERY ?= 1
 ARCHITECTURES ?=
+GPU ?=
 WORKERS ?= 2
 READY := .venv/.ready
 RUN := .venv/bin/python -m
@@ -28,6 +29,7 @@ help:  ## this list
 	@echo "make docs          writes the generated pages below docs/"
 	@echo "make matrix        compiles every kernel's cases for every TPU and writes docs/kernels.json, half an hour"
 	@echo "make architectures  serves every architecture as a small random model beside transformers and writes docs/models.json"
+	@echo "make gpu           what a GPU says of kernels and of a decode step, five minutes (GPU=--help); without one, the bundle to take to one"
 	@echo "make versions      the core's tests with the newest Python and jaxlib, and bundles of each version read by the other"
 	@echo "make conformance   the long tests that 'make test' leaves out, hours (EVERY=12 takes every twelfth op of torch's database)"
 	@echo "make model         prepares build/models/SmolLM2-135M-Instruct"
@@ -103,6 +105,9 @@ matrix: $(READY)
 architectures: $(READY)
 	@$(RUN) fxhlo.tools.architectures --record $(ARCHITECTURES)
 	@$(RUN) fxhlo.tools.architectures --record --examine
+
+gpu: $(READY)
+	@$(RUN) fxhlo.tools.gpu $(GPU)
 
 versions: $(READY)
 	@$(RUN) fxhlo.tools.newest

@@ -1,4 +1,4 @@
-"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md, models.md, measured.md, and the tables of README. `make docs`; a test compares
+"""Writes the generated pages below docs/: ops.md, kernels.md, passes.md, models.md, measured.md, gpu.md, and the tables of README. `make docs`; a test compares
 them with the tree.
 
 Comes in: the registries of this installation, docs/op_db.json, which `make conformance` writes, and the records of docs/bench. Goes out: one text
@@ -25,6 +25,7 @@ from ..passes.fx.random_key import DISTRIBUTIONS
 from ..passes.options import options
 from .architectures import page as models
 from .bench import page as measured
+from .gpu import record as gpu
 from .kernel_matrix import Outcome
 from .kernel_matrix import read as read_matrix
 
@@ -248,6 +249,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "passes.md": passes_page,
     "models.md": lambda: models.page(NOTICE),
     "measured.md": lambda: measured.page(NOTICE),
+    "gpu.md": lambda: gpu.page(gpu.read()),
 }
 
 
