@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "kernels.json"
-TARGETS = tuple(name for name in KNOWN if name.startswith("tpu-"))
+TARGETS = (*(name for name in KNOWN if name.startswith("tpu-")), "cuda-h100")
 """Compiled for without a device: by libtpu, and by jax's CUDA plugin where it is installed; a card only where a kernel has a form for it."""
 CHECKED_ON = ("tpu-v6e", "cuda-h100")
 """A target of each family for which a kernel's numbers are checked in the interpreter: tile sizes differ little between generations."""

@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ...runtime.core.plugins import without_triton
 from ..spec import Operands, TensorSpec
-from .cuda_attend import Meaning, attend
+from .cuda_attend import Layout, Meaning, attend
 from .cuda_tiles import CACHES, HEAD_SIZES, QUERIES, power_of_two, tiles_for
 from .xla import stored
 
@@ -54,7 +55,7 @@ def lower(
     """Operands and results as in reference.py; the cache is updated in place."""
     heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
     new = (stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype))
-    kv_cache = write(*new, kv_cache, slot_mapping)
+    kv_cache = write(new, kv_cache, slot_mapping)
     optional = {
         "sinks": (sinks, heads),
         "slopes": (alibi_slopes, heads),
@@ -68,32 +69,34 @@ def lower(
     }
     specs = [TensorSpec(array.shape, array.dtype) for array in (query, kv_cache)]
     tiles = tiles_for(*specs, *block_tables.shape)
-    meaning = Meaning(scale, sliding_window, chunk, soft_cap)
-    output = attend(query, kv_cache, block_tables, seq_lens, query_start_loc, per_head, meaning, tiles)
+    meaning, layout = Meaning(scale, sliding_window, chunk, soft_cap), Layout(((0, query.shape[2]),), pairs=True)
+    output = attend(query, kv_cache, block_tables, seq_lens, query_start_loc, per_head, meaning, layout, tiles)
     return output, kv_cache
 
 
-def write(key: Array, value: Array, kv_cache: Array, slot_mapping: Array) -> Array:
-    """The cache with keys and values [T, Hkv, D] of row t at slot_mapping[t]; slots outside of it are dropped."""
-    tokens, heads, size = key.shape
+def write(parts: Sequence[Array], cache: Array, slot_mapping: Array) -> Array:
+    """The cache [blocks, block_size, n * heads, D] with the parts [T, heads, D] of row t at slot_mapping[t], those of a head one after the other; slots
+    outside of it are dropped."""
+    tokens, heads, size = parts[0].shape
     call = pl.pallas_call(
         partial(_write, heads=heads, size=size),
         grid=(tokens,),
-        out_shape=jax.ShapeDtypeStruct(kv_cache.shape, kv_cache.dtype),
-        input_output_aliases={3: 0},
+        out_shape=jax.ShapeDtypeStruct(cache.shape, cache.dtype),
+        input_output_aliases={len(parts) + 1: 0},
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         name="fxhlo_paged_attention_write",
     )
-    return call(slot_mapping, key, value, kv_cache)
+    return call(slot_mapping, *parts, cache)
 
 
-def _write(slots: Any, keys: Any, values: Any, _: Any, cache: Any, *, heads: int, size: int) -> None:
+def _write(slots: Any, *refs: Any, heads: int, size: int) -> None:
+    *parts, _, cache = refs
     token, (blocks, block_size) = pl.program_id(0), cache.shape[:2]
     slot = slots[token]
     head = lax.broadcasted_iota(jnp.int32, (power_of_two(heads), power_of_two(size)), 0)
     at = lax.broadcasted_iota(jnp.int32, head.shape, 1)
     mask = (slot >= 0) & (slot < blocks * block_size) & (head < heads) & (at < size)
-    page, offset = lax.div(slot, block_size), lax.rem(slot, block_size)
-    for place, rows in enumerate((keys, values)):
+    page, offset = lax.div(slot, np.int32(block_size)), lax.rem(slot, np.int32(block_size))
+    for place, rows in enumerate(parts):
         row = plgpu.load(rows.at[token, head, at], mask=mask, other=0)
-        plgpu.store(cache.at[page, offset, 2 * head + place, at], row, mask=mask)
+        plgpu.store(cache.at[page, offset, len(parts) * head + place, at], row, mask=mask)

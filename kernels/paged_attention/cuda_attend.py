@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from .cuda_tiles import Tiles
+from .cuda_tiles import Tiles, width_of
 from .xla import per_query_head, rows_of
 
 LOG2_E = 1.4426950408889634
@@ -37,6 +38,20 @@ class Meaning:
     soft_cap: float
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where keys and values lie in a cache [blocks, block_size, n, columns]. parts: (first column, columns) of a key and of a query; each part is
+    multiplied by itself. pairs: the value of head h is row 2h + 1, its key row 2h; else there is one row, and the value is the key's first part."""
+
+    parts: tuple[tuple[int, int], ...]
+    pairs: bool
+
+    @property
+    def value(self) -> int:
+        """Columns of a value."""
+        return self.parts[0][1]
+
+
 def attend(
     query: Array,
     cache: Array,
@@ -45,18 +60,19 @@ def attend(
     query_start_loc: Array,
     per_head: Mapping[str, Array],
     meaning: Meaning,
+    layout: Layout,
     tiles: Tiles,
 ) -> Array:
-    """[T, Hq, D]; per_head: float32 numbers of query heads ("sinks", "slopes") and KV heads ("k", "v", the cache's scales)."""
-    tokens, heads, size = query.shape
+    """[T, Hq, columns of a value]; per_head: float32 numbers of query heads ("sinks", "slopes") and KV heads ("k", "v", the cache's scales)."""
+    tokens, heads, _ = query.shape
     which = tiles_of(tokens, seq_lens, query_start_loc, tiles)
     whole, shape = tiles.splits == 1, (tiles.splits, tokens, heads)
     inside = [name for name in per_head if whole or name in ("slopes", "k")]  # the others are the merge's
-    shares = [jax.ShapeDtypeStruct(one, jnp.float32) for one in ((*shape, size), shape, shape)]
+    shares = [jax.ShapeDtypeStruct(one, jnp.float32) for one in ((*shape, layout.value), shape, shape)]
     call = pl.pallas_call(
-        partial(_kernel, inside=tuple(inside), meaning=meaning, tiles=tiles),
-        grid=(tiles.tiles, cache.shape[2] // 2, tiles.splits),
-        out_shape=[jax.ShapeDtypeStruct(query.shape, query.dtype)] if whole else shares,
+        partial(_kernel, inside=tuple(inside), meaning=meaning, layout=layout, tiles=tiles),
+        grid=(tiles.tiles, -(-heads // tiles.group), tiles.splits),
+        out_shape=[jax.ShapeDtypeStruct((tokens, heads, layout.value), query.dtype)] if whole else shares,
         compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
         name="fxhlo_paged_attention",
     )
@@ -104,13 +120,13 @@ def merged(outputs: Array, highest: Array, totals: Array, per_head: Mapping[str,
 class Tile:
     """What one program works at: its rows of scores, each a query row and head, with [scores] numbers each."""
 
-    def __init__(self, which: Any, tokens: int, tiles: Tiles) -> None:
-        number, self.kv_head = pl.program_id(0), pl.program_id(1)
+    def __init__(self, which: Any, tokens: int, heads: int, tiles: Tiles) -> None:
+        number, self.group = pl.program_id(0), pl.program_id(1)
         self.request, first, self.position, self.count = (which[number, place] for place in range(4))
         score = lax.iota(jnp.int32, tiles.scores)
         row, member = lax.div(score, np.int32(tiles.padded)), lax.rem(score, np.int32(tiles.padded))
-        self.row, self.head, self.at = first + row, self.kv_head * tiles.group + member, self.position + row
-        here = (self.row >= 0) & (self.row < tokens) & (member < tiles.group)
+        self.row, self.head, self.at = first + row, self.group * tiles.group + member, self.position + row
+        here = (self.row >= 0) & (self.row < tokens) & (member < tiles.group) & (self.head < heads)
         self.read = here & (row < self.count)
         self.stored = here & (row < 1) if tiles.rows == 1 else self.read
 
@@ -136,57 +152,64 @@ class Tile:
 
 
 def _kernel(
-    which: Any, tables: Any, query: Any, cache: Any, *refs: Any, inside: tuple[str, ...], meaning: Meaning, tiles: Tiles
-) -> None:
+    which: Any, tables: Any, query: Any, cache: Any, *refs: Any, inside: tuple[str, ...], meaning: Meaning, layout: Layout, tiles: Tiles
+) -> None:  # fmt: skip
     per_head, results = dict(zip(inside, refs, strict=False)), refs[len(inside) :]
-    tokens, _, size = query.shape
-    tile, split, place = Tile(which, tokens, tiles), pl.program_id(2), lax.iota(jnp.int32, tiles.head)
-    across = (place < size)[None, :]
+    tile, split = Tile(which, query.shape[0], query.shape[1], tiles), pl.program_id(2)
     low = cache.dtype == query.dtype or cache.dtype.itemsize == 1
-    compute = query.dtype if low else jnp.float32
-    queries = plgpu.load(
-        query.at[tile.row[:, None], tile.head[:, None], place[None, :]], mask=tile.read[:, None] & across, other=0
-    ).astype(compute)
+    columns = Columns(layout, query.dtype if low else jnp.float32)
+    queries = columns.load(query, (tile.row, tile.head), tile.read)
     first, end = tile.keys(meaning, tables.shape[1] * cache.shape[1])
     start = first - lax.rem(first, np.int32(tiles.keys))
     steps = lax.div(jnp.maximum(end - start, 0) + (tiles.keys - 1), np.int32(tiles.keys))
     share = lax.div(steps + (tiles.splits - 1), np.int32(tiles.splits))
-    read = partial(_pages, tables, cache, tile, across, place, compute)
 
     def step(number: Array, carry: Carry) -> Carry:
         highest, total, output = carry
         key = start + number * tiles.keys + lax.iota(jnp.int32, tiles.keys)
         there = (key >= first) & (key < end)
-        keys, values = read(key, there)
-        products = _product(queries, keys, 1)
+        keys, values = columns.read(tables, cache, tile, key, there)
+        products = reduce(add, (_product(one, other, 1) for one, other in zip(queries, keys, strict=True)))
         scored = _scores(products, key, tile, meaning, per_head)
         scored = jnp.where(tile.sees(key, meaning) & there[None, :], scored, -jnp.inf)
         top = jnp.maximum(highest, scored.max(axis=1))
         base = jnp.where(top > -jnp.inf, top, 0.0)
         powers, shrink = jnp.exp2(scored - base[:, None]), jnp.exp2(highest - base)
-        output = output * shrink[:, None] + _product(powers.astype(compute), values, 0)
+        output = output * shrink[:, None] + _product(powers.astype(columns.compute), values, 0)
         return top, total * shrink + powers.sum(axis=1), output
 
     zero = jnp.zeros((tiles.scores,), jnp.float32)
     carry: Carry = (jnp.full_like(zero, -jnp.inf), zero, jnp.zeros((tiles.scores, tiles.head), jnp.float32))
     carry = lax.fori_loop(split * share, jnp.minimum((split + 1) * share, steps), step, carry)
-    _store(results, carry, tile, split, place, across, per_head)
+    _store(results, carry, tile, split, columns, per_head)
 
 
-def _pages(
-    tables: Any, cache: Any, tile: Tile, across: Array, place: Array, compute: Any, key: Array, there: Array
-) -> tuple[Array, Array]:
-    """Keys and values [keys, head] at positions `key`, 0 where they are not `there`: unused slots may hold anything, even NaN."""
-    blocks, block_size = cache.shape[:2]
-    page = plgpu.load(tables.at[tile.request, lax.div(key, np.int32(block_size))], mask=there, other=0)
-    page = jnp.minimum(jnp.maximum(page, 0), blocks - 1)[:, None]
-    offset, mask = lax.rem(key, np.int32(block_size))[:, None], there[:, None] & across
-    pair = 2 * tile.kv_head
-    keys, values = (
-        plgpu.load(cache.at[page, offset, pair + which, place[None, :]], mask=mask, other=0).astype(compute)
-        for which in range(2)
-    )
-    return keys, values
+class Columns:
+    """Parts of rows of queries and of the cache, each padded to a power of two with zeros. compute: the dtype of products."""
+
+    def __init__(self, layout: Layout, compute: Any) -> None:
+        self.layout, self.compute = layout, compute
+        widths = [(begin, size, lax.iota(jnp.int32, width_of(size))) for begin, size in layout.parts]
+        self.parts = [((begin + at)[None, :], (at < size)[None, :]) for begin, size, at in widths]
+
+    def load(self, ref: Any, rows: tuple[Array, ...], mask: Array) -> list[Array]:
+        """Each part of the rows [n, columns] at these indices, one number or [n] each; 0 where the mask [n] is false."""
+        at = tuple(row[:, None] if row.ndim else row for row in rows)
+        return [
+            plgpu.load(ref.at[(*at, place)], mask=mask[:, None] & across, other=0).astype(self.compute)
+            for place, across in self.parts
+        ]
+
+    def read(self, tables: Any, cache: Any, tile: Tile, key: Array, there: Array) -> tuple[list[Array], Array]:
+        """Parts of the keys, and values, at positions `key` [n], 0 where they are not `there`: unused slots may hold anything, even NaN."""
+        blocks, block_size = cache.shape[:2]
+        page = plgpu.load(tables.at[tile.request, lax.div(key, np.int32(block_size))], mask=there, other=0)
+        page, offset = jnp.minimum(jnp.maximum(page, 0), blocks - 1), lax.rem(key, np.int32(block_size))
+        if not self.layout.pairs:
+            keys = self.load(cache, (page, offset, jnp.int32(0)), there)
+            return keys, keys[0]
+        keys, (values,) = (self.load(cache, (page, offset, 2 * tile.group + place), there) for place in range(2))
+        return keys, values
 
 
 def _product(left: Array, right: Array, contracted: int) -> Array:
@@ -201,7 +224,7 @@ def _scores(products: Array, key: Array, tile: Tile, meaning: Meaning, per_head:
     plain = meaning.soft_cap <= 0 and "slopes" not in per_head
     scored = products * (meaning.scale * LOG2_E if plain else meaning.scale)
     if "k" in per_head:
-        scored = scored * per_head["k"][tile.kv_head]
+        scored = scored * per_head["k"][tile.group]
     if plain:
         return scored
     if meaning.soft_cap > 0:
@@ -213,13 +236,14 @@ def _scores(products: Array, key: Array, tile: Tile, meaning: Meaning, per_head:
 
 
 def _store(
-    results: tuple[Any, ...], carry: Carry, tile: Tile, split: Array, place: Array, across: Array, per_head: Mapping[str, Any]
+    results: tuple[Any, ...], carry: Carry, tile: Tile, split: Array, columns: Columns, per_head: Mapping[str, Any]
 ) -> None:  # fmt: skip
     """One result: the output itself. Three: a split's output before it is divided, the highest scores and the sums."""
     highest, total, output = carry
-    row, head, mask = tile.row[:, None], tile.head[:, None], tile.stored[:, None] & across
+    at = lax.iota(jnp.int32, output.shape[1])[None, :]
+    row, head, mask = tile.row[:, None], tile.head[:, None], tile.stored[:, None] & (at < columns.layout.value)
     if len(results) > 1:
-        plgpu.store(results[0].at[split, row, head, place[None, :]], output, mask=mask)
+        plgpu.store(results[0].at[split, row, head, at], output, mask=mask)
         for result, numbers in zip(results[1:], (highest, total), strict=True):
             plgpu.store(result.at[split, tile.row, tile.head], numbers, mask=tile.stored)
         return
@@ -231,5 +255,5 @@ def _store(
         total, output = total * shrink + jnp.exp2(sink - base), output * shrink[:, None]
     output = output / jnp.where(total > 0, total, 1.0)[:, None]
     if "v" in per_head:
-        output = output * per_head["v"][tile.kv_head]
-    plgpu.store(results[0].at[row, head, place[None, :]], output.astype(results[0].dtype), mask=mask)
+        output = output * per_head["v"][tile.group]
+    plgpu.store(results[0].at[row, head, at], output.astype(results[0].dtype), mask=mask)

@@ -53,15 +53,31 @@ def tiles_for(query: TensorSpec, kv_cache: TensorSpec, requests: int, pages: int
     """query [T, Hq, D], kv_cache [blocks, block_size, 2 * Hkv, D], block tables [requests, pages]."""
     (tokens, heads, size), (_, block_size, pairs, _) = query.shape, kv_cache.shape
     group, kv_heads = heads // (pairs // 2), pairs // 2
-    padded, head = power_of_two(group), max(16, power_of_two(size))
-    rows = 1 if tokens <= max(requests, ROWS_ALONE) else min(max(1, SCORE_ROWS // padded), power_of_two(tokens))
+    padded, head = power_of_two(group), width_of(size)
+    rows = rows_for(tokens, requests, padded)
     tiles = tokens if rows == 1 else tokens // rows + requests
     keys = min(max(16, STEP_BYTES // (head * max(query.dtype.itemsize, kv_cache.dtype.itemsize))), 128)
-    wanted = power_of_two(-(-PROGRAMS // (tiles * kv_heads)))
-    steps = max(1, pages * block_size // (2 * keys))
-    splits = min(wanted, SPLITS, power_of_two(steps + 1) // 2)
+    splits = splits_for(tiles * kv_heads, pages * block_size // keys)
     warps = 4 if max(16, rows * padded) * head <= WARP_NUMBERS else 8
     return Tiles(rows, tiles, group, padded, head, keys, splits, warps)
+
+
+def rows_for(tokens: int, requests: int, padded: int) -> int:
+    """Query rows of a tile, each with so many rows of scores. Where there are few, each has programs of its own."""
+    if tokens <= max(requests, ROWS_ALONE):
+        return 1
+    return min(max(1, SCORE_ROWS // padded), power_of_two(tokens))
+
+
+def splits_for(programs: int, steps: int) -> int:
+    """Programs that share a tile's keys, of which there are so many steps at most; each has two of them at least."""
+    wanted = power_of_two(-(-PROGRAMS // programs))
+    return min(wanted, SPLITS, power_of_two(max(1, steps // 2) + 1) // 2)
+
+
+def width_of(size: int) -> int:
+    """Columns of a tensor for so many numbers."""
+    return max(16, power_of_two(size))
 
 
 def power_of_two(number: int) -> int:

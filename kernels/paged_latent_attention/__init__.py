@@ -22,6 +22,7 @@ KERNEL = Kernel(
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("kv_cache",)),
+        Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 4},

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from ...kernels.catalog import kernels
-from ...kernels.paged_attention.cuda_attend import Meaning, attend
+from ...kernels.paged_attention.cuda_attend import Layout, Meaning, attend
 from ...kernels.paged_attention.cuda_tiles import Tiles, tiles_for
 from ...kernels.spec import Case, Implementation, Kernel, Operands, TensorSpec
 from ...runtime.core.targets import Target
@@ -137,11 +137,13 @@ def _seconds(queries: Array, pages: Array, tables: Array, context: int, tiles: T
     requests = queries.shape[0]
     lengths, starts = jnp.full(requests, context, jnp.int32), jnp.arange(requests + 1, dtype=jnp.int32)
     meaning = Meaning(scale=queries.shape[2] ** -0.5, sliding_window=0, chunk=0, soft_cap=0.0)
+    batch, layout = (tables, lengths, starts), Layout(((0, queries.shape[2]),), pairs=True)
 
     def many(queries: Array, pages: Array) -> Array:
-        return lax.fori_loop(
-            0, REPEATED, lambda _, given: attend(given, pages, tables, lengths, starts, {}, meaning, tiles), queries
-        )
+        def one(_: Array, given: Array) -> Array:
+            return attend(given, pages, *batch, {}, meaning, layout, tiles)
+
+        return lax.fori_loop(0, REPEATED, one, queries)
 
     with interpreted():
         ready = jax.jit(many).lower(queries, pages).compile()
