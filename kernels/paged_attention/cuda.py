@@ -18,16 +18,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ...runtime.core.plugins import without_triton
-from ..spec import Operands, TensorSpec
+from ...runtime.core.targets import Target
+from ..spec import FLOAT8, Operands, TensorSpec
 from .cuda_attend import Layout, Meaning, attend
-from .cuda_tiles import CACHES, HEAD_SIZES, QUERIES, power_of_two, tiles_for
+from .cuda_tiles import CACHES, HEAD_SIZES, QUERIES, power_of_two, shared_of, tiles_for
 from .xla import stored
 
 BYTES_ADDRESSED = 2**31
 """Pallas addresses operands of up to 4 GiB by signed numbers of 32 bits: those of one byte fit up to half of that."""
 
 
-def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
+CONVERTS_FLOAT8 = (8, 9)
+"""The first compute capability whose instructions convert 8-bit floats."""
+
+
+def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
     query, kv_cache = operands.named["query"], operands.named["kv_cache"]
     _, heads, head_size = query.shape
     pairs = kv_cache.shape[2]
@@ -37,6 +42,8 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
         return f"query, key and value are not all {', all '.join(QUERIES[:-1])} or all {QUERIES[-1]}"
     if kv_cache.dtype.name not in CACHES:
         return f"the cache is {kv_cache.dtype.name}, not one of {', '.join(CACHES)}"
+    if kv_cache.dtype.name in FLOAT8 and (target.gpu is None or target.gpu.capability < CONVERTS_FLOAT8):
+        return f"the cache is {kv_cache.dtype.name}, which {target} is not known to convert"
     if kv_cache.dtype.itemsize == 1 and BYTES_ADDRESSED < prod(kv_cache.shape) <= 2 * BYTES_ADDRESSED:
         return "a cache of one byte a number and between 2 and 4 GiB is addressed wrongly by Pallas"
     if head_size not in HEAD_SIZES:
@@ -50,7 +57,7 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 def lower(
     query: Array, key: Array, value: Array, kv_cache: Array, slot_mapping: Array, block_tables: Array, seq_lens: Array,
     query_start_loc: Array, sinks: Array | None = None, alibi_slopes: Array | None = None, k_scale: Array | None = None,
-    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0,
+    v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0, target: Target,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
     heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
@@ -68,7 +75,7 @@ def lower(
         if numbers is not None and numbers.size
     }
     specs = [TensorSpec(array.shape, array.dtype) for array in (query, kv_cache)]
-    tiles = tiles_for(*specs, *block_tables.shape)
+    tiles = tiles_for(*specs, *block_tables.shape, shared_of(target))
     meaning, layout = Meaning(scale, sliding_window, chunk, soft_cap), Layout(((0, query.shape[2]),), pairs=True)
     output = attend(query, kv_cache, block_tables, seq_lens, query_start_loc, per_head, meaning, layout, tiles)
     return output, kv_cache
@@ -98,5 +105,5 @@ def _write(slots: Any, *refs: Any, heads: int, size: int) -> None:
     mask = (slot >= 0) & (slot < blocks * block_size) & (head < heads) & (at < size)
     page, offset = lax.div(slot, np.int32(block_size)), lax.rem(slot, np.int32(block_size))
     for place, rows in enumerate(parts):
-        row = plgpu.load(rows.at[token, head, at], mask=mask, other=0)
+        row = plgpu.load(rows.at[token, head, at], mask=mask)
         plgpu.store(cache.at[page, offset, len(parts) * head + place, at], row, mask=mask)

@@ -20,6 +20,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from ..spec import FLOAT8
 from .cuda_tiles import Tiles, width_of
 from .xla import per_query_head, rows_of
 
@@ -195,10 +196,12 @@ class Columns:
     def load(self, ref: Any, rows: tuple[Array, ...], mask: Array) -> list[Array]:
         """Each part of the rows [n, columns] at these indices, one number or [n] each; 0 where the mask [n] is false."""
         at = tuple(row[:, None] if row.ndim else row for row in rows)
-        return [
-            plgpu.load(ref.at[(*at, place)], mask=mask[:, None] & across, other=0).astype(self.compute)
-            for place, across in self.parts
-        ]
+        return [self._one(ref, (*at, place), mask[:, None] & across) for place, across in self.parts]
+
+    def _one(self, ref: Any, at: tuple[Array, ...], mask: Array) -> Array:
+        if ref.dtype.name in FLOAT8:  # for which Pallas has no zero
+            return jnp.where(mask, plgpu.load(ref.at[at], mask=mask).astype(self.compute), 0)
+        return plgpu.load(ref.at[at], mask=mask, other=0).astype(self.compute)
 
     def read(self, tables: Any, cache: Any, tile: Tile, key: Array, there: Array) -> tuple[list[Array], Array]:
         """Parts of the keys, and values, at positions `key` [n], 0 where they are not `there`: unused slots may hold anything, even NaN."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from ...runtime.core.targets import Target
 from ..spec import TensorSpec
 
 HEAD_SIZES = range(16, 257)
 QUERIES = ("bfloat16", "float16", "float32")
-CACHES = ("bfloat16", "float16", "float32", "int8")
+CACHES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2", "int8")
 SCORE_ROWS = 64
 """Rows of scores of a program that has rows enough: query rows times the heads that share a KV head."""
 ROWS_ALONE = 16
 """Most rows of a batch of which each has programs of its own, whatever request it is of."""
 STEP_BYTES = 16 * 1024
 """Bytes of the keys of one step: with the values and three stages 96 KiB of shared memory, so that two programs fit an H100's 227."""
+SHARED, OTHERWISE_SHARED = 99 * 1024, 16 * 1024
+"""Bytes of shared memory that a program may have on any card since 2020, and those that are no keys or values."""
 PROGRAMS = 1024
 """As many programs should there be: a few for each of an H100's 132 multiprocessors. With fewer, programs share the keys of a tile."""
 SPLITS = 16
@@ -49,8 +52,8 @@ class Tiles:
 
 
 @cache
-def tiles_for(query: TensorSpec, kv_cache: TensorSpec, requests: int, pages: int) -> Tiles:
-    """query [T, Hq, D], kv_cache [blocks, block_size, 2 * Hkv, D], block tables [requests, pages]."""
+def tiles_for(query: TensorSpec, kv_cache: TensorSpec, requests: int, pages: int, shared: int = SHARED) -> Tiles:
+    """query [T, Hq, D], kv_cache [blocks, block_size, 2 * Hkv, D], block tables [requests, pages]. shared: bytes of shared memory of a program."""
     (tokens, heads, size), (_, block_size, pairs, _) = query.shape, kv_cache.shape
     group, kv_heads = heads // (pairs // 2), pairs // 2
     padded, head = power_of_two(group), width_of(size)
@@ -59,7 +62,13 @@ def tiles_for(query: TensorSpec, kv_cache: TensorSpec, requests: int, pages: int
     keys = min(max(16, STEP_BYTES // (head * max(query.dtype.itemsize, kv_cache.dtype.itemsize))), 128)
     splits = splits_for(tiles * kv_heads, pages * block_size // keys)
     warps = 4 if max(16, rows * padded) * head <= WARP_NUMBERS else 8
-    return Tiles(rows, tiles, group, padded, head, keys, splits, warps)
+    stages = 3 if shared - OTHERWISE_SHARED >= 3 * 2 * STEP_BYTES else 2
+    return Tiles(rows, tiles, group, padded, head, keys, splits, warps, stages)
+
+
+def shared_of(target: Target) -> int:
+    """Bytes of shared memory that a program may have: all of a multiprocessor's but one KiB."""
+    return SHARED if target.gpu is None else target.gpu.shared - 1024
 
 
 def rows_for(tokens: int, requests: int, padded: int) -> int:

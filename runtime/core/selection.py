@@ -73,9 +73,14 @@ def _cuda() -> tuple[Target | None, str]:
         return None, "no GPU of NVIDIA's"
     if not has_cuda_plugin():
         return None, "a GPU of NVIDIA's without jaxlib's CUDA plugin"
-    card = gpu_model()
-    name = next((name for name, known in KNOWN.items() if known.gpu is not None and known.device_kind == card), "cuda")
-    return Target(name), f"this machine has {card or 'a GPU'} and jaxlib's CUDA plugin"
+    return card(), f"this machine has {gpu_model() or 'a GPU'} and jaxlib's CUDA plugin"
+
+
+def card() -> Target:
+    """The target of this machine's GPU, by what its driver calls it; "cuda" for one that is not known."""
+    model = gpu_model()
+    known = (name for name, one in KNOWN.items() if one.gpu is not None and one.device_kind == model)
+    return Target(next(known, "cuda"))
 
 
 def _cpu() -> tuple[Target | None, str]:

@@ -14,7 +14,7 @@ from latent_batches import batch
 
 from fxhlo.kernels.paged_latent_attention import KERNEL
 from fxhlo.kernels.paged_latent_attention.cases import MODELS, Sizes, cases, specs
-from fxhlo.kernels.paged_latent_attention.cuda_tiles import tiles_for
+from fxhlo.kernels.paged_latent_attention.cuda_tiles import shared_bytes, tiles_for
 from fxhlo.kernels.paged_latent_attention.reference import ragged_paged_latent_attention as reference
 from fxhlo.kernels.spec import Case, Operands, TensorSpec
 from fxhlo.passes.hlo.implementation import lower_implementation
@@ -27,8 +27,9 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 lowered = pytest.mark.skipif(without_triton() is not None, reason="this jax lowers no kernel to Triton")
 
 
-def refusal(operands: dict[str, TensorSpec]) -> str | None:
-    return TRITON.refusal(Operands.of(operands, operands.values()), {"scale": 0.1, "sliding_window": 0}, CUDA)
+def refusal(operands: dict[str, TensorSpec], target: str = "cuda") -> str | None:
+    named = {"scale": 0.1, "sliding_window": 0}
+    return TRITON.refusal(Operands.of(operands, operands.values()), named, Target(target))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,7 @@ def test_numbers_of_the_reference(
     operands = {name: TensorSpec(one.shape, one.dtype) for name, one in arrays.items()}
     assert refusal(operands) is None
     tiles = tiles_for(operands["query"], operands["kv_cache"], sizes.latent, *arrays["block_tables"].shape)
+    assert tiles is not None
     assert (tiles.rows, tiles.splits > 1) == form
     named = {"scale": 0.1, "sliding_window": window}
     with pltpu.force_tpu_interpret_mode(True):  # the plain interpreter, for any kernel
@@ -81,12 +83,35 @@ def test_what_is_refused_before_a_compiler_runs() -> None:
     assert [
         refusal(specs(64, lite, 16, 64, 128, selected=8)), refusal(specs(65, lite, 16, 8, 128)), refusal(mixed),
         refusal(specs(64, lite._replace(rotary=8), 16, 64, 128)),
+        refusal(specs(64, lite._replace(latent=1024), 16, 64, 128, dtype="float32")),
     ] == [
         "it has selected positions",
         "65 rows of 8 requests take fewer operations in the decompressed form",
         "query, latent, projections and cache are bfloat16, float32, not all bfloat16, all float16 or all float32",
         "a latent of 512 and 8 rotary numbers is not within 1024 and 256, or below 16",
+        "rows of 1024 + 64 float32 do not fit the shared memory of cuda",
     ]  # fmt: skip
+    assert refusal(specs(64, lite._replace(latent=1024), 16, 64, 128, dtype="float32"), "cuda-h100") is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "known"),
+    [
+        ((16, 512, 64, 2, 32), 56_320), ((64, 512, 64, 2, 32), 147_456), ((32, 256, 32, 2, 64), 59_392),
+        ((16, 512, 64, 4, 16), 74_816), ((64, 512, 64, 4, 16), 188_672),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_shared_memory_is_not_below_what_the_compiler_takes(shape: tuple[int, ...], known: int) -> None:
+    """XLA's figures for an H100, of jaxlib 0.10.2's plugin: rows of scores, latent, rotary, bytes a number, keys of a step."""
+    scores, latent, rotary, size, keys = shape
+    assert known <= shared_bytes(scores, keys, (latent + rotary) * size) <= known * 1.25
+
+
+def test_where_shared_memory_is_short_programs_take_fewer_rows_and_heads() -> None:
+    lite = specs(48, MODELS["DeepSeek-V2-Lite"], 16, 6, 10, dtype="float32")
+    made = [tiles_for(lite["query"], lite["kv_cache"], 512, 6, 10, shared * 1024) for shared in (227, 163, 99, 48)]
+    assert [one and (one.rows, one.group) for one in made] == [(4, 16), (2, 16), (1, 16), None]
 
 
 @lowered

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ...runtime.core import selection
 from ...runtime.core.errors import FxhloError, UnsupportedError
 from ...runtime.core.manifest import FILE
 from ...runtime.core.plugins import has_cuda_plugin, has_gpu
@@ -29,6 +30,7 @@ SECONDS = {"step": 150, "attention": 70, "kernels": 100, "peer": 110}
 
 def main() -> int:
     options = _options()
+    options.target = options.target or str(selection.card())
     try:
         if options.part:
             for row in rows(options.part, options.bundle, Target.parse(options.target), fast=options.fast):
@@ -59,7 +61,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="the bundle's folder, made where it is missing")
     parser.add_argument("--out", type=Path, default=RECORD.parent, help="the folder of gpu.json and gpu.md")
-    parser.add_argument("--target", default="cuda", help="cuda, or a card that the bundle was made for")
+    parser.add_argument("--target", help="of this machine's GPU where it is left out")
     parser.add_argument("--only", choices=tuple(SECONDS), nargs="+", default=list(SECONDS), help="some parts")
     parser.add_argument("--fast", action="store_true", help="few cases of each part")
     parser.add_argument("--part", choices=tuple(SECONDS), help="one part in this process: a line of JSON a row")
@@ -157,11 +159,12 @@ def rows(part: str, bundle: Path, target: Target, *, fast: bool = False) -> Iter
         return
     from . import kernels
 
+    card = target if target.family == "cuda" else Target("cuda-h100")  # the host interprets the kernels of a card
     if part == "attention":
         shape = (4, 64) if target.family == "cpu" else (64, 1024)
-        yield from map(asdict, kernels.sweep(*shape, fast=fast))
+        yield from map(asdict, kernels.sweep(card, *shape, fast=fast))
     else:
-        yield from ({**asdict(one), "right": one.right} for one in kernels.compare(most=2 if fast else None))
+        yield from ({**asdict(one), "right": one.right} for one in kernels.compare(card, 2 if fast else None))
 
 
 def here(target: str) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Compares every kernel that has an implementation for the target with its reference, over the cases that make values, and times paged attention.
 
-Comes in: a target; its device. Goes out: a row a case. Where the target is the host, kernels run in Pallas' interpreter. Needs jax and torch.
+Comes in: a card, the jax device of this process. Goes out: a row a case. Where the target is the host, kernels run in Pallas' interpreter. Needs jax and torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -17,13 +18,11 @@ from jax import Array, lax
 
 from ...kernels.catalog import kernels
 from ...kernels.paged_attention.cuda_attend import Layout, Meaning, attend
-from ...kernels.paged_attention.cuda_tiles import Tiles, tiles_for
+from ...kernels.paged_attention.cuda_tiles import Tiles, shared_of, tiles_for
 from ...kernels.spec import Case, Implementation, Kernel, Operands, TensorSpec
 from ...runtime.core.targets import Target
 from ..differences import difference
 
-CARD = Target("cuda")
-"""Whose kernels are compared; any card takes them."""
 REPEATED = 50
 OTHERS = (
     (64, 1, 4, 3), (64, 4, 4, 3), (64, 8, 4, 3), (32, 2, 4, 3), (128, 2, 4, 2), (64, 2, 2, 3), (64, 2, 8, 3), (64, 2, 4, 2), (64, 2, 4, 4),
@@ -48,24 +47,22 @@ class Compared:
         return self.difference is not None and self.difference <= self.tolerance
 
 
-def compare(names: tuple[str, ...] = (), most: int | None = None) -> Iterator[Compared]:
-    """names: of kernels, () for all. most: cases a kernel."""
+def compare(card: Target, most: int | None = None) -> Iterator[Compared]:
+    """What the card takes. most: cases a kernel."""
     for kernel in kernels().values():
-        if names and kernel.name not in names:
-            continue
         cases = [case for case in kernel.cases() if case.values is not None]
         for case in cases[:most]:
-            implementation, _ = kernel.choice(Operands.of(case.operands, case.operands.values()), case.attributes, CARD)
-            if implementation is not None and implementation.target == CARD.family:
-                yield _compared(kernel, case, implementation)
+            implementation, _ = kernel.choice(Operands.of(case.operands, case.operands.values()), case.attributes, card)
+            if implementation is not None and implementation.target == card.family:
+                yield _compared(kernel, case, implementation, card)
 
 
-def _compared(kernel: Kernel, case: Case, implementation: Implementation) -> Compared:
+def _compared(kernel: Kernel, case: Case, implementation: Implementation, card: Target) -> Compared:
     assert case.values is not None
     arrays = case.values(np.random.default_rng(0))
     began = perf_counter()
     try:
-        results = run(implementation, case, arrays)
+        results = run(implementation, case, arrays, card)
         apart = difference(kernel, case, results, arrays)
         problem = ""
     except Exception as failed:  # a compiler's, a driver's: the other cases go on
@@ -74,20 +71,21 @@ def _compared(kernel: Kernel, case: Case, implementation: Implementation) -> Com
     return Compared(kernel.name, case.name, implementation.name, apart, case.tolerance, taken, problem)
 
 
-def run(implementation: Implementation, case: Case, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def run(implementation: Implementation, case: Case, arrays: Mapping[str, np.ndarray], card: Target) -> list[np.ndarray]:
     """The implementation's results on jax's first device, in the interpreter where that is the host."""
-    lower = implementation.bound(CARD)
+    lower = implementation.bound(card)
     with interpreted():
         results = jax.jit(lambda given: lower(**given, **case.attributes))(dict(arrays))
     return [np.asarray(one) for one in (results if isinstance(results, tuple | list) else (results,))]
 
 
-def interpreted() -> Any:
+def interpreted() -> AbstractContextManager[Any]:
     """Pallas' plain interpreter on the host; nothing elsewhere."""
+    if jax.devices()[0].platform != "cpu":
+        return nullcontext()
     from jax.experimental.pallas import tpu as pltpu
 
-    here = jax.devices()[0].platform == "cpu"
-    return pltpu.force_tpu_interpret_mode(here)  # type: ignore[arg-type]  # True: the plain one, for any kernel
+    return pltpu.force_tpu_interpret_mode(True)  # type: ignore[arg-type]  # the plain one, for any kernel
 
 
 # -- times of paged attention -----------------------------------------------------------------------------------------
@@ -104,6 +102,7 @@ class Tried:
 
 
 def sweep(
+    card: Target,
     requests: int,
     context: int,
     heads: int = 32,
@@ -116,7 +115,7 @@ def sweep(
     """A decode step's attention of one layer: the sizes that `tiles_for` gives first, then others."""
     query = TensorSpec((requests, heads, size), np.dtype(jnp.bfloat16))
     cache = TensorSpec((requests * context // page, page, 2 * kv_heads, size), np.dtype(jnp.bfloat16))
-    chosen = tiles_for(query, cache, requests, context // page)
+    chosen = tiles_for(query, cache, requests, context // page, shared_of(card))
     others = [
         replace(chosen, keys=keys, splits=splits, warps=warps, stages=stages) for keys, splits, warps, stages in OTHERS
     ]

@@ -69,8 +69,8 @@ def forms(bundle: Bundle, target: Target) -> Iterator[tuple[str, bytes, Mapping[
     try:
         import torch  # noqa: F401 - references of kernels are torch's, and their folders import them
     except ImportError:
-        build = entry.builds[str(target)]
-        if build.module is None:
+        build = entry.builds.get(str(target)) or entry.builds.get(target.family)
+        if build is None or build.module is None:
             raise FxhloError(f"the bundle has no module for {target}", next_step="make it for this target") from None
         yield "stored", (bundle.path / build.module.file).read_bytes(), {}, build.custom_calls
         return
