@@ -13,6 +13,7 @@ KERNEL = Kernel(
     dtypes={"values": FLOATING, "weights": FLOATING, "sizes": ("int32",)},
     implementations=(
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("weights",)),
+        Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,

@@ -18,6 +18,7 @@ KERNEL = Kernel(
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("w13", "w2")),
+        Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     cases=cases,
