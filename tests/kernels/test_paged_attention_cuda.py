@@ -3,6 +3,7 @@ without a GPU: one call of Triton's that updates the cache where it lies, and on
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from typing import Any
@@ -21,7 +22,8 @@ from fxhlo.kernels.paged_attention.cases import cases, specs
 from fxhlo.kernels.paged_attention.cuda_attend import merged, tiles_of
 from fxhlo.kernels.spec import Case, Operands, TensorSpec
 from fxhlo.passes.hlo.implementation import lower_implementation
-from fxhlo.runtime.core.plugins import without_triton
+from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.plugins import has_cuda_plugin, without_triton
 from fxhlo.runtime.core.targets import Target
 
 TRITON = next(one for one in KERNEL.implementations if one.target == "cuda")
@@ -156,3 +158,23 @@ def test_every_case_is_lowered_without_a_gpu(case: Case) -> None:
         ([("__gpu$xla.gpu.triton", ""), ("", "fxhlo_paged_attention_write")], True),
         ([("__gpu$xla.gpu.triton", ""), ("", "fxhlo_paged_attention")], False),
     ]
+
+
+@pytest.mark.skipif(not has_cuda_plugin(), reason="jax's CUDA plugin is not installed (docs/quickstart_gpu.md)")
+@pytest.mark.parametrize("place", [0, 3], ids=["decode", "one KV head"])
+def test_the_cache_is_updated_where_it_lies(place: int) -> None:
+    """By XLA's compiler for an H100: the cache is the result's memory, and nothing of its size is made."""
+    case = cases()[place]
+    text = lower_implementation(
+        TRITON, Operands.of(case.operands, case.operands.values()), case.attributes, Target("cuda-h100")
+    )
+    type_ = re.search(r"%arg3: (tensor<\S+>)", text)[1]  # type: ignore[index]
+    donated = text.replace(f"%arg3: {type_}", f"%arg3: {type_} {{tf.aliasing_output = 1 : i32}}", 1)
+    done = pjrt.compile_ahead(donated, "cuda-h100")
+    cache = case.operands["kv_cache"]
+    size = math.prod(cache.shape) * cache.dtype.itemsize
+    assert done.memory.aliased >= size
+    assert done.memory.temporaries < size / 4
+    shape = ",".join(map(str, cache.shape))
+    makers = set(re.findall(rf"= \w+\[{shape}\]\S* ([\w-]+)\(", done.text))
+    assert makers <= {"parameter", "custom-call", "get-tuple-element", "bitcast"}, makers
