@@ -449,7 +449,8 @@ def fingerprint(target: Target | str = "cpu") -> dict[str, str]:
     ahead = topology.is_described(target) and not is_here(target)
     raw = topology.devices(target)[0] if ahead else device(target).raw
     platform_version = f"{raw.client.platform} {raw.client.platform_version}"
-    options = " ".join(f"{name}={value}" for name, value in sorted(target.compile_options.items()))
+    given = {**target.compile_options, **(topology.OPTIONS.get(target.family, {}) if ahead else {})}
+    options = " ".join(f"{name}={value}" for name, value in sorted(given.items()))
     found = {"jaxlib": jaxlib.__version__, "platform": platform_version, "options": options}
     if target.family == "cpu":
         return found | {"machine": platform.machine(), "features": _cpu_features()}

@@ -42,9 +42,10 @@ SUBLANES = 8
 
 @dataclass(frozen=True)
 class Gpu:
-    """What XLA's compiler for CUDA asks of a card. capability: (9, 0) for Hopper. shared: bytes of shared memory of a multiprocessor, of which a
-    program gets a KiB less. cache: bytes of the second level. clock: GHz. units: of float32 in a multiprocessor."""
+    """What XLA's compiler for CUDA asks of a card. memory: bytes of it. capability: (9, 0) for Hopper. shared: bytes of shared memory of a
+    multiprocessor, of which a program gets a KiB less. cache: bytes of the second level. clock: GHz. units: of float32 in a multiprocessor."""
 
+    memory: int
     capability: tuple[int, int]
     multiprocessors: int
     shared: int
@@ -83,10 +84,14 @@ class Specification:
     gpu: Gpu | None = None
 
 
-def _cuda(kind: str, memory: int, bandwidth: float, bfloat16: float, gpu: Gpu, **others: float) -> Specification:
+CLIENT_SHARE = 0.75
+"""Of a card's memory, what jax's client takes for programs where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise."""
+
+
+def _cuda(kind: str, bandwidth: float, bfloat16: float, gpu: Gpu, **others: float) -> Specification:
     rates = {"bfloat16": bfloat16, "float16": bfloat16, **others}
     flops = {dtype: rate * 1e12 for dtype, rate in rates.items()}
-    return Specification("cuda", memory, bandwidth, flops, device_kind=kind, gpu=gpu)
+    return Specification("cuda", int(gpu.memory * CLIENT_SHARE), bandwidth, flops, device_kind=kind, gpu=gpu)
 
 
 def _tpu(
@@ -118,18 +123,18 @@ _known: dict[str, Specification] = {
     ),
     "cuda": Specification("cuda"),
     "cuda-a100": _cuda(
-        "NVIDIA A100-SXM4-80GB", 85_100_068_864, 2.039e12, 312, Gpu((8, 0), 108, 164 * 1024, 40 * MIB, 1.41, 64), float32=156, int8=624,
+        "NVIDIA A100-SXM4-80GB", 2.039e12, 312, Gpu(85_100_068_864, (8, 0), 108, 164 * 1024, 40 * MIB, 1.41, 64), float32=156, int8=624,
     ),
     "cuda-h100": _cuda(
-        "NVIDIA H100 80GB HBM3", 84_942_979_072, 3.352e12, 989, Gpu((9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
+        "NVIDIA H100 80GB HBM3", 3.352e12, 989, Gpu(84_942_979_072, (9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
         float8_e4m3fn=1979, float8_e5m2=1979,
     ),
     "cuda-h200": _cuda(
-        "NVIDIA H200", 151_397_597_184, 4.8e12, 989, Gpu((9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
+        "NVIDIA H200", 4.8e12, 989, Gpu(151_397_597_184, (9, 0), 132, 228 * 1024, 50 * MIB, 1.98, 128), float32=495, int8=1979,
         float8_e4m3fn=1979, float8_e5m2=1979,
     ),
     "cuda-b200": _cuda(
-        "NVIDIA B200", 191_514_411_008, 7.672e12, 2250, Gpu((10, 0), 148, 228 * 1024, 132_644_864, 1.965, 128), float32=1125, int8=4500,
+        "NVIDIA B200", 7.672e12, 2250, Gpu(191_514_411_008, (10, 0), 148, 228 * 1024, 132_644_864, 1.965, 128), float32=1125, int8=4500,
         float8_e4m3fn=4500, float8_e5m2=4500,
     ),
 }  # fmt: skip

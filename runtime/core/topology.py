@@ -75,7 +75,7 @@ def description(target: Target) -> str:
         "fpus_per_core": gpu.units, "shared_memory_per_block": 48 * 1024, "shared_memory_per_core": gpu.shared,
         "shared_memory_per_block_optin": gpu.shared - 1024, "registers_per_core_limit": 65536, "registers_per_block_limit": 65536,
         "block_dim_limit_x": 2**31 - 1, "block_dim_limit_y": 65535, "block_dim_limit_z": 65535, "memory_bandwidth": int(target.bandwidth or 0),
-        "device_memory_size": target.memory, "l2_cache_size": gpu.cache, "clock_rate_ghz": gpu.clock,
+        "device_memory_size": gpu.memory, "l2_cache_size": gpu.cache, "clock_rate_ghz": gpu.clock,
     }  # fmt: skip
     lines = "".join(f"  {name}: {number}\n" for name, number in numbers.items())
     capability = f"  cuda_compute_capability {{ major: {major} minor: {minor} }}\n"
