@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from ..passes.hlo.legalize import Legalized
-from ..runtime.core import pjrt
+from ..runtime.core import native, pjrt
 from ..runtime.core.bundle import Bundle
 from ..runtime.core.errors import OutOfMemoryError
 from ..runtime.core.pjrt import Compiled
@@ -56,10 +56,12 @@ def save_compiled(
     pool: Executor,
     done: Callable[[Finished], None],
     notes: Mapping[str, object] | None = None,
+    library: Callable[[], bytes] | None = None,
 ) -> None:
     """Writes a bundle without weights whose entries are compiled for their target, ahead of time where that is a TPU that is not here.
 
     modules: (entry name, module); a generator emits one while others compile in `pool`. done: called after each entry. notes: the manifest's.
+    library: reads the native kernels' library, for a bundle that has it where an entry calls them.
     Raises OutOfMemoryError, after all were tried, where an entry does not fit; then no bundle is left.
     """
     compiling: list[_Compiling] = []
@@ -82,6 +84,8 @@ def save_compiled(
             done(finished)
         if too_large is not None:
             raise too_large
+        if library is not None and any(set(entry.legalized.custom_calls) & set(native.TARGETS) for entry in compiling):
+            writer.add_library(library())
 
 
 def _compile(name: str, legalized: Legalized, module: LoweredModule) -> Finished:

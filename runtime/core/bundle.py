@@ -186,8 +186,13 @@ class Bundle(Mapping[str, "Executable"]):
             ):
                 if record:
                     self._read(record)
-        for record in self.manifest.weight_files:
+        for record in (*self.manifest.weight_files, *self.manifest.libraries):
             _intact(record, self.path, digest=True)
+
+    @property
+    def libraries(self) -> tuple[Path, ...]:
+        """The compiled libraries of native kernels that its entries call; `verify` reads their digests."""
+        return tuple(record.path(self.path) for record in self.manifest.libraries)
 
     def _bind(self, executable: Executable) -> Executable:
         """Binds the weights; each is placed once and shared by all entries, unless a program updates it."""

@@ -2,20 +2,21 @@
 
 Comes in: a key (anything JSON has) and a function that fills a folder. Goes out: the folder's path. Guaranteed: of
 several processes one builds and the others wait and reuse; an entry is there whole or not at all; a damaged one is
-never handed out.
+never handed out; one that a `Cache` has handed out is not collected as long as that `Cache` lives, in whatever process.
 
 An entry never changes once built: additions (`Bundle.add_target`) belong under another key.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from .errors import CacheError
 logger = logging.getLogger(__name__)
 RECORD = "entry.json"
 CONTENT = "content"
+LIMIT = "FXHLO_CACHE_GIB"
+DEFAULT_GIB = 16.0
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,16 @@ class CacheEntry:
 
 
 class Cache:
-    """The cache in `root`, or in `default_root`. The folder is made at the first `put`."""
+    """The cache in `root`, or in `default_root`. The folder is made at the first `put`.
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    max_bytes: after something was made, the entries that were not used for the longest time are deleted until the rest takes no more;
+    None: `default_limit`. Raises CacheError where the environment names neither a folder nor a number.
+    """
+
+    def __init__(self, root: str | Path | None = None, max_bytes: int | None = None) -> None:
         self.root = Path(root).expanduser().absolute() if root is not None else default_root()
+        self.max_bytes = default_limit() if max_bytes is None else max_bytes
+        self._uses: dict[Path, _Use] = {}
 
     def get(self, key: Mapping[str, object]) -> Path | None:
         """The folder made for `key`; None where there is none, or it is damaged (which is logged as a warning)."""
@@ -63,7 +72,7 @@ class Cache:
             return None
         with suppress(OSError):  # a cache that this user may only read
             os.utime(record)
-        return folder / CONTENT
+        return folder / CONTENT if self._use(folder) else None
 
     def put(self, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         """The folder for `key`, made by `build(path)` where it is not there. `build` creates `path`.
@@ -80,14 +89,20 @@ class Cache:
             lock.acquire()
         try:
             found = self.get(key)
-            return found if found is not None else self._build(folder, key, build)
+            if found is not None:
+                return found
+            found = self._build(folder, key, build)
+            self._use(folder)
         finally:
             lock.release()
+        self.prune(self.max_bytes)
+        return found
 
     def discard(self, key: Mapping[str, object]) -> None:
         """Deletes the entry for `key`: for callers that find damage which `get` does not look for."""
         logger.warning("the cache entry %s is damaged and will be made again", self._folder(key))
-        self._delete(self._folder(key))
+        self._uses.pop(self._folder(key), None)
+        self._delete(self._folder(key), used=True)
 
     def entries(self) -> list[CacheEntry]:
         """All entries, least recently used first. One without a readable record counts as never used."""
@@ -101,7 +116,7 @@ class Cache:
     def prune(self, max_bytes: int = 0) -> list[CacheEntry]:
         """Deletes the least recently used entries until the rest takes at most `max_bytes`; returns those that it deleted.
 
-        One that is being built is left. A process that has an entry open keeps what it has mapped.
+        One that is being built is left, and one that is in use.
         """
         entries = self.entries()
         left = sum(entry.bytes for entry in entries)
@@ -132,10 +147,21 @@ class Cache:
                 stack.close()  # puts it into place
         return folder / CONTENT
 
-    def _delete(self, folder: Path) -> bool:
-        """Deletes an entry unless it is being built; returns whether it did."""
+    def _use(self, folder: Path) -> bool:
+        """Marks an entry as used by this object; False where it is gone meanwhile."""
+        if folder not in self._uses:
+            use = _Use.of(folder / RECORD)
+            if use is None:
+                return False
+            self._uses[folder] = use
+        return True
+
+    def _delete(self, folder: Path, *, used: bool = False) -> bool:
+        """Deletes an entry unless it is being built, or used and not to be deleted all the same; returns whether it did."""
         try:
-            with FileLock(self._lock(folder), timeout=0):
+            with FileLock(self._lock(folder), timeout=0), _alone(folder / RECORD) as alone:
+                if not alone and not used:
+                    return False
                 away = folder.with_name(f".{folder.name}.deleting")
                 os.rename(folder, away)
                 shutil.rmtree(away, ignore_errors=True)
@@ -151,6 +177,66 @@ class Cache:
 
     def _lock(self, folder: Path) -> Path:
         return self.root / "locks" / f"{folder.name}.lock"
+
+
+class _Use:
+    """A shared lock on an entry's record, as long as this object lives; the system drops it with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def of(cls, record: Path) -> _Use | None:
+        """None where the record is gone, or about to be."""
+        try:
+            use = cls(os.open(record, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return None
+        try:
+            fcntl.flock(use._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return use if os.path.samestat(os.fstat(use._descriptor), record.stat()) else None
+        except (BlockingIOError, FileNotFoundError):
+            return None
+        except OSError:  # a file system without locks: nothing else can tell that it is in use
+            return use
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextmanager
+def _alone(record: Path) -> Iterator[bool]:
+    """Whether nobody uses the entry of this record; then nobody begins to while this is entered."""
+    try:
+        descriptor = os.open(record, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # without a record it is no entry
+        yield True
+        return
+    alone = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:  # a file system without locks
+            pass
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def default_limit() -> int:
+    """Bytes that the cache may take: $FXHLO_CACHE_GIB, else DEFAULT_GIB. Raises CacheError where that is no number from 0 on."""
+    text = os.environ.get(LIMIT) or str(DEFAULT_GIB)
+    try:
+        gib = float(text)
+        if not 0 <= gib < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise CacheError(
+            f"{LIMIT} is {text!r}, and it is a number of GiB", next_step=f"set it to {DEFAULT_GIB:.0f}, or unset it"
+        ) from None
+    return int(gib * 2**30)
 
 
 def default_root() -> Path:

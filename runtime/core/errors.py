@@ -41,6 +41,10 @@ class UnsupportedError(FxhloError):
     """A request that fxhlo, or this installation of it, does not support."""
 
 
+class TopologyError(UnsupportedError):
+    """A target's topology that its compiler does not know."""
+
+
 class SignatureError(FxhloError):
     """A signature that contradicts itself, or JSON that is not one."""
 

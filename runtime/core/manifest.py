@@ -114,7 +114,8 @@ class WeightRef:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of manifest.json. made: the writer and its versions. notes: free JSON of the writer's."""
+    """The content of manifest.json. made: the writer and its versions. notes: free JSON of the writer's. libraries: of native kernels, which
+    the entries call."""
 
     name: str
     entries: Mapping[str, Entry]
@@ -122,6 +123,7 @@ class Manifest:
     notes: Mapping[str, object] = field(default_factory=dict)
     weight_files: tuple[FileRecord, ...] = ()
     weights: Mapping[str, WeightRef] = field(default_factory=dict)
+    libraries: tuple[FileRecord, ...] = ()
 
     @property
     def mesh(self) -> Mesh:
@@ -130,7 +132,7 @@ class Manifest:
 
     def text(self) -> bytes:
         """The content of manifest.json. Raises BundleError where notes, bindings or options are no JSON."""
-        content = {
+        content: dict[str, object] = {
             "name": self.name,
             "made": dict(self.made),
             "notes": dict(self.notes),
@@ -138,6 +140,8 @@ class Manifest:
             "weight_files": [record.to_json() for record in self.weight_files],
             "weights": {name: ref.to_json() for name, ref in self.weights.items()},
         }
+        if self.libraries:
+            content["libraries"] = [record.to_json() for record in self.libraries]
         try:
             whole = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
         except (TypeError, ValueError, RecursionError) as problem:
@@ -194,6 +198,7 @@ class Manifest:
             dict(data["notes"]),
             tuple(FileRecord.from_json(record, outside=True) for record in data["weight_files"]),
             {name: WeightRef.from_json(ref) for name, ref in data["weights"].items()},
+            tuple(FileRecord.from_json(record) for record in data.get("libraries", ())),
         )
         if len({entry.signature.mesh for entry in made.entries.values()}) > 1:
             raise ValueError("its entries are for different meshes")

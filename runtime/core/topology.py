@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from .errors import UnsupportedError
+from .errors import TopologyError, UnsupportedError
 from .explain import first_lines
 from .plugins import has_cuda_plugin, has_gpu, has_tpu, settle
 from .targets import Options, Target
@@ -34,7 +34,8 @@ def is_described(target: Target) -> bool:
 
 
 def devices(target: Target) -> Sequence[Any]:
-    """The target's devices as its compiler knows them. Raises UnsupportedError for targets that are compiled where they are, and without the compiler."""
+    """The target's devices as its compiler knows them. Raises UnsupportedError for targets that are compiled where they are, and without
+    the compiler, TopologyError for a topology that it does not know."""
     if not is_described(target):
         card = "name a card, as cuda-h100, or " if target.family == "cuda" else ""
         raise UnsupportedError(
@@ -106,7 +107,7 @@ def _made(name: str, platform: str) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(platform=platform, topology_name=name, chips_per_host_bounds=bounds).devices
     except Exception as problem:
-        raise UnsupportedError(
+        raise TopologyError(
             f"libtpu gives no topology {name}: {first_lines(problem)}",
             next_step="take sizes that are even, or 1, as in 2x2 or 4x4; three of them for v4, v5p and 7x",
         ) from problem

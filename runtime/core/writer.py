@@ -113,6 +113,12 @@ class BundleWriter:
                 self.manifest, self._root, entry, target, module, executable, fingerprint, custom_calls, options
             )
 
+    def add_library(self, content: bytes) -> None:
+        """A compiled library of native kernels that entries call, so that another machine of this kind needs no compiler."""
+        with self._explained():
+            stored = files.store(self._root, "native", ".so", content)
+        self.manifest = replace(self.manifest, libraries=(*self.manifest.libraries, stored))
+
     def add_weights(self, arrays: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> None:
         """Weights by argument name: numpy arrays, or host tensors with DLPack. Written in files of under 5 GB."""
         pairs = arrays.items() if isinstance(arrays, Mapping) else arrays

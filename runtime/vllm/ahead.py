@@ -38,9 +38,8 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     room, weights = room_ahead(target), weight_bytes(model, plan)
     everything = room.of_all(plan.mesh.devices)
     memory.check_weights(weights, everything)
-    kv_cache = compat.kv_cache_config(config, caches.for_vllm(), caches.bytes_for_vllm(weights, everything, plan))
-    groups = caches.groups(kv_cache)
-    programs = Programs.of(config, model, lambda: model, groups, kv_cache.num_blocks, target, plan)
+    groups, num_blocks = caches.ahead(weights, everything, plan)
+    programs = Programs.of(config, model, lambda: model, groups, num_blocks, target, plan)
     kept = sum(state.bytes_in(programs.sizes) * plan.copies(state.name) for state in placed(caches.states(), groups))
     return Planned(programs, weights // plan.mesh.devices, kept // plan.mesh.devices, room)
 

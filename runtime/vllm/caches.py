@@ -82,6 +82,11 @@ class Caches:
             wanted *= plan.mesh.devices  # it is of one device
         return memory.kv_cache_bytes(wanted // plan.cache_copies, block, longest, free, room.place)
 
+    def ahead(self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE) -> tuple[tuple[CacheGroup, ...], int]:
+        """The groups and the number of blocks of each cache that vLLM's engine core will make; arguments as `bytes_for_vllm` takes them."""
+        kv_cache = compat.kv_cache_config(self._config, self.for_vllm(), self.bytes_for_vllm(weights, room, plan))
+        return self.groups(kv_cache), kv_cache.num_blocks
+
     def groups(self, kv_cache: compat.KVCacheConfig) -> tuple[CacheGroup, ...]:
         """vLLM's groups of layers whose blocks it assigns together. kv_cache: what it made of `bytes_for_vllm`."""
         return groups_of(kv_cache.kv_cache_groups, self._config.model_config.max_model_len)

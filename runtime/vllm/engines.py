@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from ..core.errors import UnsupportedError
 from ..core.targets import Target
 from .parallel import devices_of
+from .settings import Note
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 ENGINES = "fxhlo_engines"
-"""Key of vLLM's `additional_config`: the number of engines on this host. An engine's own config no longer says it."""
+"""Key of vLLM's `additional_config`: {"count": the number of engines on this host}. An engine's own config no longer says it."""
 VISIBLE = {"tpu": "TPU_VISIBLE_CHIPS", "cuda": "CUDA_VISIBLE_DEVICES"}
 """Family of targets -> the environment variable with the numbers of the devices that a process may use, separated by commas."""
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
@@ -32,7 +33,7 @@ def note_engines(config: VllmConfig) -> None:
     engines = config.parallel_config.data_parallel_size_local
     if engines > 1:
         others = config.additional_config if isinstance(config.additional_config, dict) else {}
-        config.additional_config = {**others, ENGINES: engines}
+        config.additional_config = {**others, ENGINES: Note(count=engines)}
 
 
 def independent(config: VllmConfig) -> VllmConfig:
@@ -56,8 +57,8 @@ class Share:
     @classmethod
     def of(cls, config: VllmConfig) -> Share:
         """Reads it from the config of one engine."""
-        engines = config.additional_config.get(ENGINES, 1) if isinstance(config.additional_config, dict) else 1
-        return cls(config.parallel_config.data_parallel_rank_local or 0, engines, devices_of(config))
+        noted = config.additional_config.get(ENGINES, {}) if isinstance(config.additional_config, dict) else {}
+        return cls(config.parallel_config.data_parallel_rank_local or 0, noted.get("count", 1), devices_of(config))
 
     def take(self, target: Target) -> None:
         """Leaves this process its devices, or on the CPU its cores. Call it before XLA starts."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .settings import Note
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
@@ -20,7 +22,7 @@ def take_over(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.tensor_parallel_size > 1:
         others = config.additional_config if isinstance(config.additional_config, dict) else {}
-        mesh = {"model": parallel.tensor_parallel_size, "experts": bool(parallel.enable_expert_parallel)}
+        mesh = Note(model=parallel.tensor_parallel_size, experts=bool(parallel.enable_expert_parallel))
         config.additional_config = {**others, FIELD: mesh}
         parallel.tensor_parallel_size = parallel.world_size = 1
 

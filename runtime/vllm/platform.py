@@ -86,7 +86,9 @@ class FxhloPlatform(Platform):
         _prepare_process()
         collection.resume(own=cls._own)
         interrupts.end_waiting_fronts()
-        Settings.of(vllm_config)  # refuses what it does not know
+        settings = Settings.of(vllm_config)  # refuses what it does not know
+        if settings.bundle is None:
+            native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
         parallel = vllm_config.parallel_config
         if vllm_config.model_config is not None:
             check_config(vllm_config)
@@ -211,13 +213,12 @@ class FxhloPlatform(Platform):
 
 
 def _prepare_process() -> None:
-    """Prepares a process in which vLLM makes a config, and starts slow work early."""
+    """Prepares a process in which vLLM makes a config."""
     if (Path.cwd() / "kernels" / "spec.py").is_file():
         # In a process that vLLM starts in this repository's root, transformers would find our folder `kernels` when it probes
         # for the package of that name.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     without_accelerator()  # vLLM may clean up in a process that never had an engine
-    native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
 
 
 def xla_has_started() -> bool:

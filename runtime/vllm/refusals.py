@@ -126,6 +126,11 @@ CONFIG = (
         lambda c: entry_points(group="vllm.logits_processors"),
         "uninstall the packages with an entry point vllm.logits_processors; importlib.metadata.entry_points names them",
     ),
+    Refusal(
+        "profilers other than torch's",
+        lambda c: c.profiler_config.profiler not in (None, "torch"),
+        'use --profiler-config \'{"profiler": "torch", "torch_profiler_dir": "DIR"}\', or FXHLO_PROFILE=DIR',
+    ),
     Refusal("sampling masks", lambda c: c.model_config.return_sampling_mask, "leave out --return-sampling-mask"),
     Refusal("trace replay", lambda c: c.model_config.enable_trace_replay, "leave out --enable-trace-replay"),
 )

@@ -1,13 +1,15 @@
 """Settings: fxhlo's own options of an engine, `--additional-config '{"fxhlo": {...}}'`.
 
-Comes in: vLLM's config. Goes out: `Settings`. Guaranteed: an unknown option, and a value of the wrong type, is refused by name; other
-keys of additional_config are other programs'.
+Comes in: vLLM's config. Goes out: `Settings`. Guaranteed: an unknown option, a value of the wrong type, and a key that only looks like ours
+is refused by name; other keys of additional_config are other programs'.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ..core.errors import UnsupportedError
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 KEY = "fxhlo"
 WHERE = "--additional-config"
+NEAR = 0.8
+"""How much of a key has to be "fxhlo" to be taken for a misspelling of it (difflib's ratio)."""
+
+
+class Note(dict[str, int]):
+    """What fxhlo itself keeps in additional_config, for the process that gets the config: a type that no command line can give."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,9 @@ class Settings:
     @classmethod
     def of(cls, config: VllmConfig) -> Settings:
         """Reads them from vLLM's config. Raises UnsupportedError for what they are not."""
-        additional = config.additional_config
-        given = additional.get(KEY, {}) if isinstance(additional, dict) else {}
+        additional = config.additional_config if isinstance(config.additional_config, dict) else {}
+        _check_keys(name for name, value in additional.items() if not isinstance(value, Note))
+        given = additional.get(KEY, {})
         if not isinstance(given, dict):
             raise _wrong(f"{KEY!r} holds {json.dumps(given, default=str)}", "its options are a mapping")
         known = [field.name for field in fields(cls)]
@@ -61,6 +70,14 @@ class Settings:
         if settings.target is not None:
             _check_target(settings.target)
         return settings
+
+
+def _check_keys(names: Iterable[str]) -> None:
+    """Refuses keys of the user's that look like ours: nothing would read them."""
+    for name in names:
+        folded = str(name).lower()
+        if name != KEY and (folded.startswith(KEY) or get_close_matches(folded, [KEY], 1, NEAR)):
+            raise _wrong(f"there is no key {name!r}", f"did you mean {KEY}? fxhlo's options are below it")
 
 
 def _check_target(name: str) -> None:

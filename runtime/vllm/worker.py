@@ -17,6 +17,7 @@ from importlib import metadata
 
 import torch
 
+from ...passes.hlo.plan import Plan
 from ..core import pjrt, seal
 from ..core.errors import FxhloError, UnsupportedError
 from ..core.mesh import ONE_DEVICE, Mesh
@@ -36,7 +37,8 @@ from .progress import Progress
 from .runner import Runner
 from .settings import Settings
 from .steps.engine_bundle import EngineBundle
-from .steps.identity import of_engine
+from .steps.identity import of_engine, of_options
+from .steps.options import StepOptions
 from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
 
@@ -64,6 +66,8 @@ class FxhloWorker(compat.WorkerBase):
         self._device: pjrt.Device
         self._placement: Placement | None = None
         self._bundle: EngineBundle | None = None
+        self._asks_for_blocks = False
+        """Whether the engine's options say how many KV blocks there are, or how long one is, beside a bundle that has its own."""
         self._profiler: Profiler | None = None
 
     # -- start-up --------------------------------------------------------------------------------------------------
@@ -93,11 +97,13 @@ class FxhloWorker(compat.WorkerBase):
             self._profiler = Profiler(self)
 
     def _take(self, bundle: EngineBundle) -> None:
-        """Checks what can be known of the bundle before the weights are read. Its programs have a number of KV blocks, which is the cache's."""
-        bundle.check(of_engine(self.vllm_config, self._target), whole=False)
+        """Checks what the config alone shows. The bundle's programs have a number of KV blocks, which is the cache's where nobody asks for one."""
+        bundle.check_early(of_engine(self.vllm_config, self._target))
         cache = self.cache_config
-        if cache.num_gpu_blocks_override is None and cache.kv_cache_memory_bytes is None:
+        asked = cache.num_gpu_blocks_override is not None or cache.kv_cache_memory_bytes is not None
+        if not asked:
             cache.num_gpu_blocks_override = bundle.num_blocks
+        self._asks_for_blocks = asked or cache.user_specified_block_size
         self._bundle = bundle
 
     @property
@@ -114,8 +120,9 @@ class FxhloWorker(compat.WorkerBase):
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
         with _logged("load the model"):
-            check_settings(self.vllm_config)
-            if self.model_config.has_inner_state or not self._device.is_host or devices_of(self.vllm_config) > 1:
+            check_settings(self.vllm_config, self._target)
+            several = devices_of(self.vllm_config) > 1
+            if self.model_config.has_inner_state or not self._device.is_host or several or self._asks_for_blocks:
                 self._check_sizes()
             self.model = self._loaded()
             self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
@@ -154,14 +161,18 @@ class FxhloWorker(compat.WorkerBase):
         return Placement(self._target, caches.plan(model, self._target))
 
     def _check_sizes(self) -> None:
-        """Checks before the weights are read, by the sizes of the layers: they and the states with a row per request fit, and the devices
-        of a mesh divide them."""
+        """Checks before the weights are read, by the sizes of the layers: they and the states with a row per request fit, the devices
+        of a mesh divide them, and a bundle has the cache that is asked for."""
         model = build_model(self.vllm_config, weights=False)
         caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
         plan = self._placed(model, caches).plan
-        room = memory.Room.of(self._device).of_all(plan.mesh.devices)
+        room = self._room(plan)
         memory.check_weights(weight_bytes(model, plan), room)
         memory.check_slots(caches.slot_bytes(), self.scheduler_config.max_num_seqs, room.free, room.place)
+        if self._bundle is not None and self._asks_for_blocks:
+            groups, num_blocks = caches.ahead(weight_bytes(model, plan), room, plan)
+            options = StepOptions.of_engine(self.vllm_config, groups, self._target)
+            self._bundle.check({"options": of_options(options), "num_blocks": num_blocks}, whole=False)
 
     @property
     def caches(self) -> Caches:
@@ -196,10 +207,12 @@ class FxhloWorker(compat.WorkerBase):
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
         with _logged("find memory for the KV cache"):
             plan = self.placement.plan
-            room = memory.Room.of(self._device).of_all(plan.mesh.devices)
-            if room.on_host:  # which engines of one machine share
-                room = replace(room, total=self.share.memory(room.total))
-            return self.caches.bytes_for_vllm(weight_bytes(self.get_model(), plan), room, plan)
+            return self.caches.bytes_for_vllm(weight_bytes(self.get_model(), plan), self._room(plan), plan)
+
+    def _room(self, plan: Plan) -> memory.Room:
+        """The memory for weights, caches and programs of all devices of a plan; of the host's, which engines share, this one's part."""
+        room = memory.Room.of(self._device).of_all(plan.mesh.devices)
+        return replace(room, total=self.share.memory(room.total)) if room.on_host else room
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config

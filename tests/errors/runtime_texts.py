@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import fxhlo
-from fxhlo.runtime.core import explain, pjrt
+from fxhlo.runtime.core import explain, pjrt, topology
 from fxhlo.runtime.core.cache import Cache, digest
 from fxhlo.runtime.core.dtypes import dtype_of
 from fxhlo.runtime.core.errors import (
@@ -22,9 +22,11 @@ from fxhlo.runtime.core.errors import (
     OutOfMemoryError,
     ShapeError,
     SignatureError,
+    TopologyError,
 )
 from fxhlo.runtime.core.executable import Executable
 from fxhlo.runtime.core.signature import Argument, Result, Signature
+from fxhlo.runtime.core.targets import Target
 
 
 class Noisy(torch.nn.Module):
@@ -67,6 +69,13 @@ CASES: dict[str, tuple[type[FxhloError], Callable[[Path], object], str]] = {
         """\
 main takes 2 arguments and got 1; missing: rng_key
   next: it takes x, rng_key; the module draws random numbers from rng_key, int32[2]: another one for each call""",
+    ),
+    "a topology that the compiler does not know": (
+        TopologyError,
+        lambda tmp: topology.devices(Target.parse("tpu-v6e:3x5")),
+        """\
+libtpu gives no topology v6e:3x5: .*
+  next: take sizes that are even, or 1, as in 2x2 or 4x4; three of them for v4, v5p and 7x""",
     ),
     "another shape": (
         ShapeError,

@@ -201,20 +201,76 @@ def test_a_killed_builder_is_replaced(cache):
 
 
 def test_listing_and_pruning(cache):
-    paths = []
     for index in range(4):
-        paths.append(cache.put({"index": index}, lambda path: path.write_bytes(bytes(10_000))))
-        os.utime(paths[-1].parent / "entry.json", (index, index))
+        path = Cache(cache.root).put({"index": index}, lambda path: path.write_bytes(bytes(10_000)))
+        os.utime(path.parent / "entry.json", (index, index))
     assert [entry.key["index"] for entry in cache.entries()] == [0, 1, 2, 3]
     assert 40_000 < cache.size() < 44_000
-    cache.get({"index": 0})  # now it is the last used
+    Cache(cache.root).get({"index": 0})  # now it is the last used
     deleted = cache.prune(25_000)
     assert [entry.key["index"] for entry in deleted] == [1, 2]
-    assert [path.exists() for path in paths] == [True, False, False, True]
+    assert [entry.key["index"] for entry in cache.entries()] == [3, 0]
     assert cache.prune(25_000) == []
     cache.prune()
     assert cache.size() == 0
     assert cache.get({"index": 3}) is None
+
+
+def make(root, name, size=10_000, **options):
+    Cache(root, **options).put({"name": name}, lambda path: path.write_bytes(bytes(size)))
+    age = {"a": 1, "b": 2, "c": 3}.get(name)
+    if age:
+        os.utime(next(root.glob(f"entries/{digest({'name': name})}/entry.json")), (age, age))
+
+
+def names(root):
+    return {entry.key["name"] for entry in Cache(root).entries()}
+
+
+def test_a_cache_over_its_limit_loses_what_was_not_used_for_the_longest_time(cache, monkeypatch):
+    for name in "abc":
+        make(cache.root, name)
+    make(cache.root, "d", max_bytes=35_000)
+    assert names(cache.root) == {"b", "c", "d"}
+    Cache(cache.root).get({"name": "b"})
+    monkeypatch.setenv("FXHLO_CACHE_GIB", str(35_000 / 2**30))
+    make(cache.root, "e")
+    assert names(cache.root) == {"b", "d", "e"}
+    make(cache.root, "f", size=100_000)
+    assert names(cache.root) == {"f"}, "the newest is in use, however large it is"
+
+
+USE = """
+import sys
+from fxhlo.runtime.core.cache import Cache
+cache = Cache(sys.argv[1])
+assert cache.get({"name": "a"})
+print("has it", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nothing_is_lost_that_another_process_uses(cache):
+    for name in "abc":
+        make(cache.root, name)
+    command = [sys.executable, "-P", "-c", USE, str(cache.root)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "has it\n"
+    os.utime(next(cache.root.glob(f"entries/{digest({'name': 'a'})}/entry.json")), (1, 1))
+    make(cache.root, "d", max_bytes=15_000)
+    assert names(cache.root) == {"a", "d"}
+    cache.discard({"name": "a"})  # damage is dropped all the same
+    assert names(cache.root) == {"d"}
+    other.communicate()
+    make(cache.root, "a")
+    assert Cache(cache.root).prune() and names(cache.root) == set()
+
+
+@pytest.mark.parametrize("limit", ["much", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(cache, monkeypatch, limit):
+    monkeypatch.setenv("FXHLO_CACHE_GIB", limit)
+    with pytest.raises(CacheError, match=f"FXHLO_CACHE_GIB is '{limit}'.*\n  next: set it to 16"):
+        Cache(cache.root)
 
 
 def test_pruning_leaves_what_is_being_built(cache):

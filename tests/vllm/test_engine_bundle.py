@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from fxhlo.lowering.capture import tracing
 from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.bundle import Bundle
 from fxhlo.runtime.core.errors import BundleError, FxhloError, UnsupportedError
+from fxhlo.runtime.core.native import build
 from fxhlo.runtime.core.selection import Selection
 from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm import worker
@@ -25,6 +29,7 @@ from fxhlo.runtime.vllm.steps import identity
 from fxhlo.runtime.vllm.steps.engine_bundle import EngineBundle
 from fxhlo.runtime.vllm.steps.programs import Programs
 from fxhlo.tools.console import UsageError
+from fxhlo.tools.lower import engine as engine_command
 from fxhlo.tools.lower.engine import lower_engine
 
 CPU = Target.parse("cpu")
@@ -70,9 +75,12 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
         llm.llm_engine.engine_core.shutdown()
 
 
+PROMPTS = [[5, 6, 7], [11], [9, 8, 7, 6, 5, 4, 3]]
+
+
 def answers(llm: LLM) -> list[list[int]]:
     sampling = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True, detokenize=False)
-    given = [{"prompt_token_ids": prompt} for prompt in ([5, 6, 7], [11], [9, 8, 7, 6, 5, 4, 3])]
+    given = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
     return [list(one.outputs[0].token_ids) for one in llm.generate(given, sampling, use_tqdm=False)]
 
 
@@ -106,6 +114,63 @@ def test_an_engine_starts_from_a_moved_bundle(
     assert answers(llm) == expected
     assert (content(moved), tracing.captures) == (before, traces)
     assert not (tmp_path / "cache").exists()
+
+
+ELSEWHERE = """
+import json, os, sys
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+out = os.dup(1)
+os.dup2(2, 1)
+from vllm import LLM, SamplingParams
+model, bundle, sizes, prompts = json.loads(sys.argv[1])
+llm = LLM(model, skip_tokenizer_init=True, load_format="dummy", seed=0, additional_config={"fxhlo": {"bundle": bundle}}, **sizes)
+sampling = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True, detokenize=False)
+answers = llm.generate([{"prompt_token_ids": one} for one in prompts], sampling, use_tqdm=False)
+from fxhlo.runtime.core import native
+os.write(out, json.dumps([[list(one.outputs[0].token_ids) for one in answers], str(native.library())]).encode())
+llm.llm_engine.engine_core.shutdown()
+"""
+
+
+def test_a_machine_without_a_compiler_takes_the_bundles_kernels(
+    made: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The answers of an engine in plain StableHLO; the library is the bundle's."""
+    if build.find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    path = tmp_path / "bundle"
+    with monkeypatch.context() as with_kernels:
+        with_kernels.delenv("FXHLO_NATIVE")
+        with_kernels.setattr(build, "_loaded", None)  # it was decided without
+        lower_engine(str(folder / "config.json"), words(), CPU, path)
+    expected = answers(request.getfixturevalue("engine")())
+    (library,) = Bundle.open(path).libraries
+    elsewhere = {name: value for name, value in os.environ.items() if name != "FXHLO_NATIVE"}
+    elsewhere |= {"CXX": "/no/compiler", "FXHLO_CACHE_DIR": str(tmp_path / "none"), "PYTHONSAFEPATH": "1"}
+    given = json.dumps([str(folder), str(path), SIZES | {"kv_cache_memory_bytes": None}, PROMPTS])
+    run = subprocess.run([sys.executable, "-c", ELSEWHERE, given], env=elsewhere, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout) == [expected, str(library)]
+    assert not list((tmp_path / "none").rglob("*.so"))
+
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(bytes(content))
+    with pytest.raises(BundleError, match=f"damaged.*{library.name}"):
+        EngineBundle.open(path)
+
+
+def test_kernels_that_are_switched_off_do_not_match(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = EngineBundle.open(made)
+    monkeypatch.setitem(bundle.identity, "native", "0123")
+    monkeypatch.setattr(Bundle, "libraries", (made / "native" / "kernels.so",))
+    here = identity.of_engine(engine_config_of(str(folder), words()), CPU)
+    with pytest.raises(BundleError, match="native is 0123 in the bundle and FXHLO_NATIVE=0 switches"):
+        bundle.check_early(here)
+    monkeypatch.delenv("FXHLO_NATIVE")
+    monkeypatch.setattr(build, "_loaded", None)
+    with pytest.raises(BundleError, match=r"does not load here|has loaded other native kernels"):
+        bundle.check_early(here)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +231,21 @@ def test_an_engine_that_does_not_match_reads_no_weights(
         engine(additional_config={"fxhlo": {"bundle": str(made)}}, max_num_seqs=6)
 
 
-def test_another_cache_is_named(made: Path, engine: Engine) -> None:
-    with pytest.raises(BundleError, match=r"the number of KV blocks is \d+ in the bundle and \d+ here"):
-        engine(additional_config={"fxhlo": {"bundle": str(made)}}, kv_cache_memory_bytes=2 << 20)
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"kv_cache_memory_bytes": 2 << 20}, r"the number of KV blocks is \d+ in the bundle and \d+ here"),
+        ({"num_gpu_blocks_override": 100}, r"the number of KV blocks is \d+ in the bundle and 100 here"),
+        ({"block_size": 32}, r"--block-size is 16 in the bundle and 32 here"),
+    ],
+    ids=["bytes", "blocks", "block size"],
+)
+def test_another_cache_is_named_before_weights_are_read(
+    made: Path, engine: Engine, changed: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.FxhloWorker, "_loaded", refuse)
+    with pytest.raises(BundleError, match=what):
+        engine(additional_config={"fxhlo": {"bundle": str(made)}}, **changed)
 
 
 def damage(path: Path, how: str) -> Path:
@@ -249,12 +326,44 @@ def test_facts_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str], mon
         (["--max-num-sequences", "4"], "unrecognized arguments: --max-num-sequences"),
         (["--max-num-seqs", "many"], "invalid int value"),
         (["--model", "x"], "this command's own"),
+        (["--max-num-seqs", "0"], "vLLM does not take these options: "),
+        (["--max-model-len", "1000000"], "vLLM does not take these options: "),
+        (["--additional-config", '{"fxhlo": {"target": "tpu-v6e"}}'], "names the target tpu-v6e, and --target cpu"),
+        (["--additional-config", '{"fxhlo": {"bundle": "there"}}'], "names a bundle, and this command makes one"),
     ],
     ids=str,
 )
 def test_words_that_are_no_options(folder: Path, extra: list[str], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         lower_engine(str(folder), extra, CPU, None)
+
+
+def test_a_topology_that_the_compiler_does_not_know(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("libtpu")
+    monkeypatch.setattr(engine_command, "load_libraries", refuse)
+    with pytest.raises(UsageError, match="--target tpu-v6e:3x5: libtpu gives no topology"):
+        lower_engine(str(folder), words(), Target.parse("tpu-v6e:3x5"), None)
+
+
+def test_more_devices_than_the_topology_has(folder: Path) -> None:
+    pytest.importorskip("libtpu")
+    target = Target.parse("tpu-v6e:1x1")
+    with pytest.raises(UsageError, match="--tensor-parallel-size 2: tpu-v6e:1x1 has 1 devices"):
+        lower_engine(str(folder), [*words(), "--tensor-parallel-size", "2"], target, None)
+
+
+def test_the_command_that_serves_keeps_the_users_own_config(folder: Path, tmp_path: Path) -> None:
+    option = '{"theirs": {"x": [1, "a b"]}, "fxhlo": {"budget": "3", "target": "cpu"}}'
+    for given, own in (
+        (["--max-num-seqs", "4", "--additional-config", option], {"theirs": {"x": [1, "a b"]}, "fxhlo": {"target": "cpu"}}),
+        ([f"--additional_config={option}", "--max-num-seqs", "4"], {"theirs": {"x": [1, "a b"]}, "fxhlo": {"target": "cpu"}}),
+        (["--max-num-seqs", "4", "--additional-config.more=5", "--additional-config.fxhlo.budget", "3s"], {"more": 5, "fxhlo": {}}),
+    ):  # fmt: skip
+        config = engine_config_of(str(folder), given)
+        command = shlex.split(engine_command.serve_command(str(folder), given, config, tmp_path / "a bundle"))
+        assert command[:6] == ["vllm", "serve", str(folder), "--max-num-seqs", "4", "--additional-config"]
+        own["fxhlo"]["bundle"] = str(tmp_path / "a bundle")
+        assert (json.loads(command[-1]), len(command)) == (own, 7)
 
 
 def test_what_cannot_be_made(folder: Path, tmp_path: Path) -> None:

@@ -80,9 +80,10 @@ def test_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"plan": "none.json"}, PlanError, "No such file"),
         ({"lengths": "none.csv"}, LengthsError, "No such file"),
         ({"budget": "much"}, FxhloError, "not understood"),
+        ({"budget": "10KB"}, FxhloError, "less than one program"),
         ({"plans": "plan.json"}, UnsupportedError, "did you mean plan"),
     ],
-    ids=["for other limits", "no plan", "no lengths", "no budget", "no option"],
+    ids=["for other limits", "no plan", "no lengths", "no budget", "too little", "no option"],
 )
 def test_an_engine_refuses_them_before_it_reads_weights(
     settings: dict[str, str], kind: type[FxhloError], said: str, made: Planned, folder: Path, tmp_path: Path
@@ -97,13 +98,16 @@ def test_an_engine_refuses_them_before_it_reads_weights(
                 max_num_batched_tokens=32,
                 max_model_len=128,
                 additional_config={"fxhlo": given},
-            )
+            ),
+            CPU,
         )
 
 
 def test_what_it_cannot_write_or_read(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.json, \.svg, \.html"):
         plan_model(str(folder), OPTIONS, CPU, None, (), tmp_path / "plan.png", as_json=False)
+    with pytest.raises(UsageError, match=r"does not take these options: .*max_model_len"):
+        plan_model(str(folder), {**OPTIONS, "max_model_len": 10**6}, CPU, None, (), None, as_json=False)
     with pytest.raises(UsageError, match="--budget: the budget 'much'"):
         plan_model(str(folder), OPTIONS, CPU, None, ("much",), None, as_json=False)
     exported = tmp_path / "x.pt2"

@@ -34,6 +34,12 @@ class Nothing:
         ({"enable_prompt_embeds": True}, "prompts of embeddings", "--enable-prompt-embeds"),
         ({"enable_lora": True}, "LoRA adapters", "merge the adapter"),
         ({"kv_cache_dtype": "fp8"}, "a KV cache of another type", "--kv-cache-dtype auto"),
+        ({"profiler_config": {"profiler": "cuda"}}, "profilers other than torch's", "FXHLO_PROFILE=DIR"),
+        (
+            {"profiler_config": {"profiler": "proton", "proton_profiler_dir": "/tmp/profiles"}},
+            "profilers other than torch's",
+            "torch_profiler_dir",
+        ),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
             "speculative decoding",

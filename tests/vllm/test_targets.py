@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from fxhlo.runtime.core.selection import Selection
 from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm import memory, worker
 from fxhlo.runtime.vllm.memory import GIB, CacheSizeError, Room
-from fxhlo.runtime.vllm.settings import Settings
+from fxhlo.runtime.vllm.settings import Note, Settings
 from fxhlo.runtime.vllm.steps import programs
 
 SIZES = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 4, "kv_cache_memory_bytes": 1 << 20}
@@ -40,6 +41,11 @@ def settings(additional: Any) -> Settings:
         ({"fxhlo": {"target": 6}}, "option 'target' is a text, not 6"),
         ({"fxhlo": {"target": ""}}, "option 'target' is a text"),
         ({"fxhlo": "cpu"}, "'fxhlo' holds \"cpu\""),
+        ({"FXHLO": {"target": "cpu"}}, r"no key 'FXHLO'\n.*did you mean fxhlo"),
+        ({"fxlho": {"target": "cpu"}}, r"no key 'fxlho'"),
+        ({"fxhlo": {}, "fx-hlo": {}}, r"no key 'fx-hlo'"),
+        ({"fxhlo_mesh": {"model": 4}}, r"no key 'fxhlo_mesh'"),
+        ({"fxhlo_engines": {"count": 2}}, r"no key 'fxhlo_engines'"),
     ],
     ids=str,
 )
@@ -51,6 +57,11 @@ def test_options_that_are_refused(additional: Any, what: str) -> None:
 def test_options_of_others_are_left_alone() -> None:
     assert settings({"ascend": {"x": 1}}) == settings({}) == settings(object()) == Settings()
     assert settings({"fxhlo": {"target": "tpu-v6e:2x4"}, "other": 1}).target == "tpu-v6e:2x4"
+
+
+def test_what_fxhlo_keeps_there_itself_is_taken_in_another_process() -> None:
+    noted = {"fxhlo_mesh": Note(model=4), "fxhlo_engines": Note(count=2)}
+    assert settings(pickle.loads(pickle.dumps(noted))) == Settings()
 
 
 @pytest.mark.parametrize("target", ["cuda", "tpu-v6e"])

@@ -41,6 +41,7 @@ FUNCTIONS = {
     "fxhlo.passes.pipeline": {"run": "passes"},
     "fxhlo.lowering.emit.emit": {"emit": "emission"},
     "fxhlo.runtime.core.pjrt": {"Device._compile": "compile", "Device.deserialize": "load programs"},
+    "fxhlo.runtime.vllm.steps.programs": {"Programs.load": "load programs"},
     "fxhlo.runtime.vllm.placement": {"Placement.weights": "place weights", "Placement.states": "KV caches"},
     "fxhlo.runtime.vllm.steps.planning.engine": {"closed_set": "plan and proof"},
 }  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -171,6 +172,23 @@ def _engine_config(
             f"--max-model-len {max_model_len}: the model has {own} positions",
             where=problem.where,
             next_step=f"give at most {own}; with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 in the environment a rotary table is extended",
+        ) from problem
+
+
+@contextmanager
+def taken_by_vllm(model: Model) -> Iterator[None]:
+    """Makes a UsageError of an error of vLLM's config that is made within, where the options are wrong and not the model."""
+    from ...runtime.vllm import folder
+    from ...runtime.vllm.compat import engine_config
+    from ...runtime.vllm.front import told
+
+    try:
+        yield
+    except folder.ModelError as problem:
+        engine_config(str(model.path))  # raises where it is the model
+        why = told(problem.__cause__) if problem.__cause__ is not None else problem.message
+        raise UsageError(
+            f"vLLM does not take these options: {why}", next_step="vllm serve --help=all lists them with their values"
         ) from problem
 
 

@@ -24,8 +24,8 @@ from .. import console
 from ..console import UsageError
 from ..models import Model, opened
 from ..report.units import Unit
-from .capture import check_architecture, load_libraries
-from .request import check_bundle_place, check_place
+from .capture import check_architecture, load_libraries, taken_by_vllm
+from .request import check_bundle_place, check_place, check_topology
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -91,6 +91,7 @@ def lower_engine(
     if output is not None:
         check_place(output, "-o")
         check_bundle_place(output)
+    check_topology(target)
     with opened(word) as model, TemporaryDirectory(prefix="fxhlo-engine-") as temporary:
         times: dict[str, float] = {}
         plan = _planned(model, words, target, times)
@@ -100,13 +101,14 @@ def lower_engine(
         )
         with Say(len(plan.programs.buckets)) as say:
             try:
-                plan.programs.make(
-                    output or Path(temporary) / "bundle", say, lambda one: finished.append(Program.of(one))
-                )
+                place = output or Path(temporary) / "bundle"
+                plan.programs.make(place, say, lambda one: finished.append(Program.of(one)), carry=True)
             except OutOfMemoryError:
                 output = None  # which the table tells with the rest
     found = Sum.of(plan, finished)
-    _show(model, plan, finished, found, output, words, times, as_json=as_json)
+    _show(model, plan, finished, found, output, times, as_json=as_json)
+    if output is not None:
+        console.say(f"wrote {output.absolute()}: {serve_command(word, words, plan.programs.config, output)}")
     if not found.fits:
         raise SystemExit(1)
 
@@ -121,6 +123,7 @@ def _planned(model: Model, words: Sequence[str], target: Target, times: dict[str
     with console.stage("config", times):
         check_architecture(model)
         config = _config(model, words)
+    _check_settings(config, target)
     from ...runtime.vllm.ahead import planned
 
     with console.stage("model", times) as came_out:
@@ -130,6 +133,7 @@ def _planned(model: Model, words: Sequence[str], target: Target, times: dict[str
 
 
 def _config(model: Model, words: Sequence[str]) -> VllmConfig:
+    """vLLM's config of the model with these options. Raises UsageError where vLLM takes the model and not the options."""
     from ...runtime.vllm.compat import engine_config_of
 
     if any(word.partition("=")[0] in ("--model", "--load-format") for word in words):
@@ -138,11 +142,58 @@ def _config(model: Model, words: Sequence[str]) -> VllmConfig:
             next_step="name the model first: lower-model engine MODEL",
         )
     try:
-        return engine_config_of(str(model.path), words)
+        with taken_by_vllm(model):
+            return engine_config_of(str(model.path), words)
     except UnsupportedError as problem:
         if problem.next_step and "vllm serve --help" in problem.next_step:
             raise UsageError(problem.message, next_step=problem.next_step) from None
         raise
+
+
+def _check_settings(config: VllmConfig, target: Target) -> None:
+    """Raises UsageError where fxhlo's own options among the words are for another target, or from a bundle."""
+    from ...runtime.vllm.parallel import devices_of
+    from ...runtime.vllm.settings import Settings
+
+    settings = Settings.of(config)
+    if settings.bundle is not None:
+        raise UsageError(
+            "--additional-config names a bundle, and this command makes one", next_step='leave out its "bundle"'
+        )
+    if settings.target is not None and Target.parse(settings.target) != target:
+        raise UsageError(
+            f"--additional-config names the target {settings.target}, and --target {target}",
+            next_step="name the same, or leave the former out",
+        )
+    if target.topology_name is not None and (devices := devices_of(config)) > 1:
+        from ...runtime.core import topology
+
+        if devices > (there := len(topology.devices(target))):
+            raise UsageError(
+                f"--tensor-parallel-size {devices}: {target} has {there} devices",
+                next_step=f"name a larger topology, as --target {target.name}:...",
+            )
+
+
+def serve_command(word: str, words: Sequence[str], config: VllmConfig, output: Path) -> str:
+    """The line that serves the bundle: with the options that it was made with, whose --additional-config takes the bundle in its plan's place."""
+    from ...runtime.vllm.settings import KEY, Note
+
+    option = "--additional-config"
+    kept: list[str] = []
+    remaining = iter(words)
+    for each in remaining:
+        name, equals, _ = each.replace("_", "-").partition("=")
+        if name != option and not name.startswith(f"{option}."):
+            kept.append(each)
+        elif not equals:
+            next(remaining, None)  # its value
+    additional = config.additional_config if isinstance(config.additional_config, dict) else {}
+    others = {name: value for name, value in additional.items() if not isinstance(value, Note)}
+    own = {name: value for name, value in others.get(KEY, {}).items() if name not in ("plan", "lengths", "budget")}
+    given = json.dumps({**others, KEY: {**own, "bundle": str(output.absolute())}})
+    model = "MODEL" if word.endswith(".json") else word
+    return " ".join(["vllm serve", *map(shlex.quote, (model, *kept)), option, shlex.quote(given)])
 
 
 class Say:
@@ -177,7 +228,6 @@ def _show(
     programs: Sequence[Program],
     found: Sum,
     output: Path | None,
-    words: Sequence[str],
     times: dict[str, float],
     *,
     as_json: bool,
@@ -194,10 +244,6 @@ def _show(
         console.put(json.dumps({**facts, **asdict(found), "stages": times, "written": written}, indent=2))
     else:
         console.put(text(model.title, target, programs, found, plan.room.place))
-    if written is not None:
-        option = shlex.quote(json.dumps({"fxhlo": {"bundle": written}}))
-        command = " ".join([f"vllm serve {model.path}", *map(shlex.quote, words), f"--additional-config {option}"])
-        console.say(f"wrote {written}: {command}")
 
 
 def text(title: str, target: str, programs: Sequence[Program], found: Sum, place: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.core.errors import FxhloError, UnsupportedError
+from ...runtime.core.errors import FxhloError, TopologyError, UnsupportedError
 from ...runtime.core.manifest import holds_bundle
 from ...runtime.core.names import suggestion
 from ...runtime.core.targets import Target
@@ -93,6 +93,18 @@ def parse_target(word: str) -> Target:
         raise UsageError(f"--target {word}: {problem.message}", next_step=problem.next_step) from None
 
 
+def check_topology(target: Target) -> None:
+    """Raises UsageError for a topology that the target's compiler does not know; loads libtpu for it, which a compile does anyway."""
+    from ...runtime.core import topology
+
+    if target.topology_name is None:
+        return
+    try:
+        topology.devices(target)
+    except TopologyError as problem:
+        raise UsageError(f"--target {target}: {problem.message}", next_step=problem.next_step) from None
+
+
 def check(request: Request) -> None:
     """Raises UsageError for options that contradict each other, FxhloError for paths that cannot be written."""
     asked = "--html" if request.html else f"--{request.texts[0]}" if request.texts else None
@@ -113,6 +125,8 @@ def check(request: Request) -> None:
                 where=request.html,
                 next_step=f"--html {request.html}/report.html",
             )
+    if request.compiles:
+        check_topology(request.target)
     if request.output is not None:
         check_place(request.output, "-o")
         _check_output(request, request.output)

@@ -21,7 +21,7 @@ from ...runtime.vllm.steps.planning.proof import prove
 from ...runtime.vllm.steps.planning.search import doubled_sizes, ordered, stretch
 from .. import console
 from ..console import UsageError
-from ..lower.capture import check_architecture, load_libraries
+from ..lower.capture import check_architecture, load_libraries, taken_by_vllm
 from ..lower.request import check_place
 from ..models import opened
 from .picture import page, svg
@@ -91,7 +91,8 @@ def planned(
         from ...runtime.vllm.steps.options import limits_of
 
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        config = engine_config(str(found.path), **given)
+        with taken_by_vllm(found):
+            config = engine_config(str(found.path), **given)
     limits, costs = limits_of(config), Costs.of_engine(config, target)
     chunked = config.scheduler_config.enable_chunked_prefill
     plan = make_plan(limits, costs, lengths, budget, chunked=chunked)

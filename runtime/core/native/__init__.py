@@ -26,8 +26,20 @@ of the call that names the operand and the position:
   varlen_attention.cc for shapes.
 """
 
-from .build import TARGETS, forget_failure, identity, library, planned, prepare, ready, register, unavailable
+from .build import (
+    TARGETS,
+    forget_failure,
+    identity,
+    library,
+    planned,
+    prepare,
+    ready,
+    register,
+    switched_off,
+    take,
+    unavailable,
+)  # fmt: skip
 
 __all__ = [
-    "TARGETS", "forget_failure", "identity", "library", "planned", "prepare", "ready", "register", "unavailable",
+    "TARGETS", "forget_failure", "identity", "library", "planned", "prepare", "ready", "register", "switched_off", "take", "unavailable",
 ]  # fmt: skip

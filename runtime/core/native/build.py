@@ -57,6 +57,8 @@ DIGEST_BYTES = 32
 _lock = threading.RLock()
 _loaded: tuple[Path | None, str | None, ctypes.CDLL | None] | None = None
 """(path, reason why it is missing, loaded library); None before the first request in this process."""
+_taken: str | None = None
+"""The fingerprint of a library that was taken from elsewhere."""
 _builder: subprocess.Popen | None = None
 """The process started by `prepare`; referenced because nobody waits for it."""
 
@@ -68,14 +70,16 @@ def unavailable() -> str | None:
 
 def planned() -> str | None:
     """None if the kernels are built or can be built when needed, else the reason. Compiles nothing."""
-    reason = _switched_off()
+    reason = switched_off()
     if reason is not None:
         return reason
+    if _loaded is not None:
+        return _loaded[1]
     compiler = find_compiler()
     if compiler is None:
         return _no_compiler()
     try:
-        return _loaded[1] if _loaded is not None else _failure(_path(compiler))
+        return _failure(_path(compiler))
     except (OSError, subprocess.SubprocessError, CacheError) as error:
         return _failed_with(error)
 
@@ -105,7 +109,7 @@ def ready() -> bool:
     """Whether `unavailable` answers without building or waiting."""
     compiler = find_compiler()
     try:
-        if _switched_off() is not None or compiler is None:
+        if switched_off() is not None or compiler is None:
             return True
         path = _path(compiler)
         return path.exists() or _failure_file(path).exists()
@@ -113,8 +117,32 @@ def ready() -> bool:
         return True  # with what is wrong
 
 
+def take(path: Path, made_as: str) -> None:
+    """Loads a library that was built elsewhere, for a processor like this one. made_as: its fingerprint there. Idempotent.
+
+    Raises UnsupportedError where it does not load, and where this process has loaded another one.
+    """
+    global _loaded, _taken
+    with _lock:
+        if _loaded is not None and _loaded[2] is not None:
+            if identity() == made_as:
+                return
+            raise UnsupportedError(
+                "this process has loaded other native kernels already", next_step="start in a process of its own"
+            )
+        loaded = _open(path)
+        if loaded is None:
+            raise UnsupportedError(
+                "this library of native kernels does not load here",
+                next_step="make it again on this machine: the kernels of another one need not fit its system",
+            )
+        _loaded, _taken = (path, None, loaded), made_as
+
+
 def identity() -> str:
     """The library's fingerprint, without building it, or the reason why it cannot be built."""
+    if _taken is not None:
+        return _taken
     reason, compiler = planned(), find_compiler()
     return fingerprint(compiler) if reason is None and compiler is not None else str(reason)
 
@@ -156,7 +184,7 @@ def _load() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
 
 
 def _find_or_build() -> tuple[Path | None, str | None, ctypes.CDLL | None]:
-    reason = _switched_off()
+    reason = switched_off()
     if reason is not None:
         return None, reason, None
     compiler = find_compiler()
@@ -202,7 +230,8 @@ def _failed_with(error: Exception) -> str:
     return f"building the native kernels failed ({error})"
 
 
-def _switched_off() -> str | None:
+def switched_off() -> str | None:
+    """The reason why this process uses no native kernels, where its environment says so."""
     return "FXHLO_NATIVE=0 switches the native kernels off" if os.environ.get("FXHLO_NATIVE") == "0" else None
 
 

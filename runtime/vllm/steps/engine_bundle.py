@@ -7,11 +7,13 @@ nothing is traced or compiled, nothing is written; what does not fit is one erro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ...core import native
 from ...core.bundle import Bundle
-from ...core.errors import BundleError
+from ...core.errors import BundleError, UnsupportedError
 from ...core.executable import Executable
 from ...core.manifest import FILE
 from ...core.targets import Target
@@ -20,6 +22,8 @@ from .kinds import Bucket
 
 NOTE = "engine"
 """The manifest's note with the identity."""
+READING = 2
+"""Threads that read programs: XLA links their code without Python."""
 MAKE = "lower-model engine MODEL --target TARGET [vllm's options] -o DIR"
 
 
@@ -59,6 +63,22 @@ class EngineBundle:
         """The programs, in the order in which they are selected."""
         return tuple(Bucket.parse(text) for text in self.identity["buckets"])
 
+    def check_early(self, here: Json) -> None:
+        """`check` of what is known before the model is built. Where the bundle has its native kernels, and this process may have some, they are
+        loaded from it, and no compiler is asked for."""
+        carried = self.bundle.libraries
+        if carried and native.switched_off() is None:
+            here = {**here, "native": self.identity.get("native")}
+        self.check(here, whole=False)
+        if carried and native.switched_off() is None:
+            self._load_kernels(carried[0])
+
+    def _load_kernels(self, library: Path) -> None:
+        try:
+            native.take(library, str(self.identity.get("native")))
+        except UnsupportedError as problem:
+            raise BundleError(problem.message, where=library, next_step=problem.next_step) from problem
+
     def check(self, here: Json, *, whole: bool = True) -> None:
         """Raises BundleError with every difference to the engine that starts. whole: else only what `here` has is compared."""
         found = differences(self.identity, here, partly=not whole)
@@ -71,4 +91,14 @@ class EngineBundle:
 
     def executables(self, buckets: Iterable[Bucket]) -> dict[Bucket, Executable]:
         """The program of each bucket. Raises BundleError where one is not stored for this device, or does not load on it."""
-        return {bucket: self.bundle.executable(str(bucket), self.target, stored=True) for bucket in buckets}
+        return executables(self.bundle, buckets, self.target, stored=True)
+
+
+def executables(
+    bundle: Bundle, buckets: Iterable[Bucket], target: Target, *, stored: bool = False
+) -> dict[Bucket, Executable]:
+    """The program of each bucket, several read at a time; arguments as `Bundle.executable` takes them."""
+    buckets = tuple(buckets)
+    with ThreadPoolExecutor(READING) as pool:
+        found = pool.map(lambda bucket: bundle.executable(str(bucket), target, stored=stored), buckets)
+        return dict(zip(buckets, found, strict=True))

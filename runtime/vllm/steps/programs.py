@@ -20,7 +20,7 @@ from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
 from ..progress import Saying
-from .engine_bundle import NOTE, EngineBundle
+from .engine_bundle import NOTE, EngineBundle, executables
 from .identity import of_options, of_programs
 from .kinds import Bucket
 from .options import StepOptions
@@ -85,14 +85,17 @@ class Programs:
         sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
         return cls(config, model, build, options, buckets, sizes, target, plan, bundle)
 
-    def load(self, progress: Saying) -> dict[Bucket, Executable]:
-        """Loads the programs from the bundle, or the cache; makes them first where they are missing there. Raises BundleError."""
+    def load(self, progress: Saying, kept: Cache | None = None) -> dict[Bucket, Executable]:
+        """Loads the programs from the bundle, or the cache; makes them first where they are missing there. Raises BundleError.
+
+        kept: the cache; as long as it lives, nobody else's engine collects these programs.
+        """
         if self.bundle is not None:
             self.bundle.check(self.key())
             found = self.bundle.executables(self.buckets)
             progress(f"{len(found)} programs loaded from {self.bundle.bundle.path}")
             return found
-        key, kept = self.key(), Cache()
+        key, kept = self.key(), kept or Cache()
         try:
             found = self._load(kept, key, progress)
         except BundleError:  # damage that only reading a program shows
@@ -105,8 +108,7 @@ class Programs:
         path = kept.get(key)
         if path is None:
             path = kept.put(key, lambda directory: self.make(directory, progress))
-        bundle = Bundle.open(path)
-        return {bucket: bundle.executable(str(bucket), self.target) for bucket in self.buckets}
+        return executables(Bundle.open(path), self.buckets, self.target)
 
     def key(self) -> dict[str, object]:
         """The cache's key, and a bundle's identity: everything on which the programs depend."""
@@ -115,8 +117,11 @@ class Programs:
             "plan": self.plan.to_json(),
         }
 
-    def make(self, directory: Path, progress: Saying, watch: Callable[[Finished], None] | None = None) -> None:
-        """Captures once, emits and compiles every bucket, and writes the bundle. watch: called after each program."""
+    def make(
+        self, directory: Path, progress: Saying, watch: Callable[[Finished], None] | None = None, *, carry: bool = False
+    ) -> None:
+        """Captures once, emits and compiles every bucket, and writes the bundle. watch: called after each program. carry: whether the
+        bundle has the library of the native kernels that its programs call."""
         from ....lowering.bundling import save_compiled
         from ....lowering.emit.coverage import check
         from ....passes.pipeline import run
@@ -146,7 +151,10 @@ class Programs:
                 watch(one)
 
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
-            save_compiled(directory, modules, pool, say, {NOTE: self.key()})
+            library = native.library if carry and self.target.family == "cpu" else None
+            save_compiled(
+                directory, modules, pool, say, {NOTE: self.key()}, library and (lambda: library().read_bytes())
+            )
 
     def _emitted(self, program: Program, bucket: Bucket) -> HloModule:
         """The program's module for a bucket; partitioned, where the plan has several devices."""

@@ -15,6 +15,7 @@ import numpy as np
 from ....passes.cache_groups import CacheGroup
 from ....passes.step_inputs import HIDDEN, RESULTS
 from ...core import seal
+from ...core.cache import Cache
 from ...core.executable import Executable
 from .. import memory
 from ..pending import PendingStep
@@ -56,9 +57,10 @@ def prepare(
     options, sizes = made.options, made.sizes
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     on_host = placement.device.is_host
+    kept = None if bundle is not None else Cache()
     with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
         allocated = beside.submit(placement.states, states, sizes) if on_host else None
-        executables = made.load(progress)
+        executables = made.load(progress, kept)
     inputs = StepInputs.of(options, step_passes(options))
     for bucket, executable in executables.items():
         inputs.check(bucket, executable.signature)
@@ -77,7 +79,7 @@ def prepare(
     buffers = placement.states(states, sizes) if allocated is None else allocated.result()
     by_name = {spec.name: (spec, buffer) for spec, buffer in zip(states, buffers, strict=True)}
     ordered = [by_name[state.name] for state in first.states]
-    steps = Steps(programs, inputs, [buffer for _, buffer in ordered], [spec.rows for spec, _ in ordered])
+    steps = Steps(programs, inputs, [buffer for _, buffer in ordered], [spec.rows for spec, _ in ordered], kept)
     seal.close("the engine is ready")
     return steps
 
@@ -114,7 +116,8 @@ class StepProgram:
 
 
 class Steps:
-    """All programs of one engine, and its states. inputs: of a step. rows: for each state, who assigns its rows."""
+    """All programs of one engine, and its states. inputs: of a step. rows: for each state, who assigns its rows. kept: the cache that has
+    the programs, which stay there as long as this engine runs."""
 
     def __init__(
         self,
@@ -122,6 +125,7 @@ class Steps:
         inputs: StepInputs,
         states: list[Buffer],
         rows: Sequence[Rows],
+        kept: Cache | None = None,
     ) -> None:
         self.inputs = inputs
         self.state_slots = "slots" in rows
@@ -129,6 +133,7 @@ class Steps:
         self.feeds = "fed" in inputs.table
         """Whether a step takes the tokens of the one before from the device."""
         self.programs = programs
+        self._kept = kept
         self._states = states
         self._in_slots = tuple(one != "blocks" for one in rows)
         """For each state, whether it has a row per request."""

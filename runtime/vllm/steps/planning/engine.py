@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....core.cache import Cache
 from ....core.targets import Target
 from ...settings import Settings
 from ..kinds import Bucket, Limits
@@ -43,7 +44,7 @@ def engine_plan(config: VllmConfig, limits: Limits, target: Target) -> Plan:
     )
 
 
-def check_settings(config: VllmConfig) -> None:
+def check_settings(config: VllmConfig, target: Target) -> None:
     """Checks what the settings name, before weights are loaded. Raises FxhloError.
 
     A plan is compared with the limits that are known by now: vLLM may still find max_model_len itself, after it knows the free memory.
@@ -55,4 +56,7 @@ def check_settings(config: VllmConfig) -> None:
         prove(read_plan(Path(settings.plan), limits).buckets, limits)
     if settings.lengths is not None:
         read_lengths(settings.lengths)
-    Budget.parse([settings.budget] if settings.budget else ())
+    if (budget := Budget.parse([settings.budget] if settings.budget else ())) is not None:
+        budget.programs_of(Costs.of_engine(config, target))
+    if settings.bundle is None:
+        Cache()  # whose environment is checked
