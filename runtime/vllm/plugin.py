@@ -1,6 +1,6 @@
-"""The entry points `vllm.platform_plugins: fxhlo` and `vllm.general_plugins: fxhlo`.
+"""The entry points `vllm.platform_plugins: fxhlo`, `vllm.general_plugins: fxhlo` and `torch.backends: fxhlo`.
 
-vLLM calls them in every process, so they import nothing heavy.
+vLLM calls the former in every process, torch the last one, so they import nothing heavy.
 """
 
 from __future__ import annotations
@@ -38,6 +38,21 @@ def register() -> str | None:
         "fxhlo leaves vLLM %s to its own platforms: it was tried with %s only", found, ", ".join(TRIED)
     )
     return None
+
+
+def begin() -> None:
+    """Begins an engine's process at the end of torch's import, which is the first thing that vLLM imports; elsewhere does nothing.
+
+    torch calls it for everybody: a process that has not begun to import vLLM, one that vLLM serves without us, and an untested version are left alone.
+    """
+    named = os.environ.get("VLLM_PLUGINS")
+    ours = named is None or "fxhlo" in named.split(",")
+    if "vllm" not in sys.modules or not ours or os.environ.get("VLLM_TARGET_DEVICE") == "cpu" or version() not in TRIED:
+        return
+    from . import early
+
+    collection.pause()
+    early.put_off()
 
 
 def say_who_serves() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fxhlo.runtime.vllm import early, plugin
+
 ENGINE = """
 import json, os, sys
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -25,9 +27,10 @@ UNUSED = (
     "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo.legalize", "fxhlo.passes.contract", "fxhlo.tools",
     "jax.experimental.pallas", "jax._src.pallas", "jax.experimental.topologies",
     "vllm.model_executor.layers.quantization.online.base", "compressed_tensors", "pandas", "matplotlib",
+    "torch._inductor.lowering", "torch._inductor.kernel", "scipy.signal", "scipy.stats",
 )  # fmt: skip
-"""What makes programs: the lowering floor, Pallas, and torch's exporter. torch._dynamo, torch._inductor and torch.export are imported by `import vllm`
-itself (vllm/env_override.py), before it looks for a platform."""
+"""What makes programs: the lowering floor, Pallas, torch's exporter and compiler. torch._dynamo is vLLM's own: the decorator of each of its models
+(vllm.compilation.decorators) imports it, and `import vllm` itself torch._inductor."""
 
 
 def started(folder: Path) -> list[str]:
@@ -42,6 +45,54 @@ def test_a_cached_start_imports_nothing_that_makes_programs(folder: Path) -> Non
         assert not [name for name in names if name.startswith(UNUSED)]
     else:
         pytest.fail("the first start made no programs, so the second proves nothing; is the cache not this run's own?")
+
+
+PUT_OFF = """
+import sys
+from vllm import LLM
+from vllm.multimodal import audio
+assert "scipy.stats" not in sys.modules and "torch._inductor.lowering" not in sys.modules
+assert audio.scipy_signal.resample_poly([1.0, 1.0, 1.0, 1.0], 1, 2).shape == (2,)
+import scipy.signal
+assert audio.scipy_signal.resample_poly is scipy.signal.resample_poly
+import torch._inductor.graph, torch._inductor.lowering
+for module in (torch._inductor.graph, torch._inductor.lowering):
+    assert "vllm::an_op" in module.FALLBACK_ALLOW_LIST and "others::an_op" not in module.FALLBACK_ALLOW_LIST
+"""
+
+
+def test_what_was_put_off_is_there_when_it_is_asked_for() -> None:
+    """As vLLM would have left it: resampling works, and torch's compiler falls back for vLLM's ops."""
+    run = subprocess.run([sys.executable, "-P", "-c", PUT_OFF], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("changed", "begins"),
+    [
+        ({}, True),
+        ({"VLLM_PLUGINS": "other,fxhlo"}, True),
+        ({"VLLM_PLUGINS": ""}, False),
+        ({"VLLM_PLUGINS": "other"}, False),
+        ({"VLLM_TARGET_DEVICE": "cpu"}, False),
+        ({"torch alone": "1"}, False),
+    ],
+    ids=str,
+)
+def test_only_an_engine_of_ours_begins_early(
+    changed: dict[str, str], begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    for name in ("VLLM_PLUGINS", "VLLM_TARGET_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(plugin.collection, "pause", lambda: said.append("paused"))
+    monkeypatch.setattr(early, "put_off", lambda: said.append("put off"))
+    modules = {} if "torch alone" in changed else {"vllm": plugin}
+    monkeypatch.setattr(plugin.sys, "modules", {**{k: v for k, v in sys.modules.items() if k != "vllm"}, **modules})
+    plugin.begin()
+    assert said == (["paused", "put off"] if begins else [])
 
 
 COLLECTING = """

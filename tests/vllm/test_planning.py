@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxhlo.runtime.core.errors import FxhloError, UnsupportedError
+from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm.settings import Settings
 from fxhlo.runtime.vllm.steps.kinds import Bucket, Limits, select
 from fxhlo.runtime.vllm.steps.planning.budget import Budget
@@ -74,6 +75,47 @@ def test_a_model_with_a_large_vocabulary_gets_programs_of_few_requests_and_many_
 def test_where_reading_weights_takes_longer_few_programs_are_enough() -> None:
     limits = Limits(1024, 64, 8192)
     assert len(make_plan(limits, Costs(head=0.05, fixed=8, weights=560)).buckets) <= 5
+
+
+@pytest.mark.parametrize(("limits", "head"), [(Limits(1024, 64, 4095), 1.5), (Limits(8192, 256, 4095), 25.0)], ids=str)
+def test_no_plan_of_a_device_depends_on_the_fixed_part_of_a_step(limits: Limits, head: float) -> None:
+    plans = {
+        make_plan(limits, Costs(head=head, fixed=fixed, weights=560.0)).buckets for fixed in (0.0, 8.0, 32.0, 100.0)
+    }
+    assert len(plans) == 1
+
+
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
+}  # fmt: skip
+SMOLLM2 = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "layers", "vocabulary", "target", "rows"),
+    [
+        (LLAMA_8B, 32, 128256, "tpu-v6e", 0.96 + 0.075),  # 13 us of sampling beside 15 us of a row in the layers, and the logits
+        (LLAMA_8B, 32, 128256, "tpu-v5e", 0.24 + 0.075),
+        (SMOLLM2, 30, 49152, "tpu-v6e", 24.27 + 0.267),
+        (SMOLLM2, 30, 49152, "cpu", 0.05 + 0.267),
+        (LLAMA_8B, 32, 128256, "cuda", 1.0 + 0.075),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_row_of_logits_costs(
+    sizes: dict[str, int], layers: int, vocabulary: int, target: str, rows: float
+) -> None:
+    model = SimpleNamespace(
+        hf_text_config=SimpleNamespace(**sizes),
+        runner_type="generate",
+        dtype="torch.bfloat16",
+        get_total_num_hidden_layers=lambda: layers,
+        get_vocab_size=lambda: vocabulary,
+    )
+    costs = Costs.of_engine(SimpleNamespace(model_config=model), Target.parse(target))  # type: ignore[arg-type]
+    assert costs.head == pytest.approx(rows, rel=0.02)
 
 
 @pytest.mark.parametrize(

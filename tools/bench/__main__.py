@@ -39,10 +39,11 @@ OUT = Path("build") / "bench"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of a part. dtype: of the model that is served."""
+    """What the command line asks of a part. dtype: of the model that is served. piece: of a part that is measured in pieces."""
 
     dtype: str
     fast: bool
+    piece: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ PARTS: dict[str, Part] = {
         lambda rows: [models.table(list(rows))],
     ),
     "lowering": Part(lambda options: lowering.measure(say), lambda rows: [lowering.table(list(rows))]),
-    "depth": Part(lambda options: depth.measure(say), lambda rows: [depth.table(rows)]),
+    "depth": Part(lambda options: depth.measure(say, options.piece), lambda rows: [depth.table(rows)]),
     "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
     "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
@@ -110,6 +111,7 @@ def bench(
         False, "--record", help="Keep the figures in docs/bench, from which `make docs` writes docs/measured.md."
     ),
     only: str = typer.Option("", help=f"One part: {', '.join(PARTS)}."),
+    piece: str = typer.Option("", help="One row of `depth`, as narrow-32 or 405B-126: the others are the record's."),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
@@ -119,7 +121,7 @@ def bench(
     """
     if only and only not in PARTS:
         raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(PARTS)}", param_hint="--only")
-    options = Options(dtype, fast)
+    options = Options(dtype, fast, piece)
     made = []
     for name, part in PARTS.items():
         if name != only and (only or not part.default):

@@ -17,6 +17,8 @@ from typing import Any
 
 from rich.table import Table
 
+from .record import records
+
 LAYERS = (4, 16, 32, 80, 126)
 COMPILED = 16
 """Layers that XLA compiles at most: what is written out takes minutes beyond."""
@@ -55,15 +57,26 @@ class Depth:
     compile_flat: float | None = None
 
 
-def measure(say: Callable[[str], None]) -> list[Depth]:
-    """A row for each number of layers of the narrow model, and one for Llama 405B's shapes."""
-    _measured("warm-up", 2, NARROW, compiles=True)
-    rows = []
+def measure(say: Callable[[str], None], piece: str = "") -> list[Depth]:
+    """A row for each number of layers of the narrow model, and one for Llama 405B's shapes. piece: "narrow-32" is that row alone, measured
+    by itself, and those of the record."""
+    rows: list[Depth] = []
     for name, sizes, counts in (("narrow", NARROW, LAYERS), ("405B", LLAMA_405B, (126,))):
         for count in counts:
+            if piece not in ("", f"{name}-{count}"):
+                continue
+            if not rows:
+                _measured("warm-up", 2, NARROW, compiles=True)
             rows.append(_measured(name, count, sizes, compiles=name == "narrow" and count <= COMPILED))
             say(f"{name}, {count} layers: {rows[-1].capture:.2f} s capture, {rows[-1].emission:.2f} s emission")
-    return rows
+    return _with_recorded(rows) if piece else rows
+
+
+def _with_recorded(rows: list[Depth]) -> list[Depth]:
+    """These rows and those of the last record, in order."""
+    recorded = [Depth(**row) for row in (records()["depth"].rows if "depth" in records() else ())]
+    found = {(row.model, row.layers): row for row in (*recorded, *rows)}
+    return [found[key] for key in sorted(found, key=lambda key: (key[0] != "narrow", key[1]))]
 
 
 def _measured(name: str, layers: int, sizes: dict[str, int], *, compiles: bool) -> Depth:

@@ -25,10 +25,17 @@ FIXED_CPU = 6.0
 """Rows that a step's fixed part is worth on a CPU, from decoding at 1, 8 and 32: 16, 23 and 66 ms with AVX-512, without AMX. A CPU
 computes while it reads, and its caches hold no weights: time is a line, without a floor."""
 FIXED_DEVICE = 8.0
-"""Rows that a step's fixed part, dispatch and transfer, is worth on an accelerator."""
-SAMPLING = {"cpu": 0.05, "tpu": 1.0}
-"""Rows that sampling one request's token is worth, by family: on a CPU next to nothing, on a TPU what docs/measured.md has of the sampling
-kernels, beside the layers of an 8-billion-parameter model."""
+"""Rows that a step's fixed part, dispatch and transfer, is worth on an accelerator. An estimate, on which nothing depends: the plan is the same from 0
+to 100, for the rows of `weights` are more (tests/vllm/test_planning.py)."""
+SAMPLING_CPU = 0.05
+"""Rows that sampling one request's token is worth on a CPU: next to nothing."""
+SAMPLING_OTHERS = 1.0
+"""The same on a device of which nothing is known."""
+CYCLES_PER_LOGIT = 0.2
+"""Of a TPU's sampling kernels, `sample` and `process_logits`: libtpu's figures for 64 rows of 128,256 logits are 1,495,323 and 77,240 cycles on v6e,
+1,542,599 and 82,753 on v5e (docs/measured.md)."""
+MATRIX_UNITS = 4
+"""Of a TensorCore. With it the clock that follows from libtpu's peak of bfloat16 is 1.05 GHz for v4, 1.5 for v5e and v5p, 1.75 for v6e, 1.9 for 7x."""
 SECONDS_PER_LAYER = {"cpu": 0.008, "tpu": 0.25}
 """Seconds in which one program is emitted and compiled, per layer, by family of targets (docs/measured.md)."""
 BYTES_PER_LAYER = {"cpu": 12_000, "tpu": 200_000}
@@ -56,7 +63,8 @@ class Costs:
         layers = max(config.model_config.get_total_num_hidden_layers(), 1)
         pooling = config.model_config.runner_type == "pooling"
         family = target.family
-        head = config.model_config.get_vocab_size() / (layers * _widths(text)) + SAMPLING.get(family, SAMPLING["tpu"])
+        vocabulary, elements = config.model_config.get_vocab_size(), layers * _widths(text)
+        head = vocabulary / elements + _sampling(target, vocabulary, elements * _hidden(text))
         return cls(
             head=0.0 if pooling else head,
             fixed=FIXED_CPU if family == "cpu" else FIXED_DEVICE,
@@ -66,25 +74,38 @@ class Costs:
         )
 
 
+def _sampling(target: Target, vocabulary: int, elements: float) -> float:
+    """Rows that sampling one request's token is worth. elements: of the weights that a token's row meets in the layers."""
+    if target.family == "cpu":
+        return SAMPLING_CPU
+    a_cycle = 2 * MATRIX_UNITS * target.mxu**2 * target.cores  # operations
+    return CYCLES_PER_LOGIT * vocabulary * a_cycle / (2 * elements) if a_cycle else SAMPLING_OTHERS
+
+
 def _widths(text: object) -> float:
     """Elements of one layer's weights that a token meets, over the hidden size: query, key, value and output, and the MLP or its experts.
 
     An estimate for any kind of layer: a vocabulary of this many rows would cost as much as a layer.
     """
-
-    def number(*names: str, default: float) -> float:
-        found = (getattr(text, name, None) for name in names)
-        return next((float(one) for one in found if isinstance(one, (int, float)) and one > 0), default)
-
-    hidden = number("hidden_size", "n_embd", "d_model", default=1024)
-    heads = number("num_attention_heads", "n_head", default=8)
-    size = number("head_dim", default=hidden / heads)
-    keys = number("num_key_value_heads", default=heads)
-    inner = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
-    taken = number("num_experts_per_tok", "num_experts_per_token", "moe_top_k", default=0)
+    hidden = _hidden(text)
+    heads = _number(text, "num_attention_heads", "n_head", default=8)
+    size = _number(text, "head_dim", default=hidden / heads)
+    keys = _number(text, "num_key_value_heads", default=heads)
+    inner = _number(text, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+    taken = _number(text, "num_experts_per_tok", "num_experts_per_token", "moe_top_k", default=0)
     if taken:
-        inner = taken * number("moe_intermediate_size", "expert_ffn_hidden_size", default=inner)
+        inner = taken * _number(text, "moe_intermediate_size", "expert_ffn_hidden_size", default=inner)
     return 2 * size * (heads + keys) + 3 * inner
+
+
+def _hidden(text: object) -> float:
+    return _number(text, "hidden_size", "n_embd", "d_model", default=1024)
+
+
+def _number(text: object, *names: str, default: float) -> float:
+    """The first of a config's fields that is a number above 0."""
+    found = (getattr(text, name, None) for name in names)
+    return next((float(one) for one in found if isinstance(one, (int, float)) and one > 0), default)
 
 
 def _rows_of_weights(target: Target, dtype: str) -> float:
