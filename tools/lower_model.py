@@ -146,6 +146,9 @@ def lower(
     flat: Annotated[
         bool, typer.Option("--flat", help="write every layer out, instead of one function for each kind of layer")
     ] = False,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="roll repeated layers into a loop over stacked weights and caches")
+    ] = False,
     tensor_parallel: Annotated[
         int,
         typer.Option(min=1, metavar="DEVICES", help="split the model over so many devices of the target's topology"),
@@ -208,6 +211,7 @@ def lower(
             as_json,
             html,
             flat,
+            loop,
             tensor_parallel,
             expert_parallel,
         )

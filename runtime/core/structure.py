@@ -7,8 +7,8 @@ results in their places. Guaranteed: `from_json(to_json())` is equal; no class o
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -37,6 +37,12 @@ class Structure:
         if self.kind == "result":
             return (self.index,)
         return tuple(index for child in self.children for index in child.indices)
+
+    def numbered(self, numbers: Mapping[int, int]) -> Structure:
+        """The same with `numbers[index]` in the place of each result's index."""
+        if self.kind == "result":
+            return replace(self, index=numbers[self.index])
+        return replace(self, children=tuple(child.numbered(numbers) for child in self.children))
 
     def build(self, results: Sequence[Any]) -> Any:
         """The containers with `results[index]` in each place."""

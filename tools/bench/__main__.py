@@ -25,6 +25,7 @@ from . import (
     host,
     kernels_tpu,
     latent_forms,
+    loops,
     lowering,
     models,
     sampling_tpu,
@@ -83,6 +84,7 @@ PARTS: dict[str, Part] = {
     ),
     "lowering": Part(lambda options: lowering.measure(say), lambda rows: [lowering.table(list(rows))]),
     "depth": Part(lambda options: depth.measure(say, options.piece), lambda rows: [depth.table(rows)]),
+    "loop": Part(lambda options: loops.measure(say, options.piece), lambda rows: [loops.table(rows)]),
     "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
     "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
@@ -111,7 +113,9 @@ def bench(
         False, "--record", help="Keep the figures in docs/bench, from which `make docs` writes docs/measured.md."
     ),
     only: str = typer.Option("", help=f"One part: {', '.join(PARTS)}."),
-    piece: str = typer.Option("", help="One row of `depth`, as narrow-32 or 405B-126: the others are the record's."),
+    piece: str = typer.Option(
+        "", help="One row of `depth` or `loop`, as narrow-32, 405B-126 or cpu-16: the others are the record's."
+    ),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).

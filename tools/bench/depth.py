@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.table import Table
 
 from .record import records
+
+if TYPE_CHECKING:
+    from ...passes.program import Program
 
 LAYERS = (4, 16, 32, 80, 126)
 COMPILED = 16
@@ -56,6 +59,22 @@ class Depth:
     compile: float | None = None
     compile_flat: float | None = None
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.model != "narrow", self.layers
+
+
+class _Row(Protocol):
+    """A row that its key tells from others."""
+
+    def __init__(self, **fields: Any) -> None: ...
+
+    @property
+    def key(self) -> tuple[Any, ...]: ...
+
+
+Row = TypeVar("Row", bound=_Row)
+
 
 def measure(say: Callable[[str], None], piece: str = "") -> list[Depth]:
     """A row for each number of layers of the narrow model, and one for Llama 405B's shapes. piece: "narrow-32" is that row alone, measured
@@ -69,34 +88,21 @@ def measure(say: Callable[[str], None], piece: str = "") -> list[Depth]:
                 _measured("warm-up", 2, NARROW, compiles=True)
             rows.append(_measured(name, count, sizes, compiles=name == "narrow" and count <= COMPILED))
             say(f"{name}, {count} layers: {rows[-1].capture:.2f} s capture, {rows[-1].emission:.2f} s emission")
-    return _with_recorded(rows) if piece else rows
+    return with_recorded("depth", Depth, rows) if piece else rows
 
 
-def _with_recorded(rows: list[Depth]) -> list[Depth]:
-    """These rows and those of the last record, in order."""
-    recorded = [Depth(**row) for row in (records()["depth"].rows if "depth" in records() else ())]
-    found = {(row.model, row.layers): row for row in (*recorded, *rows)}
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] != "narrow", key[1]))]
+def with_recorded(part: str, kind: type[Row], rows: list[Row]) -> list[Row]:
+    """These rows of a part that is measured in pieces, and those of its last record, in order of their keys."""
+    recorded = [kind(**row) for row in (records()[part].rows if part in records() else ())]
+    found = {row.key: row for row in (*recorded, *rows)}
+    return [found[key] for key in sorted(found)]
 
 
 def _measured(name: str, layers: int, sizes: dict[str, int], *, compiles: bool) -> Depth:
     from ...lowering.emit.emit import emit
-    from ...passes.pipeline import run
-    from ...runtime.vllm.compat import engine_config
-    from ...runtime.vllm.model import build_model
-    from ...runtime.vllm.steps.capture import capture_step, options_of
-    from ...runtime.vllm.steps.passes import step_passes
 
     took: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps({**COMMON, **sizes, "num_hidden_layers": layers}))
-        with _timed(took, "build"):
-            config = engine_config(folder, dtype="auto", max_model_len=4096, max_num_seqs=32)
-            model = build_model(config, weights=False)
-        with _timed(took, "capture"):
-            captured = capture_step(config, model)
-        with _timed(took, "passes"):
-            program = run(step_passes(options_of(config, model)), captured)
+    program = program_of(sizes, layers, took)
     first, *others = ({"tokens": t, "requests": r, "num_blocks": 64} for t, r in BUCKETS)
     emit(program, first)  # traces the references, which both forms share
     with _timed(took, "emission"):
@@ -114,6 +120,25 @@ def _measured(name: str, layers: int, sizes: dict[str, int], *, compiles: bool) 
         with _timed(took, "legalized"):
             module.legalized()
     return Depth(name, layers, **took)
+
+
+def program_of(sizes: dict[str, int], layers: int, took: dict[str, float]) -> Program:
+    """The step of a Llama of these sizes after its passes. took: gets the seconds of CPU time by stage."""
+    from ...passes.pipeline import run
+    from ...runtime.vllm.compat import engine_config
+    from ...runtime.vllm.model import build_model
+    from ...runtime.vllm.steps.capture import capture_step, options_of
+    from ...runtime.vllm.steps.passes import step_passes
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps({**COMMON, **sizes, "num_hidden_layers": layers}))
+        with _timed(took, "build"):
+            config = engine_config(folder, dtype="auto", max_model_len=4096, max_num_seqs=32)
+            model = build_model(config, weights=False)
+        with _timed(took, "capture"):
+            captured = capture_step(config, model)
+        with _timed(took, "passes"):
+            return run(step_passes(options_of(config, model)), captured)
 
 
 @contextmanager

@@ -30,7 +30,8 @@ class Request:
 
     buckets: sizes by dimension name; none: the engine's own (sizes.py). texts: which texts of the module are wanted, of TEXTS.
     devices: over which the model is split (tensor parallelism); experts_apart: whole experts on each.
-    flat: every layer is written out. pass_options: words as `--pass-option` takes them. max_model_len, block_size: in tokens; None: the engine's own.
+    flat: every layer is written out. loop: repeated layers are a loop.
+    pass_options: words as `--pass-option` takes them. max_model_len, block_size: in tokens; None: the engine's own.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Request:
     as_json: bool = False
     html: Path | None = None
     flat: bool = False
+    loop: bool = False
     devices: int = 1
     experts_apart: bool = False
 
@@ -112,6 +114,11 @@ def check(request: Request) -> None:
         raise UsageError(
             f"{asked} shows a module, and --stop-after {request.stop_after} ends before there is one",
             next_step="leave out --stop-after",
+        )
+    if request.loop and (request.flat or request.devices > 1):
+        raise UsageError(
+            f"--loop rolls the calls of a layer into a loop, and {'--flat writes them out' if request.flat else 'a mesh is not split so'}",
+            next_step="leave out one of them",
         )
     if request.devices > 1 and request.html is not None:
         raise UsageError(

@@ -85,10 +85,12 @@ def emit_one(program: Program, sizes: Mapping[str, int], request: Request, repor
     """Emits the module of one bucket. Raises UsageError for sizes that the model was not captured for."""
     from ...lowering.emit.emit import emit
     from ...lowering.errors import GuardError
+    from ...lowering.rolling import rolled
 
     with console.stage("hlo", report.stages) as came_out:
         try:
             module = replace(emit(program, sizes, flat=request.flat), target=str(request.target))
+            module = rolled(module).module if request.loop else module
         except GuardError as problem:
             raise UsageError(
                 f"--bucket {label(sizes)}: {problem.message}", where=problem.where, next_step=_ranges(program)

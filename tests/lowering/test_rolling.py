@@ -1,0 +1,91 @@
+"""A loop over stacked weights computes what the layers written out compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxhlo
+from fxhlo.lowering.rolling import rolled
+
+
+class Layer(nn.Module):
+    """Ops enough for a function of its own, with a residual and something that all layers take."""
+
+    def __init__(self, width: int, slope: float, counts: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.seen: torch.Tensor
+        self.register_buffer("seen", torch.zeros(width))
+        self.slope, self.counts = slope, counts
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.leaky_relu(self.first(self.norm(x)) * scale, self.slope)
+        if self.counts:
+            self.seen.add_(hidden.sum())
+        return x + self.second(hidden) + self.seen
+
+
+class Model(nn.Module):
+    """Layers in turn; with `counts`, each keeps a state that it updates."""
+
+    def __init__(self, slopes: list[float], counts: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(Layer(8, slope, counts) for slope in slopes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.mean()
+        for layer in self.layers:
+            x = layer(x, scale)
+        return x * 2
+
+
+def lowered(model: nn.Module) -> fxhlo.lowering.module.HloModule:
+    return fxhlo.lower(model.eval(), (torch.randn(3, 8),))
+
+
+@pytest.mark.parametrize("layers", [2, 5])
+def test_a_loop_gives_what_the_layers_give(layers: int) -> None:
+    model = Model([0.1] * layers)
+    module = lowered(model)
+    loop = rolled(module)
+    assert module.text.count("call @Layer") == layers and "stablehlo.while" not in module.text
+    assert loop.module.text.count("call @Layer") == 1 and loop.module.text.count("stablehlo.while") == 1
+    assert all(len(names) == layers for names in loop.stacked.values()) and len(loop.stacked) == 7
+    x = torch.randn(3, 8)
+    (expected,), (found,) = module.compile()(x), loop.module.compile()(x)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(found), model(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layers_state_is_updated_in_the_stack() -> None:
+    module = lowered(Model([0.1] * 4, counts=True))
+    loop = rolled(module)
+    (state,) = (argument for argument in loop.module.signature.arguments if argument.alias is not None)
+    assert state.shape == (4, 8) and loop.module.signature.results[state.alias or 0].shape == (4, 8)
+    written, runs = module.compile(), loop.module.compile()
+    for _ in range(3):
+        x = torch.randn(3, 8)
+        (expected,), (found,) = written(x), runs(x)
+        np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-5, atol=1e-5)
+    for index, name in enumerate(loop.stacked[state.name]):
+        np.testing.assert_allclose(
+            np.asarray(runs.bound[state.name])[index], np.asarray(written.bound[name]), rtol=1e-5
+        )
+
+
+def test_only_layers_of_one_kind_are_rolled() -> None:
+    """The longest chain of equal layers that follow each other; the others stay calls, or are written out."""
+    model = Model([0.1, 0.2] * 3)
+    module = lowered(model)
+    loop = rolled(module)
+    assert loop.stacked == {} and loop.module is module
+
+
+def test_a_model_without_repeated_layers_stays() -> None:
+    module = lowered(nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
+    assert rolled(module).module is module
