@@ -88,6 +88,7 @@ def test_entry_points(wheel: Path) -> None:
     assert dict(parser["console_scripts"]) == {"lower-model": "fxhlo.tools.lower_model:main"}
     assert dict(parser["vllm.platform_plugins"]) == {"fxhlo": "fxhlo.runtime.vllm.plugin:register"}
     assert dict(parser["vllm.general_plugins"]) == {"fxhlo": "fxhlo.runtime.vllm.plugin:say_who_serves"}
+    assert dict(parser["torch.backends"]) == {"fxhlo": "fxhlo.runtime.vllm.plugin:begin"}
 
 
 def test_the_installed_wheel_works_away_from_the_tree(wheel: Path, tmp_path: Path) -> None:

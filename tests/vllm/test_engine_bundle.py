@@ -156,7 +156,7 @@ def test_a_machine_without_a_compiler_takes_the_bundles_kernels(
     content = bytearray(library.read_bytes())
     content[len(content) // 2] ^= 1
     library.write_bytes(bytes(content))
-    with pytest.raises(BundleError, match=f"damaged.*{library.name}"):
+    with pytest.raises(BundleError, match=rf"(?s)damaged.*{library.name}"):
         EngineBundle.open(path)
 
 
