@@ -43,9 +43,8 @@ class Timed:
     same_tokens: float | None = None
 
 
-def measure(bundle: Bundle, target: Target) -> list[Timed]:
+def measure(bundle: Bundle, target: Target) -> Iterator[Timed]:
     """Raises FxhloError where no form of the step runs."""
-    found: list[Timed] = []
     weights: dict[str, Buffer] = {}
     first: np.ndarray | None = None
     for form, module, kernels, custom_calls in forms(bundle, target):
@@ -58,8 +57,7 @@ def measure(bundle: Bundle, target: Target) -> list[Timed]:
         tokens, seconds = run(executable.bind(weights), bundle.manifest.notes)
         same = None if first is None else float(np.mean(tokens == first))
         first = tokens if first is None else first
-        found.append(Timed(form, taken, seconds, kernels, loaded.memory.temporaries, same))
-    return found
+        yield Timed(form, taken, seconds, kernels, loaded.memory.temporaries, same)
 
 
 def forms(bundle: Bundle, target: Target) -> Iterator[tuple[str, bytes, Mapping[str, str], Sequence[str]]]:
