@@ -27,5 +27,5 @@ PACKAGES = packages()
 setup(
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"fxhlo.runtime.core.native": ["*.cc", "*.h"], "fxhlo": ["py.typed"]},
+    package_data={"fxhlo.runtime.core.native": ["*.cc", "*.h"], "fxhlo.tools.bench": ["*.cc"], "fxhlo": ["py.typed"]},
 )

@@ -25,12 +25,14 @@ from . import (
     host,
     kernels_tpu,
     latent_forms,
+    load,
     loops,
     lowering,
     models,
     sampling_tpu,
     serving,
     startup,
+    throughput,
     tpu,
 )
 from .record import Record
@@ -40,11 +42,13 @@ OUT = Path("build") / "bench"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of a part. dtype: of the model that is served. piece: of a part that is measured in pieces."""
+    """What the command line asks of a part. dtype: of the model that is served. piece: of a part that is measured in pieces. isa: "avx2" keeps
+    both engines to that, where a part knows it."""
 
     dtype: str
     fast: bool
     piece: str = ""
+    isa: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Part:
     tables: Callable[[Sequence[Any]], Sequence[Table]]
     default: bool = False
     """Whether it runs where no part is named."""
+    masks: bool = False
+    """Whether it knows of instruction sets."""
 
 
 def _serve(options: Options) -> Sequence[Any]:
@@ -62,8 +68,23 @@ def _serve(options: Options) -> Sequence[Any]:
     return serving.measure(prepare(say=say), options.dtype, sizes, say)
 
 
+def _throughput(name: str) -> Part:
+    """A part of throughput.py."""
+    return Part(
+        lambda options: throughput.measure(name, options.dtype, options.isa, say, fast=options.fast),
+        lambda rows: [throughput.table(rows, f"SmolLM2-135M's shape: {name}")],
+        masks=True,
+    )
+
+
 PARTS: dict[str, Part] = {
     "serving": Part(_serve, lambda rows: [serving.table(rows)], default=True),
+    **{name: _throughput(name) for name in throughput.PARTS},
+    "load": Part(
+        lambda options: load.measure(prepare(say=say), options.dtype, options.isa, say, fast=options.fast),
+        lambda rows: [load.table(rows)],
+        masks=True,
+    ),
     "startup": Part(
         lambda options: startup.measure(prepare(say=say), options.dtype, say), lambda rows: startup.tables(list(rows))
     ),
@@ -108,6 +129,7 @@ app = typer.Typer(add_completion=False)
 def bench(
     fast: bool = typer.Option(False, "--fast", help="Shorter answers and fewer rounds."),
     dtype: str = typer.Option("bfloat16", help="bfloat16, float16 or float32."),
+    isa: str = typer.Option("", help="avx2 keeps both engines to it: decode, prefill, contexts and load."),
     as_json: bool = typer.Option(False, "--json", help="The figures as JSON instead of tables."),
     record: bool = typer.Option(
         False, "--record", help="Keep the figures in docs/bench, from which `make docs` writes docs/measured.md."
@@ -125,14 +147,17 @@ def bench(
     """
     if only and only not in PARTS:
         raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(PARTS)}", param_hint="--only")
-    options = Options(dtype, fast, piece)
+    if isa not in ("", "avx2") or (isa and not (only and PARTS[only].masks)):
+        known = ", ".join(name for name, part in PARTS.items() if part.masks)
+        raise typer.BadParameter(f"{isa!r}: avx2, and one of the parts {known}", param_hint="--isa")
+    options = Options(dtype, fast, piece, isa)
     made = []
     for name, part in PARTS.items():
         if name != only and (only or not part.default):
             continue
         rows = part.measure(options)
         tables = part.tables(rows)
-        made.append(Record.now(f"{name} --fast" if fast else name, tables, rows))
+        made.append(Record.now(_words(name, options), tables, rows))
         if record:
             say(f"recorded: {made[-1].save()}")
         if name == "serving":
@@ -141,6 +166,13 @@ def bench(
             put(f"{_text(tables)}{made[-1].machine}\n")
     if as_json:
         put(json.dumps({one.part: list(one.rows) for one in made}, indent=2))
+
+
+def _words(name: str, options: Options) -> str:
+    """The part with the options that differ from the usual ones, as the command has them."""
+    dtype = "" if options.dtype == "bfloat16" else f" --dtype {options.dtype}"
+    isa = f" --isa {options.isa}" if options.isa else ""
+    return f"{name}{dtype}{isa}{' --fast' if options.fast else ''}"
 
 
 def _text(tables: Sequence[Table]) -> str:

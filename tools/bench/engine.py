@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 from ...runtime.core.errors import FxhloError
@@ -37,26 +39,18 @@ class Engine:
         fxhlo: bool,
         cache: Path | None = None,
         first: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """fxhlo: with our plugin, else vLLM's own CPU backend. cache: the folder of fxhlo's and vLLM's caches. first: Python that runs before
-        anything else in each of its processes."""
+        anything else in each of its processes. environment: variables beside those of this process."""
         self.name = name
-        environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
-        environment["VLLM_PLUGINS"] = "fxhlo" if fxhlo else ""
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB, as fxhlo's default
-        if cache is not None:
-            environment |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
-            environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
         self._hidden = tempfile.TemporaryDirectory(prefix="fxhlo-bench-peer-")
-        if first or not fxhlo:
-            (Path(self._hidden.name) / "sitecustomize.py").write_text(first + ("" if fxhlo else HIDDEN))
-            path = [self._hidden.name, *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment["PYTHONPATH"] = os.pathsep.join(path)
+        variables = variables_of(Path(self._hidden.name), fxhlo=fxhlo, cache=cache, first=first) | dict(environment)
         self._log = tempfile.TemporaryFile()
         self.started = perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fxhlo.tools.bench.engine"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=variables,
         )  # fmt: skip
         self._send(arguments)
 
@@ -100,6 +94,20 @@ class Engine:
                 next_step="correct what its last lines name, and measure again",
             )
         return json.loads(line)
+
+
+def variables_of(folder: Path, *, fxhlo: bool, cache: Path | None = None, first: str = "") -> dict[str, str]:
+    """The environment of an engine's processes. folder: which they look into for Python that runs first."""
+    variables = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    variables["VLLM_PLUGINS"] = "fxhlo" if fxhlo else ""
+    variables.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB, as fxhlo's default
+    if cache is not None:
+        variables |= {"FXHLO_CACHE_DIR": str(cache / "fxhlo"), "VLLM_CACHE_ROOT": str(cache / "vllm")}
+        variables["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    if first or not fxhlo:
+        (folder / "sitecustomize.py").write_text(first + ("" if fxhlo else HIDDEN))
+        variables["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return variables
 
 
 def main() -> None:

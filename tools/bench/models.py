@@ -7,15 +7,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from ...runtime.core.dtypes import dtype_of
 from ..prepare_model import prepare
 from .engine import BenchError, Engine
+from .limits import Limits
 from .serving import FAST, OURS, PEER, Sizes, decode, in_turn, new_prompts, prefill
+from .step_bytes import step_bytes
 
 TEXT = 256
 """Tokens of a text that is embedded."""
@@ -32,7 +35,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one model. peer and ratio are None where the peer does not serve it; `note` says why."""
+    """One figure of one model. peer and ratio are None where the peer does not serve it; `note` says why. most: what the memory's bandwidth allows,
+    where a step is bound by that."""
 
     model: str
     what: str
@@ -41,6 +45,7 @@ class Row:
     peer: float | None
     ratio: float | None
     note: str = ""
+    most: float | None = None
 
 
 COMMON = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "dtype": "bfloat16"}
@@ -99,19 +104,32 @@ def measure(say: Callable[[str], None], *, dtype: str, fast: bool) -> list[Row]:
 
     All take SmolLM2's tokenizer: vLLM's engines that pool do not start without one.
     """
-    sizes, tokenizer = FAST if fast else Sizes(), prepare(say=say)
-    return [row for shape in SHAPES for row in _measured(shape, dtype, sizes, tokenizer, say)]
+    sizes, tokenizer, limits = FAST if fast else Sizes(), prepare(say=say), Limits.measure()
+    say(f"the processor's limits: {limits}")
+    rows = [row for shape in SHAPES for row in _measured(shape, dtype, sizes, tokenizer, say)]
+    return [replace(row, most=_most(row, dtype, limits)) for row in rows]
 
 
 def table(rows: Sequence[Row]) -> Table:
     """A row per figure: ours, the peer's, how many times better ours is."""
-    made = Table("model", "", "unit", OURS, PEER, "times better", title="Kinds of models served")
+    made = Table("model", "", "unit", OURS, PEER, "times better", "memory allows", title="Kinds of models served")
     for row in rows:
         peer = row.note if row.peer is None else f"{row.peer:,.0f}"
         made.add_row(
-            row.model, row.what, row.unit, f"{row.ours:,.0f}", peer, "" if row.ratio is None else f"{row.ratio:.2f}"
-        )
+            row.model, row.what, row.unit, f"{row.ours:,.0f}", peer, "" if row.ratio is None else f"{row.ratio:.2f}",
+            "" if row.most is None else f"{row.most:,.0f}",
+        )  # fmt: skip
     return made
+
+
+def _most(row: Row, dtype: str, limits: Limits) -> float | None:
+    """Tokens a second of a decode row's step that reads what it must at the memory's bandwidth; None for other rows."""
+    kind, _, count = row.what.partition(", ")
+    if kind != "decode":
+        return None
+    sequences = int(count.split()[0])
+    config = next(shape.config for shape in SHAPES if shape.name == row.model)
+    return sequences * limits.bandwidth / step_bytes(config, sequences, dtype_of(dtype).itemsize)
 
 
 def _measured(shape: Shape, dtype: str, sizes: Sizes, tokenizer: Path, say: Callable[[str], None]) -> list[Row]:

