@@ -83,7 +83,8 @@ class Extension:
 
     def inputs(self, table: Sequence[StepInput], sizes: Mapping[str, int]) -> list[fx.Node]:
         """The placeholder of each input, in order. sizes: of the symbols in their shapes, besides tokens and requests."""
-        symbols = {name: self.size(name) for name in ("tokens", "requests")}
+        new = any(one.name not in self._nodes for one in table)
+        symbols = {name: self.size(name) for name in ("tokens", "requests")} if new else {}
         return [self._input(one, {**symbols, **sizes}) for one in table]
 
     def _input(self, one: StepInput, sizes: Mapping[str, int | torch.SymInt]) -> fx.Node:

@@ -51,6 +51,11 @@ STEP = {
 CALLS = (
     Call("fxhlo_linear", {"values": floats(3, 5), "weight": floats(4, 5)}, (((3, 4), F32),)),
     Call("fxhlo_linear_bias", {"values": floats(3, 5), "weight": floats(4, 5), "bias": floats(4)}, (((3, 4), F32),)),
+    Call(
+        "fxhlo_linear_used",
+        {"values": floats(3, 5), "weight": floats(4, 5), "bias": floats(4), "used": np.array([2], I32)},
+        (((3, 4), F32),),
+    ),
     Call("fxhlo_rms_norm", {"values": floats(3, 5), "weight": floats(5)}, (((3, 5), F32),), {"epsilon": F32(1e-5)}),
     Call("fxhlo_silu_and_mul", {"values": floats(3, 10)}, (((3, 5), F32),)),
     Call(

@@ -93,6 +93,26 @@ def test_linear_gives_a_row_the_same_bits_in_any_batch(dtype: np.dtype, n: int, 
         np.testing.assert_array_equal(bits(linear(x[rows], w)), bits(whole[rows]))
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("used", [0, 1, 7, 200, 403])
+def test_linear_leaves_out_rows_that_are_not_used(used: int, with_bias: bool) -> None:
+    x, w, bias = matrices(403, 50, 579, BF16)
+    x[used:] = np.nan
+    result = jax.ShapeDtypeStruct((403, 50), BF16)
+    added = bias if with_bias else np.zeros(0, BF16)
+    got = np.asarray(jax.jit(jax.ffi.ffi_call("fxhlo_linear_used", result))(x, w, added, np.array([used], np.int32)))
+    np.testing.assert_array_equal(bits(got[:used]), bits(linear(x[:used], w, bias if with_bias else None)))
+    assert not got[used:].any()
+
+
+@pytest.mark.parametrize("used", [-1, 4])
+def test_linear_refuses_a_number_of_rows_that_it_does_not_have(used: int) -> None:
+    x, w, bias = matrices(3, 4, 5, F32)
+    call = jax.jit(jax.ffi.ffi_call("fxhlo_linear_used", jax.ShapeDtypeStruct((3, 4), F32)))
+    with pytest.raises(Exception, match=f"used is {used}, of 3 rows"):
+        jax.block_until_ready(call(x, w, bias, np.array([used], np.int32)))
+
+
 def test_linear_keeps_infinities_and_nan_in_their_row() -> None:
     x, w, _ = matrices(9, 20, 37, BF16)
     clean = linear(x, w)

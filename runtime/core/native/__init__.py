@@ -10,7 +10,8 @@ before it accesses their memory (door.h): a wrong dtype or size, or an out-of-ra
 of the call that names the operand and the position:
 
 - `fxhlo_linear(x [M, K], w [N, K]) -> [M, N]` and `fxhlo_linear_bias(x, w, bias [N])`: float32, bfloat16 or float16,
-  sums in float32; the result has the operands' dtype or float32.
+  sums in float32; the result has the operands' dtype or float32. `fxhlo_linear_used(x, w, bias [N] or [0], used int32[1])` computes
+  the first `used` rows, and the others are zero.
 - `fxhlo_rms_norm(x [..., K], w [K]; epsilon) -> [..., K]` of the weight's dtype.
 - `fxhlo_silu_and_mul(x [M, 2 N]) -> [M, N]`: silu of the first half times the second, rounded in between.
 - `fxhlo_moe`: operands, result and attributes of the composite of this name; an absent bias has no experts. The library's

@@ -31,7 +31,7 @@ from ..cache import default_root
 from ..errors import CacheError, UnsupportedError
 
 TARGETS: tuple[str, ...] = (
-    "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_moe",
+    "fxhlo_linear", "fxhlo_linear_bias", "fxhlo_linear_used", "fxhlo_rms_norm", "fxhlo_silu_and_mul", "fxhlo_moe",
     "fxhlo_ragged_paged_attention", "fxhlo_ragged_paged_latent_attention", "fxhlo_varlen_attention", "fxhlo_process_logits", "fxhlo_sample",
     "fxhlo_logprobs",
     "fxhlo_ragged_causal_conv1d", "fxhlo_ragged_selective_scan", "fxhlo_ragged_decayed_attention", "fxhlo_ragged_gated_delta_rule",

@@ -1,9 +1,13 @@
-// fxhlo_linear, fxhlo_linear_bias: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
+// fxhlo_linear, fxhlo_linear_bias, fxhlo_linear_used: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), sums in float32.
+//
+// fxhlo_linear_used computes the first `used` rows alone, and the others are zero: a step's program has more rows than the step.
 //
 // panels.h says how, and why a row has the same bits in any batch: blocks and threads determine what is computed together, never
 // the order of additions.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <string>
 #include <vector>
 
 #include "door.h"
@@ -98,17 +102,21 @@ void multiply(ffi::ThreadPool& pool, const Problem<T>& p) {
   });
 }
 
+// rows: of x that are computed.
 template <typename T>
-ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, ffi::AnyBuffer y) {
-  const int64_t m = x.dimensions()[0], k = x.dimensions()[1], n = w.dimensions()[0];
+ffi::Error run(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const void* bias, int64_t rows, ffi::AnyBuffer y) {
+  const int64_t m = rows, k = x.dimensions()[1], n = w.dimensions()[0];
+  const int64_t row_bytes = n * static_cast<int64_t>(ffi::ByteWidth(y.element_type()));
+  std::memset(static_cast<char*>(y.untyped_data()) + m * row_bytes, 0, (x.dimensions()[0] - m) * row_bytes);
   if (m == 0 || n == 0) return ffi::Error::Success();
   multiply(pool, Problem<T>{static_cast<const T*>(x.untyped_data()), static_cast<const T*>(w.untyped_data()),
                             static_cast<const T*>(bias), y.untyped_data(), y.element_type() != x.element_type(), m, n, k});
   return ffi::Error::Success();
 }
 
+// bias, used: may be null.
 ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, const ffi::AnyBuffer* bias,
-                    ffi::AnyBuffer y) {
+                    const ffi::AnyBuffer* used, ffi::AnyBuffer y) {
   const ffi::DataType type = x.element_type();
   Door door(kName);
   door.check("values", x, {ffi::F32, ffi::BF16, ffi::F16}, {kAnySize, kAnySize});
@@ -116,19 +124,29 @@ ffi::Error dispatch(ffi::ThreadPool& pool, ffi::AnyBuffer x, ffi::AnyBuffer w, c
   door.check("weight", w, {type}, {kAnySize, x.dimensions()[1]});
   if (door.failed()) return door.error();
   if (bias != nullptr) door.check("bias", *bias, {type}, {w.dimensions()[0]});
+  if (used != nullptr) door.check("used", *used, {ffi::S32}, {1});
   door.check("the result", y, {type, ffi::F32}, {x.dimensions()[0], w.dimensions()[0]});
   if (door.failed()) return door.error();
+  const int64_t all = x.dimensions()[0], rows = used == nullptr ? all : data<int32_t>(*used)[0];
+  door.require(rows >= 0 && rows <= all, [&] { return "used is " + std::to_string(rows) + ", of " + std::to_string(all) + " rows"; });
+  if (door.failed()) return door.error();
   const void* added = bias == nullptr ? nullptr : bias->untyped_data();
-  return guarded(kName, type, [&](auto value) { return run<decltype(value)>(pool, x, w, added, y); });
+  return guarded(kName, type, [&](auto value) { return run<decltype(value)>(pool, x, w, added, rows, y); });
 }
 
 ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {
-  return dispatch(pool, x, w, nullptr, *y);
+  return dispatch(pool, x, w, nullptr, nullptr, *y);
 }
 
 ffi::Error linear_bias(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer bias,
                        ffi::Result<ffi::AnyBuffer> y) {
-  return dispatch(pool, x, w, &bias, *y);
+  return dispatch(pool, x, w, &bias, nullptr, *y);
+}
+
+ffi::Error linear_used(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer bias, ffi::AnyBuffer used,
+                       ffi::Result<ffi::AnyBuffer> y) {
+  const bool absent = bias.dimensions().size() == 1 && bias.dimensions()[0] == 0;
+  return dispatch(pool, x, w, absent ? nullptr : &bias, &used, *y);
 }
 
 }  // namespace
@@ -146,6 +164,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_linear, fxhlo::linear,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_linear_bias, fxhlo::linear_bias,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fxhlo_linear_used, fxhlo::linear_used,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....passes.cache_groups import CacheGroup, page_sizes
 from ....passes.fx.sample import Mode
+from ..parallel import devices_of
 from ..refusals import MAX_BIAS
 from .kinds import Limits
 
@@ -41,6 +42,8 @@ class StepOptions:
     """Whether a step takes the tokens of the one before from the device (asynchronous scheduling)."""
     packed: bool = False
     """Whether a step takes its small inputs in two arrays."""
+    skips: bool = False
+    """Whether products leave out the rows of a program that a step does not fill: native kernels on one device do."""
     limits: Limits = NO_LIMITS
     """The steps that the scheduler can ask for; of options made by hand, all up to max_tokens and max_requests."""
 
@@ -90,7 +93,8 @@ class StepOptions:
         """The options of an engine's programs, which also depend on how vLLM schedules and on how inputs reach the device best."""
         options = cls.of(config, groups)
         feed = config.scheduler_config.async_scheduling is True and not options.pooling
-        return replace(options, feed=feed, packed=target.family in PACKED)
+        skips = target.family == "cpu" and devices_of(config) == 1
+        return replace(options, feed=feed, packed=target.family in PACKED, skips=skips)
 
 
 PACKED = ("cpu", "tpu", "cuda")

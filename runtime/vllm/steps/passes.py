@@ -20,6 +20,7 @@ from ....passes.fx.recurrent_state import RecurrentState
 from ....passes.fx.sample import Sample
 from ....passes.fx.select_rows import SelectRows
 from ....passes.fx.silu_and_mul import SiluAndMul
+from ....passes.fx.unused_rows import UnusedRows
 from ....passes.fx.varlen_attention import VarlenAttention
 from ....passes.step_inputs import MODEL, TOKEN_TYPES, TOKENS, StepInput
 from ....passes.torch_private import OpOverload
@@ -46,6 +47,9 @@ def step_passes(options: StepOptions) -> tuple[Pass, ...]:
         *(() if options.pooling else sampling),  # a pooling model's step returns hidden states
         SiluAndMul(),  # before the matmuls beside it, which it leaves alone
         Linear(),  # after the selection, which changes the matmuls' operands
+        UnusedRows(
+            options.skips
+        ),  # after the selection and when all products are there: it is about rows of all tokens
         Donate(),  # when all states have their results
     )
     return (
