@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from math import lcm
 
@@ -16,6 +17,24 @@ ROWS = 512
 HEADS_TOGETHER = 16
 """Heads are padded to a multiple of it, so that the rows of a tile stand side by side in registers of any dtype."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+PROMPT_ROWS, PROMPT_PART, PROMPT_HEADS = 2048, 256, 8
+"""Of the decompressed form, the most rows of a tile, those multiplied at a time, and the most heads of a block: each tile makes keys and
+values anew, and each block of heads reads the latents anew."""
+NEVER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PromptBlocks:
+    """Blocks of the decompressed form. heads, rows: of a tile. part: rows of it that are multiplied at a time. keys: of a block. least: rows
+    of a request from which on the form takes fewer cycles than the absorbed one, NEVER where there are none. vmem: bytes that the kernel
+    needs."""
+
+    heads: int
+    rows: int
+    part: int
+    keys: int
+    least: int
+    vmem: int
 
 
 def padded_heads(heads: int) -> int:
@@ -61,5 +80,65 @@ def _vmem(tile: int, heads: int, size: int, latent: int, keys: int, chunk: int, 
         + 2 * padded_bytes((rows, latent), 4)
         + 2 * padded_bytes((rows, LANES), 4)
         + 5 * padded_bytes((rows, chunk), 4)  # intermediates of the softmax
+        + 2**20
+    )
+
+
+@cache
+def prompt_blocks_for(
+    query: TensorSpec, kv_cache: TensorSpec, w_uk: TensorSpec, w_uv: TensorSpec, target: Target
+) -> PromptBlocks | None:
+    """The largest blocks of the decompressed form that fit; None if none do. query: [T, N, P + R]."""
+    (tokens, heads, size), itemsize = query.shape, query.dtype.itemsize
+    (_, nope, latent), value = w_uk.shape, w_uv.shape[2]
+    least = least_rows(size, nope, latent, value, kv_cache.shape[2], target)
+    part = PROMPT_PART
+    keys = lcm(kv_cache.shape[1], CHUNK)
+    rows = min(PROMPT_ROWS, max(part, 1 << (tokens - 1).bit_length()))
+    together = next(count for count in range(min(heads, PROMPT_HEADS), 0, -1) if heads % count == 0)
+    while True:
+        vmem = _prompt_vmem(together, rows, part, keys, (size, nope, latent, value, kv_cache.shape[2]), itemsize)
+        if vmem <= target.vmem * VMEM_SHARE:
+            return PromptBlocks(together, rows, part, keys, least, vmem)
+        if together > 1:
+            together = next(count for count in range(together // 2, 0, -1) if heads % count == 0)
+        elif rows > part:
+            rows //= 2
+        else:
+            return None
+
+
+def least_rows(size: int, nope: int, latent: int, value: int, cached: int, target: Target) -> int:
+    """Rows of a request from which on keys and values of its context are made in fewer cycles than they save; NEVER if none are saved.
+
+    A matrix unit multiplies by whole squares: a key's products take as many of them as its size has, begun ones too.
+    """
+
+    def squares(length: int) -> int:
+        return -(-length // target.mxu) * target.mxu
+
+    saved = squares(cached) + squares(latent) - squares(size) - squares(value)  # for a row and a key
+    made = squares(latent) * (squares(nope) + squares(value))  # for a key
+    return -(-made // saved) if saved > 0 else NEVER
+
+
+def _prompt_vmem(
+    heads: int, rows: int, part: int, keys: int, sizes: tuple[int, int, int, int, int], itemsize: int
+) -> int:
+    size, nope, latent, value, cached = sizes
+    return (
+        2 * padded_bytes((heads, rows, size), itemsize)
+        + 2 * padded_bytes((heads, rows, value), itemsize)
+        + 2 * padded_bytes((heads, nope, latent), itemsize)
+        + 2 * padded_bytes((heads, latent, value), itemsize)
+        + 4 * padded_bytes((keys, cached), itemsize)
+        + 2 * padded_bytes((keys, size), itemsize)
+        + 2 * padded_bytes((keys, value), itemsize)
+        + padded_bytes((keys, size), 4)
+        + padded_bytes((keys, value), 4)
+        + padded_bytes((heads, rows, value), 4)
+        + 2 * padded_bytes((heads, rows, LANES), 4)
+        + 5 * padded_bytes((part, keys), 4)  # intermediates of the softmax
+        + padded_bytes((part, size), itemsize)
         + 2**20
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 
-from ..ragged_selective_scan.xla_requests import InPlace, along_requests
+from ..ragged_selective_scan.xla_requests import InPlace, InTiles, along_requests
 from ..ragged_ssd.xla import decays
 from ..spec import Operands
 from .reference import EPSILON
@@ -34,26 +34,30 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
-    *, scale: float, l2norm: bool, in_place: InPlace | None = None,
+    *, scale: float, l2norm: bool, in_place: InPlace | None = None, in_tiles: InTiles | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Operands and results as in reference.py. in_place: see `along_requests`."""
-    heads, key_heads = v.shape[1], k.shape[1]
+    """Operands and results as in reference.py. in_place, in_tiles: see `along_requests`."""
 
-    def by_head(one: Array) -> Array:
+    def unit(one: Array) -> Array:
         one = one.astype(jnp.float32)
-        one = one * jax.lax.rsqrt(jnp.sum(one * one, axis=-1, keepdims=True) + EPSILON) if l2norm else one
-        return jnp.repeat(one, heads // key_heads, axis=1)
+        return one * jax.lax.rsqrt(jnp.sum(one * one, axis=-1, keepdims=True) + EPSILON) if l2norm else one
 
-    rows = (by_head(q) * scale, by_head(k), *(one.astype(jnp.float32) for one in (v, g, beta)))
+    rows = (unit(q) * scale, unit(k), *(one.astype(jnp.float32) for one in (v, g, beta)))
     tile, width = (_tile, TILE) if g.ndim == 2 else (_channel_tile, CHANNEL_TILE)
     output, state = along_requests(
-        _single, tile, width, rows, state, state_slots, seq_lens, query_start_loc, in_place=in_place
+        _single, tile, width, rows, state, state_slots, seq_lens, query_start_loc, in_place=in_place, in_tiles=in_tiles
     )
     return output.astype(v.dtype), state
 
 
+def by_head(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+    """Queries and keys [C, Hk, K] for each head of the values [C, H, V]: [C, H, K]."""
+    return jnp.repeat(q, v.shape[1] // q.shape[1], axis=1), jnp.repeat(k, v.shape[1] // k.shape[1], axis=1)
+
+
 def _single(state: Array, q: Array, k: Array, v: Array, g: Array, beta: Array) -> tuple[Array, Array]:
-    """state [R, H, V, K]; q, k [R, H, K]; v [R, H, V]; g [R, H] or [R, H, K]; beta [R, H]: one row of each request."""
+    """state [R, H, V, K]; q, k [R, Hk, K]; v [R, H, V]; g [R, H] or [R, H, K]; beta [R, H]: one row of each request."""
+    q, k = by_head(q, k, v)
     decay = jnp.exp(g if g.ndim == 3 else g[..., None])
     state = state * decay[:, :, None, :]
     correction = beta[..., None] * (v - einsum("rhvk,rhk->rhv", state, k))
@@ -62,7 +66,8 @@ def _single(state: Array, q: Array, k: Array, v: Array, g: Array, beta: Array) -
 
 
 def _tile(state: Array, q: Array, k: Array, v: Array, g: Array, beta: Array) -> tuple[Array, Array]:
-    """state [H, V, K]; q, k [C, H, K]; v [C, H, V]; g, beta [C, H]: C rows of one request, one decay a head."""
+    """state [H, V, K]; q, k [C, Hk, K]; v [C, H, V]; g, beta [C, H]: C rows of one request, one decay a head."""
+    q, k = by_head(q, k, v)
     total = jnp.cumsum(g, axis=0).T  # [H, C]
     between = decays(total)
     keys = einsum("ihk,jhk->hij", k, k) * between * beta.T[:, :, None]
@@ -74,6 +79,7 @@ def _tile(state: Array, q: Array, k: Array, v: Array, g: Array, beta: Array) -> 
 
 def _channel_tile(state: Array, q: Array, k: Array, v: Array, g: Array, beta: Array) -> tuple[Array, Array]:
     """As `_tile`, with g [C, H, K]: a decay for each channel of a key."""
+    q, k = by_head(q, k, v)
     total = jnp.cumsum(g, axis=0)  # [C, H, K]
     between = decays(total.transpose(1, 2, 0))  # [H, K, C, C]
     keys = einsum("ihk,jhk,hkij->hij", k, k, between) * beta.T[:, :, None]

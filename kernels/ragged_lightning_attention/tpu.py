@@ -1,4 +1,4 @@
-"""`fxhlo.ragged_lightning_attention` on TPU: single rows by the Pallas kernel of `fxhlo.ragged_ssd`, tiles of rows as in xla.py."""
+"""`fxhlo.ragged_lightning_attention` on TPU: by the Pallas kernels of `fxhlo.ragged_ssd`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 
 from ...runtime.core.targets import Target
-from ..ragged_ssd.tpu import decayed
+from ..ragged_ssd.tpu import decayed, tiles_of
 from ..ragged_ssd.tpu_step import refused
 from ..spec import Operands
 from . import xla
@@ -22,4 +22,5 @@ def lower(
     q: Array, k: Array, v: Array, slopes: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py."""
-    return xla.lower(q, k, v, slopes, state, state_slots, seq_lens, query_start_loc, in_place=decayed)
+    tiles = tiles_of(v.shape[1], k.shape[1])
+    return xla.lower(q, k, v, slopes, state, state_slots, seq_lens, query_start_loc, in_place=decayed, in_tiles=tiles)

@@ -18,6 +18,7 @@ KERNEL = Kernel(
     },
     implementations=(
         Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "tpu", "pallas"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={1: 7},

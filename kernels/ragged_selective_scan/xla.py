@@ -11,7 +11,7 @@ from jax import Array
 from jax.lax import Precision
 
 from ..spec import Operands
-from .xla_requests import along_requests
+from .xla_requests import InTiles, along_requests
 
 TILE = 64
 
@@ -22,9 +22,9 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, dt_bias: Array | None = None, *, state: Array, state_slots: Array,
-    seq_lens: Array, query_start_loc: Array,
+    seq_lens: Array, query_start_loc: Array, in_tiles: InTiles | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Operands and results as in reference.py."""
+    """Operands and results as in reference.py. in_tiles: see `along_requests`."""
     step = softened(dt, dt_bias)
     wide, rate = x.astype(jnp.float32), a.astype(jnp.float32)
     rows = (step, step * wide, b.astype(jnp.float32), c.astype(jnp.float32))
@@ -40,7 +40,8 @@ def lower(
         states = decays * state + updates
         return jnp.einsum("tdn,tn->td", states, queries, precision=Precision.HIGHEST), states[-1]
 
-    y, state = along_requests(single, tile, TILE, rows, state, state_slots, seq_lens, query_start_loc)
+    batch = (state, state_slots, seq_lens, query_start_loc)
+    y, state = along_requests(single, tile, TILE, rows, *batch, in_tiles=in_tiles)
     alive = jnp.arange(x.shape[0]) < query_start_loc[-1]
     return jnp.where(alive[:, None], y + d.astype(jnp.float32) * wide, 0.0).astype(x.dtype), state
 

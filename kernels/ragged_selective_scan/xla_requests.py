@@ -20,6 +20,9 @@ Recurrence = Callable[..., tuple[Array, Array]]
 InPlace = Callable[..., tuple[Array, Array]]
 """(state, slots, kinds, *rows) -> (outputs, state): one row of each request, with the states where they lie. Its kind is NO_ROWS, GOES_ON
 or FRESH; one without rows has slot 0."""
+InTiles = Callable[["Step", Array, Array, Rows], tuple[Array, Array]]
+"""(step, chosen, state, rows) -> (outputs, state): all rows of the chosen requests [R], with the states where they lie; outputs of other
+rows may be anything."""
 NO_ROWS, GOES_ON, FRESH = 0, 1, 2
 Carry = tuple[Array, Array]
 
@@ -46,23 +49,32 @@ class Step(NamedTuple):
 def along_requests(
     single: Recurrence, tile: Recurrence, width: int, rows: Rows,
     state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array, *, in_place: InPlace | None = None,
+    in_tiles: InTiles | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Outputs float32 [T, ...], zero in rows of no request, and the updated state.
 
     rows: arrays [T, ...]. single: takes states [R, ...] and rows [R, ...], one a request. tile: takes a state [...] and rows
-    [width, ...] of one request, zeros behind its last. in_place: instead of `single`. state, state_slots, seq_lens and
+    [width, ...] of one request, zeros behind its last. in_place, in_tiles: instead of `single` and of `tile`. state, state_slots, seq_lens and
     query_start_loc as in the references.
     """
     tokens = rows[0].shape[0]
     step = Step.of(tokens, state, state_slots, seq_lens, query_start_loc)
     alive = jnp.arange(tokens) < step.ends[-1]
     rows = tuple(_where(alive, one, 0.0) for one in rows)
-    go = _gathered if in_place is None else partial(_in_place, in_place)
+    go = partial(_gathered, in_tiles) if in_place is None else partial(_in_place, in_place, in_tiles)
     output, state = go(single, tile, width, rows, state, step)
     return _where(alive, output, 0.0), state
 
 
-def _gathered(single: Recurrence, tile: Recurrence, width: int, rows: Rows, state: Array, step: Step) -> Carry:
+def _gathered(
+    in_tiles: InTiles | None,
+    single: Recurrence,
+    tile: Recurrence,
+    width: int,
+    rows: Rows,
+    state: Array,
+    step: Step,
+) -> Carry:
     """On a copy of the requests' states: a batch of rows where no request has more than one, else tiles."""
     tokens, has_rows = rows[0].shape[0], step.ends > step.starts
     before = _where(step.fresh, 0.0, state[step.slots].astype(jnp.float32))
@@ -74,6 +86,8 @@ def _gathered(single: Recurrence, tile: Recurrence, width: int, rows: Rows, stat
     def some_have_more() -> Carry:
         shape = jax.eval_shape(each_has_one)[0]
         copied = step._replace(slots=jnp.arange(before.shape[0]), fresh=jnp.zeros_like(step.fresh))
+        if in_tiles is not None:
+            return in_tiles(copied, has_rows, before, rows)
         return _by_tiles(tile, width, rows, jnp.zeros(shape.shape, shape.dtype), before, copied, has_rows)
 
     if tokens == 1:
@@ -85,7 +99,14 @@ def _gathered(single: Recurrence, tile: Recurrence, width: int, rows: Rows, stat
 
 
 def _in_place(
-    one_row: InPlace, single: Recurrence, tile: Recurrence, width: int, rows: Rows, state: Array, step: Step
+    one_row: InPlace,
+    in_tiles: InTiles | None,
+    single: Recurrence,
+    tile: Recurrence,
+    width: int,
+    rows: Rows,
+    state: Array,
+    step: Step,
 ) -> Carry:
     """On the states where they lie: all requests of one row, then the others by tiles. A condition would copy the state."""
     tokens, lengths = rows[0].shape[0], step.ends - step.starts
@@ -93,8 +114,14 @@ def _in_place(
     kinds = jnp.where(alone, jnp.where(step.fresh, FRESH, GOES_ON), NO_ROWS)
     given = [one[jnp.minimum(step.starts, tokens - 1)] for one in rows]
     output, state = one_row(state, jnp.where(alone, step.slots, 0), kinds, *given)
-    output = output[step.request(tokens)]
-    return (output, state) if tokens == 1 else _by_tiles(tile, width, rows, output, state, step, lengths > 1)
+    request = step.request(tokens)
+    output = output[request]
+    if tokens == 1:
+        return output, state
+    if in_tiles is None:
+        return _by_tiles(tile, width, rows, output, state, step, lengths > 1)
+    made, state = in_tiles(step, lengths > 1, state, rows)
+    return _where((lengths > 1)[request], made, output), state
 
 
 def _by_tiles(

@@ -11,7 +11,7 @@ from jax import Array
 from jax.lax import Precision
 
 from ..ragged_selective_scan.xla import softened
-from ..ragged_selective_scan.xla_requests import InPlace, along_requests
+from ..ragged_selective_scan.xla_requests import InPlace, InTiles, along_requests
 from ..spec import Operands
 
 TILE = 64
@@ -26,9 +26,9 @@ def supports(operands: Operands, attributes: Mapping[str, Any]) -> str | None:
 
 def lower(
     x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, dt_bias: Array, state: Array, state_slots: Array,
-    seq_lens: Array, query_start_loc: Array, *, in_place: InPlace | None = None,
+    seq_lens: Array, query_start_loc: Array, *, in_place: InPlace | None = None, in_tiles: InTiles | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Operands and results as in reference.py. in_place: see `along_requests`."""
+    """Operands and results as in reference.py. in_place, in_tiles: see `along_requests`."""
     step, wide = softened(dt, dt_bias), x.astype(jnp.float32)
     y, state = decayed_attention(
         c,
@@ -40,6 +40,7 @@ def lower(
         seq_lens,
         query_start_loc,
         in_place=in_place,
+        in_tiles=in_tiles,
     )
     alive = jnp.arange(x.shape[0]) < query_start_loc[-1]
     y = y + d.astype(jnp.float32)[:, None] * wide
@@ -48,7 +49,7 @@ def lower(
 
 def decayed_attention(
     queries: Array, keys: Array, values: Array, decay: Array, state: Array, state_slots: Array, seq_lens: Array, query_start_loc: Array,
-    *, in_place: InPlace | None = None,
+    *, in_place: InPlace | None = None, in_tiles: InTiles | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Linear attention with a decay per head and row: state = exp(decay) state + values keys', output = state queries.
 
@@ -56,7 +57,8 @@ def decayed_attention(
     Returns the outputs float32 [T, H, P], zero in rows of no request, and the updated state.
     """
     rows = tuple(one.astype(jnp.float32) for one in (queries, keys, values, decay))
-    return along_requests(_single, _tile, TILE, rows, state, state_slots, seq_lens, query_start_loc, in_place=in_place)
+    ways = {"in_place": in_place, "in_tiles": in_tiles}
+    return along_requests(_single, _tile, TILE, rows, state, state_slots, seq_lens, query_start_loc, **ways)  # type: ignore[arg-type]
 
 
 def _grouped(one: Array, groups: int, axis: int) -> Array:

@@ -15,6 +15,6 @@ def lower(
     x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, dt_bias: Array | None = None, *, layer: str
 ) -> Array:
     """Operands and result as in `reference.selective_scan`."""
-    state, state_slots, seq_lens, query_start_loc = alone(x, *a.shape)
-    step = {"state_slots": state_slots, "seq_lens": seq_lens, "query_start_loc": query_start_loc}
-    return ragged(x, dt, a, b, c, d, dt_bias, state=state, **step)[0]
+    state, slots, lengths, starts = alone(x, *a.shape)
+    given = (x, dt, a, b, c, d, dt_bias)
+    return ragged(*given, state=state, state_slots=slots, seq_lens=lengths, query_start_loc=starts)[0]

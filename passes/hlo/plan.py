@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...runtime.core import mesh as meshes
 from ...runtime.core.mesh import Mesh
 from ...runtime.core.sharding import REPLICATED, Sharding, Split
+from ...runtime.core.targets import Target
 
 NEXT_STEP = "leave out --tensor-parallel-size"
 """Of errors: what a mesh cannot do, one device can."""
@@ -48,3 +50,16 @@ class Plan:
 
 
 ONE_DEVICE = Plan()
+
+
+def rows_for(target: Target) -> int | None:
+    """`Plan.rows` of a target; None: tokens stay whole.
+
+    XLA for TPUs makes a loop of a product whose rows are split, and overlaps it with the sends. Each turn multiplies two devices' rows and
+    reads the whole weight again; so it pays where these rows take the matrix units as long as their weight takes the memory (docs/meshes.md
+    has the figures).
+    """
+    flops, bandwidth = target.flops("bfloat16"), target.bandwidth
+    if target.family != "tpu" or not flops or not bandwidth:
+        return None
+    return math.ceil(flops / bandwidth / 2)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ...passes.cache_groups import CacheGroup
-from ...passes.hlo.plan import ONE_DEVICE, Plan
+from ...passes.hlo.plan import ONE_DEVICE, Plan, rows_for
 from ..core.targets import Target
 from . import compat, memory
 from .layers import catalog
@@ -58,7 +58,7 @@ class Caches:
             groups = compat.cache_groups(self._config, specs)
             check_groups(self.states(), groups_of(groups, self._config.model_config.max_model_len))
         apart = experts_apart(self._config)
-        return plan_of(model, self._layers, self.states(), devices, experts_apart=apart, family=target.family)
+        return plan_of(model, self._layers, self.states(), devices, experts_apart=apart, rows=rows_for(target))
 
     def bytes_for_vllm(self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit. Raises CacheSizeError.

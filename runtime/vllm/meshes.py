@@ -26,8 +26,6 @@ from .states.paged_kv import PagedKV
 from .states.spec import StateSpec
 
 Axes = tuple[str, ...]
-ROWS = {"tpu": 16}
-"""Family of targets -> `Plan.rows`: XLA for TPUs overlaps products with the sums that scatter and the gathers that follow."""
 
 
 def mesh_of(devices: int, layers: Mapping[str, Any]) -> Mesh:
@@ -57,10 +55,10 @@ def plan_of(
     devices: int,
     *,
     experts_apart: bool = False,
-    family: str = "cpu",
+    rows: int | None = None,
 ) -> Plan:
     """How the weights and states of a model lie on so many devices. layers: those with a state, by name. experts_apart: whether a
-    device has whole experts, and not a part of each. family: of the target."""
+    device has whole experts, and not a part of each. rows: `Plan.rows`."""
     for name, layer in layers.items():
         if not kind_of(name, layer).splits:
             raise UnsupportedError(
@@ -77,7 +75,7 @@ def plan_of(
                 full = f"{path}.{name}"
                 _check(full, parameter, split, mesh)
                 weights[full] = split
-    return Plan(mesh, weights, {state.name: rules.state(state) for state in states}, ROWS.get(family))
+    return Plan(mesh, weights, {state.name: rules.state(state) for state in states}, rows)
 
 
 def check_groups(states: Iterable[StateSpec], groups: Sequence[CacheGroup]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,13 +15,13 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from latent_batches import batch
 
-from fxhlo.kernels.paged_latent_attention import KERNEL
+from fxhlo.kernels.paged_latent_attention import KERNEL, tpu, tuning
 from fxhlo.kernels.paged_latent_attention.cases import MODELS, Sizes, specs
 from fxhlo.kernels.paged_latent_attention.reference import ragged_paged_latent_attention as reference
-from fxhlo.kernels.paged_latent_attention.tuning import blocks_for
+from fxhlo.kernels.paged_latent_attention.tuning import NEVER, blocks_for, least_rows, prompt_blocks_for
 from fxhlo.kernels.spec import Operands, TensorSpec
 from fxhlo.runtime.core.targets import KNOWN, Target
-from fxhlo.tools.bench.experts_tpu import compile_implementation
+from fxhlo.tools.bench.tpu_kernels.compiler import compile_implementation
 
 (PALLAS,) = (one for one in KERNEL.implementations if one.name == "pallas")
 TPUS = [name for name in KNOWN if name.startswith("tpu-")]
@@ -40,9 +41,10 @@ def refusal(operands: dict[str, TensorSpec], target: str = "tpu-v6e", **attribut
 
 
 def check(
-    lengths: Lengths, sizes: Sizes, *, dtype: str = "float32", page: int = 16, window: int = 0, padding: int = 3, mode: Any = True
+    lengths: Lengths, sizes: Sizes, *, dtype: str = "float32", page: int = 16, window: int = 0, padding: int = 3, mode: Any = True,
+    form: str = "",
 ) -> None:  # fmt: skip
-    """Unwritten slots and rows of no request hold NaN."""
+    """Unwritten slots and rows of no request hold NaN. form: of the kernel, its own choice where it is empty."""
     inputs = batch(lengths, sizes=sizes, block_size=page, padding=padding, selected=0, seed=len(lengths))
     rows = inputs["query"].shape[0] - padding
     for name in ("query", "latent"):
@@ -58,7 +60,7 @@ def check(
     named = {"scale": 0.1, "sliding_window": window}
     assert refusal({name: TensorSpec(one.shape, one.dtype) for name, one in arrays.items()}, **named) is None
     with pltpu.force_tpu_interpret_mode(mode):
-        output, updated = jax.jit(lambda given: PALLAS.bound(V6E)(**given, **named))(arrays)
+        output, updated = jax.jit(lambda given: tpu.lower(**given, **named, target=V6E, form=form))(arrays)
     expected, cache = reference(**inputs, **named)
     wanted = expected.float().numpy()
     scale = float(np.abs(wanted).max())
@@ -86,6 +88,41 @@ def test_a_window_and_longer_pages() -> None:
 
 def test_more_heads_on_a_latent_of_512() -> None:
     check([(40, 1), (0, 6), (520, 1)], Sizes(20, 32, 64, 512, 32), dtype="bfloat16", padding=0, page=32)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes", "changes"),
+    [
+        (STEPS["mixed"], Sizes(4, 24, 32, 128, 20), {}),
+        (STEPS["mixed"], Sizes(2, 192, 64, 128, 256), {"dtype": "bfloat16"}),
+        ([(600, 300), (0, 1), (3, 290)], Sizes(2, 16, 16, 128, 16), {"page": 64}),
+        ([(600, 300), (0, 70)], Sizes(2, 16, 16, 128, 16), {"window": 20}),
+        (STEPS["nobody"], Sizes(2, 16, 16, 128, 16), {}),
+    ],
+)
+def test_keys_and_values_made_of_latents(lengths: Lengths, sizes: Sizes, changes: dict[str, Any]) -> None:
+    check(lengths, sizes, form="decompressed", **changes)
+
+
+@pytest.fixture
+def from_eight_rows_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tuning, "least_rows", lambda *_: 8)
+    prompt_blocks_for.cache_clear()
+    yield
+    prompt_blocks_for.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["decode", "mixed", "one prompt"])
+def test_each_request_in_the_form_of_its_length(name: str, from_eight_rows_on: None) -> None:
+    check(STEPS[name], Sizes(2, 16, 16, 128, 16))
+
+
+def test_rows_from_which_on_keys_and_values_are_made() -> None:
+    """By the squares of the matrix units: of 128 by 128, DeepSeek's sizes save 768 products a row and key, and take 131,072 a key."""
+    sizes = MODELS["DeepSeek-V2, V3"]
+    named = (sizes.nope + sizes.rotary, sizes.nope, sizes.latent, sizes.value, sizes.latent + sizes.rotary)
+    assert least_rows(*named, Target("tpu-v5e")) == -(-131_072 // 768)
+    assert least_rows(160, 128, 128, 128, 160, Target("tpu-v6e")) == NEVER
 
 
 def test_copies_are_awaited_before_what_they_bring_is_read(capfd: pytest.CaptureFixture[str]) -> None:
@@ -119,9 +156,10 @@ def test_every_served_size_fits(model: str, target: str) -> None:
         assert blocks.vmem <= 0.8 * Target(target).vmem
 
 
-def test_the_cache_is_updated_where_it_lies() -> None:
-    """Compiled with a cache that is donated, nothing of its size is made."""
-    operands = specs(32, MODELS["DeepSeek-V2-Lite"], 16, 8, 32, blocks=8192)
+@pytest.mark.parametrize("tokens", [32, 512])
+def test_the_cache_is_updated_where_it_lies(tokens: int) -> None:
+    """Compiled with a cache that is donated, nothing of its size is made; with 512 rows, where a prompt may take the other form."""
+    operands = specs(tokens, MODELS["DeepSeek-V2-Lite"], 16, 8, 32, blocks=8192)
     cache, named = operands["kv_cache"], {"scale": 0.1, "sliding_window": 0}
     done = compile_implementation(PALLAS, operands, named, Target("tpu-v5e"), {1: "kv_cache"})
     size = math.prod(cache.shape) * cache.dtype.itemsize

@@ -1,6 +1,6 @@
 """How the bench reads what libtpu writes: schedules with loops, modules with loops and conditions."""
 
-from fxhlo.tools.bench.sampling_tpu import pallas_cycles, xla_cycles
+from fxhlo.tools.bench.tpu_kernels.compiler import pallas_cycles, xla_cycles
 
 SCHEDULE = """
 LB: loop body
@@ -8,7 +8,7 @@ LB: loop body
    0x1 LB: > { %s1 = sadd.s32 1 /* iteration index, stage = 1 */ }
    0x2 LB: >> { %v1 = vld }
    0x3   :  { %v2 = vld }
-   0x4   : >> { %p1 = scmp.ge.s32.totalorder %s2, 5 /* loop exit test */ }
+   0x4   : >> { %p1 = scmp.ge.s32.totalorder (%p9), %s2, 5 /* loop exit test */ }
    0x5   : > { %v3 = vst }
    0x6 LB: >> { %v4 = vld }
    0x7   : > { %p2 = scmp.ge.s32.totalorder %s1, 10 /* loop exit test */ }

@@ -17,17 +17,15 @@ from rich.table import Table
 from ..console import put, run, say
 from ..prepare_model import prepare
 from . import (
-    attention_tpu,
     cache_size,
     considered_tpu,
     depth,
-    experts_tpu,
     host,
-    kernels_tpu,
     latent_forms,
     load,
     loops,
     lowering,
+    meshes_tpu,
     models,
     sampling_tpu,
     serving,
@@ -35,7 +33,9 @@ from . import (
     throughput,
     tpu,
 )
+from .kept import Kept
 from .record import Record
+from .tpu_kernels import measure as kernels_tpu
 
 OUT = Path("build") / "bench"
 
@@ -53,14 +53,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the bench. measure: gives rows (dataclasses); tables: shows them."""
+    """One part of the bench. measure: gives rows (dataclasses); tables: shows them. default: whether it runs where no part is named.
+    masks: whether it knows of instruction sets."""
 
     measure: Callable[[Options], Sequence[Any]]
     tables: Callable[[Sequence[Any]], Sequence[Table]]
     default: bool = False
-    """Whether it runs where no part is named."""
     masks: bool = False
-    """Whether it knows of instruction sets."""
 
 
 def _serve(options: Options) -> Sequence[Any]:
@@ -106,21 +105,15 @@ PARTS: dict[str, Part] = {
     "lowering": Part(lambda options: lowering.measure(say), lambda rows: [lowering.table(list(rows))]),
     "depth": Part(lambda options: depth.measure(say, options.piece), lambda rows: [depth.table(rows)]),
     "loop": Part(lambda options: loops.measure(say, options.piece), lambda rows: [loops.table(rows)]),
-    "attention-tpu": Part(lambda options: attention_tpu.measure(say), lambda rows: [attention_tpu.table(list(rows))]),
     "sampling-tpu": Part(lambda options: sampling_tpu.measure(say), lambda rows: [sampling_tpu.table(list(rows))]),
-    "experts-tpu": Part(lambda options: experts_tpu.measure(say), lambda rows: [experts_tpu.table(list(rows))]),
-    "kernels-tpu": Part(
-        lambda options: [
-            *([] if options.fast else experts_tpu.measure(say)),
-            *kernels_tpu.measure(say, fast=options.fast),
-        ],
-        lambda rows: kernels_tpu.tables(rows),
-    ),
     "latent": Part(lambda options: latent_forms.measure(say), lambda rows: [latent_forms.table(list(rows))]),
     "considered-tpu": Part(
         lambda options: considered_tpu.measure(say), lambda rows: [considered_tpu.table(list(rows))]
     ),
 }
+
+KEPT: dict[str, Kept[Any]] = {"kernels-tpu": kernels_tpu.PART, "meshes-tpu": meshes_tpu.PART}
+NAMES = (*PARTS, *KEPT)
 
 app = typer.Typer(add_completion=False)
 
@@ -134,10 +127,12 @@ def bench(
     record: bool = typer.Option(
         False, "--record", help="Keep the figures in docs/bench, from which `make docs` writes docs/measured.md."
     ),
-    only: str = typer.Option("", help=f"One part: {', '.join(PARTS)}."),
     piece: str = typer.Option(
         "", help="One row of `depth` or `loop`, as narrow-32, 405B-126 or cpu-16: the others are the record's."
     ),
+    only: str = typer.Option("", help=f"One part: {', '.join(NAMES)}."),
+    of: str = typer.Option("", help=f"Of {' and '.join(KEPT)}: only rows that have all of these words."),
+    missing: bool = typer.Option(False, "--missing", help=f"Of {' and '.join(KEPT)}: only rows that the record lacks."),
 ) -> None:
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
@@ -145,13 +140,20 @@ def bench(
     Both engines are alive at once and measured in turn; a figure is the median over rounds after a warm-up, and a ratio
     the median of the rounds' ratios. Takes about ten minutes (--fast: five), most of it the peer's start.
     """
-    if only and only not in PARTS:
-        raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(PARTS)}", param_hint="--only")
-    if isa not in ("", "avx2") or (isa and not (only and PARTS[only].masks)):
+    if only and only not in NAMES:
+        raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(NAMES)}", param_hint="--only")
+    if isa not in ("", "avx2") or (isa and not (only in PARTS and PARTS[only].masks)):
         known = ", ".join(name for name, part in PARTS.items() if part.masks)
         raise typer.BadParameter(f"{isa!r}: avx2, and one of the parts {known}", param_hint="--isa")
+    if (of or missing) and only not in KEPT:
+        raise typer.BadParameter(f"--of and --missing are of {' and '.join(KEPT)}", param_hint="--of")
     options = Options(dtype, fast, piece, isa)
     made = []
+    if only in KEPT:
+        kept = KEPT[only].run(only, of, missing=missing, record=record, say=say)
+        made.append(Record.now(only, KEPT[only].tables(kept), kept))
+        if not as_json:
+            put(f"{_text(KEPT[only].tables(kept))}{made[-1].machine}\n")
     for name, part in PARTS.items():
         if name != only and (only or not part.default):
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .sampling_tpu import xla_cycles
+from .tpu_kernels.compiler import xla_cycles
 
 if TYPE_CHECKING:
     from jax import Array

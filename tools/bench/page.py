@@ -22,14 +22,13 @@ WHAT = {
     "tpu": "Compiled by libtpu without a TPU, beside the same decoder lowered by torchax. Bounds are summed over the "
     "compiled ops from the compiler's own figures; nothing is timed. *Outside kernels*: the bound over the roofline of "
     "everything but the kernels.",
-    "attention-tpu": "Cycles of libtpu's static profile for more keys of one request, beside the kernel in the jax wheel.",
     "sampling-tpu": "Cycles of the compiled sampling kernels, beside XLA's form of the same composites and, for `sample`, "
     "a sampler that sorts.",
-    "experts-tpu": "Cycles of one layer's experts by the compiler's figures: the Pallas product beside XLA's ragged dot, of which the "
-    "copies alone have an estimate, and beside the loop in StableHLO. *Weights' bound*: the time in which the memory delivers the "
-    "chosen weights.",
-    "kernels-tpu": "Cycles of one layer's step by the compiler's figures: experts as by `experts-tpu`, latent attention, state space and "
-    "linear attention, our Pallas kernel beside XLA's programs for the same composite.",
+    "kernels-tpu": "Cycles of one layer's call of a kernel by the compiler's figures: our Pallas form beside XLA's and others, and the one "
+    "that legalization takes. *Of the least*: the target's memory at full bandwidth, or its matrix units at their peak, for the "
+    "least that any form must do. XLA's ragged dot is a custom call without an estimate, of which the copies alone are counted, which favours it.",
+    "meshes-tpu": "Tensor parallelism with and without tokens split over the devices (sequence parallelism), by the compiler's figures: cycles of "
+    "the ops on a device, and those in which its links move what it sends. What is sent beside a product (a collective matmul) is not waited for.",
     "latent": "The two forms of latent attention in the native CPU kernel, and the one that it chooses; the best of some calls, in turn.",
     "considered-tpu": "What was considered as a kernel: the compiler's figures. docs/kernels_considered.md has the verdicts.",
 }
@@ -37,8 +36,7 @@ WHAT = {
 TITLES = {
     "serving": "Serving", "decode": "Decode", "prefill": "Prefill", "contexts": "Long contexts", "load": "A mixed load",
     "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
-    "attention-tpu": "Paged attention on TPUs", "sampling-tpu": "Sampling on TPUs",
-    "experts-tpu": "Experts on TPUs", "kernels-tpu": "Experts, latents and states on TPUs", "latent": "Latent attention's two forms",
+    "sampling-tpu": "Sampling on TPUs", "kernels-tpu": "Kernels on TPUs", "meshes-tpu": "Meshes of TPUs", "latent": "Latent attention's two forms",
     "considered-tpu": "Kernels considered",
 }  # fmt: skip
 BLOCK = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

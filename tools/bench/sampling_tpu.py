@@ -13,20 +13,19 @@ XLA's cost analysis, which counts loop bodies once and so favours XLA's program;
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .tpu_kernels.compiler import STEPS, pallas_cycles, xla_cycles
 
 if TYPE_CHECKING:
     from jax import Array
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 TARGETS = ("tpu-v5e", "tpu-v6e")
 ROWS, SIZE = 64, 128256
 BLOCK = 8  # rows of a block, as in the kernels
-STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -136,71 +134,6 @@ def _operands(kernel: str) -> dict[str, Any]:
         return dict(sample(ROWS, SIZE, np.dtype(np.float32)))
     of = {"logprobs": logprobs, "process_logits": process_logits}[kernel]
     return dict(of(ROWS, SIZE, np.dtype(ml_dtypes.bfloat16)))
-
-
-def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
-    """Counts bundles of a final schedule, loops times their count: the constant of a loop's exit test, `blocks` for the grid's, `steps`
-    where there is none.
-
-    A line is an address, LB where a loop's body starts, and a `>` for each loop around it; code that the scheduler
-    moved in from outside has fewer. So a loop extends to its last line with all of its marks.
-    """
-    lines = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?[^:{\n]*:\s*([> ]*)\{(.*)$", schedule, re.MULTILINE)
-    depths = [arrows.count(">") for _, arrows, _ in lines]
-    starts = [at for at, (label, _, _) in enumerate(lines) if label]
-    loops: list[tuple[int, int]] = []
-    for start in starts:
-        limit = next((at for at in starts if at > start and depths[at] <= depths[start]), len(lines))
-        loops.append((start, max(at for at in range(start, limit) if depths[at] >= depths[start])))
-    counts = [float(blocks if "iteration index" in lines[start][2] else steps) for start, _ in loops]
-    for at, (_, _, text) in enumerate(lines):
-        tested = re.search(r"scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test", text)
-        around = [index for index, (start, end) in enumerate(loops) if start <= at <= end]
-        if tested and around and "iteration index" not in lines[loops[around[-1]][0]][2]:
-            counts[around[-1]] = float(tested[1])
-    total = float(len(lines))
-    for index, (start, end) in enumerate(loops):
-        outer = [counts[other] for other, (first, last) in enumerate(loops[:index]) if first <= start and end <= last]
-        total += (end - start + 1) * (counts[index] - 1) * math.prod(outer)
-    return total
-
-
-def xla_cycles(text: str, *, asked: bool, steps: int | Sequence[int] = STEPS) -> float:
-    """Sums `estimated_cycles` of an optimized module, loops times their count, `steps` where it is not known: the same for all, or from
-    the outermost of nested loops on. Of a condition the most expensive branch, or the cheapest unless `asked`."""
-    counts = [steps] if isinstance(steps, int) else list(steps)
-    computations: dict[str, list[str]] = {}
-    current: list[str] = []
-    entry = ""
-    for line in text.splitlines():
-        if started := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
-            current = computations[started[2]] = []
-            entry = started[2] if started[1] else entry
-        else:
-            current.append(line)
-
-    @cache
-    def cost(name: str, depth: int = 0) -> float:
-        return sum(of(line, depth) for line in computations.get(name, ()))
-
-    def of(line: str, depth: int) -> float:
-        if loop := re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            turns = int(known[1]) if known else counts[min(depth, len(counts) - 1)]
-            inside = depth if known else depth + 1
-            return turns * (cost(loop[1], inside) + cost(loop[2], inside))
-        if " conditional(" in line:
-            names = re.search(r"branch_computations=\{([^}]*)\}", line)
-            branches = (
-                re.findall(r"[\w.\-]+", names[1])
-                if names
-                else re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-            )
-            return (max if asked else min)(cost(branch, depth) for branch in branches)
-        estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
-        return float(estimate[1]) if estimate and int(estimate[1]) < 2**62 else 0.0
-
-    return cost(entry)
 
 
 def _sort(

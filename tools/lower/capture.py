@@ -119,6 +119,7 @@ def capture(
 
 
 def _capture_step(config: VllmConfig) -> Captured:
+    from ...passes.hlo.plan import rows_for
     from ...runtime.vllm.layers.catalog import states
     from ...runtime.vllm.meshes import plan_of
     from ...runtime.vllm.model import build_model, layers_of
@@ -133,7 +134,7 @@ def _capture_step(config: VllmConfig) -> Captured:
     kept = states(layers, config.cache_config.block_size)
 
     def plan(devices: int, experts_apart: bool, target: Target) -> Plan:
-        return plan_of(built, layers, kept, devices, experts_apart=experts_apart, family=target.family)
+        return plan_of(built, layers, kept, devices, experts_apart=experts_apart, rows=rows_for(target))
 
     return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options), plan)
 
