@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from ..base import Pass
-from ..edit import Traces, inline
+from ..edit import inline
 from ..extension import Extension, extended
 from ..program import Program
 from ..rewrite import noted
@@ -44,7 +44,7 @@ class UnusedRows(Pass):
         return BOUNDS
 
     def __call__(self, program: Program) -> Program:
-        ops = {"moe": _choose, **({"linear": _tell} if self.products else {})}
+        ops = ("moe", "linear") if self.products else ("moe",)
         if not any(_calls(program.graph, op) for op in ops):
             return program
         moved = _moved(program)
@@ -54,15 +54,29 @@ class UnusedRows(Pass):
         def edit(graph: fx.Graph, extension: Extension) -> None:
             (starts,) = extension.inputs(self.inputs, {})
             tokens = str(extension.size("tokens").node.expr)
-            traces: Traces = {}
-            for op, rewrite in ops.items():
-                for node in _calls(graph, op):
-                    rows: Any = node.args[0]
-                    if str(rows.meta["val"].shape[0]) == tokens:
-                        with graph.inserting_before(node):
-                            node.args = rewrite(graph, node, starts, traces)
+            sites = [(node, op) for op in ops for node in _calls(graph, op) if _rows(node) == tokens]
+            like = next((node for node in graph.nodes if node.op == "placeholder" and _rows(node) == tokens), None)
+            if like is None or not sites:
+                return
+            first = next(node for node in graph.nodes if node.op != "placeholder")
+            with graph.inserting_before(first):  # once, and of no layer, so that layers stay alike
+                used = inline(graph, _used, (starts,), {}, origin=starts)
+                mask = inline(graph, _mask, (like, starts), {}, origin=starts)
+            for node, op in sites:
+                with graph.inserting_before(node):
+                    node.args = _choose(graph, node, mask) if op == "moe" else (*node.args[:3], used)
+            for made in (mask, used):
+                if not made.users:
+                    graph.erase_node(made)
 
         return extended(program, edit)
+
+
+def _rows(node: fx.Node) -> str:
+    """The size of the first dimension of a placeholder, or of the first operand of a call; "" for a number."""
+    source: Any = node if node.op == "placeholder" else node.args[0]
+    val = source.meta["val"]
+    return str(val.shape[0]) if isinstance(val, torch.Tensor) and val.ndim else ""
 
 
 def _moved(program: Program) -> list[fx.Node]:
@@ -91,26 +105,23 @@ def _calls(graph: fx.Graph, op: str) -> list[fx.Node]:
     return [node for node in graph.nodes if node.target is getattr(torch.ops.fxhlo, op).default]
 
 
-def _choose(graph: fx.Graph, node: fx.Node, starts: fx.Node, traces: Traces) -> tuple[Any, ...]:
-    """The operands of experts, with ids that unused rows do not have."""
+def _choose(graph: fx.Graph, node: fx.Node, mask: fx.Node) -> tuple[Any, ...]:
+    """The operands of experts, with ids that unused rows do not have. mask [T, 1]."""
     args: Any = node.args
-    masked = inline(graph, _ids, (args[IDS], starts), {}, origin=node, traces=traces)
-    return (*args[:IDS], masked, *args[IDS + 1 :])
-
-
-def _tell(graph: fx.Graph, node: fx.Node, starts: fx.Node, traces: Traces) -> tuple[Any, ...]:
-    """The operands of a product, with the number of its rows that are used."""
-    args: Any = node.args
-    return (*args[:3], inline(graph, _count, (starts,), {}, origin=node, traces=traces))
+    return (*args[:IDS], inline(graph, _ids, (args[IDS], mask), {}, origin=node), *args[IDS + 1 :])
 
 
 # starts: query_start_loc [R + 1], whose last entry is the number of tokens in the step.
 
 
-def _ids(ids: Tensor, starts: Tensor) -> Tensor:
-    rows = torch.arange(ids.shape[0], dtype=starts.dtype, device=ids.device)
-    return torch.where((rows < starts[-1]).unsqueeze(-1), ids, -1)
-
-
-def _count(starts: Tensor) -> Tensor:
+def _used(starts: Tensor) -> Tensor:
     return starts[-1:]
+
+
+def _mask(like: Tensor, starts: Tensor) -> Tensor:
+    rows = torch.arange(like.shape[0], dtype=starts.dtype, device=starts.device)
+    return (rows < starts[-1]).unsqueeze(-1)
+
+
+def _ids(ids: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, ids, -1)
