@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...runtime.core import mesh as meshes
 from ...runtime.core.mesh import Mesh
@@ -29,6 +29,10 @@ class Plan:
     def sharding(self, name: str) -> Sharding:
         """Of an argument, as the program takes it."""
         return self.weights[name].sharding if name in self.weights else self.states.get(name, REPLICATED)
+
+    def at(self, first: int) -> Plan:
+        """The same on devices from number `first` on."""
+        return replace(self, mesh=replace(self.mesh, first=first))
 
     def copies(self, name: str) -> int:
         """How many devices have the same part of an argument."""

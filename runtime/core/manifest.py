@@ -127,7 +127,7 @@ class Manifest:
 
     @property
     def mesh(self) -> Mesh:
-        """The mesh of all entries: they share the weights' placement."""
+        """The mesh of all entries, which share the weights' placement; of stages on devices of their own, the first one's."""
         return next((entry.signature.mesh for entry in self.entries.values()), ONE_DEVICE)
 
     def text(self) -> bytes:
@@ -200,7 +200,7 @@ class Manifest:
             {name: WeightRef.from_json(ref) for name, ref in data["weights"].items()},
             tuple(FileRecord.from_json(record) for record in data.get("libraries", ())),
         )
-        if len({entry.signature.mesh for entry in made.entries.values()}) > 1:
+        if len({entry.signature.mesh.axes for entry in made.entries.values()}) > 1:
             raise ValueError("its entries are for different meshes")
         for name, ref in made.weights.items():
             if not 0 <= ref.file < len(made.weight_files):

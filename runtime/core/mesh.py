@@ -1,7 +1,8 @@
 """Mesh: the devices that one program runs on, as a grid with named axes.
 
 Comes in: axis names and sizes, or the JSON of a manifest. Goes out: a frozen `Mesh`. Guaranteed: names are unique, sizes positive.
-The mesh without axes is one device. Devices are numbered in the order of the grid, the last axis running fastest.
+The mesh without axes is one device. Devices are numbered in the order of the grid, the last axis running fastest; `first` is the number
+that its first device has among all: stages of a pipeline lie on devices of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Mesh:
     """
 
     axes: tuple[tuple[str, int], ...] = ()
+    first: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", tuple((name, size) for name, size in self.axes))
@@ -33,6 +35,8 @@ class Mesh:
                     f"the mesh has an axis {name!r} of size {size!r}",
                     next_step="an axis has a name and a size from 1 on",
                 )
+        if type(self.first) is not int or self.first < 0:
+            raise SignatureError(f"the mesh's first device is {self.first!r}, not a number from 0 on")
 
     @property
     def devices(self) -> int:
@@ -62,18 +66,21 @@ class Mesh:
         return list(found.values())
 
     def to_json(self) -> list[list[str | int]]:
-        """[["data", 2], ["model", 4]]; `from_json` gives an equal mesh."""
-        return [[name, size] for name, size in self.axes]
+        """[["data", 2], ["model", 4]], and [["", 8]] before them where it begins with device 8; `from_json` gives an equal mesh."""
+        axes: list[list[str | int]] = [[name, size] for name, size in self.axes]
+        return [["", self.first], *axes] if self.first else axes
 
     @staticmethod
     def from_json(data: object) -> Mesh:
         """Raises SignatureError where `data` is not what `to_json` gives."""
         if not isinstance(data, list) or not all(isinstance(axis, list) and len(axis) == 2 for axis in data):
             raise SignatureError(f"mesh is {data!r}, not a list of axes with their sizes")
-        return Mesh(tuple((name, size) for name, size in data))
+        first = data[0][1] if data and data[0][0] == "" else 0
+        return Mesh(tuple((name, size) for name, size in (data[1:] if first else data)), first)
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}={size}" for name, size in self.axes) or "one device"
+        axes = ", ".join(f"{name}={size}" for name, size in self.axes) or "one device"
+        return f"{axes}, from device {self.first} on" if self.first else axes
 
 
 ONE_DEVICE = Mesh()

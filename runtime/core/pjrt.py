@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from . import seal, topology
+from . import processes, seal, topology
 from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
@@ -153,18 +153,22 @@ class Loaded(Compiled):
 class Device:
     """One device of a target, or all devices of a mesh as one, and how arrays get onto it. Make it with `device()`.
 
-    raws: in the mesh's order. raw: the first. sharding: jax's form of an array that every device has all of.
+    raws: in the mesh's order, those of other hosts among them. raw: the first that is here, and this process places what is here.
+    sharding: jax's form of an array that every device has all of.
     """
 
     def __init__(self, target: Target, raws: Sequence[Any], mesh: Mesh = ONE_DEVICE) -> None:
         self.target = target
         self.mesh = mesh
         self.raws = list(raws)
-        self.raw = self.raws[0]
-        self.client = self.raw.client
+        self.client = self.raws[0].client
+        here = self.client.process_index()
+        self._numbers = [number for number, raw in enumerate(self.raws) if raw.process_index == here]
+        self._here = [self.raws[number] for number in self._numbers]
+        self.raw = self._here[0]
         self.sharding = self.lying(REPLICATED)
         self._zeros: dict[tuple[tuple[int, ...], np.dtype], Loaded] = {}
-        self._one_by_one = [Device(target, [raw]) for raw in self.raws] if len(self.raws) > 1 else []
+        self._one_by_one = [Device(target, [raw]) for raw in self._here] if len(self.raws) > 1 else []
 
     @lru_cache(maxsize=256)  # noqa: B019 - devices live as long as the process
     def lying(self, sharding: Sharding) -> Any:
@@ -186,6 +190,10 @@ class Device:
         is done (`block_until_ready`). For weights.
         """
         return self._place(array, ALIAS if self.is_host else UNTIL_SENT, sharding)
+
+    def received(self, buffer: Buffer) -> Buffer:
+        """A copy of what lies on other devices, whole on each of these; nothing is waited for."""
+        return jax.device_put(buffer, self.sharding)
 
     @property
     def is_host(self) -> bool:
@@ -250,22 +258,22 @@ class Device:
         return _compile_options(self.target, options, self.raws)
 
     def _parts(self, array: np.ndarray, sharding: Sharding) -> list[np.ndarray]:
-        """What each device gets of an array that is split."""
-        numbers = range(len(self.raws))
-        return [np.ascontiguousarray(array[sharding.index(array.shape, self.mesh, number)]) for number in numbers]
+        """What each device that is here gets of an array that is split."""
+        places = [sharding.index(array.shape, self.mesh, number) for number in self._numbers]
+        return [np.ascontiguousarray(array[place]) for place in places]
 
     def _place(self, array: np.ndarray, semantics: Any, sharding: Sharding) -> Buffer:
         if sharding.dimensions:
             lying, parts = self.lying(sharding), self._parts(array, sharding)
         else:
             whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-            lying, parts = self.sharding, [whole] * len(self.raws)
+            lying, parts = self.sharding, [whole] * len(self._here)
         with explained(f"{array.dtype}{list(array.shape)} could not be placed on {self.raw}", ExecutionError):
             return _device_put(
                 _abstract(array.shape, array.dtype),
                 lying,
                 parts,
-                self.raws,
+                self._here,
                 committed=True,
                 host_buffer_semantics=semantics,
                 enable_x64=True,  # 64-bit types stay what they are, whatever jax_enable_x64 says
@@ -273,14 +281,17 @@ class Device:
 
 
 def device(target: Target | str = "cpu", index: int = 0, mesh: Mesh = ONE_DEVICE) -> Device:
-    """The device `index` of a target, or as many from there on as the mesh has. Raises UnsupportedError where this process has fewer."""
-    return _device(Target.parse(target), index, mesh if mesh.devices > 1 else ONE_DEVICE)
+    """The device `index` of a target, or as many from there on as the mesh has. Raises UnsupportedError where this process has fewer.
+
+    Where processes of several hosts were joined (processes.py), a mesh has equally many devices of each.
+    """
+    return _device(Target.parse(target), index + mesh.first, mesh if mesh.devices > 1 else ONE_DEVICE)
 
 
 @cache
 def _device(target: Target, index: int, mesh: Mesh) -> Device:
     if target.family == "cpu":
-        reserve_cpu_devices(index + mesh.devices)
+        reserve_cpu_devices(index + mesh.devices // processes.count())
     if target.family == "cpu" and not jax.config.jax_platforms:  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")  # else the first look at a device starts every plugin there is
     if target.family == "cuda" and not has_cuda_plugin():
@@ -290,7 +301,7 @@ def _device(target: Target, index: int, mesh: Mesh) -> Device:
         )
     settle()
     try:
-        found = jax.devices(target.family)
+        found = jax.local_devices(backend=target.family)
         raw = found[index]
     except (RuntimeError, AssertionError) as problem:  # jax asserts where JAX_PLATFORMS names only what is not there
         named = os.environ.get("JAX_PLATFORMS")
@@ -307,21 +318,32 @@ def _device(target: Target, index: int, mesh: Mesh) -> Device:
             f"the device here is a {raw.device_kind}, and {target} is a {target.device_kind}",
             next_step="take the target that is here, or compile_ahead",
         )
-    if len(found) < index + mesh.devices:
+    raws = _of_hosts(target, mesh) if processes.count() > 1 < mesh.devices else found[index : index + mesh.devices]
+    if len(raws) < mesh.devices:
         fixed = (
             "; the number of a process's CPU devices is fixed when the first is used" if target.family == "cpu" else ""
         )
+        hosts = processes.count()
+        whose = f"{hosts} hosts share it equally, and this one has" if hosts > 1 else "this process has"
         raise UnsupportedError(
-            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: this process has {len(found)} of {target.family}{fixed}",
+            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: {whose} {len(found)} of {target.family}{fixed}",
             next_step="take a smaller mesh"
             + (", or set XLA_FLAGS=--xla_force_host_platform_device_count in a new process" if fixed else ""),
         )
-    return Device(target, found[index : index + mesh.devices], mesh)
+    return Device(target, raws, mesh)
+
+
+def _of_hosts(target: Target, mesh: Mesh) -> list[Any]:
+    """Equally many devices of each host, host by host; fewer than the mesh has where some host has too few."""
+    each, left = divmod(mesh.devices, processes.count())
+    everywhere = sorted(jax.devices(target.family), key=lambda raw: (raw.process_index, raw.id))
+    by_host = [[raw for raw in everywhere if raw.process_index == host] for host in range(processes.count())]
+    return [] if left else [raw for raws in by_host for raw in raws[:each]]
 
 
 def device_count(target: Target | str = "cpu") -> int:
     """Devices of the target that this process may use. Raises UnsupportedError where it has none."""
-    return len(jax.devices(device(target).target.family))
+    return len(jax.local_devices(backend=device(target).target.family))
 
 
 def is_here(target: Target | str) -> bool:
@@ -376,7 +398,7 @@ def compile_ahead(
 
     target = Target.parse(target)
     seal.check("compiling a module")
-    raws = topology.devices(target)[: mesh.devices]
+    raws = topology.devices(target)[mesh.first : mesh.first + mesh.devices]
     if len(raws) < mesh.devices:
         raise UnsupportedError(
             f"a mesh of {mesh.devices} devices ({mesh}) does not fit: {target} has {len(raws)}",

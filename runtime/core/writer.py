@@ -81,7 +81,7 @@ class BundleWriter:
         """A program: its portable StableHLO artifact, signature, and the sizes of its symbolic dimensions."""
         if name in self.manifest.entries:
             raise BundleError(f"there is an entry {name!r} already", where=self.path)
-        if self.manifest.entries and signature.mesh != self.manifest.mesh:
+        if self.manifest.entries and signature.mesh.axes != self.manifest.mesh.axes:
             raise BundleError(
                 f"the entry {name!r} is for the mesh {signature.mesh}, and the bundle's other entries are for {self.manifest.mesh}",
                 where=self.path,

@@ -14,13 +14,16 @@ from . import compat, memory
 from .caches import Caches
 from .memory import CacheSizeError, Room
 from .model import build_model, layers_of, weight_bytes
+from .parallel import hosts_of, of_worker, stages_of
+from .stages import Stages
 from .states.groups import placed
 from .steps.programs import Programs
 
 
 @dataclass(frozen=True)
 class Planned:
-    """weights, caches: bytes of one device; caches are all that layers keep between steps. room: the device's memory."""
+    """weights, caches: bytes of one device, of a pipeline one of the stage that has the most; caches are all that layers keep between
+    steps. room: the device's memory."""
 
     programs: Programs
     weights: int
@@ -30,18 +33,24 @@ class Planned:
 
 def planned(config: compat.VllmConfig, target: Target) -> Planned:
     """Builds the model without weights, and sizes its caches. Raises CacheSizeError where weights or caches do not fit."""
+    config = of_worker(config)
     model = build_model(config, weights=False)
     caches = Caches(config, layers_of(model))
     plan = caches.plan(model, target)
+    stages = Stages.of(model, config.model_config.get_total_num_hidden_layers(), stages_of(config))
     if target.family == "cpu":
-        reserve_cpu_devices(plan.mesh.devices)  # before kernels are lowered, which looks at jax's devices
+        reserve_cpu_devices(
+            plan.mesh.devices * stages.count
+        )  # before kernels are lowered, which looks at jax's devices
     room, weights = room_ahead(target), weight_bytes(model, plan)
-    everything = room.of_all(plan.mesh.devices)
+    if stages.count > 1 and not room.on_host:
+        weights = stages.weights(model, lambda name, one: one.nbytes * plan.copies(name))
+    everything = room.of_all(plan.mesh.devices, hosts_of(config))
     memory.check_weights(weights, everything)
-    groups, num_blocks = caches.ahead(weights, everything, plan)
-    programs = Programs.of(config, model, lambda: model, groups, num_blocks, target, plan)
+    groups, num_blocks = caches.ahead(weights, everything, plan, stages)
+    programs = Programs.of(config, model, lambda: model, groups, num_blocks, target, plan, stages=stages)
     kept = sum(state.bytes_in(programs.sizes) * plan.copies(state.name) for state in placed(caches.states(), groups))
-    return Planned(programs, weights // plan.mesh.devices, kept // plan.mesh.devices, room)
+    return Planned(programs, weights // plan.mesh.devices, int(kept * caches.share(stages)) // plan.mesh.devices, room)
 
 
 def room_ahead(target: Target) -> Room:

@@ -18,6 +18,7 @@ from . import compat, memory
 from .layers import catalog
 from .meshes import check_groups, plan_of
 from .parallel import devices_of, experts_apart
+from .stages import ONE_STAGE, Stages
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
 from .steps.options import StepOptions
@@ -60,11 +61,21 @@ class Caches:
         apart = experts_apart(self._config)
         return plan_of(model, self._layers, self.states(), devices, experts_apart=apart, rows=rows_for(target))
 
-    def bytes_for_vllm(self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE) -> int:
+    def share(self, stages: Stages) -> float:
+        """The part of the states that the stage with the most of them keeps."""
+        return stages.share(self.states(), {"num_blocks": 1, "num_slots": StepOptions.of(self._config).slots})
+
+    def bytes_for_vllm(
+        self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE, stages: Stages = ONE_STAGE
+    ) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit. Raises CacheSizeError.
 
-        weights: bytes of all weights, which are or will be in the memory of `room`, on all devices of the plan.
+        weights: bytes of all weights, which are or will be in the memory of `room`, on all devices of the plan; of a pipeline, those of
+        the stage with the most. Every stage has as many blocks, of its own layers.
         """
+        share = self.share(stages)
+        if not room.on_host:  # as much as if all stages were like the one with the most
+            room, weights = room.scaled(1 / share), int(weights / share)
         config = self._config
         block, longest = compat.bytes_of_one_request(config, compat.cache_groups(config, self.for_vllm()))
         slots, blocks = self.slot_bytes(), config.cache_config.num_gpu_blocks_override
@@ -79,12 +90,15 @@ class Caches:
             return memory.kv_cache_bytes(blocks * block, block, 0, free, room.place)
         wanted = memory.wanted_bytes(config.cache_config, compat.kv_cache_space(), weights + slots, longest, room)
         if config.cache_config.kv_cache_memory_bytes is not None:
-            wanted *= plan.mesh.devices  # it is of one device
+            wanted = int(wanted * plan.mesh.devices / share)  # it is of one device
         return memory.kv_cache_bytes(wanted // plan.cache_copies, block, longest, free, room.place)
 
-    def ahead(self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE) -> tuple[tuple[CacheGroup, ...], int]:
+    def ahead(
+        self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE, stages: Stages = ONE_STAGE
+    ) -> tuple[tuple[CacheGroup, ...], int]:
         """The groups and the number of blocks of each cache that vLLM's engine core will make; arguments as `bytes_for_vllm` takes them."""
-        kv_cache = compat.kv_cache_config(self._config, self.for_vllm(), self.bytes_for_vllm(weights, room, plan))
+        available = self.bytes_for_vllm(weights, room, plan, stages)
+        kv_cache = compat.kv_cache_config(self._config, self.for_vllm(), available)
         return self.groups(kv_cache), kv_cache.num_blocks
 
     def groups(self, kv_cache: compat.KVCacheConfig) -> tuple[CacheGroup, ...]:

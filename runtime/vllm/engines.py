@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UnsupportedError
 from ..core.targets import Target
-from .parallel import devices_of
+from .parallel import all_devices_of
 from .settings import Note
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Share:
     def of(cls, config: VllmConfig) -> Share:
         """Reads it from the config of one engine."""
         noted = config.additional_config.get(ENGINES, {}) if isinstance(config.additional_config, dict) else {}
-        return cls(config.parallel_config.data_parallel_rank_local or 0, noted.get("count", 1), devices_of(config))
+        return cls(config.parallel_config.data_parallel_rank_local or 0, noted.get("count", 1), all_devices_of(config))
 
     def take(self, target: Target) -> None:
         """Leaves this process its devices, or on the CPU its cores. Call it before XLA starts."""

@@ -57,11 +57,16 @@ class Room:
             )
         return cls(memory.limit, memory.limit - memory.used, f"the device ({device.raw.device_kind})")
 
-    def of_all(self, devices: int) -> Room:
-        """The memory of so many devices like this one; those of the host share its memory."""
-        if self.on_host or devices == 1:
+    def of_all(self, devices: int, hosts: int = 1) -> Room:
+        """The memory of so many devices like this one, on so many hosts; those of one host's own share its memory."""
+        count = hosts if self.on_host else devices
+        if count == 1:
             return self
-        return replace(self, total=self.total * devices, free=self.free * devices, place=f"{devices} of {self.place}")
+        return replace(self.scaled(count), place=f"{count} of {self.place}")
+
+    def scaled(self, factor: float) -> Room:
+        """The same with so many times the memory."""
+        return replace(self, total=int(self.total * factor), free=int(self.free * factor))
 
 
 def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int, room: Room) -> int:

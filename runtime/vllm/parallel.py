@@ -1,10 +1,11 @@
-"""Where --tensor-parallel-size goes: one worker owns all devices, and vLLM sees a world of one.
+"""Where --tensor-parallel-size goes: one worker a host owns all of its devices, and vLLM sees a world of as many as there are hosts.
 
 Imports nothing of vLLM's: the platform calls it while vLLM makes a config. meshes.py has what follows from the number.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,22 +15,58 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 FIELD = "fxhlo_mesh"
-"""Of vLLM's `additional_config`: {"model": devices, "experts": whether whole experts are apart}."""
+"""Of vLLM's `additional_config`: {"model": devices of a stage, on all hosts; "experts": whether whole experts are apart; "hosts": their
+number; "stages": of a pipeline}."""
 
 
 def take_over(config: VllmConfig) -> None:
-    """Moves --tensor-parallel-size from vLLM's config to `additional_config`. Idempotent: a config that has been here has size 1."""
+    """Moves --tensor-parallel-size from vLLM's config to `additional_config`. Idempotent: a config that has been here has the field.
+
+    What is left of it is the number of hosts (--nnodes): vLLM's `mp` executor starts a worker for each, and asks that all worlds together are
+    the tensor parallel size. --pipeline-parallel-size stays: vLLM's engine has as many steps under way; the worker has all stages.
+    """
     parallel = config.parallel_config
-    if parallel.tensor_parallel_size > 1:
+    if max(parallel.tensor_parallel_size, parallel.pipeline_parallel_size) > 1 and not _mesh(config):
         others = config.additional_config if isinstance(config.additional_config, dict) else {}
-        mesh = Note(model=parallel.tensor_parallel_size, experts=bool(parallel.enable_expert_parallel))
+        mesh = Note(
+            model=parallel.tensor_parallel_size,
+            experts=bool(parallel.enable_expert_parallel),
+            hosts=parallel.nnodes,
+            stages=parallel.pipeline_parallel_size,
+        )
         config.additional_config = {**others, FIELD: mesh}
-        parallel.tensor_parallel_size = parallel.world_size = 1
+        parallel.tensor_parallel_size = parallel.world_size = parallel.nnodes
+
+
+def of_worker(config: VllmConfig) -> VllmConfig:
+    """The config that a worker builds its model by: of one device, whatever the number of hosts and of stages."""
+    parallel = config.parallel_config
+    if parallel.tensor_parallel_size == parallel.pipeline_parallel_size == 1:
+        return config
+    made = copy.copy(config)
+    made.parallel_config = copy.copy(parallel)
+    made.parallel_config.tensor_parallel_size = made.parallel_config.pipeline_parallel_size = 1
+    return made
 
 
 def devices_of(config: VllmConfig) -> int:
-    """The devices over which a model is split; 1 without --tensor-parallel-size."""
+    """The devices over which a layer is split; 1 without --tensor-parallel-size."""
     return int(_mesh(config).get("model", 1))
+
+
+def stages_of(config: VllmConfig) -> int:
+    """The stages of the pipeline, each with devices of its own; 1 without --pipeline-parallel-size."""
+    return int(_mesh(config).get("stages", 1))
+
+
+def all_devices_of(config: VllmConfig) -> int:
+    """The devices of all stages, on all hosts."""
+    return devices_of(config) * stages_of(config)
+
+
+def hosts_of(config: VllmConfig) -> int:
+    """The hosts on which the devices are, equally many on each."""
+    return int(_mesh(config).get("hosts", 1))
 
 
 def experts_apart(config: VllmConfig) -> bool:

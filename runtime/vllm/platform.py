@@ -22,7 +22,7 @@ from .engines import note_engines
 from .folder import check_experts, check_folder
 from .host import without_accelerator
 from .memory import check_blocks
-from .parallel import take_over
+from .parallel import hosts_of, take_over
 from .refusals import check_config, check_request
 from .settings import Settings
 
@@ -107,7 +107,7 @@ class FxhloPlatform(Platform):
         note_engines(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
-        parallel.distributed_executor_backend = "uni"
+        parallel.distributed_executor_backend = "uni" if hosts_of(vllm_config) == 1 else "mp"
         parallel.disable_custom_all_reduce = True
         if "jax" in sys.modules and xla_has_started():
             # A process with XLA's threads must not be forked: the child can deadlock.

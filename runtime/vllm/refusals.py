@@ -50,7 +50,16 @@ def _wide(name: str) -> Callable[[Any], bool]:
 
 
 CONFIG = (
-    Refusal("pipeline parallelism", _wide("pipeline_parallel_size"), "leave out --pipeline-parallel-size"),
+    Refusal(
+        "pipelines over several hosts",
+        lambda c: c.parallel_config.pipeline_parallel_size > 1 and c.parallel_config.nnodes > 1,
+        "leave out --pipeline-parallel-size or --nnodes",
+    ),
+    Refusal(
+        "pipelines with asynchronous scheduling",
+        lambda c: c.parallel_config.pipeline_parallel_size > 1 and c.scheduler_config.async_scheduling is True,
+        "leave out --async-scheduling: a pipeline has several steps under way without it",
+    ),
     Refusal(
         "experts split among engines",
         lambda c: c.parallel_config.data_parallel_size > 1 and c.parallel_config.enable_expert_parallel,
@@ -58,12 +67,16 @@ CONFIG = (
     ),
     Refusal("context parallelism", _wide("decode_context_parallel_size"), "leave out --decode-context-parallel-size"),
     Refusal("context parallelism", _wide("prefill_context_parallel_size"), "leave out --prefill-context-parallel-size"),
-    Refusal("several nodes", _wide("nnodes"), "leave out --nnodes"),
+    Refusal(
+        "several hosts with data parallelism",
+        lambda c: c.parallel_config.nnodes > 1 and c.parallel_config.data_parallel_size > 1,
+        "leave out --nnodes or --data-parallel-size",
+    ),
     Refusal("dual batch overlap", lambda c: c.parallel_config.enable_dbo, "leave out --enable-dbo"),
     Refusal(
-        "executors other than one process",
+        "executors other than uni and mp",
         lambda c: c.parallel_config.distributed_executor_backend not in (None, "uni", "mp"),
-        "leave out --distributed-executor-backend",
+        "leave out --distributed-executor-backend; several hosts need no ray: --nnodes, --node-rank and --master-addr",
     ),
     Refusal("speculative decoding", lambda c: c.speculative_config, "leave out --speculative-config"),
     Refusal("diffusion decoding", lambda c: c.diffusion_config, "leave out --diffusion-config"),

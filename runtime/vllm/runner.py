@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -115,9 +115,19 @@ class StepRunner(ABC, Generic[R]):
 
 
 class Runner(StepRunner[Request]):
-    """Samples a token for each request whose tokens are all computed."""
+    """Samples a token for each request whose tokens are all computed.
 
-    def __init__(self, vllm_config: compat.VllmConfig, kv_cache_config: compat.KVCacheConfig, steps: Steps) -> None:
+    apart: given where vLLM reads outputs in a thread of its own, or on another host and not here; called where reading fails. The
+    batch then gets a step's tokens when the next but one is scheduled, so that it does at the same time on all hosts.
+    """
+
+    def __init__(
+        self,
+        vllm_config: compat.VllmConfig,
+        kv_cache_config: compat.KVCacheConfig,
+        steps: Steps,
+        apart: Callable[[Exception], None] | None = None,
+    ) -> None:
         model = vllm_config.model_config
         self.sampling = Sampling(vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size())
         super().__init__(vllm_config, kv_cache_config, steps, self.sampling)
@@ -125,10 +135,13 @@ class Runner(StepRunner[Request]):
         self._scheduled: Scheduled | None = None
         self._started: deque[SampledStep] = deque()
         """Steps whose tokens may not be on the host yet, in order."""
-        self._waits = not steps.feeds
+        self._waits = not steps.feeds and steps.depth == 1
+        self._apart = apart if steps.feeds else None
 
     def execute(self, output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
         """Updates the batch. Returns None if `sample` is to run the step, or an empty output if there are no tokens to compute."""
+        while self._apart is not None and len(self._started) > 1:
+            self._started.popleft().settle()
         self._scheduled = self._update(output)
         return compat.EMPTY_MODEL_RUNNER_OUTPUT if self._scheduled is None else None
 
@@ -157,7 +170,7 @@ class Runner(StepRunner[Request]):
             prompts = collect(parts, inputs, frame, lambda changed: self.steps.again(bucket, changed, before))
         columns = int(self.sampling.logprobs[step.rows].max()) + 1  # the front end detokenizes each that it gets
         reserved = self.batch.reserve(step.rows, step.counts)
-        sampled = SampledStep(step, pending, self.batch, reserved, columns, prompts)
+        sampled = SampledStep(step, pending, self.batch, reserved, columns, prompts, self._apart)
         if self._waits:
             return sampled.get_output()
         while self._started and self._started[0].settled:

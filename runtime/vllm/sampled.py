@@ -7,7 +7,7 @@ the next step was started (asynchronous scheduling) or at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ class Scheduled:
 
 class SampledStep(compat.AsyncModelRunnerOutput):
     """reserved: the places of the tokens, of those requests that sample. columns: of the log-probabilities that somebody asked for;
-    0 for none. prompts: log-probabilities of prompts that are complete."""
+    0 for none. prompts: log-probabilities of prompts that are complete. apart: where `get_output` is called in another thread than the
+    batch's, it writes nothing, and what fails is also told here."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class SampledStep(compat.AsyncModelRunnerOutput):
         reserved: Reserved,
         columns: int,
         prompts: Mapping[str, compat.LogprobsTensors],
+        apart: Callable[[Exception], None] | None = None,
     ) -> None:
         self._step = step
         self._pending = pending
@@ -48,6 +50,7 @@ class SampledStep(compat.AsyncModelRunnerOutput):
         self._reserved = reserved
         self._columns = columns
         self._prompts = prompts
+        self._apart = apart
         self._tokens: list[int] | None = None
         pending.send(with_logprobs=columns > 0)
 
@@ -59,16 +62,29 @@ class SampledStep(compat.AsyncModelRunnerOutput):
     def settle(self) -> list[int]:
         """Waits for the step, once, and writes its tokens into the batch. Returns one for each place of `reserved`."""
         if self._tokens is None:
-            tokens = self._pending.tokens()[self._reserved.index]
+            tokens = self._read()
             self._batch.settle(self._reserved, tokens)
             self._tokens = tokens.tolist()
         return self._tokens
 
+    def _read(self) -> np.ndarray:
+        """Waits for the step. Returns its tokens, one for each place of `reserved`."""
+        return self._pending.tokens()[self._reserved.index]
+
     def get_output(self) -> compat.ModelRunnerOutput:
         """Waits for the step. A request with a partly computed prompt has no token."""
+        if self._apart is None:
+            return self._output(self.settle())
+        try:
+            return self._output(self._read().tolist())
+        except Exception as problem:
+            self._apart(problem)
+            raise
+
+    def _output(self, tokens: list[int]) -> compat.ModelRunnerOutput:
         ids = self._step.ids
         sampled: list[list[int]] = [[] for _ in ids]
-        for index, token in zip(self._reserved.index.tolist(), self.settle(), strict=True):
+        for index, token in zip(self._reserved.index.tolist(), tokens, strict=True):
             sampled[index] = [token]
         logprobs = None
         if self._columns:

@@ -27,8 +27,9 @@ from . import collection, compat, front, interrupts, memory
 from .caches import Caches
 from .engines import Share, independent
 from .host import without_accelerator
+from .hosts import Hosts
 from .model import build_model, weight_bytes
-from .parallel import devices_of
+from .parallel import all_devices_of, devices_of, hosts_of, of_worker, stages_of
 from .placement import Placement
 from .plugin import version
 from .pooling import PoolingRunner
@@ -36,8 +37,9 @@ from .profiling.profiler import Profiler
 from .progress import Progress
 from .runner import Runner
 from .settings import Settings
+from .stages import Stages
 from .steps.engine_bundle import EngineBundle
-from .steps.identity import of_engine, of_options
+from .steps.identity import of_engine, of_hosts, of_options
 from .steps.options import StepOptions
 from .steps.planning.engine import check_settings
 from .steps.steps import Steps, prepare
@@ -58,7 +60,9 @@ class FxhloWorker(compat.WorkerBase):
     ) -> None:
         compat.check()
         self.share = Share.of(vllm_config)
-        super().__init__(independent(vllm_config), local_rank, rank, distributed_init_method, is_driver_worker)
+        self.hosts: Hosts | None = None
+        own = of_worker(independent(vllm_config))
+        super().__init__(own, local_rank, rank, distributed_init_method, is_driver_worker)
         self.model: torch.nn.Module | None = None
         self.kv_cache_config: compat.KVCacheConfig | None = None
         self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
@@ -69,6 +73,7 @@ class FxhloWorker(compat.WorkerBase):
         self._asks_for_blocks = False
         """Whether the engine's options say how many KV blocks there are, or how long one is, beside a bundle that has its own."""
         self._profiler: Profiler | None = None
+        self._problem: Exception | None = None
 
     # -- start-up --------------------------------------------------------------------------------------------------
 
@@ -82,18 +87,25 @@ class FxhloWorker(compat.WorkerBase):
             collection.freeze_here()
             # A forked process has torch's thread pool without its threads, and would wait for them; capture needs none.
             torch.set_num_threads(1)
-        with _logged("start the device"):
+        with self._starting("meet the other hosts"):
+            if hosts_of(self.vllm_config) > 1:
+                self.hosts = Hosts.join(self.vllm_config, self.rank)
+        with self._starting("start the device"):
             settings = Settings.of(self.vllm_config)
             bundle = None if settings.bundle is None else EngineBundle.open(settings.bundle)
             selection = selected(settings, bundle)
             logger.info("fxhlo %s serves with vLLM %s; target %s", metadata.version("fxhlo"), version(), selection)
             self.share.take(selection.target)
-            self._device = started(selection, devices_of(self.vllm_config))
+            if self.hosts is not None:
+                self.hosts.start(selection.target)
+            self._device = started(selection, all_devices_of(self.vllm_config))
+            if self.hosts is not None:
+                self.hosts.compare(of_hosts(self.vllm_config, self._target))
             if bundle is not None:
                 self._take(bundle)
         compat.start_one_process(self.vllm_config)
         compat.set_random_seed(self.model_config.seed)
-        with _logged("begin a profile"):
+        with self._starting("begin a profile"):
             self._profiler = Profiler(self)
 
     def _take(self, bundle: EngineBundle) -> None:
@@ -119,9 +131,9 @@ class FxhloWorker(compat.WorkerBase):
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         if load_dummy_weights:
             raise UnsupportedError("fxhlo does not support elastic expert parallelism yet")
-        with _logged("load the model"):
+        with self._starting("load the model"):
             check_settings(self.vllm_config, self._target)
-            several = devices_of(self.vllm_config) > 1
+            several = all_devices_of(self.vllm_config) > 1
             if self.model_config.has_inner_state or not self._device.is_host or several or self._asks_for_blocks:
                 self._check_sizes()
             self.model = self._loaded()
@@ -144,7 +156,7 @@ class FxhloWorker(compat.WorkerBase):
 
         A pooler computes on the host, with its own weights; parts for a mesh are made of whole weights, when the programs say how.
         """
-        if self._device.is_host or self.model_config.runner_type == "pooling" or devices_of(self.vllm_config) > 1:
+        if self._device.is_host or self.model_config.runner_type == "pooling" or all_devices_of(self.vllm_config) > 1:
             return build_model(self.vllm_config, weights=True, unread=self._unread)
         self._placement = Placement(self._target)
         stream = self._placement.stream()
@@ -167,12 +179,29 @@ class FxhloWorker(compat.WorkerBase):
         caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
         plan = self._placed(model, caches).plan
         room = self._room(plan)
-        memory.check_weights(weight_bytes(model, plan), room)
+        memory.check_weights(self._weights(model, plan), room)
         memory.check_slots(caches.slot_bytes(), self.scheduler_config.max_num_seqs, room.free, room.place)
         if self._bundle is not None and self._asks_for_blocks:
-            groups, num_blocks = caches.ahead(weight_bytes(model, plan), room, plan)
+            groups, num_blocks = caches.ahead(self._weights(model, plan), room, plan, self._stages(model))
             options = StepOptions.of_engine(self.vllm_config, groups, self._target)
             self._bundle.check({"options": of_options(options), "num_blocks": num_blocks}, whole=False)
+
+    def _stages(self, model: torch.nn.Module) -> Stages:
+        """Which layers each stage of the pipeline has."""
+        return Stages.of(model, self.model_config.get_total_num_hidden_layers(), stages_of(self.vllm_config))
+
+    def _weights(self, model: torch.nn.Module, plan: Plan) -> int:
+        """Bytes of the weights on all devices of the plan; of a pipeline, where the stage with the most is. The host has all of them."""
+        stages = self._stages(model)
+        if stages.count == 1 or self._device.is_host:
+            return weight_bytes(model, plan)
+        return stages.weights(model, lambda name, one: one.nbytes * plan.copies(name))
+
+    def _room(self, plan: Plan) -> memory.Room:
+        """The memory for weights, caches and programs of all devices of a plan; of the host's, which engines share, this one's part. Devices
+        of other hosts are taken as like this one's: where they differ, vLLM takes the least number of blocks."""
+        room = memory.Room.of(self._device).of_all(plan.mesh.devices, hosts_of(self.vllm_config))
+        return replace(room, total=self.share.memory(room.total)) if room.on_host else room
 
     @property
     def caches(self) -> Caches:
@@ -205,14 +234,10 @@ class FxhloWorker(compat.WorkerBase):
 
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
-        with _logged("find memory for the KV cache"):
+        with self._starting("find memory for the KV cache"):
             plan = self.placement.plan
-            return self.caches.bytes_for_vllm(weight_bytes(self.get_model(), plan), self._room(plan), plan)
-
-    def _room(self, plan: Plan) -> memory.Room:
-        """The memory for weights, caches and programs of all devices of a plan; of the host's, which engines share, this one's part."""
-        room = memory.Room.of(self._device).of_all(plan.mesh.devices)
-        return replace(room, total=self.share.memory(room.total)) if room.on_host else room
+            model = self.get_model()
+            return self.caches.bytes_for_vllm(self._weights(model, plan), self._room(plan), plan, self._stages(model))
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config
@@ -221,7 +246,7 @@ class FxhloWorker(compat.WorkerBase):
         """Loads or compiles every program that the scheduler can need; afterwards the process compiles nothing."""
         assert self.kv_cache_config is not None
         model, began = self.get_model(), time.perf_counter()
-        with _logged("prepare the programs"), Progress(logger) as progress:
+        with self._starting("prepare the programs"), Progress(logger) as progress:
             steps = prepare(
                 self.vllm_config,
                 model,
@@ -232,6 +257,7 @@ class FxhloWorker(compat.WorkerBase):
                 progress,
                 self.placement,
                 self._bundle,
+                self._stages(model),
             )
             self.runner = self._make_runner(steps)
         if self._profiler is not None:
@@ -242,23 +268,52 @@ class FxhloWorker(compat.WorkerBase):
         assert self.kv_cache_config is not None
         if self.model_config.runner_type == "pooling":
             return PoolingRunner(self.vllm_config, self.kv_cache_config, steps, self._pooler())
-        return Runner(self.vllm_config, self.kv_cache_config, steps)
+        apart = None if self.hosts is None else self._failed
+        return Runner(self.vllm_config, self.kv_cache_config, steps, apart)
 
     def update_max_model_len(self, max_model_len: int) -> None:
         """Sets the length that vLLM found to fit into the cache (--max-model-len auto); programs are made afterwards."""
         self.model_config.max_model_len = max_model_len
 
+    @contextmanager
+    def _starting(self, doing: str) -> Iterator[None]:
+        """Wraps a part of the start: SIGTERM ends it at once, and fxhlo's own errors are logged before vLLM wraps them and reported
+        to the front end, and to the other hosts."""
+        try:
+            with interrupts.ending_at_once():
+                yield
+        except FxhloError as problem:
+            logger.error("fxhlo could not %s: %s", doing, problem)
+            front.leave(problem)
+            if self.hosts is not None:
+                self.hosts.fail(problem)
+            raise
+
     # -- serving ---------------------------------------------------------------------------------------------------
 
     def execute_model(self, scheduler_output: compat.SchedulerOutput) -> compat.ModelRunnerOutput | None:
         assert self.runner is not None
-        return self.runner.execute(scheduler_output)
+        try:
+            return self.runner.execute(scheduler_output)
+        except Exception as problem:
+            self._failed(problem)
+            raise
 
     def sample_tokens(
         self, grammar_output: compat.GrammarOutput | None
     ) -> compat.ModelRunnerOutput | compat.AsyncModelRunnerOutput:
         assert self.runner is not None
-        return self.runner.sample(grammar_output)
+        try:
+            return self.runner.sample(grammar_output)
+        except Exception as problem:
+            self._failed(problem)
+            raise
+
+    def _failed(self, problem: Exception) -> None:
+        """Notes that a step failed: vLLM ends the engine, in order where the worker has a process of its own."""
+        self._problem = self._problem or problem
+        if self.hosts is not None:
+            self.hosts.fail(problem)
 
     def release_late_interaction_query_cache(self, query_keys: list[str]) -> None:
         """Drops queries of late interaction, as vLLM's server asks where their documents will not come."""
@@ -296,9 +351,23 @@ class FxhloWorker(compat.WorkerBase):
     def sleep(self, level: int = 1) -> None:
         raise UnsupportedError("fxhlo does not support sleep mode yet", next_step="stop the engine and start it again")
 
+    def _cause(self) -> BaseException | None:
+        """What ended the engine; None for a request to end. vLLM shuts a worker down in the handler of the exception, or, where the
+        worker has a process of its own, after it."""
+        problem = self._problem or sys.exc_info()[1]
+        parent = multiprocessing.parent_process() if self.hosts is not None else None
+        if problem is None and parent is not None and not parent.is_alive():
+            return FxhloError("the process that started the worker has ended, or was killed")
+        return problem
+
     def shutdown(self) -> None:
         """Frees the device's memory and unseals the process."""
-        front.engine_ends(sys.exc_info()[1])  # vLLM calls this in the handler of the exception that ended the engine
+        problem = self._cause()
+        front.engine_ends(problem)
+        if self.hosts is not None:
+            if not isinstance(problem, SystemExit) and (problem or self.runner is None):
+                self.hosts.fail(problem or "its worker ended before it was ready")
+            self.hosts.leave()
         if self._profiler is not None:
             self._profiler.stop()
         self.runner = self.model = self._placement = self._caches = None
@@ -324,16 +393,3 @@ def started(selection: Selection, devices: int = 1) -> pjrt.Device:
         raise UnsupportedError(
             f"the engine cannot run on {selection}: {problem.message}", next_step=problem.next_step
         ) from problem
-
-
-@contextmanager
-def _logged(doing: str) -> Iterator[None]:
-    """Wraps a part of the start: SIGTERM ends it at once, and fxhlo's own errors are logged before vLLM wraps them and reported
-    to the front end."""
-    try:
-        with interrupts.ending_at_once():
-            yield
-    except FxhloError as problem:
-        logger.error("fxhlo could not %s: %s", doing, problem)
-        front.leave(problem)
-        raise

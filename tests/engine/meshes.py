@@ -1,6 +1,7 @@
 """Engines of one tiny model on different numbers of devices, in one process: greedy and seeded answers as JSON in the file named.
 
-Arguments: the model's folder, the numbers of devices as JSON, the file. What cannot start leaves its error's text.
+Arguments: the model's folder, the numbers of devices (or pairs: of a stage, and of stages) as JSON, the file. What cannot start leaves
+its error's text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,17 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+
+def compilations() -> list[str]:
+    """What jax compiles from now on, on any device: an engine that is ready compiles nothing."""
+    from jax._src import monitoring
+
+    found: list[str] = []
+    monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: found.append(name) if "compile" in name else None
+    )
+    return found
 
 
 def main() -> None:
@@ -22,21 +34,24 @@ def main() -> None:
     ]
     answers: dict[str, Any] = {}
     for devices in json.loads(sys.argv[2]):
+        split, stages = devices if isinstance(devices, list) else (devices, 1)
         try:
             llm = LLM(
-                model=sys.argv[1], load_format="dummy", tensor_parallel_size=devices, max_model_len=128, max_num_seqs=4,
-                max_num_batched_tokens=32, kv_cache_memory_bytes=16 << 20, dtype="float32", skip_tokenizer_init=True,
-                disable_log_stats=True, seed=0,
+                model=sys.argv[1], load_format="dummy", tensor_parallel_size=split, pipeline_parallel_size=stages, max_model_len=128,
+                max_num_seqs=4, max_num_batched_tokens=32, kv_cache_memory_bytes=16 << 20, dtype="float32", seed=0,
+                skip_tokenizer_init=True, disable_log_stats=True, additional_config={"fxhlo": {"budget": "2"}},
             )  # fmt: skip
         except Exception as problem:
             answers[str(devices)] = f"{type(problem).__name__}: {problem}"
             continue
+        compiled = compilations()
         outputs = [llm.generate(prompts, each, use_tqdm=False) for each in parameters]
         parallel = llm.llm_engine.vllm_config.parallel_config
         answers[str(devices)] = {
             "tokens": [[list(one.outputs[0].token_ids) for one in found] for found in outputs],
             "blocks": llm.llm_engine.vllm_config.cache_config.num_gpu_blocks,
             "world": parallel.world_size,
+            "compiled": len(compiled),
         }
         llm.llm_engine.engine_core.shutdown()
         del llm

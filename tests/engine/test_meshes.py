@@ -18,9 +18,9 @@ CONFIG = {
 }  # fmt: skip
 
 
-def answers(folder: Path, devices: list[int], **config: Any) -> dict[str, Any]:
+def answers(folder: Path, devices: list[Any], **config: Any) -> dict[str, Any]:
     """By number of devices what an engine answered, or the error that ended its start. The process has four of the CPU's."""
-    (folder / "model").mkdir()
+    (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "config.json").write_text(json.dumps(CONFIG | config))
     environment = {
         **os.environ, "PYTHONSAFEPATH": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1",

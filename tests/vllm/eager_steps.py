@@ -36,6 +36,7 @@ class EagerSteps:
     """A steps.Steps. used: the program of each step."""
 
     last: EagerSteps
+    depth = 1
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class EagerSteps:
         progress: Callable[[str], None],
         placement: Any = None,
         bundle: Any = None,
+        stages: Any = None,
     ) -> None:
         options = StepOptions.of(config, groups)
         self.program = run(step_passes(options), capture_step(config, build()))

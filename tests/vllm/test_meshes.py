@@ -25,7 +25,15 @@ from fxhlo.runtime.vllm import compat
 from fxhlo.runtime.vllm.layers import catalog
 from fxhlo.runtime.vllm.meshes import check_groups, mesh_of, plan_of
 from fxhlo.runtime.vllm.model import build_model
-from fxhlo.runtime.vllm.parallel import devices_of, experts_apart, take_over
+from fxhlo.runtime.vllm.parallel import (
+    all_devices_of,
+    devices_of,
+    experts_apart,
+    hosts_of,
+    of_worker,
+    stages_of,
+    take_over,
+)
 from fxhlo.runtime.vllm.states.paged_kv import PagedKV
 
 LAYERS = 2
@@ -131,18 +139,55 @@ def test_a_kind_of_layer_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPat
         plan_of(torch.nn.Module(), {"layers.0": SimpleNamespace()}, (), 2)
 
 
+def parallel_of(**sizes: Any) -> Any:
+    one = {
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+        "nnodes": 1,
+        "enable_expert_parallel": False,
+        "world_size": 1,
+    }
+    return SimpleNamespace(parallel_config=SimpleNamespace(**(one | sizes)), additional_config={"other": 1})
+
+
 def test_vllm_sees_a_world_of_one() -> None:
-    parallel = SimpleNamespace(tensor_parallel_size=4, world_size=4, enable_expert_parallel=False)
-    config: Any = SimpleNamespace(parallel_config=parallel, additional_config={"other": 1})
+    config = parallel_of(tensor_parallel_size=4, world_size=4)
     for _ in range(2):
         take_over(config)
+        parallel = config.parallel_config
         assert (parallel.tensor_parallel_size, parallel.world_size, devices_of(config)) == (1, 1, 4)
         assert config.additional_config["other"] == 1
     assert not experts_apart(config)
-    parallel.tensor_parallel_size, parallel.enable_expert_parallel = 4, True
+    config = parallel_of(tensor_parallel_size=4, enable_expert_parallel=True)
     take_over(config)
     assert experts_apart(config)
-    plain: Any = SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=1), additional_config={})
+    plain = parallel_of()
     take_over(plain)
-    assert (plain.additional_config, devices_of(plain)) == ({}, 1)
+    assert (plain.additional_config, devices_of(plain)) == ({"other": 1}, 1)
+
+
+def test_vllm_sees_a_world_of_as_many_as_there_are_hosts() -> None:
+    """Its `mp` executor starts a worker for each, and takes the tensor parallel size for their number; a worker's model is of one device."""
+    config = parallel_of(tensor_parallel_size=8, nnodes=2, world_size=8)
+    for _ in range(2):
+        take_over(config)
+        parallel = config.parallel_config
+        assert (parallel.tensor_parallel_size, parallel.world_size) == (2, 2)
+        assert (devices_of(config), hosts_of(config), all_devices_of(config)) == (8, 2, 8)
+    own = of_worker(config)
+    assert (own.parallel_config.tensor_parallel_size, own.parallel_config.world_size) == (1, 2)
+    assert config.parallel_config.tensor_parallel_size == 2
+
+
+def test_vllm_knows_of_stages_and_the_worker_has_all() -> None:
+    config = parallel_of(tensor_parallel_size=2, pipeline_parallel_size=3, world_size=6)
+    for _ in range(2):
+        take_over(config)
+        parallel = config.parallel_config
+        assert (parallel.tensor_parallel_size, parallel.pipeline_parallel_size, parallel.world_size) == (1, 3, 1)
+        assert (devices_of(config), stages_of(config), all_devices_of(config)) == (2, 3, 6)
+    assert of_worker(config).parallel_config.pipeline_parallel_size == 1
+
+
+def test_a_plan_of_one_device_keeps_one_copy() -> None:
     assert Plan().cache_copies == 1

@@ -45,6 +45,16 @@ class Nothing:
             "speculative decoding",
             "--speculative-config",
         ),
+        (
+            {"pipeline_parallel_size": 2, "async_scheduling": True},
+            "pipelines with asynchronous scheduling",
+            "--async-scheduling",
+        ),
+        (
+            {"pipeline_parallel_size": 2, "nnodes": 2, "master_addr": "127.0.0.1"},
+            "pipelines over several hosts",
+            "--pipeline-parallel-size or --nnodes",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

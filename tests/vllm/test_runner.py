@@ -75,6 +75,7 @@ class CheckingSteps:
 
     last: CheckingSteps
     state_slots = False
+    depth = 1
 
     def __init__(self, config: Any, num_blocks: int) -> None:
         options = StepOptions.of_engine(config, (), Target.parse("cpu"))
@@ -104,6 +105,7 @@ class CheckingSteps:
         progress: Any,
         placement: Any = None,
         bundle: Any = None,
+        stages: Any = None,
     ) -> CheckingSteps:
         progress("nothing to compile")
         return cls(config, num_blocks)

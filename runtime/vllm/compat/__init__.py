@@ -72,7 +72,7 @@ from .building import (
 )
 from .caches import bytes_of_one_request, cache_groups, kv_cache_config
 from .configs import default_sizes, engine_config, engine_config_of, kv_cache_space
-from .groups import start_one_process
+from .groups import layers_of_stages, shared, start_hosts, start_one_process
 from .hooks import HOOKS, check
 from .registry import look_at_models_here, registered, registered_name
 
@@ -138,6 +138,7 @@ __all__ = [
     "kv_cache_config",
     "kv_cache_space",
     "layers_of",
+    "layers_of_stages",
     "linear_layers",
     "look_at_models_here",
     "no_comparison_of_heads",
@@ -151,6 +152,8 @@ __all__ = [
     "set_current_vllm_config",
     "set_default_torch_dtype",
     "set_random_seed",
+    "shared",
+    "start_hosts",
     "start_one_process",
     "without_layers",
 ]

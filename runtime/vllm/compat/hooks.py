@@ -19,6 +19,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.worker.worker_base:WorkerBase.__init__": (
         "vllm_config", "local_rank", "rank", "distributed_init_method", "is_driver_worker",
     ),
+    "vllm.distributed.parallel_state:init_distributed_environment": ("world_size", "rank", "local_rank", "backend", "timeout"),
+    "vllm.distributed.parallel_state:ensure_model_parallel_initialized": (
+        "tensor_model_parallel_size", "pipeline_model_parallel_size", "backend",
+    ),
+    "vllm.distributed.utils:get_pp_indices": ("num_hidden_layers", "pp_rank", "pp_size"),
     "vllm.v1.worker.worker_base:WorkerBase.load_model": ("load_dummy_weights",),
     "vllm.v1.worker.worker_base:WorkerBase.execute_model": ("scheduler_output",),
     "vllm.v1.worker.worker_base:WorkerBase.sample_tokens": ("grammar_output",),

@@ -51,9 +51,10 @@ class StateSpec(ABC):
         """The spec by which vLLM's cache manager assigns the rows; None where the batch does."""
 
 
-def check_states(specs: Sequence[StateSpec], sizes: Mapping[str, int], signature: Signature) -> None:
-    """Raises FxhloError where a program's states are not those of the layers. sizes: of the symbols in their shapes."""
-    wanted = [(state.name, state.shape, state.dtype) for state in signature.states]
+def check_states(specs: Sequence[StateSpec], sizes: Mapping[str, int], *signatures: Signature) -> None:
+    """Raises FxhloError where a program's states are not those of the layers. sizes: of the symbols in their shapes. signatures: one, or
+    those of a program's stages."""
+    wanted = [(state.name, state.shape, state.dtype) for one in signatures for state in one.states]
     have = [(spec.name, spec.shape_in(sizes), spec.dtype) for spec in specs]
     if sorted(wanted) != sorted(have):
         differing = sorted({name for name, *_ in {*wanted} ^ {*have}})

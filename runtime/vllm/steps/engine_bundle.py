@@ -1,12 +1,12 @@
 """EngineBundle: all programs of an engine in a folder that `lower-model engine -o` wrote, and the check that it fits.
 
-Comes in: a folder, and the identity of the engine that starts. Goes out: an Executable per bucket, stored ones alone. Guaranteed:
+Comes in: a folder, and the identity of the engine that starts. Goes out: its Executables, stored ones alone. Guaranteed:
 nothing is traced or compiled, nothing is written; what does not fit is one error that names each difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -89,16 +89,12 @@ class EngineBundle:
                 next_step=f"start with what it was made for, or make another: {MAKE}",
             )
 
-    def executables(self, buckets: Iterable[Bucket]) -> dict[Bucket, Executable]:
-        """The program of each bucket. Raises BundleError where one is not stored for this device, or does not load on it."""
-        return executables(self.bundle, buckets, self.target, stored=True)
+    def executables(self, names: Sequence[str]) -> list[Executable]:
+        """Programs, or stages of some, by name. Raises BundleError where one is not stored for this device, or does not load on it."""
+        return executables(self.bundle, names, self.target, stored=True)
 
 
-def executables(
-    bundle: Bundle, buckets: Iterable[Bucket], target: Target, *, stored: bool = False
-) -> dict[Bucket, Executable]:
-    """The program of each bucket, several read at a time; arguments as `Bundle.executable` takes them."""
-    buckets = tuple(buckets)
+def executables(bundle: Bundle, names: Sequence[str], target: Target, *, stored: bool = False) -> list[Executable]:
+    """Programs by name, several read at a time; arguments as `Bundle.executable` takes them."""
     with ThreadPoolExecutor(READING) as pool:
-        found = pool.map(lambda bucket: bundle.executable(str(bucket), target, stored=stored), buckets)
-        return dict(zip(buckets, found, strict=True))
+        return list(pool.map(lambda name: bundle.executable(name, target, stored=stored), names))

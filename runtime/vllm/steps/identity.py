@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...core import files, pjrt
 from ...core.targets import Target
+from ..parallel import devices_of, experts_apart, hosts_of
 from .kinds import Bucket
 from .options import StepOptions
 
@@ -41,6 +42,13 @@ FLAGS = {
     "cache_dtype": "--kv-cache-dtype",
     "num_blocks": "the number of KV blocks",
     "target": "the target",
+    "hosts": "--nnodes",
+    "block_size": "--block-size",
+    "devices": "--tensor-parallel-size",
+    "experts_apart": "--enable-expert-parallel",
+    "async_scheduling": "--async-scheduling",
+    "seed": "--seed",
+    "stages": "the stage of each layer (--pipeline-parallel-size)",
 }
 """What people call a part of an identity."""
 OF_NO_PROGRAM = ("_name_or_path", "transformers_version")
@@ -65,6 +73,7 @@ def of_engine(config: VllmConfig, target: Target) -> Json:
         "cache_dtype": config.cache_config.cache_dtype,
         "options": {name: value for name, value in of_options(StepOptions.of(config)).items() if name in early},
         "target": str(target),
+        "hosts": hosts_of(config),
         "device": pjrt.fingerprint(target),
         "native": native.identity() if target.family == "cpu" else None,
         "versions": {
@@ -73,6 +82,18 @@ def of_engine(config: VllmConfig, target: Target) -> Json:
             "jaxlib": jaxlib.__version__,
             "fxhlo": source_digest(),
         },
+    }
+
+
+def of_hosts(config: VllmConfig, target: Target) -> Json:
+    """What must be the same on all hosts of an engine: also what decides how steps are made and sampled."""
+    return {
+        **of_engine(config, target),
+        "block_size": config.cache_config.block_size,
+        "devices": devices_of(config),
+        "experts_apart": experts_apart(config),
+        "async_scheduling": config.scheduler_config.async_scheduling,
+        "seed": config.model_config.seed,
     }
 
 
@@ -100,27 +121,28 @@ def of_programs(
     }
 
 
-def differences(there: Mapping[str, object], here: Mapping[str, object], *, partly: bool = False) -> list[str]:
-    """What differs, in people's words: "--max-num-seqs is 4 in the bundle and 8 here". partly: only what `here` has is compared."""
+def differences(
+    there: Mapping[str, object], here: Mapping[str, object], *, partly: bool = False, place: str = "the bundle"
+) -> list[str]:
+    """What differs, in people's words: "--max-num-seqs is 4 in the bundle and 8 here". partly: only what `here` has is compared.
+    place: where `there` is from."""
+
+    def differing(name: str, there: object, here: object) -> list[str]:
+        if there == here:
+            return []
+        if isinstance(there, dict) and isinstance(here, dict):
+            keys = sorted(here if partly else {*there, *here})
+            return [line for key in keys for line in differing(f"{name}.{key}", there.get(key), here.get(key))]
+        if isinstance(there, list) and isinstance(here, list):
+            lacks = [str(one) for one in here if one not in there]
+            more = [str(one) for one in there if one not in here]
+            if lacks or more:
+                parts = [f"{place} lacks {_some(lacks)}"] if lacks else []
+                return [f"{name}: {'; '.join([*parts, *([f'only {place} has {_some(more)}'] if more else [])])}"]
+        return [f"{FLAGS.get(name, name)} is {there} in {place} and {here} here"]
+
     names = sorted(here if partly else {*there, *here})
-    return [
-        line for name in names for line in _differing(name, _plain(there.get(name)), _plain(here.get(name)), partly)
-    ]
-
-
-def _differing(name: str, there: object, here: object, partly: bool) -> list[str]:
-    if there == here:
-        return []
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(here if partly else {*there, *here})
-        return [line for key in keys for line in _differing(f"{name}.{key}", there.get(key), here.get(key), partly)]
-    if isinstance(there, list) and isinstance(here, list):
-        lacks = [str(one) for one in here if one not in there]
-        more = [str(one) for one in there if one not in here]
-        if lacks or more:
-            parts = [f"the bundle lacks {_some(lacks)}"] if lacks else []
-            return [f"{name}: {'; '.join([*parts, *([f'only the bundle has {_some(more)}'] if more else [])])}"]
-    return [f"{FLAGS.get(name, name)} is {there} in the bundle and {here} here"]
+    return [line for name in names for line in differing(name, _plain(there.get(name)), _plain(here.get(name)))]
 
 
 def _plain(value: object) -> object:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ....passes.base import Pass
 from ....passes.packed import Packed, names_in, packed, per_request
+from ....passes.stages import CARRIED
 from ....passes.step_inputs import StepInput, mask_words
 from ...core.errors import FxhloError
 from ...core.signature import Signature
@@ -58,7 +59,8 @@ class StepInputs:
 
     def check(self, bucket: Bucket, signature: Signature) -> None:
         """Raises FxhloError where an input of the program differs from the table; it may lack what the model has no use for."""
-        wanted = {argument.name: (argument.shape, argument.dtype) for argument in signature.inputs}
+        given = [argument for argument in signature.inputs if not argument.name.startswith(CARRIED)]
+        wanted = {argument.name: (argument.shape, argument.dtype) for argument in given}
         have = {name: (shape, self.table[name].dtype) for name, shape in self.frame(bucket).shapes.items()}
         have |= {name: (array.shape, "int32") for name, array in self.packed(bucket, signature).items()}
         wrong = sorted(name for name in wanted if wanted[name] != have.get(name))

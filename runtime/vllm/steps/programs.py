@@ -6,7 +6,7 @@ the same engine captures and compiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
@@ -20,6 +20,7 @@ from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
 from ..progress import Saying
+from ..stages import ONE_STAGE, Stages
 from .engine_bundle import NOTE, EngineBundle, executables
 from .identity import of_options, of_programs
 from .kinds import Bucket
@@ -58,6 +59,8 @@ class Programs:
     plan: Plan = ONE_DEVICE
     bundle: EngineBundle | None = None
     """Where the programs are, made ahead of time; None: in the cache."""
+    stages: Stages = ONE_STAGE
+    """Of a pipeline: each program is cut at its layers. `plan` is the first stage's."""
 
     @classmethod
     def of(
@@ -70,6 +73,7 @@ class Programs:
         target: Target,
         plan: Plan = ONE_DEVICE,
         bundle: EngineBundle | None = None,
+        stages: Stages = ONE_STAGE,
     ) -> Programs:
         """The closed set of an engine's programs: a bundle's own, or the plan's. Raises FxhloError where a step would have none.
 
@@ -83,16 +87,17 @@ class Programs:
             buckets = bundle.buckets
             prove(buckets, options.limits)
         sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
-        return cls(config, model, build, options, buckets, sizes, target, plan, bundle)
+        return cls(config, model, build, options, buckets, sizes, target, plan, bundle, stages)
 
-    def load(self, progress: Saying, kept: Cache | None = None) -> dict[Bucket, Executable]:
-        """Loads the programs from the bundle, or the cache; makes them first where they are missing there. Raises BundleError.
+    def load(self, progress: Saying, kept: Cache | None = None) -> dict[Bucket, tuple[Executable, ...]]:
+        """Loads the programs, stage by stage, from the bundle, or the cache; makes them first where they are missing there. Raises
+        BundleError.
 
         kept: the cache; as long as it lives, nobody else's engine collects these programs.
         """
         if self.bundle is not None:
             self.bundle.check(self.key())
-            found = self.bundle.executables(self.buckets)
+            found = self._each(self.bundle.executables)
             progress(f"{len(found)} programs loaded from {self.bundle.bundle.path}")
             return found
         key, kept = self.key(), kept or Cache()
@@ -104,17 +109,29 @@ class Programs:
         progress(f"{len(found)} programs loaded")
         return found
 
-    def _load(self, kept: Cache, key: dict[str, object], progress: Saying) -> dict[Bucket, Executable]:
+    def _each(self, load: Callable[[Sequence[str]], list[Executable]]) -> dict[Bucket, tuple[Executable, ...]]:
+        count, names = self.stages.count, [name for bucket in self.buckets for name in self.names(bucket)]
+        found = load(names)
+        return {bucket: tuple(found[at * count : (at + 1) * count]) for at, bucket in enumerate(self.buckets)}
+
+    def names(self, bucket: Bucket) -> list[str]:
+        """The names of a program's stages; its own, where it is not cut."""
+        count = self.stages.count
+        return [f"{bucket},stage={stage}" for stage in range(count)] if count > 1 else [str(bucket)]
+
+    def _load(self, kept: Cache, key: dict[str, object], progress: Saying) -> dict[Bucket, tuple[Executable, ...]]:
         path = kept.get(key)
         if path is None:
             path = kept.put(key, lambda directory: self.make(directory, progress))
-        return executables(Bundle.open(path), self.buckets, self.target)
+        bundle = Bundle.open(path)
+        return self._each(lambda names: executables(bundle, names, self.target))
 
     def key(self) -> dict[str, object]:
         """The cache's key, and a bundle's identity: everything on which the programs depend."""
         return {
             **of_programs(self.config, self.model, self.options, self.buckets, self.sizes, self.target),
             "plan": self.plan.to_json(),
+            **({"stages": self.stages.to_json()} if self.stages.count > 1 else {}),
         }
 
     def make(
@@ -125,6 +142,7 @@ class Programs:
         from ....lowering.bundling import save_compiled
         from ....lowering.emit.coverage import check
         from ....passes.pipeline import run
+        from ....passes.stages import cut
         from ...core import native
         from .capture import capture_step
 
@@ -134,8 +152,11 @@ class Programs:
         program = run(step_passes(self.options), captured)
         check(program)
         progress(f"emitting and compiling {len(self.buckets)} programs")
+        parts = cut(program, self.stages.layers, self.stages.count)
         modules: Iterable[tuple[str, HloModule]] = (
-            (str(bucket), self._emitted(program, bucket)) for bucket in self.buckets
+            (name, self._emitted(part, bucket, plan))
+            for bucket in self.buckets
+            for name, part, plan in zip(self.names(bucket), parts, self.stages.plans(self.plan), strict=True)
         )
         if self.target.family == "cpu" and not native.ready():
             if self.plan.mesh.devices == 1:
@@ -146,7 +167,7 @@ class Programs:
         done = count(1)
 
         def say(one: Finished) -> None:
-            progress(f"compiled {one.name}", done=next(done), of=len(self.buckets))
+            progress(f"compiled {one.name}", done=next(done), of=len(self.buckets) * self.stages.count)
             if watch is not None:
                 watch(one)
 
@@ -156,20 +177,20 @@ class Programs:
                 directory, modules, pool, say, {NOTE: self.key()}, library and (lambda: library().read_bytes())
             )
 
-    def _emitted(self, program: Program, bucket: Bucket) -> HloModule:
+    def _emitted(self, program: Program, bucket: Bucket, plan: Plan) -> HloModule:
         """The program's module for a bucket; partitioned, where the plan has several devices."""
         from ....lowering.emit.emit import emit
 
-        several = self.plan.mesh.devices > 1
+        several = plan.mesh.devices > 1
         sizes = of_program(program, {**self.sizes, **dict(bucket.sizes)})
         # on a mesh another kernel, or none, may serve a device's part
         module = replace(emit(program, sizes, references=several), target=str(self.target))
         if not several:
-            return module
+            return replace(module, signature=replace(module.signature, mesh=plan.mesh))
         from ....passes.hlo.partition import partition
         from ....passes.mlir import bytecode
 
-        made = partition(bytecode(module.module), module.signature, self.plan, self.target)
+        made = partition(bytecode(module.module), module.signature, plan, self.target)
         return replace(module, module=made.module, signature=made.signature)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....passes.cache_groups import CacheGroup
-from ....passes.step_inputs import HIDDEN, RESULTS
 from ...core import seal
 from ...core.cache import Cache
 from ...core.executable import Executable
@@ -21,6 +20,7 @@ from .. import memory
 from ..pending import PendingStep
 from ..placement import Placement
 from ..progress import Progress
+from ..stages import ONE_STAGE, Stages
 from ..states.groups import placed
 from ..states.last_tokens import LastTokens
 from ..states.spec import Rows, StateSpec, check_states
@@ -28,6 +28,8 @@ from .engine_bundle import EngineBundle
 from .inputs import StepInputs
 from .kinds import Bucket, select
 from .passes import step_passes
+from .pipeline import Pipeline, Stage
+from .program import StepProgram
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -47,85 +49,82 @@ def prepare(
     progress: Progress,
     placement: Placement,
     bundle: EngineBundle | None = None,
+    stages: Stages = ONE_STAGE,
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
     model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
-    placement: on the device, or the mesh, that the programs are made for. bundle: which has them; None: the cache.
+    placement: on the device, or the mesh, that the programs are made for; of a pipeline, the first stage's. bundle: which has them;
+    None: the cache.
     """
-    made = Programs.of(config, model, build, groups, num_blocks, placement.target, placement.plan, bundle)
+    made = Programs.of(config, model, build, groups, num_blocks, placement.target, placement.plan, bundle, stages)
     options, sizes = made.options, made.sizes
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     on_host = placement.device.is_host
     kept = None if bundle is not None else Cache()
     with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
-        allocated = beside.submit(placement.states, states, sizes) if on_host else None
+        early = on_host and stages.count == 1
+        allocated = beside.submit(placement.states, states, sizes) if early else None
         executables = made.load(progress, kept)
-    inputs = StepInputs.of(options, step_passes(options))
-    for bucket, executable in executables.items():
-        inputs.check(bucket, executable.signature)
-        check_states(states, sizes, executable.signature)
-    inputs = inputs.taken_by(executable.signature for executable in executables.values())
+    inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes)
+    places = [placement, *(Placement(placement.target, plan) for plan in stages.plans(placement.plan)[1:])]
     if not on_host:
-        memory.check_programs(
-            (executable.memory for executable in executables.values()), memory.Room.of(placement.device)
-        )
-    first = executables[made.buckets[0]].signature
-    weights = placement.weights(first.weights, model)
+        for number, place in enumerate(places):
+            needed = (parts[number].memory for parts in executables.values())
+            memory.check_programs(needed, memory.Room.of(place.device))
+    first = [part.signature for part in executables[made.buckets[0]]]
+    weights = [place.weights(one.weights, model) for place, one in zip(places, first, strict=True)]
     programs = {
-        bucket: StepProgram(executable.bind(weights), inputs, bucket, placement)
-        for bucket, executable in executables.items()
+        bucket: _program([part.bind(mine) for part, mine in zip(parts, weights, strict=True)], inputs, bucket, places)
+        for bucket, parts in executables.items()
     }
-    buffers = placement.states(states, sizes) if allocated is None else allocated.result()
-    by_name = {spec.name: (spec, buffer) for spec, buffer in zip(states, buffers, strict=True)}
-    ordered = [by_name[state.name] for state in first.states]
-    steps = Steps(programs, inputs, [buffer for _, buffer in ordered], [spec.rows for spec, _ in ordered], kept)
+    specs = {spec.name: spec for spec in states}
+    ordered = [[specs[state.name] for state in one.states] for one in first]
+    if allocated is None:
+        buffers = [one for place, mine in zip(places, ordered, strict=True) for one in place.states(mine, sizes)]
+    else:
+        by_name = dict(zip(specs, allocated.result(), strict=True))
+        buffers = [by_name[spec.name] for spec in ordered[0]]
+    rows = [spec.rows for mine in ordered for spec in mine]
+    steps = Steps(programs, inputs, buffers, rows, kept, depth=stages.count)
     seal.close("the engine is ready")
     return steps
 
 
-class StepProgram:
-    """One compiled program with its weights, and the neutral inputs that it keeps on the device."""
+def _checked(
+    executables: Mapping[Bucket, Sequence[Executable]],
+    inputs: StepInputs,
+    states: Sequence[StateSpec],
+    sizes: Mapping[str, int],
+) -> StepInputs:
+    """Compares programs with the states of the layers, and with the inputs of a step. Returns the inputs that they take."""
+    for bucket, parts in executables.items():
+        for part in parts:
+            inputs.check(bucket, part.signature)
+        check_states(states, sizes, *(part.signature for part in parts))
+    return inputs.taken_by(part.signature for parts in executables.values() for part in parts)
 
-    def __init__(self, executable: Executable, inputs: StepInputs, bucket: Bucket, placement: Placement) -> None:
-        self.execute = executable.execute
-        self.put = placement.device.put
-        self._kept = {name: placement.kept(values) for name, values in inputs.frame(bucket).wide().items()}
-        self._packed = inputs.packed(bucket, executable.signature)
-        self._order = tuple(None if one.kind == "state" else one.name for one in executable.arguments)
-        """For each argument of a call, the input's name; None is the next state."""
-        signature = executable.signature
-        names = [result.name for result in signature.results]
-        self._results = tuple((name, names.index(name)) for name in (*RESULTS, HIDDEN) if name in names)
-        self._updates = tuple(names.index(f"{state.name}.updated") for state in signature.states)
 
-    def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
-        """Starts a step, which consumes the states. Returns its results and the states' new values."""
-        remaining = iter(states)
-        buffers = [next(remaining) if name is None else self._placed(name, inputs) for name in self._order]
-        results = self.execute(buffers)
-        pending = PendingStep({name: results[index] for name, index in self._results})
-        return pending, [results[index] for index in self._updates]
-
-    def _placed(self, name: str, inputs: Mapping[str, np.ndarray]) -> Buffer:
-        """The argument `name` of a step on the device."""
-        packed = self._packed.get(name)
-        if packed is not None:
-            return self.put(packed.pack(inputs))
-        return self.put(inputs[name]) if name in inputs else self._kept[name]
+def _program(
+    parts: Sequence[Executable], inputs: StepInputs, bucket: Bucket, places: Sequence[Placement]
+) -> StepProgram | Pipeline:
+    if len(parts) == 1:
+        return StepProgram(parts[0], inputs, bucket, places[0])
+    return Pipeline([Stage(part, inputs, bucket, place) for part, place in zip(parts, places, strict=True)])
 
 
 class Steps:
     """All programs of one engine, and its states. inputs: of a step. rows: for each state, who assigns its rows. kept: the cache that has
-    the programs, which stay there as long as this engine runs."""
+    the programs, which stay there as long as this engine runs. depth: stages of a pipeline, as many steps as may run at the same time."""
 
     def __init__(
         self,
-        programs: Mapping[Bucket, StepProgram],
+        programs: Mapping[Bucket, StepProgram | Pipeline],
         inputs: StepInputs,
         states: list[Buffer],
         rows: Sequence[Rows],
         kept: Cache | None = None,
+        depth: int = 1,
     ) -> None:
         self.inputs = inputs
         self.state_slots = "slots" in rows
@@ -134,6 +133,7 @@ class Steps:
         """Whether a step takes the tokens of the one before from the device."""
         self.programs = programs
         self._kept = kept
+        self.depth = depth
         self._states = states
         self._in_slots = tuple(one != "blocks" for one in rows)
         """For each state, whether it has a row per request."""
@@ -166,8 +166,8 @@ class Steps:
         """
         program, remaining = self.programs[bucket], iter(before)
         earlier = [
-            program.put(next(remaining)) if in_slots else state
-            for state, in_slots in zip(self._states, self._in_slots, strict=True)
+            program.put_state(number, next(remaining)) if in_slots else state
+            for number, (state, in_slots) in enumerate(zip(self._states, self._in_slots, strict=True))
         ]
         pending, after = program.start(inputs, earlier)
         self._states = [
