@@ -4,7 +4,7 @@ Comes in: a LoweredModule whose `main` calls one function for each of its repeat
 of the longest chain of calls. Guaranteed: the arguments that differ from layer to layer are one argument each, stacked along a new first dimension
 in the order of the layers; all others, and the results that are no updates, stay as they are; what is no chain is left as it is.
 
-Off by default for every target (docs/depth.md has the figures): a loop slices a layer's weights and states out of the stack.
+Off by default for every target: a loop slices a layer's weights and states out of the stack (docs/depth.md).
 """
 
 from __future__ import annotations
