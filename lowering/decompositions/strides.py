@@ -50,7 +50,7 @@ def _memory_order(self: Tensor) -> list[int]:
     order = sorted(range(self.ndim), key=lambda dim: (-self.stride()[dim], dim))
     expected = 1
     for dim in reversed(order):
-        if self.shape[dim] != 1 and self.stride(dim) != expected and self.numel():
+        if self.stride(dim) != expected and self.shape[dim] != 1 and self.numel():
             raise LoweringError(
                 f"as_strided of a tensor of shape {list(self.shape)} and strides {list(self.stride())}, which is a part of "
                 "another one's memory",

@@ -288,3 +288,14 @@ def test_results_match_at_the_ends_of_the_range():
         args = torch.randn(size, 4), torch.randn(size, 3)
         (result,) = execute(lower_program(program, bindings={"batch": size}, target=CPU), args).results
         np.testing.assert_allclose(result.numpy(), Sum()(*args).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_in_memory_takes_no_size_for_granted():
+    class Windows(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.as_strided((x.shape[0], 3, 2), (8, 2, 1)) + 1
+
+    run = lower(Windows(), (torch.randn(2, 8),), dynamic_shapes=({0: Dim("b", min=1, max=8)},)).compile()
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 8)
+        torch.testing.assert_close(torch.from_dlpack(run(x)[0]), Windows()(x))
