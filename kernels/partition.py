@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from ..runtime.core.mesh import Mesh
 from ..runtime.core.sharding import REPLICATED, Sharding
@@ -37,9 +38,13 @@ class Partition:
     operands: how they must lie, by name; those left out are whole on every device. results: in order. summed: the axes over
     which the devices' results are added up. once: operands that count once in that sum: on all devices but the first along
     `summed`, zeros stand in their place. pieces: operands that may hold a piece of each of several matrices on every device, as
-    fused weights and products with them do; any other operand is in the model's order. counted: operands of integers that name
-    entries of another operand's first dimension, by both names: a device counts from its own first entry, and the kernel ignores
-    integers that are none of its entries.
+    fused weights and products with them do: all of them in the pieces of the first that does, along the one dimension that
+    `operands` splits; any other operand is in the model's order. results_in_pieces: the results that lie in these pieces too.
+    counted: operands of integers that name entries of another operand's first dimension, by both names: a device counts from its
+    own first entry, and the kernel ignores integers that are none of its entries. shared: operands [T, groups, ...] that are whole
+    on every device, each group for as many heads of another operand [T, heads, ...], by both names: a device takes the groups that
+    its own heads read. plain: no device calls the kernel: the reference stands in the module, and XLA partitions it, with the
+    collectives that it takes. context: the axes of devices that attend to other keys: `Kernel.over_context` says what each does.
     """
 
     results: tuple[Sharding, ...]
@@ -47,7 +52,11 @@ class Partition:
     summed: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
     pieces: tuple[str, ...] = ()
+    results_in_pieces: tuple[int, ...] = ()
     counted: Mapping[str, str] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    plain: bool = False
+    context: tuple[str, ...] = ()
 
 
 Rule = Callable[[Mapping[str, Lying], Mesh], Partition]
@@ -75,3 +84,24 @@ def by_heads(operands: Mapping[str, Lying], heads: tuple[str, ...]) -> dict[str,
     queries = split if split[: len(heads)] == heads else heads
     keys = along(3, 1, heads)
     return {"query": along(3, 1, queries), "key": keys, "value": keys, "sinks": along(1, 0, queries)}
+
+
+def by_groups(
+    operands: Mapping[str, Lying], names: tuple[str, ...], heads: str, axes: tuple[str, ...], mesh: Mesh
+) -> tuple[dict[str, Sharding], dict[str, str]]:
+    """How operands [T, groups, ...] lie whose groups serve the heads of another operand, which `axes` split: by groups where these axes
+    divide them, and else whole on every device. Returns `operands` and `shared` of the Partition."""
+    parts, given, shared = prod(mesh.size(axis) for axis in axes), {}, {}
+    for name in names:
+        shape = operands[name].shape
+        if shape[1] % parts == 0:
+            given[name] = along(len(shape), 1, axes)
+        else:
+            shared[name] = heads
+    return given, shared
+
+
+def groups_of_a_device(groups: int, heads: int, devices: int) -> int | None:
+    """How many of `groups` the heads of one device read, which has a run of them; None where devices begin within groups at different places."""
+    own, each = heads // devices, heads // groups
+    return own // each if own % each == 0 else 1 if each % own == 0 else None

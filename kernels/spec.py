@@ -78,13 +78,15 @@ class Implementation:
     row_major: tuple[str, ...] = ()
 
     @classmethod
-    def in_folder(cls, package: str, target: str, name: str, *, row_major: tuple[str, ...] = ()) -> Implementation:
-        """The implementation in a kernel's folder: `lower` and `supports` of `<target>.py`, or of `xla.py` for "any".
+    def in_folder(
+        cls, package: str, target: str, name: str, *, file: str | None = None, row_major: tuple[str, ...] = ()
+    ) -> Implementation:
+        """The implementation in a kernel's folder: `lower` and `supports` of `<target>.py`, or of `xla.py` for "any"; or of a `file`.
 
         The file is imported when either is first called: importing jax and Pallas takes two seconds, and a process that does not
         lower needs neither.
         """
-        module = f"{package}.{'xla' if target == 'any' else target}"
+        module = f"{package}.{file or ('xla' if target == 'any' else target)}"
 
         def lower(*operands: Any, target: Target | None = None, **named: Any) -> Any:
             function = import_module(module).lower
@@ -166,6 +168,10 @@ class Kernel:
     source: the paper, spec section or file that the semantics come from.
     cases: returns the kernel's `Case`s (cases.py of its folder); called only to build the matrix.
     partition: how a call runs on several devices (kernels/partition.py); None: a program that calls it runs on one alone.
+    on_a_device: what a device of a mesh runs where no implementation takes its part; None: the reference stands in the module, and
+        XLA partitions it, which needs operands of the model's shapes.
+    over_context: the module with `part`, `weighted` and `merged`, for devices that have other keys of the same heads; see
+        kernels/paged_attention/partition_xla.py.
     work: minimum (flops, bytes of memory traffic) of any implementation for these operands and attributes; None
         if they follow from the matmuls of the reference and the sizes of the operands.
     """
@@ -182,6 +188,8 @@ class Kernel:
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple
     partition: Rule | None = None
+    on_a_device: Implementation | None = None
+    over_context: str | None = None
     work: Callable[[Operands, Mapping[str, Any]], tuple[float, float]] | None = None
 
     def choice(

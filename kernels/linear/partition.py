@@ -18,5 +18,5 @@ def partition(operands: Mapping[str, Lying], mesh: Mesh) -> Partition:
         return Partition((REPLICATED,), given, summed=inputs, once=("bias",))
     if outputs:
         given = {"weight": weight.sharding, "bias": along(1, 0, outputs)}
-        return Partition((along(2, 1, outputs),), given, pieces=("weight", "bias"))
+        return Partition((along(2, 1, outputs),), given, pieces=("weight", "bias"), results_in_pieces=(0,))
     return Partition((REPLICATED,))

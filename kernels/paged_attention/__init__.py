@@ -14,6 +14,7 @@ KERNEL = Kernel(
     "Tensor? k_scale=None, Tensor? v_scale=None, *, float scale, int sliding_window, float soft_cap, "
     "int chunk=0) -> (Tensor, Tensor)",
     partition=partition,
+    over_context=f"{__name__}.partition_xla",
     reference=ragged_paged_attention,
     fake=fake,
     check=check,

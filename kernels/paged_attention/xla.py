@@ -257,7 +257,8 @@ def scores(
     scaled = products * scale
     if soft_cap > 0:
         scaled = soft_cap * jnp.tanh(scaled / soft_cap)
-    distance = (at_key[None, None, :] - positions[:, :, None])[:, None, None]  # [G, 1, 1, N, keys]
+    at_key = at_key if at_key.ndim == 2 else at_key[None]  # of each group, or the same for all
+    distance = (at_key[:, None, :] - positions[:, :, None])[:, None, None]  # [G, 1, 1, N, keys]
     if alibi_slopes is not None and alibi_slopes.size:
         slopes = alibi_slopes.astype(jnp.float32).reshape(1, products.shape[1], products.shape[2], 1, 1)
         scaled = scaled + slopes * distance

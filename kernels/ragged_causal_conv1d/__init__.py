@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_causal_conv1d, work
 
 KERNEL = Kernel(
@@ -19,6 +20,8 @@ KERNEL = Kernel(
     implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
     aliases={1: 3},
     cases=cases,
+    partition=partition,
+    on_a_device=Implementation.in_folder(__name__, "any", "xla", file="partition_xla"),
     work=work,
     source="vllm/model_executor/layers/mamba/ops/causal_conv1d.py of vLLM 0.32.0; Gu and Dao, Mamba, 2023, section 3.4",
 )

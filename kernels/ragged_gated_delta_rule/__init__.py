@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_gated_delta_rule, work
 
 KERNEL = Kernel(
@@ -23,6 +24,7 @@ KERNEL = Kernel(
     ),
     aliases={1: 5},
     cases=cases,
+    partition=partition,
     work=work,
     source="Yang et al., Gated delta networks, 2024, section 3; Kimi Linear, 2025, section 3",
 )

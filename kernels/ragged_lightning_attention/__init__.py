@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_lightning_attention, work
 
 KERNEL = Kernel(
@@ -23,6 +24,7 @@ KERNEL = Kernel(
     ),
     aliases={1: 4},
     cases=cases,
+    partition=partition,
     work=work,
     source="Qin et al., Lightning attention-2, 2024; vllm/model_executor/layers/lightning_attn.py of vLLM 0.32.0",
 )

@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_selective_scan, work
 
 KERNEL = Kernel(
@@ -23,6 +24,7 @@ KERNEL = Kernel(
     ),
     aliases={1: 7},
     cases=cases,
+    partition=partition,
     work=work,
     source="Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023, algorithm 2",
 )

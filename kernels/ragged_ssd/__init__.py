@@ -2,6 +2,7 @@
 
 from ..spec import FLOATING, Implementation, Kernel
 from .cases import cases
+from .partition import partition
 from .reference import check, fake, ragged_ssd, work
 
 KERNEL = Kernel(
@@ -23,6 +24,7 @@ KERNEL = Kernel(
     ),
     aliases={1: 7},
     cases=cases,
+    partition=partition,
     work=work,
     source="Dao and Gu, Transformers are SSMs, 2024, sections 3 and 6",
 )

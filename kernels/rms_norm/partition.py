@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...runtime.core.mesh import Mesh
-from ...runtime.core.sharding import REPLICATED
 from ..partition import Lying, Partition
 
 
 def partition(operands: Mapping[str, Lying], mesh: Mesh) -> Partition:
-    """values [..., K]: split along any dimension but the last, over which the mean is taken."""
+    """values [..., K]: as they are split. Where that is along the last dimension, over which the mean is taken, the devices add up one number
+    a row; the weight [K] is split as the values are."""
     values = operands["values"]
-    sharding = REPLICATED if values.axes(-1) else values.sharding
-    return Partition((sharding,), {"values": sharding})
+    given = {"values": values.sharding}
+    return Partition((values.sharding,), given, plain=bool(values.axes(-1)))

@@ -12,26 +12,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, replace
+from functools import partial
 
 from ...kernels.catalog import kernels
 from ...kernels.partition import Lying, Partition, along
-from ...kernels.spec import Implementation, Kernel, Operands, TensorSpec
-from ...runtime.core.errors import SignatureError, UnsupportedError
+from ...kernels.spec import Implementation, Kernel, Operands
+from ...runtime.core.errors import UnsupportedError
 from ...runtime.core.sharding import REPLICATED, Sharding, Split
-from ...runtime.core.sharding import along as piece
-from ...runtime.core.signature import Argument, Result, Signature
+from ...runtime.core.signature import Signature
 from ...runtime.core.targets import Target
-from ..mlir import context, erase_dead_functions, func, ir, parse, stablehlo
+from ..mlir import context, erase_dead_functions, func, ir, parse
 from .calls import callee
 from .composite import Composite, composites, operations
+from .context import over_context
 from .layouts import pin_row_major
 from .legalize import Decision, lowered
+from .pieces import Values
 from .plan import NEXT_STEP, Plan
 from .product import product
 from .propagate import propagated, shape_of
 from .shardy import Collectives, Value, after, annotate, constrained, constraint, declare, local_type, manual
+from .shares import Share
 from .vocabulary import Sampling
 
 
@@ -61,38 +63,24 @@ def partition(module: bytes, signature: Signature, plan: Plan, target: str | Tar
 
 
 def _signature(signature: Signature, plan: Plan) -> Signature:
-    """The signature on the mesh: fused weights have their arranged shapes, an updated state lies as the state does."""
-    arguments: list[Argument] = []
-    for argument in signature.arguments:
-        split = plan.weights.get(argument.name)
-        shape = argument.shape if split is None else split.shape(argument.shape, plan.mesh)
-        arguments.append(replace(argument, shape=shape, sharding=plan.sharding(argument.name)))
-    results: list[Result] = [
-        result if result.alias is None else replace(result, sharding=arguments[result.alias].sharding)
+    """The signature on the mesh: arguments with pieces have their arranged shapes, an updated state lies as the state does."""
+    arguments = [
+        replace(one, shape=plan.shape(one.name, one.shape), sharding=plan.sharding(one.name))
+        for one in signature.arguments
+    ]
+    results = [
+        replace(result, shape=arguments[result.alias].shape, sharding=arguments[result.alias].sharding)
+        if result.alias is not None
+        else result
         for result in signature.results
     ]
     return replace(signature, arguments=tuple(arguments), results=tuple(results), mesh=plan.mesh)
 
 
-@dataclass
-class _Fused:
-    """A product with a weight of several matrices: its columns are pieces, device by device.
-
-    values: the product with each matrix, [rows, its size]; joined: their columns in the model's order. Both are made when they
-    are asked for.
-    """
-
-    product: Value
-    split: Split
-    values: list[Value] = field(default_factory=list)
-    joined: Value | None = None
-
-
 class _Partitioner:
     """One partitioning of `main`, from its first op to its last.
 
-    lying: how values lie; those that are not in it are whole on every device, or nothing is known of them. whole: copies of split
-    values that are whole. symbols: the function that serves each kind of composite. row_major: operand types to pin.
+    symbols: the function that serves each kind of composite. row_major: operand types to pin.
     """
 
     def __init__(self, module: ir.Module, signature: Signature, plan: Plan, target: Target) -> None:
@@ -100,10 +88,7 @@ class _Partitioner:
         self.mesh = plan.mesh
         self.collectives = Collectives(plan.mesh)
         self.functions = ir.SymbolTable(module.operation)
-        self.lying: dict[Value, Sharding] = {}
-        self.fused: dict[Value, _Fused] = {}
-        self.weights: dict[Value, Split] = {}
-        self.whole: dict[Value, Value] = {}
+        self.values = Values(self.collectives)
         self.symbols: dict[object, str] = {}
         self.decisions: dict[object, Decision] = {}
         self.row_major: set[str] = set()
@@ -113,17 +98,24 @@ class _Partitioner:
         main = self.functions["main"].operation
         block = main.regions[0].blocks[0]
         for value, argument in zip(block.arguments, self.signature.arguments, strict=True):
-            self.lying[value] = argument.sharding
-            if argument.name in self.plan.weights:
-                self.weights[value] = self.plan.weights[argument.name]
-                value.set_type(_typed(argument.shape, value))
-        for operation in list(block.operations):
+            split = self.plan.split(argument.name)
+            value.set_type(_typed(argument.shape, value))
+            self.values.fuse(value, split, argument.name)
+        for operation in list(block.operations)[:-1]:
             self.visit(operation.operation)
-        results = ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value).results
-        kinds = ir.FunctionType.get([value.type for value in block.arguments], results)
+        returned = self._returned(block.operations[len(block.operations) - 1].operation)
+        kinds = ir.FunctionType.get([value.type for value in block.arguments], returned)
         main.attributes["function_type"] = ir.TypeAttr.get(kinds)
         for operation in composites(self.module.operation):  # inside control flow
             self._call_reference(operation)
+
+    def _returned(self, operation: ir.Operation) -> list[ir.Type]:
+        """The types of what `main` returns: states in their pieces, other values in the model's order."""
+        with ir.InsertionPoint(operation), operation.location:
+            for index, (operand, result) in enumerate(zip(operation.operands, self.signature.results, strict=True)):
+                if result.alias is None:
+                    operation.operands[index] = self.values.joined(operand, "the program's result")
+        return [operand.type for operand in operation.operands]
 
     def visit(self, operation: ir.Operation) -> list[Value]:
         """Rewrites one op of `main`, or notes how its results lie. Returns what now stands for its results."""
@@ -136,16 +128,15 @@ class _Partitioner:
         if operation.name == "func.call":  # a repeated layer: it is written out, since layers may lie differently
             with ir.InsertionPoint(operation), operation.location:
                 return _replaced(operation, self._body_of(callee(operation), list(operation.operands)))
-        if operation.name == "stablehlo.slice" and (part := self._part(operation)) is not None:
-            return _replaced(operation, [part])
-        for index, operand in enumerate(operation.operands):
-            operation.operands[index] = self._in_order(operand, operation)
-        operands = [self.lying.get(operand, REPLICATED) for operand in operation.operands]
+        if (kept := self.values.replacement(operation)) is not None:
+            return _replaced(operation, [kept])
+        self._in_order(operation)
+        operands = [self.values.of(operand) for operand in operation.operands]
         found = propagated(operation, operands, self.mesh)
         if found is not None:
-            self.lying.update((result, found) for result in operation.results)
+            self.values.lying.update((result, found) for result in operation.results)
         elif operation.name == "stablehlo.slice":  # across devices, as of padded logits
-            operation.operands[0] = self._whole(operation.operands[0])
+            operation.operands[0] = self.values.whole(operation.operands[0])
         elif operation.name == "stablehlo.gather" and any(operands[0].dimensions[:1]):
             # rows of a table that is split by its rows: each device has some of them, and the devices' sum has all
             with after(operation.results[0]):
@@ -153,6 +144,12 @@ class _Partitioner:
             operation.results[0].replace_all_uses_except(made.result, made.operation)
             return [made.result]
         return list(operation.results)
+
+    def _in_order(self, operation: ir.Operation) -> None:
+        """Gives an op that knows nothing of pieces its operands in the model's order."""
+        with ir.InsertionPoint(operation), operation.location:
+            for index, operand in enumerate(operation.operands):
+                operation.operands[index] = self.values.joined(operand, operation.name)
 
     # -- composites --------------------------------------------------------------------------------------------------
 
@@ -165,43 +162,56 @@ class _Partitioner:
             )
         named = dict(zip(composite.operands.named, operation.operands, strict=True))
         rule = kernel.partition({name: self._lying(value) for name, value in named.items()}, self.mesh)
-        for name, value in named.items():
-            if name not in rule.pieces:
-                named[name] = self._in_order(value, operation)
-        local = self._local(composite, named, rule)
-        implementation, reasons = kernel.choice(local, composite.attributes, self.target)
-        self._note(composite, local, implementation, reasons)
         with ir.InsertionPoint(operation), operation.location:
-            if implementation is not None:
-                results = self._manual(composite, kernel, implementation, named, local, rule)
+            split = self._arrange(composite, named, rule)
+            types = self._result_types(composite, rule, split)
+            share = Share(composite, named, rule, self.collectives)
+            local = share.operands()
+            implementation, reasons = self._choice(kernel, local, composite, rule)
+            self._note(composite, local, implementation, reasons)
+            if rule.context:
+                results = over_context(share, kernel, local, types, partial(self._lowered, kernel))
+            elif implementation is not None:
+                results = self._manual(share, kernel, implementation, local, types)
             elif kernel.name == "linear":
                 rule = self._over_tokens(named, rule)
                 given = {name: self._lain(value, rule.operands.get(name)) for name, value in named.items()}
                 results = [product(given["values"], given["weight"], given.get("bias"), rule.results[0])]
             else:
                 results = self._inlined(composite, named, rule)
-        split = self.weights.get(named["weight"]) if kernel.name == "linear" else None
-        if split is not None and split.parts:
-            self.fused[results[0]] = _Fused(results[0], split)
-        self.lying.update(zip(results, rule.results, strict=True))
+        self.values.lying.update(zip(results, rule.results, strict=True))
+        if split is not None:
+            for index in rule.results_in_pieces:
+                self.values.fuse(results[index], _along_of(rule.results[index], split))
         return results
 
-    def _lying(self, value: Value) -> Lying:
-        parts = self.fused[value].split.parts if value in self.fused else ()
-        equal = len({(part.size, part.axes) for part in parts}) == 1
-        return Lying(shape_of(value), self.lying.get(value, REPLICATED), len(parts) if equal else 1)
+    def _choice(
+        self, kernel: Kernel, local: Operands, composite: Composite, rule: Partition
+    ) -> tuple[Implementation | None, tuple[str, ...]]:
+        """What each device calls; None where the reference stands in the module. And why it is not one before that."""
+        if rule.context:
+            return None, ("devices that share a context merge what each attended to, in plain StableHLO",)
+        if rule.plain:
+            return None, ("the devices share a sum of it: XLA partitions the reference",)
+        implementation, reasons = kernel.choice(local, composite.attributes, self.target)
+        return implementation or kernel.on_a_device, reasons
 
-    def _local(self, composite: Composite, named: Mapping[str, Value], rule: Partition) -> Operands:
-        """The operands of one device. Raises UnsupportedError where one does not divide."""
-        specs = []
+    def _arrange(self, composite: Composite, named: dict[str, Value], rule: Partition) -> Split | None:
+        """Brings the operands into the pieces that the rule takes, at the insertion point, and the others into the model's order. Returns
+        these pieces, if any."""
+        fused = [self.values.fused[named[name]] for name in rule.pieces if named.get(name) in self.values.fused]
+        split = fused[0].split if fused else None
         for name, value in named.items():
-            sharding = rule.operands.get(name, REPLICATED)
-            try:
-                shape = sharding.shard(shape_of(value), self.mesh)
-            except SignatureError as problem:
-                raise UnsupportedError(f"{composite.name}, {name}: {problem.message}", next_step=NEXT_STEP) from problem
-            specs.append(TensorSpec(shape, composite.operands.named[name].dtype))
-        return Operands.of(named, specs)
+            if split is None or name not in rule.pieces:
+                named[name] = self.values.joined(value, composite.name)
+            else:
+                named[name] = self.values.in_pieces(value, split, _dimension(rule.operands[name]))
+        return split
+
+    def _lying(self, value: Value) -> Lying:
+        parts = self.values.fused[value].split.parts if value in self.values.fused else ()
+        equal = len({(part.size, part.axes) for part in parts}) == 1
+        return Lying(shape_of(value), self.values.of(value), len(parts) if equal else 1)
 
     def _note(
         self, composite: Composite, local: Operands, implementation: Implementation | None, reasons: tuple[str, ...]
@@ -216,59 +226,46 @@ class _Partitioner:
         self.decisions[key] = Decision(composite.name, name, reasons, 1, types)
 
     def _manual(
-        self,
-        composite: Composite,
-        kernel: Kernel,
-        implementation: Implementation,
-        named: Mapping[str, Value],
-        local: Operands,
-        rule: Partition,
+        self, share: Share, kernel: Kernel, implementation: Implementation, local: Operands, types: Sequence[ir.Type]
     ) -> list[Value]:
-        """A region in which each device calls the implementation with its parts."""
-        symbol = self._function(composite, kernel, implementation, local)
+        """A region in which each device calls the implementation with its parts. types: of the results, as a whole."""
+        named, rule = share.named, share.rule
+        symbol = self._lowered(kernel, implementation, local, share.composite.attributes)
         self.row_major |= {str(named[name].type) for name in implementation.row_major if name in named}
-        types = self._result_types(composite, named)
         locals_ = [local_type(type_, one, self.mesh) for type_, one in zip(types, rule.results, strict=True)]
 
         def body(values: list[Value]) -> list[Value]:
-            given = [self._given(name, value, named, rule) for name, value in zip(named, values, strict=True)]
+            given = [share.value(name, value) for name, value in zip(named, values, strict=True)]
             made: list[Value] = list(func.CallOp(locals_, ir.FlatSymbolRefAttr.get(symbol), given).results)
             return [self.collectives.sum(value, rule.summed) for value in made] if rule.summed else made
 
         operands = []
         for name, value in named.items():
             sharding = rule.operands.get(name, REPLICATED)
-            split = sharding.replicated and not self.lying.get(value, REPLICATED).replicated
-            operands.append((self._whole(value) if split else value, sharding))
+            split = sharding.replicated and not self.values.of(value).replicated
+            operands.append((self.values.whole(value) if split else value, sharding))
         return manual(operands, list(zip(types, rule.results, strict=True)), self.mesh, body)
 
-    def _function(
-        self, composite: Composite, kernel: Kernel, implementation: Implementation, operands: Operands
+    def _lowered(
+        self, kernel: Kernel, implementation: Implementation, operands: Operands, attributes: Mapping[str, object]
     ) -> str:
-        """The symbol of the implementation for these operands."""
-        key = _key(composite, operands)
+        """The symbol of an implementation, which the module gets once for each kind of operands."""
+        shapes = tuple((name, spec.shape, spec.dtype.name) for name, spec in operands.named.items())
+        key = (kernel.name, implementation.name, shapes, tuple(sorted(attributes.items())))
         if key not in self.symbols:
             number = len(self.symbols)
-            self.symbols[key] = lowered(
-                kernel, implementation, operands, composite.attributes, self.target, self.module, number
-            )
+            self.symbols[key] = lowered(kernel, implementation, operands, attributes, self.target, self.module, number)
         return self.symbols[key]
 
-    def _given(self, name: str, value: Value, named: Mapping[str, Value], rule: Partition) -> Value:
-        """One device's operand, as the kernel takes it."""
-        if name in rule.once:
-            return self.collectives.once(value, rule.summed)
-        if name in rule.counted:
-            other = rule.counted[name]
-            return self.collectives.counted(value, shape_of(named[other])[0], rule.operands[other].dimensions[0])
-        return value
-
-    def _result_types(self, composite: Composite, named: Mapping[str, Value]) -> list[ir.Type]:
-        """The composite's; of a product, by the weight as it is arranged."""
+    def _result_types(self, composite: Composite, rule: Partition, split: Split | None) -> list[ir.Type]:
+        """The composite's; of results in pieces, as these lie."""
         types = [result.type for result in composite.operation.results]
-        if composite.name != "fxhlo.linear":
-            return types
-        return [_typed((shape_of(named["values"])[0], shape_of(named["weight"])[0]), composite.operation.results[0])]
+        if split is not None:
+            for index in rule.results_in_pieces:
+                result = composite.operation.results[index]
+                shape = _along_of(rule.results[index], split).shape(shape_of(result), self.mesh)
+                types[index] = _typed(shape, result)
+        return types
 
     def _over_tokens(self, named: Mapping[str, Value], rule: Partition) -> Partition:
         """The rule of a product that XLA partitions. With many rows the sum over devices leaves each device some of them, and a product
@@ -292,11 +289,10 @@ class _Partitioner:
         """The reference in the composite's place, for XLA to partition; what must be whole is made so."""
         operands = []
         for name, value in named.items():
+            value = self.values.joined(value, composite.name)
             sharding = rule.operands.get(name, REPLICATED)
-            split = sharding.replicated and not self.lying.get(value, REPLICATED).replicated
-            operands.append(self._whole(value) if split else value)
-            if value in self.weights:
-                self._in_order(value, composite.operation)
+            split = sharding.replicated and not self.values.of(value).replicated
+            operands.append(self.values.whole(value) if split else value)
         results = self._body_of(composite.decomposition, operands)
         return [constrained(value, sharding) for value, sharding in zip(results, rule.results, strict=True)]
 
@@ -335,7 +331,7 @@ class _Partitioner:
 
     def _axes(self, composite: Composite) -> tuple[str, ...]:
         """The axes that split the columns of a composite's first operand."""
-        sharding = self.lying.get(composite.operation.operands[0], REPLICATED)
+        sharding = self.values.of(composite.operation.operands[0])
         return sharding.dimensions[1] if sharding.dimensions else ()
 
     def _sample(self, operation: ir.Operation, sampling: Sampling | None) -> list[Value]:
@@ -360,87 +356,30 @@ class _Partitioner:
         implementation, reasons = kernel.choice(operands, composite.attributes, self.target)
         self._note(composite, operands, implementation, reasons)
         if implementation is not None:
-            return self._function(composite, kernel, implementation, operands)
+            return self._lowered(kernel, implementation, operands, composite.attributes)
         return composite.decomposition if operands is composite.operands else None
 
     def _helper(self, name: str, operands: Operands) -> str:
         """A function of kernels/sample/xla_split.py."""
         from ...kernels.sample import xla_split
 
-        key = (name, tuple((spec.shape, spec.dtype.name) for spec in operands))
-        if key not in self.symbols:
-            implementation = Implementation("any", name, getattr(xla_split, name))
-            self.symbols[key] = lowered(
-                kernels()["fxhlo.sample"], implementation, operands, {}, self.target, self.module, len(self.symbols)
-            )
-        return self.symbols[key]
-
-    # -- values ------------------------------------------------------------------------------------------------------
-
-    def _whole(self, value: Value) -> Value:
-        """The value with all of it on every device; made once."""
-        if value not in self.whole:
-            with after(value):
-                self.whole[value] = constrained(value, REPLICATED)
-        return self.whole[value]
-
-    def _part(self, operation: ir.Operation) -> Value | None:
-        """The product with one matrix, where the slice of a fused product is just that."""
-        fused = self.fused.get(operation.operands[0])
-        if fused is None:
-            return None
-        starts, limits, strides = (
-            list(ir.DenseI64ArrayAttr(operation.attributes[name]))
-            for name in ("start_indices", "limit_indices", "strides")
-        )
-        ends = list(accumulate(part.size for part in fused.split.parts))
-        wanted = [([0, end - part.size], end) for part, end in zip(fused.split.parts, ends, strict=True)]
-        rows = shape_of(fused.product)[0]
-        if strides != [1, 1] or limits[0] != rows or (starts, limits[1]) not in wanted:
-            return None
-        return self._pieces(fused)[wanted.index((starts, limits[1]))]
-
-    def _pieces(self, fused: _Fused) -> list[Value]:
-        """The product with each matrix, as every device takes it from its columns."""
-        if not fused.values:
-            rows, parts = shape_of(fused.product)[0], fused.split.parts
-            element = ir.RankedTensorType(fused.product.type).element_type
-            ends = [0, *accumulate(piece(part, self.mesh) for part in parts)]
-            results = [(ir.RankedTensorType.get([rows, part.size], element), along(2, 1, part.axes)) for part in parts]
-
-            def body(values: list[Value]) -> list[Value]:
-                bounds = [([0, start], [rows, end], [1, 1]) for start, end in pairwise(ends)]
-                return [stablehlo.slice(values[0], *map(ir.DenseI64ArrayAttr.get, one)) for one in bounds]
-
-            sharding = along(2, 1, fused.split.axes)
-            with after(fused.product):
-                fused.values = manual([(fused.product, sharding)], results, self.mesh, body)
-            self.lying.update(zip(fused.values, (sharding for _, sharding in results), strict=True))
-        return fused.values
-
-    def _in_order(self, value: Value, user: ir.Operation) -> Value:
-        """The value for an op that knows nothing of pieces. Raises UnsupportedError for a fused weight."""
-        if value in self.weights and self.weights[value].parts:
-            name = self.signature.arguments[ir.BlockArgument(value).arg_number].name
-            raise UnsupportedError(
-                f"{name} has several matrices and is read by {user.name}, so that it cannot be split",
-                next_step=NEXT_STEP,
-            )
-        return self._joined(value, user) if value in self.fused else value
-
-    def _joined(self, value: Value, user: ir.Operation) -> Value:
-        """The columns of a fused product in the model's order, all of them on every device."""
-        fused = self.fused[value]
-        if fused.joined is None:
-            parts = [self._whole(part) for part in self._pieces(fused)]
-            with ir.InsertionPoint(user), user.location:
-                fused.joined = stablehlo.concatenate(parts, 1)
-        return fused.joined
+        implementation = Implementation("any", name, getattr(xla_split, name))
+        return self._lowered(kernels()["fxhlo.sample"], implementation, operands, {})
 
 
 def _key(composite: Composite, local: Operands) -> object:
     """Equal for two calls that one function of one device can serve."""
     return (*composite.key, tuple((spec.shape, spec.dtype.name) for spec in local))
+
+
+def _dimension(sharding: Sharding) -> int:
+    """The one dimension that is split."""
+    return next(index for index, axes in enumerate(sharding.dimensions) if axes)
+
+
+def _along_of(sharding: Sharding, split: Split) -> Split:
+    """The pieces of `split` along the one dimension that `sharding` splits."""
+    return Split(sharding, _dimension(sharding), split.parts)
 
 
 def _typed(shape: Sequence[int], like: Value) -> ir.Type:

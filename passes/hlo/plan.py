@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm, prod
 
 from ...runtime.core import mesh as meshes
 from ...runtime.core.mesh import Mesh
-from ...runtime.core.sharding import REPLICATED, Sharding, Split
+from ...runtime.core.sharding import Sharding, Split
 from ...runtime.core.targets import Target
 
 NEXT_STEP = "leave out --tensor-parallel-size"
 """Of errors: what a mesh cannot do, one device can."""
+WHOLE = Split()
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,29 @@ class Plan:
 
     mesh: Mesh = meshes.ONE_DEVICE
     weights: Mapping[str, Split] = field(default_factory=dict)
-    states: Mapping[str, Sharding] = field(default_factory=dict)
+    states: Mapping[str, Split] = field(default_factory=dict)
     rows: int | None = None
+
+    def split(self, name: str) -> Split:
+        """Of an argument: a weight's, a state's, or none at all."""
+        return self.weights.get(name) or self.states.get(name, WHOLE)
 
     def sharding(self, name: str) -> Sharding:
         """Of an argument, as the program takes it."""
-        return self.weights[name].sharding if name in self.weights else self.states.get(name, REPLICATED)
+        return self.split(name).sharding
+
+    def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of an argument, as the program takes it. shape: the model's. Raises SignatureError where the devices do not divide it."""
+        return self.split(name).shape(shape, self.mesh)
+
+    def blocks(self, count: int) -> int:
+        """So many blocks of a cache, or some more that the devices divide."""
+        parts = [
+            prod(map(self.mesh.size, one.sharding.dimensions[0]))
+            for one in self.states.values()
+            if one.sharding.dimensions
+        ]
+        return -(-count // lcm(*parts)) * lcm(*parts)
 
     def at(self, first: int) -> Plan:
         """The same on devices from number `first` on."""
@@ -38,19 +57,19 @@ class Plan:
         """How many devices have the same part of an argument."""
         return self.mesh.devices // self.sharding(name).parts(self.mesh)
 
-    @property
-    def cache_copies(self) -> int:
-        """How many devices have the same part of the states, of the one that has the most."""
-        return max((self.copies(name) for name in self.states), default=1)
+    def bytes(self, name: str, shape: Sequence[int], itemsize: int) -> int:
+        """What an argument takes on all devices together. shape: the model's."""
+        return prod(self.shape(name, shape)) * itemsize * self.copies(name)
 
     def to_json(self) -> dict[str, object]:
         """For a cache's key."""
-        weights = {
-            name: [split.sharding.to_json(), split.dimension, [[part.size, list(part.axes)] for part in split.parts]]
-            for name, split in self.weights.items()
-        }
-        states = {name: sharding.to_json() for name, sharding in self.states.items()}
-        return {"mesh": self.mesh.to_json(), "weights": weights, "states": states, "rows": self.rows}
+        tables = {"weights": self.weights, "states": self.states}
+        splits = {kind: {name: _json(split) for name, split in table.items()} for kind, table in tables.items()}
+        return {"mesh": self.mesh.to_json(), **splits, "rows": self.rows}
+
+
+def _json(split: Split) -> list[object]:
+    return [split.sharding.to_json(), split.dimension, [[part.size, list(part.axes)] for part in split.parts]]
 
 
 ONE_DEVICE = Plan()

@@ -66,7 +66,7 @@ def _reshape(
     """A dimension's axes go to the outermost of the dimensions that it becomes, or come from the outermost of those that it was."""
     (given,), (shape,) = operands, shapes
     dimensions: list[tuple[str, ...]] = [()] * len(result)
-    for before, after in _factors(shape, result):
+    for before, after in factors(shape, result):
         split = [index for index in before if _axes(given, shape)[index]]
         if not split:
             continue
@@ -78,7 +78,7 @@ def _reshape(
     return Sharding(tuple(dimensions))
 
 
-def _factors(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+def factors(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     """The shortest runs of dimensions, in order, that have equal numbers of elements on both sides of a reshape."""
     if 0 in before:
         return []

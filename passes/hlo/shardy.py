@@ -113,6 +113,13 @@ class Collectives:
 
     def sum(self, value: Value, axes: Sequence[str]) -> Value:
         """The sum of the devices' values over `axes`."""
+        return self._reduced(value, axes, stablehlo.add)
+
+    def most(self, value: Value, axes: Sequence[str]) -> Value:
+        """The largest of the devices' values over `axes`."""
+        return self._reduced(value, axes, stablehlo.maximum)
+
+    def _reduced(self, value: Value, axes: Sequence[str], combine: Callable[..., Value]) -> Value:
         type_ = ir.RankedTensorType(value.type)
         groups = np.array(self.mesh.groups(axes), np.int64)
         made = stablehlo.AllReduceOp(
@@ -125,7 +132,7 @@ class Collectives:
         scalar = ir.RankedTensorType.get([], type_.element_type)
         block = made.computation.blocks.append(scalar, scalar)
         with ir.InsertionPoint(block):
-            stablehlo.ReturnOp([stablehlo.add(*block.arguments)])
+            stablehlo.ReturnOp([combine(*block.arguments)])
         return made.results[0]
 
     def gather(self, value: Value, dimension: int, axes: Sequence[str]) -> Value:
@@ -161,9 +168,35 @@ class Collectives:
 
     def start(self, size: int, axes: Sequence[str]) -> Value:
         """The number of the device's first entry of a dimension of `size` that is split by `axes`, int32 []."""
-        spread, integer = Sharding((tuple(axes),)), ir.IntegerType.get_signless(32)
-        starts = [spread.index((size,), self.mesh, device)[0].start for device in range(self.mesh.devices)]
-        return self._of_device([ir.IntegerAttr.get(integer, one) for one in starts], integer)
+        integer = ir.IntegerType.get_signless(32)
+        return self._of_device([ir.IntegerAttr.get(integer, one) for one in self._starts(size, axes)], integer)
+
+    def _starts(self, size: int, axes: Sequence[str]) -> list[int]:
+        """Each device's first entry of a dimension of `size` that is split by `axes`."""
+        spread = Sharding((tuple(axes),))
+        return [spread.index((size,), self.mesh, device)[0].start for device in range(self.mesh.devices)]
+
+    def of_heads(self, value: Value, groups: int, heads: int, axes: Sequence[str]) -> Value:
+        """Of values [T, all groups, ...], which `heads` heads share that are split by `axes`, the `groups` that the device's own heads read."""
+        every = ir.RankedTensorType(value.type).shape[1]
+        return self._sliced(value, 1, groups, [first * every // heads for first in self._starts(heads, axes)])
+
+    def part(self, value: Value, dimension: int, axes: Sequence[str]) -> Value:
+        """The device's part of a value that all have whole, along a dimension that is split by `axes`."""
+        if not axes:
+            return value
+        size = ir.RankedTensorType(value.type).shape[dimension]
+        (own,) = Sharding((tuple(axes),)).shard((size,), self.mesh)
+        return self._sliced(value, dimension, own, self._starts(size, axes))
+
+    def _sliced(self, value: Value, dimension: int, size: int, starts: Sequence[int]) -> Value:
+        """`size` entries of a dimension, from the device's own start on."""
+        integer, sizes = ir.IntegerType.get_signless(32), list(ir.RankedTensorType(value.type).shape)
+        sizes[dimension] = size
+        start = self._of_device([ir.IntegerAttr.get(integer, one) for one in starts], integer)
+        zero = stablehlo.constant(ir.DenseElementsAttr.get_splat(start.type, ir.IntegerAttr.get(integer, 0)))
+        indices = [start if index == dimension else zero for index in range(len(sizes))]
+        return stablehlo.dynamic_slice(value, indices, ir.DenseI64ArrayAttr.get(sizes))
 
     def _of_device(self, values: Sequence[ir.Attribute], element: ir.Type) -> Value:
         """This device's entry of a table, 0-d."""

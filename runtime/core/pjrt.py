@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from .dtypes import DTYPES
 from .errors import CompileError, ExecutionError, FxhloError, ShapeError, UnsupportedError
 from .explain import explained, first_lines
 from .mesh import ONE_DEVICE, Mesh
-from .plugins import has_cuda_plugin, reserve_cpu_devices, settle
+from .plugins import has_cuda_plugin, limited, reserve_cpu_devices, settle
 from .sharding import REPLICATED, Sharding
 from .signature import Result
 from .targets import Options, Target
@@ -195,6 +195,15 @@ class Device:
         """A copy of what lies on other devices, whole on each of these; nothing is waited for."""
         return jax.device_put(buffer, self.sharding)
 
+    def put_parts(self, shape: Sequence[int], part: Callable[[int], np.ndarray], sharding: Sharding) -> Buffer:
+        """An array of `shape` on a mesh, of what each device gets: `part` makes that for the device of a number, and the host holds one at
+        a time. The arrays that it gives may be overwritten once this returns."""
+        parts = []
+        for number, one in enumerate(self._one_by_one):
+            parts.append(one.put(part(number)))
+            parts[-1].block_until_ready()
+        return jax.make_array_from_single_device_arrays(tuple(shape), self.lying(sharding), parts)
+
     @property
     def is_host(self) -> bool:
         """Whether the device computes in this machine's own memory."""
@@ -320,15 +329,11 @@ def _device(target: Target, index: int, mesh: Mesh) -> Device:
         )
     raws = _of_hosts(target, mesh) if processes.count() > 1 < mesh.devices else found[index : index + mesh.devices]
     if len(raws) < mesh.devices:
-        fixed = (
-            "; the number of a process's CPU devices is fixed when the first is used" if target.family == "cpu" else ""
-        )
-        hosts = processes.count()
+        hosts, (why, more) = processes.count(), limited(target.family)
         whose = f"{hosts} hosts share it equally, and this one has" if hosts > 1 else "this process has"
         raise UnsupportedError(
-            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: {whose} {len(found)} of {target.family}{fixed}",
-            next_step="take a smaller mesh"
-            + (", or set XLA_FLAGS=--xla_force_host_platform_device_count in a new process" if fixed else ""),
+            f"a mesh of {mesh.devices} devices ({mesh}) does not fit: {whose} {len(found)} of {target.family}{why}",
+            next_step=f"take a smaller mesh{more}",
         )
     return Device(target, raws, mesh)
 

@@ -22,6 +22,10 @@ except (ImportError, AttributeError) as problem:
     raise misfit("PJRT client", problem) from problem
 
 
+COUNT = "xla_force_host_platform_device_count"
+"""XLA's flag for the number of the CPU's devices."""
+
+
 def settle() -> None:
     """Lets jax start only plugins whose devices this machine has, unless JAX_PLATFORMS or jax's configuration names platforms.
 
@@ -90,8 +94,7 @@ def reserve_cpu_devices(count: int) -> None:
 
     The one place that decides it: the number is fixed when the client starts.
     """
-    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if has_started() or named or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
+    if has_started() or COUNT in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
         return
     jax.config.update("jax_num_cpu_devices", count)
 
@@ -104,3 +107,12 @@ def without_triton() -> str | None:
     if importlib.util.find_spec("jax._src.pallas.triton") is None:
         return f"jax {jax.__version__} lowers no Pallas kernel to Triton"
     return None
+
+
+def limited(family: str) -> tuple[str, str]:
+    """Why this process has no more devices of a family, and how it gets more: the ends of a sentence each, empty where the machine has none."""
+    if family != "cpu":
+        return "", ""
+    if COUNT in os.environ.get("XLA_FLAGS", ""):
+        return f", as --{COUNT} in XLA_FLAGS says", ", or raise that number, or leave it out"
+    return ", a number that was fixed when the first was used", ", or ask for this one first in a new process"

@@ -137,15 +137,46 @@ class Split:
         """The weight as it is placed. array: in the model's order."""
         if not self.parts:
             return array
-        ends = np.cumsum([part.size for part in self.parts])
-        matrices = np.split(array, ends[:-1], axis=self.dimension)
-        pieces = []
-        line = Mesh(tuple((axis, mesh.size(axis)) for axis in self.axes))
-        for number in range(line.devices):
-            for part, matrix in zip(self.parts, matrices, strict=True):
-                spread = Sharding(tuple(part.axes if one == self.dimension else () for one in range(array.ndim)))
-                pieces.append(matrix[spread.index(matrix.shape, line, number)])
+        line = self._line(mesh)
+        pieces = [matrix for number in range(line.devices) for matrix in self._pieces(array, line, number)]
         return np.concatenate(pieces, axis=self.dimension)
+
+    def piece(self, array: np.ndarray, mesh: Mesh, device: int) -> np.ndarray:
+        """What one device gets of the weight, contiguous; the others' pieces are not made. array: in the model's order."""
+        if not self.parts:
+            return np.ascontiguousarray(array[self.sharding.index(array.shape, mesh, device)])
+        line, place = self._line(mesh), mesh.place(device)
+        number = 0
+        for axis, size in line.axes:
+            number = number * size + place[axis]
+        return np.concatenate(self._pieces(array, line, number), axis=self.dimension)
+
+    def restored(self, arranged: np.ndarray, mesh: Mesh) -> np.ndarray:
+        """The weight in the model's order, of what `arranged` gave."""
+        if not self.parts:
+            return arranged
+        line, shape = self._line(mesh), list(arranged.shape)
+        shape[self.dimension] = sum(part.size for part in self.parts)
+        found = np.empty(shape, arranged.dtype)
+        for number, block in enumerate(np.split(arranged, line.devices, axis=self.dimension)):
+            ends = np.cumsum([along(part, mesh) for part in self.parts])
+            own = np.split(block, ends[:-1], axis=self.dimension)
+            for view, values in zip(self._pieces(found, line, number), own, strict=True):
+                view[...] = values
+        return found
+
+    def _line(self, mesh: Mesh) -> Mesh:
+        """The devices along the fused dimension."""
+        return Mesh(tuple((axis, mesh.size(axis)) for axis in self.axes))
+
+    def _pieces(self, array: np.ndarray, line: Mesh, number: int) -> list[np.ndarray]:
+        """Views of what device `number` of the line has of each matrix."""
+        ends = np.cumsum([part.size for part in self.parts])
+        found = []
+        for part, matrix in zip(self.parts, np.split(array, ends[:-1], axis=self.dimension), strict=True):
+            spread = Sharding(tuple(part.axes if one == self.dimension else () for one in range(array.ndim)))
+            found.append(matrix[spread.index(matrix.shape, line, number)])
+        return found
 
 
 def along(part: Part, mesh: Mesh) -> int:

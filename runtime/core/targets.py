@@ -63,7 +63,8 @@ class Specification:
     dimensions: of a topology; `topology`: the one compiled for where none is named. generation: 5 for v5e and v5p.
     device_kind, cores: as PJRT reports a device and its TensorCores. vmem, smem: bytes per core. mxu: rows and
     columns of a matrix unit. compile_options: XLA's options for everything compiled for it, beside those
-    of its family. link: bytes a second that a device sends to others of its slice, over all its links. gpu: of a known card.
+    of its family. link: bytes a second that a device sends to others of its slice, over all its links (ICI); network: to those of other
+    slices, over the data center's network (DCN). gpu: of a known card.
     """
 
     family: Family
@@ -81,6 +82,7 @@ class Specification:
     mxu: int = 0
     compile_options: Options = field(default_factory=dict)
     link: float | None = None
+    network: float | None = None
     gpu: Gpu | None = None
 
 
@@ -96,30 +98,34 @@ def _cuda(kind: str, bandwidth: float, bfloat16: float, gpu: Gpu, **others: floa
 
 def _tpu(
     name: str, topology: str, kind: str, generation: int, memory: float, bandwidth: float, vmem: int, mxu: int,
-    bfloat16: float, link: float, cores: int = 1, **others: float,
+    bfloat16: float, link: float, network: float | None, cores: int = 1, **others: float,
 ) -> Specification:  # fmt: skip
     rates = {"bfloat16": bfloat16, **others}
     return Specification(
         "tpu", int(memory * GIB), bandwidth, {dtype: rate * 1e12 for dtype, rate in rates.items()}, name,
         topology.count("x") + 1, topology, generation, kind, cores, vmem * MIB, MIB, mxu, link=link,
+        network=network,
     )  # fmt: skip
 
 
 # Per device, which is half a chip of v4 and 7x. Memory, bandwidth and bfloat16 as libtpu's compiler counts them
 # (tests/tpu asks it); narrower types by the ratios, VMEM and matrix units that jax's `pltpu.get_tpu_info` gives.
-# Links: the inter-chip interconnect's bandwidth per chip in one direction, by
-# Google's pages (2400 Gbps of v4, 1600 of v5e, 4800 of v5p, 3200 of v6e; 1200 GB/s in both directions of 7x):
-# https://docs.cloud.google.com/tpu/docs/v6e and the pages of the others beside it.
+# Links (ICI), per chip in one direction, half of what Google's pages give for both: 400 GB/s of v5e, 1200 of v5p and 7x, 800 of v6e; six
+# links of 50 GB/s of v4 (Jouppi et al., TPU v4, 2023, table 4). Networks (DCN), per chip: 50 Gbps of v5p, 100 of v6e and 7x, and of v5e the
+# 6.4 Tbps of a pod of 256 chips; Google's page has none for v4. The pages, as of November 2026:
+# https://docs.cloud.google.com/tpu/docs/v5e, v5p, v6e and tpu7x (which has the table of three generations).
 # GPUs: memory, bandwidth and multiprocessors as XLA's own descriptions of the cards have them (xla/backends/gpu/target_config/specs), rates of dense
 # products by NVIDIA's data sheets; float32 is XLA's default, TF32. "cuda" is any card, of which nothing is known.
 _known: dict[str, Specification] = {
     "cpu": Specification("cpu"),
-    "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137, 150e9),
-    "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, 200e9, int8=394, int4=788),
-    "tpu-v5p": _tpu("v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, 600e9, cores=2, int8=788, int4=1576),
-    "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, 400e9, int8=1836, int4=3672),
+    "tpu-v4": _tpu("v4", "2x2x1", "TPU v4", 4, 15.25, 491e9, 16, 128, 137, 150e9, None),
+    "tpu-v5e": _tpu("v5e", "2x2", "TPU v5 lite", 5, 15.75, 738e9, 128, 128, 197, 200e9, 3.125e9, int8=394, int4=788),
+    "tpu-v5p": _tpu(
+        "v5p", "2x2x1", "TPU v5", 5, 95.74, 2.35e12, 64, 128, 394, 600e9, 6.25e9, cores=2, int8=788, int4=1576
+    ),
+    "tpu-v6e": _tpu("v6e", "2x2", "TPU v6 lite", 6, 31.25, 1.64e12, 128, 256, 918, 400e9, 12.5e9, int8=1836, int4=3672),
     "tpu-7x": _tpu(
-        "tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, 300e9, float8_e4m3fn=1992, float8_e5m2=1992
+        "tpu7x", "2x2x1", "TPU7x", 7, 94.75, 3.69e12, 64, 256, 996, 300e9, 6.25e9, float8_e4m3fn=1992, float8_e5m2=1992
     ),
     "cuda": Specification("cuda"),
     "cuda-a100": _cuda(
@@ -208,6 +214,11 @@ class Target:
     def link(self) -> float | None:
         """Bytes a second that one device sends to others of its slice, over all links; None where it is not known."""
         return KNOWN[self.name].link
+
+    @property
+    def network(self) -> float | None:
+        """Bytes a second that one device sends to those of other slices, over the data center's network; None where it is not known."""
+        return KNOWN[self.name].network
 
     def flops(self, dtype: str) -> float | None:
         """Peak operations a second of one device in `dtype`; None where it is not known."""

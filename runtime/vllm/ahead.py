@@ -49,7 +49,7 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     memory.check_weights(weights, everything)
     groups, num_blocks = caches.ahead(weights, everything, plan, stages)
     programs = Programs.of(config, model, lambda: model, groups, num_blocks, target, plan, stages=stages)
-    kept = sum(state.bytes_in(programs.sizes) * plan.copies(state.name) for state in placed(caches.states(), groups))
+    kept = sum(state.bytes_in(programs.sizes, plan) for state in placed(caches.states(), groups))
     return Planned(programs, weights // plan.mesh.devices, int(kept * caches.share(stages)) // plan.mesh.devices, room)
 
 

@@ -17,7 +17,7 @@ from ..core.targets import Target
 from . import compat, memory
 from .layers import catalog
 from .meshes import check_groups, plan_of
-from .parallel import devices_of, experts_apart
+from .parallel import context_of, devices_of, experts_apart
 from .stages import ONE_STAGE, Stages
 from .states.groups import groups_of, specs_for_vllm
 from .states.spec import StateSpec
@@ -35,10 +35,14 @@ class Caches:
         """The states of the model's layers."""
         return catalog.states(self._layers, self._config.cache_config.block_size)
 
-    def slot_bytes(self) -> int:
-        """Bytes of the states that have a row per request."""
+    def slot_bytes(self, plan: Plan = ONE_DEVICE) -> int:
+        """Bytes of the states that have a row per request, on all devices of the plan."""
         sizes = {"num_slots": StepOptions.of(self._config).slots}
-        return sum(state.bytes_in(sizes) for state in self.states() if state.rows == "slots")
+        return sum(state.bytes_in(sizes, plan) for state in self.states() if state.rows == "slots")
+
+    def _copies(self, plan: Plan) -> int:
+        """How many devices have the same part of the KV cache, of the layer with the most."""
+        return max((plan.copies(state.name) for state in self.states() if state.rows == "blocks"), default=1)
 
     def for_vllm(self) -> dict[str, compat.KVCacheSpec]:
         """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
@@ -58,8 +62,10 @@ class Caches:
         if specs := specs_for_vllm(self.states()):
             groups = compat.cache_groups(self._config, specs)
             check_groups(self.states(), groups_of(groups, self._config.model_config.max_model_len))
-        apart = experts_apart(self._config)
-        return plan_of(model, self._layers, self.states(), devices, experts_apart=apart, rows=rows_for(target))
+        apart, context = experts_apart(self._config), context_of(self._config)
+        return plan_of(
+            model, self._layers, self.states(), devices, experts_apart=apart, context=context, rows=rows_for(target)
+        )
 
     def share(self, stages: Stages) -> float:
         """The part of the states that the stage with the most of them keeps."""
@@ -78,20 +84,21 @@ class Caches:
             room, weights = room.scaled(1 / share), int(weights / share)
         config = self._config
         block, longest = compat.bytes_of_one_request(config, compat.cache_groups(config, self.for_vllm()))
-        slots, blocks = self.slot_bytes(), config.cache_config.num_gpu_blocks_override
+        slots, blocks = self.slot_bytes(plan), config.cache_config.num_gpu_blocks_override
         if not any(state.rows == "blocks" for state in self.states()):
             # vLLM's first block is for no request, like our first slot
             return (blocks or StepOptions.of(config).slots) * block
         if config.model_config.original_max_model_len == -1:
             longest = 0  # vLLM chooses a length that fits
-        free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // plan.cache_copies
+        copies = self._copies(plan)
+        free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // copies
         if blocks is not None:
             memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len)
             return memory.kv_cache_bytes(blocks * block, block, 0, free, room.place)
         wanted = memory.wanted_bytes(config.cache_config, compat.kv_cache_space(), weights + slots, longest, room)
         if config.cache_config.kv_cache_memory_bytes is not None:
             wanted = int(wanted * plan.mesh.devices / share)  # it is of one device
-        return memory.kv_cache_bytes(wanted // plan.cache_copies, block, longest, free, room.place)
+        return memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place)
 
     def ahead(
         self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE, stages: Stages = ONE_STAGE
@@ -99,7 +106,7 @@ class Caches:
         """The groups and the number of blocks of each cache that vLLM's engine core will make; arguments as `bytes_for_vllm` takes them."""
         available = self.bytes_for_vllm(weights, room, plan, stages)
         kv_cache = compat.kv_cache_config(self._config, self.for_vllm(), available)
-        return self.groups(kv_cache), kv_cache.num_blocks
+        return self.groups(kv_cache), plan.blocks(kv_cache.num_blocks)
 
     def groups(self, kv_cache: compat.KVCacheConfig) -> tuple[CacheGroup, ...]:
         """vLLM's groups of layers whose blocks it assigns together. kv_cache: what it made of `bytes_for_vllm`."""

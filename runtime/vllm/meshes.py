@@ -9,6 +9,7 @@ The model is built and captured for one device (parallel.py), and its programs a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,34 +19,61 @@ from ...passes.cache_groups import CacheGroup, owner
 from ...passes.hlo.plan import NEXT_STEP, Plan
 from ..core.errors import SignatureError, UnsupportedError
 from ..core.mesh import ONE_DEVICE, Mesh
-from ..core.sharding import REPLICATED, Part, Sharding, Split
+from ..core.sharding import Part, Sharding, Split
 from . import compat
 from .layers.catalog import kind_of
 from .layers.experts import activation_of
+from .layers.kind import Devices
 from .states.paged_kv import PagedKV
 from .states.spec import StateSpec
 
 Axes = tuple[str, ...]
+CONTEXT = "context"
+"""The axis along which devices have other blocks of the same heads' cache."""
 
 
-def mesh_of(devices: int, layers: Mapping[str, Any]) -> Mesh:
-    """The mesh for these layers: one axis; two where there are more devices than heads of keys, which are then copied along `rep`."""
+def mesh_of(devices: int, layers: Mapping[str, Any], context: int = 1) -> Mesh:
+    """The mesh for these layers: one axis; two where there are more devices than heads of keys, which are then copied along `rep`.
+    context: so many of these copies have the cache's blocks between them, along an axis of that name.
+
+    Raises UnsupportedError where the devices do not divide the heads, or there are fewer copies.
+    """
     if devices == 1:
         return ONE_DEVICE
-    cached = [
-        layer for layer in layers.values() if not isinstance(layer, compat.MLAAttention)
-    ]  # latents are of all heads
+    queries = {layer.num_heads for layer in layers.values() if isinstance(getattr(layer, "num_heads", None), int)}
+    if undivided := sorted(count for count in queries if count % devices):
+        told = ", ".join(map(str, undivided))
+        raise UnsupportedError(
+            f"{devices} devices do not divide the model's heads ({told})",
+            next_step=f"take a --tensor-parallel-size that divides {undivided[0]}",
+        )
+    others = (compat.MLAAttention, compat.MambaBase)  # latents are of all heads, and states have heads of their own
+    cached = [layer for layer in layers.values() if not isinstance(layer, others)]
     heads = {layer.num_kv_heads for layer in cached if isinstance(getattr(layer, "num_kv_heads", None), int)}
     fewer = sorted(count for count in heads if count % devices)
-    if not fewer:
+    if not fewer and context == 1:
         return Mesh((("model", devices),))
+    if not fewer:
+        raise UnsupportedError(
+            f"no two of {devices} devices have the same heads of keys, so that they have no cache to share",
+            next_step="leave out --decode-context-parallel-size, or take a --tensor-parallel-size above the model's heads of keys",
+        )
     if len(fewer) > 1 or devices % fewer[0]:
         told = ", ".join(map(str, fewer))
         raise UnsupportedError(
             f"{devices} devices do not divide the model's heads of keys ({told}), nor can each head be copied to as many devices",
             next_step=f"take a --tensor-parallel-size that divides {fewer[0]}, or a multiple of it",
         )
-    return Mesh((("kv", fewer[0]), ("rep", devices // fewer[0])))
+    copies = devices // fewer[0]
+    if context == 1:
+        return Mesh((("kv", fewer[0]), ("rep", copies)))
+    if copies % context:
+        raise UnsupportedError(
+            f"{copies} of {devices} devices have the same heads of keys, which {context} do not divide",
+            next_step=f"take a --decode-context-parallel-size that divides {copies}",
+        )
+    rest = (("rep", copies // context),) if copies > context else ()
+    return Mesh((("kv", fewer[0]), *rest, (CONTEXT, context)))
 
 
 def plan_of(
@@ -55,27 +83,65 @@ def plan_of(
     devices: int,
     *,
     experts_apart: bool = False,
+    context: int = 1,
     rows: int | None = None,
 ) -> Plan:
     """How the weights and states of a model lie on so many devices. layers: those with a state, by name. experts_apart: whether a
-    device has whole experts, and not a part of each. rows: `Plan.rows`."""
+    device has whole experts, and not a part of each. context: devices that share the cache of the same heads. rows: `Plan.rows`."""
     for name, layer in layers.items():
-        if not kind_of(name, layer).splits:
+        if kind_of(name, layer).splits is None:
             raise UnsupportedError(
                 f"fxhlo does not split {kind_of(name, layer).name} ({name}) over several devices yet",
                 next_step=NEXT_STEP,
             )
-    mesh = mesh_of(devices, layers)
-    rules = _Rules(mesh, experts_apart)
+    if context > 1 and any(isinstance(layer, compat.MLAAttention) for layer in layers.values()):
+        raise UnsupportedError(
+            "fxhlo does not split the cache of latent attention over several devices yet",
+            next_step="leave out --decode-context-parallel-size",
+        )
+    mesh = mesh_of(devices, layers, context)
+    rules, own = _Rules(mesh, experts_apart), _own(layers, mesh)
     weights: dict[str, Split] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        for name, split in rules.of(module):
-            parameter = getattr(module, name, None)
-            if isinstance(parameter, torch.Tensor):
-                full = f"{path}.{name}"
-                _check(full, parameter, split, mesh)
+        for name, split in (*own.get(id(module), {}).items(), *rules.of(module)):
+            parameter, full = _parameter(module, name), f"{path}.{name}"
+            if (
+                parameter is not None and full not in weights
+            ):  # a layer's own rules come before those of the linear layers in it
+                _check(full, parameter.shape, split, mesh)
                 weights[full] = split
-    return Plan(mesh, weights, {state.name: rules.state(state) for state in states}, rows)
+    return Plan(mesh, weights, dict(_states(states, layers, own, rules)), rows)
+
+
+def _own(layers: Mapping[str, Any], mesh: Mesh) -> dict[int, Mapping[str, Split]]:
+    """What the kinds of layers say of their own parameters and states, by the layer's id."""
+    devices = Devices(mesh)
+    splits = {id(layer): kind_of(name, layer).splits for name, layer in layers.items()}
+    return {id(layer): rule(layer, devices) for layer in layers.values() if (rule := splits[id(layer)]) is not None}
+
+
+def _states(
+    states: Iterable[StateSpec], layers: Mapping[str, Any], own: Mapping[int, Mapping[str, Split]], rules: _Rules
+) -> Iterator[tuple[str, Split]]:
+    """(a state's name, how it lies). Raises UnsupportedError where the devices do not divide it."""
+    for state in states:
+        if isinstance(state, PagedKV):
+            heads = rules.heads(state.kv_heads)
+            blocks = (CONTEXT,) if CONTEXT in rules.all and CONTEXT not in heads else ()
+            yield state.name, Split(Sharding((blocks, (), heads, ())))
+            continue
+        split = own[id(layers[state.layer])].get(state.name.removesuffix(f".{state.layer}"), Split())
+        _check(state.name, [size if isinstance(size, int) else 1 for size in state.shape], split, rules.mesh)
+        yield state.name, split
+
+
+def _parameter(module: nn.Module, path: str) -> torch.Tensor | None:
+    """A module's parameter, which may be a submodule's; None where there is none of that name, or the layer has no bias."""
+    try:
+        found = reduce(getattr, path.split("."), module)
+    except AttributeError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def check_groups(states: Iterable[StateSpec], groups: Sequence[CacheGroup]) -> None:
@@ -98,13 +164,13 @@ def check_groups(states: Iterable[StateSpec], groups: Sequence[CacheGroup]) -> N
             )
 
 
-def _check(name: str, parameter: torch.Tensor, split: Split, mesh: Mesh) -> None:
-    """Raises UnsupportedError where a weight does not divide."""
+def _check(name: str, shape: Sequence[int], split: Split, mesh: Mesh) -> None:
+    """Raises UnsupportedError where a weight or a state does not divide."""
     try:
-        split.shape(tuple(parameter.shape), mesh)
+        split.shape(tuple(shape), mesh)
     except SignatureError as problem:
         raise UnsupportedError(
-            f"{mesh.devices} devices do not divide {name}, {list(parameter.shape)}: {problem.message}",
+            f"{mesh.devices} devices do not divide {name}, {list(shape)}: {problem.message}",
             next_step="take a --tensor-parallel-size that divides the model's sizes in config.json",
         ) from problem
 
@@ -142,11 +208,6 @@ class _Rules:
     def heads(self, count: int) -> Axes:
         """The axes that split so many heads of keys."""
         return self.all if count % self.mesh.devices == 0 else ("kv",)
-
-    def state(self, state: StateSpec) -> Sharding:
-        if not isinstance(state, PagedKV):
-            return REPLICATED
-        return Sharding(((), (), self.heads(state.kv_heads), ()))
 
     def _column(self, layer: Any) -> Iterator[tuple[str, Split]]:
         yield from self._fused(())

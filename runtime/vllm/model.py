@@ -74,7 +74,7 @@ def layers_of(model: nn.Module) -> dict[str, Any]:
 
 def weight_bytes(model: nn.Module, plan: Plan = ONE_DEVICE) -> int:
     """Bytes of the model's parameters on all devices of a plan; shared ones count once."""
-    return sum(parameter.nbytes * plan.copies(name) for name, parameter in model.named_parameters())
+    return sum(plan.bytes(name, one.shape, one.itemsize) for name, one in model.named_parameters())
 
 
 def step_function(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FIELD = "fxhlo_mesh"
 """Of vLLM's `additional_config`: {"model": devices of a stage, on all hosts; "experts": whether whole experts are apart; "hosts": their
-number; "stages": of a pipeline}."""
+number; "stages": of a pipeline; "context": devices that share a context}."""
 
 
 def take_over(config: VllmConfig) -> None:
@@ -33,9 +33,11 @@ def take_over(config: VllmConfig) -> None:
             experts=bool(parallel.enable_expert_parallel),
             hosts=parallel.nnodes,
             stages=parallel.pipeline_parallel_size,
+            context=parallel.decode_context_parallel_size,
         )
         config.additional_config = {**others, FIELD: mesh}
         parallel.tensor_parallel_size = parallel.world_size = parallel.nnodes
+        parallel.decode_context_parallel_size = 1
 
 
 def of_worker(config: VllmConfig) -> VllmConfig:
@@ -67,6 +69,11 @@ def all_devices_of(config: VllmConfig) -> int:
 def hosts_of(config: VllmConfig) -> int:
     """The hosts on which the devices are, equally many on each."""
     return int(_mesh(config).get("hosts", 1))
+
+
+def context_of(config: VllmConfig) -> int:
+    """The devices that share the context of the same heads (--decode-context-parallel-size)."""
+    return int(_mesh(config).get("context", 1))
 
 
 def experts_apart(config: VllmConfig) -> bool:

@@ -18,7 +18,7 @@ from ..core.errors import FxhloError
 from ..core.signature import Argument
 from ..core.targets import Target
 from .states.spec import StateSpec
-from .streaming import Stream
+from .streaming import Stream, restore
 
 
 class Placement:
@@ -29,18 +29,41 @@ class Placement:
         self.plan = plan
         self.device = pjrt.device(target, mesh=plan.mesh)
         self._streamed: dict[str, pjrt.Buffer] = {}
+        self._taken: set[str] = set()
         self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
 
     def stream(self) -> Stream:
-        """Takes the weights of a model while it is loaded; `take` has what came of it. For a device that is not the host."""
-        return Stream(self.device.put_shared)
+        """Takes the weights of a model while it is loaded; `take` has what came of it. For a mesh, or a device that is not the host."""
+        return Stream(self._put, self._get)
+
+    def _put(self, name: str, values: np.ndarray) -> pjrt.Buffer:
+        """A weight as the plan says, made a device's part at a time."""
+        mesh, split = self.plan.mesh, self.plan.split(name)
+        if mesh.devices == 1:
+            return self.device.put_shared(values)
+        shape = split.shape(values.shape, mesh)
+        return self.device.put_parts(shape, lambda number: split.piece(values, mesh, number), split.sharding)
+
+    def _get(self, name: str, buffer: pjrt.Buffer) -> np.ndarray:
+        """The weight in the model's order, on the host."""
+        return self.plan.split(name).restored(pjrt.get(buffer), self.plan.mesh)
 
     def take(self, weights: Mapping[str, pjrt.Buffer]) -> None:
         """Keeps weights that are on the device already, by name, for `weights`."""
         self._streamed.update(weights)
 
+    def give_back(self, model: torch.nn.Module, reads: torch.nn.Module) -> None:
+        """Brings weights that were streamed back to the host, into `model`: those that no program took, and those that `reads`, a part of
+        the model that computes on the host, has too."""
+        own = {id(one) for one in reads.parameters()}
+        for name, parameter in list(model.named_parameters()):
+            if parameter.is_meta and name in self._streamed and (name not in self._taken or id(parameter) in own):
+                restore(model, parameter, self._get(name, self._streamed[name]))
+
     def weights(self, arguments: Iterable[Argument], model: torch.nn.Module) -> dict[str, pjrt.Buffer]:
         """Returns a device buffer per argument, by name, of the model's parameters and buffers, whose memory must not change."""
+        arguments = list(arguments)
+        self._taken.update(argument.name for argument in arguments)
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         return {argument.name: self.weight(argument, tensors) for argument in arguments}
 
@@ -60,7 +83,10 @@ class Placement:
 
     def states(self, specs: Iterable[StateSpec], sizes: Mapping[str, int]) -> list[pjrt.Buffer]:
         """Allocates zeros for each state, in order. sizes: of the symbols in the shapes."""
-        return [self.device.zeros(spec.shape_in(sizes), spec.dtype, self.plan.sharding(spec.name)) for spec in specs]
+        lying = [(self.plan.shape(spec.name, spec.shape_in(sizes)), self.plan.sharding(spec.name)) for spec in specs]
+        return [
+            self.device.zeros(shape, spec.dtype, sharding) for spec, (shape, sharding) in zip(specs, lying, strict=True)
+        ]
 
     def kept(self, values: np.ndarray) -> pjrt.Buffer:
         """Places a constant input once; programs with inputs of that shape and value share it."""

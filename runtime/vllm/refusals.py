@@ -65,8 +65,11 @@ CONFIG = (
         lambda c: c.parallel_config.data_parallel_size > 1 and c.parallel_config.enable_expert_parallel,
         "leave out --enable-expert-parallel: each engine has all experts",
     ),
-    Refusal("context parallelism", _wide("decode_context_parallel_size"), "leave out --decode-context-parallel-size"),
-    Refusal("context parallelism", _wide("prefill_context_parallel_size"), "leave out --prefill-context-parallel-size"),
+    Refusal(
+        "prompts split over devices by their tokens",
+        _wide("prefill_context_parallel_size"),
+        "leave out --prefill-context-parallel-size; --decode-context-parallel-size splits the KV cache, for prompts too",
+    ),
     Refusal(
         "several hosts with data parallelism",
         lambda c: c.parallel_config.nnodes > 1 and c.parallel_config.data_parallel_size > 1,

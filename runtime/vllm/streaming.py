@@ -33,9 +33,10 @@ TRIM = 64 << 20
 
 @dataclass
 class _Weight:
-    """A parameter that is the only one in its storage, and fills it. tensor: as it was made, whatever `data` it gets. buffer: its value
-    on the device, once it has gone."""
+    """A parameter that is the only one in its storage, and fills it. name: in the model. tensor: as it was made, whatever `data` it gets.
+    buffer: its value on the device, once it has gone."""
 
+    name: str
     tensor: torch.Tensor
     written: Touched = field(default_factory=Touched)
     bytes: int = 0
@@ -53,14 +54,15 @@ class _Weight:
 
 
 class Stream(TorchDispatchMode):
-    """with Stream(put) as stream: stream.watch(model); load; then stream.finish(model).
+    """with Stream(put, get) as stream: stream.watch(model); load; then stream.finish(model).
 
-    put: places a host array whose memory does not change until the result is there.
+    put: places a parameter of a name, a host array whose memory does not change until the result is there. get: the values of one that
+    was placed, of the shape that it had.
     """
 
-    def __init__(self, put: Callable[[np.ndarray], Buffer]) -> None:
+    def __init__(self, put: Callable[[str, np.ndarray], Buffer], get: Callable[[str, Buffer], np.ndarray]) -> None:
         super().__init__()
-        self._put = put
+        self._put, self._get = put, get
         self._weights: dict[int, _Weight] = {}
         self._freed = 0
         self.held = 0
@@ -70,17 +72,17 @@ class Stream(TorchDispatchMode):
 
     def watch(self, model: nn.Module) -> None:
         """Begins with the parameters that `model` has now, before they are loaded."""
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             storage = parameter.untyped_storage()
             alone = (
                 parameter.is_contiguous() and not parameter.storage_offset() and storage.nbytes() == parameter.nbytes
             )
             if alone and parameter.nbytes and storage.resizable():
-                self._weights.setdefault(storage_of(parameter), _Weight(parameter.detach()))
+                self._weights.setdefault(storage_of(parameter), _Weight(name, parameter.detach()))
 
     def finish(self, model: nn.Module) -> dict[str, Buffer]:
         """Places what has not gone yet, and leaves `model` without values. Returns a device array per parameter, by name."""
-        placed = {name: self._placed(parameter) for name, parameter in model.named_parameters()}
+        placed = {name: self._placed(name, parameter) for name, parameter in model.named_parameters()}
         _forget_values(model)
         self._weights.clear()
         _trim()
@@ -138,7 +140,7 @@ class Stream(TorchDispatchMode):
     def _send(self, weight: _Weight) -> None:
         """Puts it on the device, where it has changed, and frees its memory here."""
         if weight.buffer is None:
-            weight.buffer = self._sent(weight.tensor)
+            weight.buffer = self._sent(weight.name, weight.tensor)
         weight.resize(0)
         weight.here = False
         self.held -= weight.tensor.nbytes
@@ -151,7 +153,7 @@ class Stream(TorchDispatchMode):
         if weight.here:
             return
         assert weight.buffer is not None
-        values = np.ascontiguousarray(np.asarray(weight.buffer))
+        values = np.ascontiguousarray(self._get(weight.name, weight.buffer))
         weight.resize(values.nbytes)
         ctypes.memmove(weight.tensor.untyped_storage().data_ptr(), values.ctypes.data, values.nbytes)
         weight.here = True
@@ -161,19 +163,19 @@ class Stream(TorchDispatchMode):
         self.held += weight.tensor.nbytes
         self.peak = max(self.peak, self.held)
 
-    def _sent(self, tensor: torch.Tensor) -> Buffer:
+    def _sent(self, name: str, tensor: torch.Tensor) -> Buffer:
         """The tensor's value on the device, when it is there."""
         # by DLPack: `Tensor.numpy` would forbid that the storage is resized
         argument = Argument("parameter", "weight", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        buffer = self._put(host_array(tensor.detach(), argument))
+        buffer = self._put(name, host_array(tensor.detach(), argument))
         buffer.block_until_ready()
         return buffer
 
-    def _placed(self, parameter: nn.Parameter) -> Buffer:
+    def _placed(self, name: str, parameter: nn.Parameter) -> Buffer:
         """The device array of a parameter as it is after loading: perhaps with another tensor than the one that was watched."""
         weight = self._weights.get(storage_of(parameter))
         if weight is None:
-            return self._sent(parameter.contiguous())
+            return self._sent(name, parameter.contiguous())
         same = (parameter.shape, parameter.dtype, parameter.stride()) == (
             weight.tensor.shape,
             weight.tensor.dtype,
@@ -181,7 +183,7 @@ class Stream(TorchDispatchMode):
         )
         if weight.here or not same:
             self._bring_back(weight)
-            return self._sent(parameter.contiguous())
+            return self._sent(name, parameter.contiguous())
         assert weight.buffer is not None
         return weight.buffer
 
@@ -193,6 +195,19 @@ def _forget_values(model: nn.Module) -> None:
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = twins.setdefault(id(parameter), _twin(parameter))
+
+
+def restore(model: nn.Module, parameter: nn.Parameter, values: np.ndarray) -> None:
+    """Puts a parameter with these values in the place of its twin on the meta device, wherever the model has it."""
+    tensor, given = torch.empty_like(parameter, device="cpu"), np.ascontiguousarray(values)
+    ctypes.memmove(tensor.data_ptr(), given.ctypes.data, given.nbytes)
+    made = nn.Parameter(tensor, requires_grad=False)
+    made.__class__ = parameter.__class__
+    made.__dict__.update(parameter.__dict__)
+    for module in model.modules():
+        for name, one in module._parameters.items():
+            if one is parameter:
+                module._parameters[name] = made
 
 
 def _twin(parameter: nn.Parameter) -> nn.Parameter:

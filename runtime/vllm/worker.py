@@ -29,7 +29,7 @@ from .engines import Share, independent
 from .host import without_accelerator
 from .hosts import Hosts
 from .model import build_model, weight_bytes
-from .parallel import all_devices_of, devices_of, hosts_of, of_worker, stages_of
+from .parallel import all_devices_of, hosts_of, of_worker, stages_of
 from .placement import Placement
 from .plugin import version
 from .pooling import PoolingRunner
@@ -138,7 +138,7 @@ class FxhloWorker(compat.WorkerBase):
                 self._check_sizes()
             self.model = self._loaded()
             self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
-            self._placement = self._placed(self.model, self._caches)
+            self._placement = self._placement or Placement(self._target, self._plan(self.model))
             if self.cache_config.enable_prefix_caching and self.caches.slot_bytes():
                 raise UnsupportedError(
                     "fxhlo does not cache the states of recurrent layers yet",
@@ -152,37 +152,36 @@ class FxhloWorker(compat.WorkerBase):
         return unread_parameters(self.vllm_config)
 
     def _loaded(self) -> torch.nn.Module:
-        """The model with its weights: on the host, or streamed to a device that is not.
-
-        A pooler computes on the host, with its own weights; parts for a mesh are made of whole weights, when the programs say how.
-        """
-        if self._device.is_host or self.model_config.runner_type == "pooling" or all_devices_of(self.vllm_config) > 1:
+        """The model with its weights: on the host, or streamed to a device that is not, or to several."""
+        if self._placement is None:
             return build_model(self.vllm_config, weights=True, unread=self._unread)
-        self._placement = Placement(self._target)
         stream = self._placement.stream()
         model = build_model(self.vllm_config, weights=True, unread=self._unread, stream=stream)
+        self._placement.plan = self._plan(model)  # loading makes parameters too, such as a head of its own
         self._placement.take(stream.finish(model))
-        total, most = memory.size(weight_bytes(model)), memory.size(stream.peak)
+        total, most = memory.size(weight_bytes(model, self._placement.plan)), memory.size(stream.peak)
         logger.info("%s of weights are on the device; the host held at most %s of them at a time", total, most)
         return model
 
-    def _placed(self, model: torch.nn.Module, caches: Caches) -> Placement:
-        """Where the engine's arrays go: onto the device, or as the plan of a model says onto several."""
-        if devices_of(self.vllm_config) == 1:
-            return self._placement or Placement(self._target)
-        return Placement(self._target, caches.plan(model, self._target))
+    def _plan(self, model: torch.nn.Module) -> Plan:
+        """How the model lies on the engine's devices."""
+        return Caches(self.vllm_config, compat.layers_of(self.vllm_config)).plan(model, self._target)
 
     def _check_sizes(self) -> None:
         """Checks before the weights are read, by the sizes of the layers: they and the states with a row per request fit, the devices
         of a mesh divide them, and a bundle has the cache that is asked for."""
         model = build_model(self.vllm_config, weights=False)
         caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
-        plan = self._placed(model, caches).plan
-        room = self._room(plan)
-        memory.check_weights(self._weights(model, plan), room)
-        memory.check_slots(caches.slot_bytes(), self.scheduler_config.max_num_seqs, room.free, room.place)
+        plan = caches.plan(model, self._target)
+        apart = stages_of(self.vllm_config) * hosts_of(self.vllm_config) > 1
+        if not apart and (plan.mesh.devices > 1 or not self._device.is_host):
+            self._placement = Placement(self._target, plan)
+        room, weights = self._room(plan), self._weights(model, plan)
+        # a mesh of the host's devices has copies, where one device of the host reads mapped files
+        memory.check_weights(weights, replace(room, on_host=room.on_host and plan.mesh.devices == 1))
+        memory.check_slots(caches.slot_bytes(plan), self.scheduler_config.max_num_seqs, room.free, room.place)
         if self._bundle is not None and self._asks_for_blocks:
-            groups, num_blocks = caches.ahead(self._weights(model, plan), room, plan, self._stages(model))
+            groups, num_blocks = caches.ahead(weights, room, plan, self._stages(model))
             options = StepOptions.of_engine(self.vllm_config, groups, self._target)
             self._bundle.check({"options": of_options(options), "num_blocks": num_blocks}, whole=False)
 
@@ -259,6 +258,8 @@ class FxhloWorker(compat.WorkerBase):
                 self._bundle,
                 self._stages(model),
             )
+            if self.model_config.runner_type == "pooling":
+                self.placement.give_back(model, self._pooler())
             self.runner = self._make_runner(steps)
         if self._profiler is not None:
             self._profiler.ready()

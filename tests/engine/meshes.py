@@ -1,7 +1,7 @@
 """Engines of one tiny model on different numbers of devices, in one process: greedy and seeded answers as JSON in the file named.
 
-Arguments: the model's folder, the numbers of devices (or pairs: of a stage, and of stages) as JSON, the file. What cannot start leaves
-its error's text.
+Arguments: the model's folder, the numbers of devices as JSON (or pairs: of a stage, and of stages; "4/2": four, of which two share a
+context), the file. What cannot start leaves its error's text.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ def main() -> None:
         SamplingParams(max_tokens=12, ignore_eos=True, detokenize=False, temperature=0.8, seed=3, top_p=0.9),
     ]
     answers: dict[str, Any] = {}
-    for devices in json.loads(sys.argv[2]):
-        split, stages = devices if isinstance(devices, list) else (devices, 1)
+    for asked in json.loads(sys.argv[2]):
+        split, stages = asked if isinstance(asked, list) else (asked, 1)
+        devices, _, context = str(split).partition("/")
         try:
             llm = LLM(
-                model=sys.argv[1], load_format="dummy", tensor_parallel_size=split, pipeline_parallel_size=stages, max_model_len=128,
+                model=sys.argv[1], load_format="dummy", tensor_parallel_size=int(devices), pipeline_parallel_size=stages, max_model_len=128,
                 max_num_seqs=4, max_num_batched_tokens=32, kv_cache_memory_bytes=16 << 20, dtype="float32", seed=0,
                 skip_tokenizer_init=True, disable_log_stats=True, additional_config={"fxhlo": {"budget": "2"}},
+                decode_context_parallel_size=int(context or 1),
             )  # fmt: skip
         except Exception as problem:
-            answers[str(devices)] = f"{type(problem).__name__}: {problem}"
+            answers[str(asked)] = f"{type(problem).__name__}: {problem}"
             continue
         compiled = compilations()
         outputs = [llm.generate(prompts, each, use_tqdm=False) for each in parameters]
         parallel = llm.llm_engine.vllm_config.parallel_config
-        answers[str(devices)] = {
+        answers[str(asked)] = {
             "tokens": [[list(one.outputs[0].token_ids) for one in found] for found in outputs],
             "blocks": llm.llm_engine.vllm_config.cache_config.num_gpu_blocks,
             "world": parallel.world_size,

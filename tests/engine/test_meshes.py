@@ -35,17 +35,29 @@ def answers(folder: Path, devices: list[Any], **config: Any) -> dict[str, Any]:
 
 
 def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(tmp_path: Path) -> None:
-    """Two heads of keys: on four devices each head is on two, and a cache holds half as much of the same memory per device."""
-    found = answers(tmp_path, [1, 2, 4, 8])
+    """Two heads of keys: on four devices each head is on two, and a cache holds half as much of the same memory per device; all of it where
+    the two have other blocks."""
+    started = ("1", "2", "4", "4/2")
+    found = answers(tmp_path, [*started, 8])
+    for one in started:
+        assert found[one]["tokens"] == found["1"]["tokens"], one
+        assert found[one]["world"] == 1
+    blocks = found["1"]["blocks"]
+    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([1, 2, 2, 4], rel=0.02)
+    assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
+
+
+@pytest.mark.conformance
+def test_recurrent_layers_beside_attention_give_the_tokens_of_one_device(tmp_path: Path) -> None:
+    """Two key heads of the delta net, which four devices do not divide, and experts."""
+    found = answers(
+        tmp_path, [1, 2, 4], architectures=["Qwen3NextForCausalLM"], model_type="qwen3_next", linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=16, linear_value_head_dim=16, linear_conv_kernel_dim=4, layer_types=["linear_attention", "full_attention"],
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32, decoder_sparse_step=1,
+        norm_topk_prob=True, mlp_only_layers=[],
+    )  # fmt: skip
     assert found["2"]["tokens"] == found["1"]["tokens"]
     assert found["4"]["tokens"] == found["1"]["tokens"]
-    assert [found[one]["world"] for one in "124"] == [1, 1, 1]
-    blocks = found["1"]["blocks"]
-    assert (found["2"]["blocks"], found["4"]["blocks"]) == (
-        pytest.approx(2 * blocks, abs=2),
-        pytest.approx(2 * blocks, abs=2),
-    )
-    assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
 
 
 def test_what_the_devices_do_not_divide_is_said_before_weights_are_read(tmp_path: Path) -> None:

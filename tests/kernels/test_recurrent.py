@@ -227,6 +227,8 @@ def ways(subject: Subject) -> Iterator[tuple[str, Way]]:
     for implementation in subject.kernel.implementations:
         if implementation.target in ("cpu", "any"):
             yield implementation.name, run(implementation)
+    if subject.kernel.on_a_device is not None:
+        yield "on a device", run(subject.kernel.on_a_device)
 
 
 ALL = [

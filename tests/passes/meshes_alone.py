@@ -72,7 +72,7 @@ def plan(mesh: Mesh) -> Plan:
         weights[f"{name}.up.weight"] = Split(Sharding((every, ())), 0, (Part(HIDDEN, every),) * 2)
         weights[f"{name}.down.weight"] = Split(Sharding(((), every)))
     weights["embed.weight"] = Split(Sharding((every, ())))
-    states = {f"kv_cache.layers.{index}.attn": Sharding(((), (), keys, ())) for index in range(len(WINDOWS))}
+    states = {f"kv_cache.layers.{index}.attn": Split(Sharding(((), (), keys, ()))) for index in range(len(WINDOWS))}
     return Plan(mesh, weights, states, ROWS)
 
 

@@ -21,7 +21,7 @@ from fxhlo.lowering.module import HloModule
 from fxhlo.passes.fx.linear import Linear
 from fxhlo.passes.hlo.partition import partition
 from fxhlo.passes.hlo.plan import Plan
-from fxhlo.passes.hlo.propagate import _factors
+from fxhlo.passes.hlo.propagate import factors
 from fxhlo.passes.mlir import bytecode, text
 from fxhlo.passes.pipeline import run
 from fxhlo.runtime.core.errors import UnsupportedError
@@ -146,4 +146,4 @@ def test_products_are_left_to_xla_where_the_target_has_no_kernel_for_them() -> N
     ],
 )
 def test_the_dimensions_of_a_reshape_that_stand_for_each_other(before: Any, after: Any, runs: Any) -> None:
-    assert _factors(before, after) == runs
+    assert factors(before, after) == runs

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core import pjrt, plugins
 from fxhlo.runtime.core.bundle import BundleWriter, load
 from fxhlo.runtime.core.errors import BundleError, SignatureError, UnsupportedError
 from fxhlo.runtime.core.executable import Executable
@@ -185,6 +185,9 @@ def test_fused_weights_are_arranged_so_that_a_device_has_a_piece_of_each():
         [4, 5, 101, 201],
         [6, 7, 101, 201],
     ]
+    pieces = [split.piece(rows, mesh, device) for device in range(mesh.devices)]
+    assert (np.concatenate(pieces) == arranged).all() and all(piece.flags.c_contiguous for piece in pieces)
+    assert (split.restored(arranged, mesh) == rows).all()
     with pytest.raises(SignatureError, match="unevenly"):
         Split(Sharding((every,)), 0, (Part(6, every),)).shape((6,), mesh)
     assert (Split().arranged(rows, mesh) == rows).all()
@@ -194,4 +197,14 @@ def test_a_mesh_of_more_devices_than_the_process_has_says_what_to_do():
     pjrt.device()  # fixes the number
     with pytest.raises(UnsupportedError, match=r"a mesh of 64 devices \(model=64\) does not fit") as caught:
         pjrt.device(mesh=Mesh((("model", 64),)))
-    assert "XLA_FLAGS" in str(caught.value.next_step)
+    assert "fixed when the first was used" in str(caught.value)
+    assert caught.value.next_step == "take a smaller mesh, or ask for this one first in a new process"
+
+
+def test_a_number_of_cpu_devices_in_xla_flags_is_named(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"--{plugins.COUNT}=1")
+    with pytest.raises(
+        UnsupportedError, match=r"1 of cpu, as --xla_force_host_platform_device_count in XLA_FLAGS"
+    ) as caught:
+        pjrt.device(mesh=Mesh((("model", 64),)))
+    assert "raise that number" in str(caught.value.next_step)

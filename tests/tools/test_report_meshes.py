@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fxhlo.runtime.core.targets import KNOWN, Target
@@ -36,6 +38,9 @@ def test_collectives_of_one_kind_and_size_are_counted_together() -> None:
 def test_every_tpu_has_a_rate_of_its_links() -> None:
     assert all(Target(name).link for name in KNOWN if name.startswith("tpu"))
     assert Target("cpu").link is None
+    slower = {name: Target(name).network for name in KNOWN if name.startswith("tpu")}
+    assert [name for name, rate in slower.items() if rate is None] == ["tpu-v4"]
+    assert all(rate < Target(name).link / 30 for name, rate in slower.items() if rate is not None)
 
 
 def test_the_report_says_what_binds_a_step() -> None:
@@ -43,5 +48,8 @@ def test_the_report_says_what_binds_a_step() -> None:
     report = MeshReport("tokens=8", "tpu-v6e:2x2", "model=4", 4, 10, 20, 5, 2, 1, 100, found, 1e-6)
     said = report.text()
     assert report.needed == 38 and "is bound by the links" in said and "all-reduce" in said
+    assert "Between slices" not in said
     facts = report.to_json()
+    assert facts["sent"] == 2 * 1.5 * 2048 + 0.75 * 8192 and facts["network_seconds"] is None
+    assert "Between slices, over the data center's network" in replace(report, network_rate=1e3).text()
     assert facts["fits"] is True and facts["needed"] == 38

@@ -1,5 +1,5 @@
-"""`python streamed_load.py FOLDER LAYERS HIDDEN INTERMEDIATE HEADS KV_HEADS VOCABULARY`: loads a Llama of these sizes from a sparse file onto
-a device that drops what it is given, and prints as JSON how much memory the host held.
+"""`python streamed_load.py FOLDER LAYERS HIDDEN INTERMEDIATE HEADS KV_HEADS VOCABULARY [DEVICES]`: loads a Llama of these sizes from a sparse
+file onto a device that drops what it is given, or onto a mesh of such devices, and prints as JSON how much memory the host held.
 
 In a process of its own, whose memory nothing else takes. The file has holes for values: it takes no space, and reads as zeros.
 """
@@ -89,22 +89,29 @@ class Dropped:
 
 
 def main() -> None:
-    folder, sizes = Path(sys.argv[1]), [int(word) for word in sys.argv[2:]]
+    folder, sizes = Path(sys.argv[1]), [int(word) for word in sys.argv[2:8]]
+    devices = int(sys.argv[8]) if len(sys.argv) > 8 else 1
     facts = write(folder, *sizes)
-    from fxhlo.runtime.vllm.compat import engine_config
+    from fxhlo.runtime.vllm.compat import engine_config, layers_of
+    from fxhlo.runtime.vllm.meshes import plan_of
     from fxhlo.runtime.vllm.model import build_model
     from fxhlo.runtime.vllm.streaming import Stream
 
     given: list[int] = []
 
-    def put(array: Any) -> Dropped:
-        given.append(array.nbytes)
+    def put(name: str, array: Any) -> Dropped:
+        for device in range(devices):
+            piece = plan.split(name).piece(array, plan.mesh, device)
+            given.append(piece.nbytes * (1 if piece.nbytes < array.nbytes else device == 0))  # copies count once
         return Dropped()
 
+    def get(name: str, dropped: Any) -> Any:
+        raise AssertionError(f"{name} is read again")
+
     config = engine_config(str(folder), dtype="bfloat16", max_model_len=64, max_num_seqs=4)
-    build_model(config, weights=False)  # imports what it needs
+    plan = plan_of(build_model(config, weights=False), layers_of(config), (), devices)
     config.load_config.load_format = "auto"
-    stream = Stream(put)
+    stream = Stream(put, get)
     memory, began = Memory(), time.perf_counter()
     model = build_model(config, weights=True, stream=stream)
     placed = stream.finish(model)

@@ -14,19 +14,21 @@ from typing import Any
 
 import pytest
 import torch
-from models_on_meshes import MODELS
+from models_on_meshes import MODELS, MORE
 from written import SIZES, configured
 
 from fxhlo.passes.cache_groups import CacheGroup
-from fxhlo.passes.hlo.plan import Plan
 from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.core.mesh import Mesh
 from fxhlo.runtime.core.sharding import Part, Sharding
 from fxhlo.runtime.vllm import compat
 from fxhlo.runtime.vllm.layers import catalog
+from fxhlo.runtime.vllm.layers.kind import Devices
 from fxhlo.runtime.vllm.meshes import check_groups, mesh_of, plan_of
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.parallel import (
     all_devices_of,
+    context_of,
     devices_of,
     experts_apart,
     hosts_of,
@@ -41,10 +43,12 @@ ALL, KV = ("kv", "rep"), ("kv",)
 
 
 @cache
-def found() -> dict[str, Any]:
+def found(*models: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     script = Path(__file__).parent / "models_on_meshes.py"
-    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    said = subprocess.run(
+        [sys.executable, script, *models], capture_output=True, text=True, env=environment, check=False
+    )
     assert said.returncode == 0, said.stderr[-5000:]
     answer: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
     return answer
@@ -52,18 +56,35 @@ def found() -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_on_a_mesh_is_a_step_on_one_device(model: str) -> None:
-    steps = found()[model]
+    steps = found(*MODELS)[model]
     assert list(steps) == [str(devices) for devices in MODELS[model][2]]
     assert all(step["tokens"] for step in steps.values()), steps
     assert all(step["differ"] < 2e-3 for step in steps.values()), steps
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("model", MORE)
+def test_a_step_of_other_models_on_a_mesh(model: str) -> None:
+    steps = found(*MORE)[model]
+    assert list(steps) == [str(devices) for devices in MORE[model][2]]
+    assert all(step["tokens"] and step["differ"] < 2e-3 for step in steps.values()), steps
+
+
+SUMS = {"granite_hybrid": 1, "context_window": 4}
+"""Sums besides those of a layer: of a norm over the channels of all devices; the highest scores and the parts of a context that devices share."""
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_layer_takes_two_sums_over_the_devices_and_nothing_else(model: str) -> None:
     """And one for the embedding; of the two gathers a step runs one: of the logits, or, greedy, of each device's best."""
     layers = MODELS[model][1].get("num_hidden_layers", LAYERS)
-    expected = {"all-reduce": 2 * layers + 1, **({} if model == "bert" else {"all-gather": 2})}  # BERT samples nothing
-    assert [step["collectives"] for step in found()[model].values()] == [expected] * len(MODELS[model][2])
+    sums = 2 * layers + 1 + SUMS.get(model, 0)
+    gathers = {"bert": 0, "context_window": 2 + layers}.get(
+        model, 2
+    )  # BERT samples nothing; queries that devices share
+    expected = {"all-reduce": sums, **({"all-gather": gathers} if gathers else {})}
+    steps = found(*MODELS)[model]
+    assert [step["collectives"] for step in steps.values()] == [expected] * len(steps)
 
 
 def built(folder: Path, **sizes: Any) -> tuple[Any, Any, Any]:
@@ -88,8 +109,8 @@ def test_each_kind_of_layer_lies_as_the_table_in_the_docs_says(tmp_path: Path) -
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert plan.weights[name].sharding == column
     assert "model.norm.weight" not in plan.weights
-    assert set(plan.states.values()) == {Sharding(((), (), KV, ()))}
-    assert plan.cache_copies == 4
+    assert {split.sharding for split in plan.states.values()} == {Sharding(((), (), KV, ()))}
+    assert {plan.copies(name) for name in plan.states} == {4}
     assert plan.copies("lm_head.weight") == 1 and plan.copies("model.norm.weight") == 8
 
 
@@ -120,6 +141,39 @@ def test_heads_that_no_mesh_divides_are_refused(heads: tuple[int, ...], devices:
     assert "--tensor-parallel-size" in str(caught.value.next_step)
 
 
+def test_heads_of_queries_that_the_devices_do_not_divide_are_refused() -> None:
+    """Though they divide the columns of their weight: 6 heads of 16 on 4 devices."""
+    six = {"0": SimpleNamespace(num_heads=6, num_kv_heads=1)}
+    with pytest.raises(UnsupportedError, match=r"4 devices do not divide the model's heads \(6\)") as caught:
+        mesh_of(4, six)
+    assert "--tensor-parallel-size that divides 6" in str(caught.value.next_step)
+
+
+def test_groups_of_heads_that_the_devices_cut_apart_are_refused() -> None:
+    """Three groups of four heads on two devices: the second group would be on both."""
+    devices = Devices(Mesh((("model", 2),)))
+    assert (devices.sharing(4, 12), devices.sharing(1, 12)) == (("model",), ())
+    with pytest.raises(UnsupportedError, match="2 devices have 6 of 12 heads each, and 4 heads share one of 3 groups"):
+        devices.sharing(3, 12)
+
+
+@pytest.mark.parametrize(
+    ("heads", "context", "mesh"),
+    [(2, 2, "kv=2, rep=2, context=2"), (2, 4, "kv=2, context=4"), (1, 8, "kv=1, context=8")],
+)
+def test_devices_of_the_same_heads_share_a_context(heads: int, context: int, mesh: str) -> None:
+    assert str(mesh_of(8, layers(heads), context)) == mesh
+
+
+@pytest.mark.parametrize(
+    ("heads", "context", "said"), [(8, 2, "no cache to share"), (2, 3, "4 of 8 devices .* 3 do not divide")]
+)
+def test_a_context_that_the_copies_cannot_share_is_refused(heads: int, context: int, said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said) as caught:
+        mesh_of(8, layers(heads), context)
+    assert "--decode-context-parallel-size" in str(caught.value.next_step)
+
+
 def test_caches_that_are_viewed_in_blocks_of_other_shapes_are_refused() -> None:
     def cache(name: str, heads: int) -> PagedKV:
         return PagedKV.of(name, block_size=16, kv_heads=heads, head_size=8, dtype=torch.float32)
@@ -133,8 +187,8 @@ def test_caches_that_are_viewed_in_blocks_of_other_shapes_are_refused() -> None:
 
 
 def test_a_kind_of_layer_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = next(one for one in catalog.KINDS if not one.splits)
-    monkeypatch.setattr(catalog, "KINDS", (replace(kind, is_one=lambda layer: True),))
+    kind = replace(catalog.KINDS[0], is_one=lambda layer: True, splits=None)
+    monkeypatch.setattr(catalog, "KINDS", (kind,))
     with pytest.raises(UnsupportedError, match=rf"does not split {kind.name} \(layers.0\) over several devices yet"):
         plan_of(torch.nn.Module(), {"layers.0": SimpleNamespace()}, (), 2)
 
@@ -145,17 +199,19 @@ def parallel_of(**sizes: Any) -> Any:
         "pipeline_parallel_size": 1,
         "nnodes": 1,
         "enable_expert_parallel": False,
+        "decode_context_parallel_size": 1,
         "world_size": 1,
     }
     return SimpleNamespace(parallel_config=SimpleNamespace(**(one | sizes)), additional_config={"other": 1})
 
 
 def test_vllm_sees_a_world_of_one() -> None:
-    config = parallel_of(tensor_parallel_size=4, world_size=4)
+    config = parallel_of(tensor_parallel_size=4, world_size=4, decode_context_parallel_size=2)
     for _ in range(2):
         take_over(config)
         parallel = config.parallel_config
         assert (parallel.tensor_parallel_size, parallel.world_size, devices_of(config)) == (1, 1, 4)
+        assert (parallel.decode_context_parallel_size, context_of(config)) == (1, 2)
         assert config.additional_config["other"] == 1
     assert not experts_apart(config)
     config = parallel_of(tensor_parallel_size=4, enable_expert_parallel=True)
@@ -187,7 +243,3 @@ def test_vllm_knows_of_stages_and_the_worker_has_all() -> None:
         assert (parallel.tensor_parallel_size, parallel.pipeline_parallel_size, parallel.world_size) == (1, 3, 1)
         assert (devices_of(config), stages_of(config), all_devices_of(config)) == (2, 3, 6)
     assert of_worker(config).parallel_config.pipeline_parallel_size == 1
-
-
-def test_a_plan_of_one_device_keeps_one_copy() -> None:
-    assert Plan().cache_copies == 1

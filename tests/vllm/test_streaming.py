@@ -151,10 +151,26 @@ def test_a_streamed_weight_is_compared_with_the_program(far: Placement) -> None:
         far.weights([Argument("weight", "weight", (3, 2), "float32")], model)
 
 
-def test_the_host_holds_less_than_a_layer_more(tmp_path: Path) -> None:
-    """Twelve layers of 134 MB from a file with holes, onto a device that drops them: memory grows by less than 1.2 layers."""
+def test_weights_that_a_part_on_the_host_reads_come_back(far: Placement) -> None:
+    """As a pooler's do, once the programs have taken theirs; what both read is on both sides."""
+    model = nn.ModuleDict({"body": nn.Linear(3, 2, dtype=torch.bfloat16), "shared": Small(), "pooler": nn.Linear(2, 2)})
+    values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model["pooler"].also = model["shared"].weight
+    far.take(far.stream().finish(model))
+    taken = ("body.weight", "body.bias", "shared.weight")
+    far.weights([Argument(name, "weight", values[name].shape, str(values[name].dtype)[6:]) for name in taken], model)
+    far.give_back(model, model["pooler"])
+    assert model["body"].weight.is_meta and model["body"].bias.is_meta
+    assert model["pooler"].also is model["shared"].weight and model["shared"].weight.note == "mine"
+    for name in ("pooler.weight", "pooler.bias", "shared.weight"):
+        assert torch.equal(model.get_parameter(name), values[name]), name
+
+
+@pytest.mark.parametrize("devices", ["4", pytest.param("1", marks=pytest.mark.conformance)])
+def test_the_host_holds_less_than_a_layer_more(devices: str, tmp_path: Path) -> None:
+    """Twelve layers of 134 MB from a file with holes, onto devices that drop them: memory grows by less than 1.2 layers."""
     script = Path(__file__).with_name("streamed_load.py")
-    command = [sys.executable, "-P", str(script), str(tmp_path), "12", "2048", "8192", "16", "16", "1024"]
+    command = [sys.executable, "-P", str(script), str(tmp_path), "12", "2048", "8192", "16", "16", "1024", devices]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"})
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])

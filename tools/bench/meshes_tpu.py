@@ -123,7 +123,7 @@ def _program(row: Row, target: Target) -> Compiled:
     from ...passes.mlir import bytecode
     from ...passes.pipeline import run
     from ...runtime.core import pjrt
-    from ..lower.capture import capture, load_libraries
+    from ..lower.capture import Split, capture, load_libraries
     from ..models import opened
 
     sizes = {"tokens": row.tokens, "requests": 8, "num_blocks": 8 * CONTEXT // PAGE}
@@ -132,9 +132,10 @@ def _program(row: Row, target: Target) -> Compiled:
         config.write_text(json.dumps(LLAMA))
         with opened(str(config)) as model:
             load_libraries(model)
-            captured = capture(model, max_model_len=CONTEXT, block_size=PAGE, buckets=[sizes], quiet=True)
-    assert captured.plan is not None
-    plan = captured.plan(DEVICES, False, target)
+            split = Split(DEVICES, False, target)
+            captured = capture(model, max_model_len=CONTEXT, block_size=PAGE, buckets=[sizes], split=split, quiet=True)
+    plan = captured.plan
+    assert plan is not None
     program = run(captured.passes, captured.program)
     module = emit(program, {**captured.sizes(program), **sizes})
     made = partition(

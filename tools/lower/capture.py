@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...runtime.core.errors import FxhloError
+from ...runtime.core.errors import FxhloError, UnsupportedError
 from .. import console
 from ..console import UsageError
 from ..models import Model, ModelError
 
 if TYPE_CHECKING:
+    from torch.nn import Module
     from vllm.config import VllmConfig
 
     from ...passes.base import Pass
     from ...passes.hlo.plan import Plan
     from ...passes.program import Program
     from ...runtime.core.targets import Target
+    from ...runtime.vllm.states.spec import StateSpec
 
 
 ENDING = re.compile(r"(For[A-Z]\w*|LMHeadModel|LMModel|Model)$")
@@ -36,13 +38,22 @@ ENDING = re.compile(r"(For[A-Z]\w*|LMHeadModel|LMModel|Model)$")
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured Program and its passes. sizes: of a finished Program, the dimensions' defaults. plan: (devices, whether whole
-    experts are apart, the target) -> how a model of vLLM's lies on them."""
+    """A captured Program and its passes. sizes: of a finished Program, the dimensions' defaults. plan: how a model of vLLM's lies on
+    several devices; None for one."""
 
     program: Program
     passes: tuple[Pass, ...]
     sizes: Callable[[Program], dict[str, int]]
-    plan: Callable[[int, bool, Target], Plan] | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Over how many devices of a target a model is split (--tensor-parallel), and whether each has whole experts."""
+
+    devices: int
+    experts_apart: bool
+    target: Target
 
 
 def load_libraries(model: Model) -> None:
@@ -97,14 +108,21 @@ def capture(
     block_size: int | None = None,
     buckets: Sequence[Mapping[str, int]] = (),
     *,
+    split: Split | None = None,
     times: dict[str, float] | None = None,
     quiet: bool = False,
 ) -> Captured:
     """Captures the model, in the stages "config" (vLLM's, of a folder) and "capture". Raises FxhloError.
 
-    buckets: requested sizes; they raise the engine's limits where they are larger. times, quiet: as `console.stage` takes them.
+    buckets: requested sizes; they raise the engine's limits where they are larger. split: over several devices; what does not divide
+    is refused before anything is captured. times, quiet: as `console.stage` takes them.
     """
     if model.kind == "exported":
+        if split is not None:
+            raise UsageError(
+                f"--tensor-parallel {split.devices}: {model.name} has no layers of vLLM's to split",
+                next_step="name a model folder",
+            )
         with console.stage("capture", times, quiet) as came_out:
             captured = capture_exported(model.path)
             came_out(f"{len(captured.program.graph.nodes)} nodes")
@@ -113,30 +131,40 @@ def capture(
         check_architecture(model)
         config = _engine_config(model, dtype, max_model_len, block_size, buckets)
     with console.stage("capture", times, quiet) as came_out:
-        captured = _capture_step(config)
+        captured = _capture_step(config, split)
         came_out(f"{len(captured.program.graph.nodes)} nodes")
     return captured
 
 
-def _capture_step(config: VllmConfig) -> Captured:
-    from ...passes.hlo.plan import rows_for
+def _capture_step(config: VllmConfig, split: Split | None) -> Captured:
     from ...runtime.vllm.layers.catalog import states
-    from ...runtime.vllm.meshes import plan_of
     from ...runtime.vllm.model import build_model, layers_of
     from ...runtime.vllm.steps.capture import capture_step, options_of
     from ...runtime.vllm.steps.passes import step_passes
     from .sizes import engine_sizes
 
     built = build_model(config, weights=False)
+    layers = layers_of(built)
+    plan = None if split is None else _plan(built, layers, states(layers, config.cache_config.block_size), split)
     program = capture_step(config, built)
     options = options_of(config, built)
-    layers = layers_of(built)
-    kept = states(layers, config.cache_config.block_size)
-
-    def plan(devices: int, experts_apart: bool, target: Target) -> Plan:
-        return plan_of(built, layers, kept, devices, experts_apart=experts_apart, rows=rows_for(target))
-
     return Captured(program, step_passes(options), lambda finished: engine_sizes(finished, options), plan)
+
+
+def _plan(model: Module, layers: Mapping[str, Any], states: Iterable[StateSpec], split: Split) -> Plan:
+    """How the model lies on the devices. Raises UsageError, by this command's option, where they do not divide it."""
+    from ...passes.hlo.plan import rows_for
+    from ...runtime.vllm.meshes import plan_of
+
+    try:
+        return plan_of(
+            model, layers, states, split.devices, experts_apart=split.experts_apart, rows=rows_for(split.target)
+        )
+    except UnsupportedError as problem:
+        raise UsageError(
+            f"--tensor-parallel {split.devices}: {problem.message}",
+            next_step=(problem.next_step or "").replace("--tensor-parallel-size", "--tensor-parallel"),
+        ) from None
 
 
 def _engine_config(

@@ -12,7 +12,7 @@ from ...runtime.core.names import suggestion
 from .. import console
 from ..console import UsageError
 from ..models import Model, opened
-from .capture import Captured, capture, example_step_passes, known_passes, load_libraries
+from .capture import Captured, Split, capture, example_step_passes, known_passes, load_libraries
 from .output import write_modules, write_text
 from .request import Request, check, check_dimensions, is_folder
 from .show import list_passes, show, show_reports
@@ -35,14 +35,9 @@ def lower_model(request: Request) -> None:
         with console.stage("libraries", report.stages):
             load_libraries(model)
         settings = check_passes(request, known_passes(model))
-        captured = capture(
-            model, request.dtype, request.max_model_len, request.block_size, request.buckets, times=report.stages
-        )
-        if request.devices > 1 and captured.plan is None:
-            raise UsageError(
-                f"--tensor-parallel {request.devices}: {model.name} has no layers of vLLM's to split",
-                next_step="name a model folder",
-            )
+        split = Split(request.devices, request.experts_apart, request.target) if request.devices > 1 else None
+        options = (request.dtype, request.max_model_len, request.block_size, request.buckets)
+        captured = capture(model, *options, split=split, times=report.stages)
         if model.kind == "exported":
             check_dimensions(request.buckets, [dim.name for dim in captured.program.dims], model.name)
         _finish(captured, settings, request, report)
@@ -59,14 +54,13 @@ def _finish(captured: Captured, settings: Sequence[Setting], request: Request, r
     if request.emits:
         say_devices(request)
         made = [emit_one(program, sizes, request, report) for sizes in buckets(program, captured, request, report)]
-        if request.devices > 1 and captured.plan is not None:
+        if captured.plan is not None:
             from ...runtime.core.plugins import reserve_cpu_devices
 
             if request.compiles and request.target.family == "cpu":
                 reserve_cpu_devices(request.devices)  # before kernels are lowered, which looks at jax's devices
-            plan = captured.plan(request.devices, request.experts_apart, request.target)
             for one in made if request.legalizes else ():
-                partition_one(one, plan, report)
+                partition_one(one, captured.plan, report)
             for one in made if request.compiles else ():
                 compile_on_mesh(one, request.target, report)
         else:

@@ -64,6 +64,7 @@ class MeshReport:
     available: int | None
     collectives: tuple[Collective, ...]
     memory_seconds: float | None
+    network_rate: float | None = None
 
     @property
     def needed(self) -> int:
@@ -75,10 +76,27 @@ class MeshReport:
         times = [one.seconds for one in self.collectives]
         return None if None in times else sum(one for one in times if one is not None)
 
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in all collectives."""
+        return sum(one.count * one.bytes * SHARES[one.kind](one.devices) for one in self.collectives)
+
+    @property
+    def network_seconds(self) -> float | None:
+        """The least time of all collectives, were they between slices."""
+        return None if self.network_rate is None else self.sent / self.network_rate
+
     def to_json(self) -> dict[str, object]:
         """Converts to JSON values; sizes in bytes, times in seconds."""
         fits = None if self.available is None else self.needed <= self.available
-        return asdict(self) | {"needed": self.needed, "fits": fits, "link_seconds": self.link_seconds}
+        return (
+            asdict(self)
+            | {"needed": self.needed, "fits": fits, "link_seconds": self.link_seconds}
+            | {
+                "sent": self.sent,
+                "network_seconds": self.network_seconds,
+            }
+        )
 
     def text(self) -> str:
         """Tables for a terminal, without colour."""
@@ -106,6 +124,9 @@ class MeshReport:
                 f"Reading weights and caches once takes {times.of(self.memory_seconds)}, the links at least "
                 f"{times.of(self.link_seconds)}: a step is bound by {limit}."
             )
+        if self.network_seconds is not None and self.link_seconds is not None:
+            slower = Unit.of_seconds((self.network_seconds,)).of(self.network_seconds)
+            console.print(f"Between slices, over the data center's network, the same bytes take at least {slower}.")
         return console.export_text()
 
 
@@ -129,6 +150,7 @@ def mesh_report(name: str, signature: Signature, target: Target, compiled: Compi
         available=target.memory,
         collectives=tuple(collectives(compiled.text, devices, target.link)),
         memory_seconds=None if target.bandwidth is None else read / target.bandwidth,
+        network_rate=target.network,
     )
 
 

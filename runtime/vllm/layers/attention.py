@@ -24,7 +24,7 @@ from ..compat import (
 )
 from ..folder import ModelError
 from ..states.paged_kv import PagedKV
-from .kind import LayerKind
+from .kind import LayerKind, by_linear_layers
 
 if TYPE_CHECKING:
     from vllm.model_executor.layers.attention import Attention
@@ -203,4 +203,4 @@ def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
     return (cache,)
 
 
-KIND = LayerKind("attention", is_attention, states, splits=True)
+KIND = LayerKind("attention", is_attention, states, splits=by_linear_layers)

@@ -18,7 +18,7 @@ from ....kernels.moe.reference import GATED, PLAIN
 from ...core.errors import UnsupportedError
 from ..compat import expert_layers
 from ..folder import EXPERT, ModelError
-from .kind import LayerKind, Replacement, replaced_in
+from .kind import LayerKind, Replacement, by_linear_layers, replaced_in
 
 if TYPE_CHECKING:
     from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
@@ -392,4 +392,4 @@ def states(name: str, layer: object, block_size: int) -> tuple[()]:
     return ()
 
 
-KIND = LayerKind("experts", is_experts, states, replacements, splits=True)
+KIND = LayerKind("experts", is_experts, states, replacements, splits=by_linear_layers)

@@ -3,15 +3,17 @@ Their convolution and recurrence become functional ops; projections and norms st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .kind import LayerKind, Replacement, replaced_in
-from .recurrent import BOTH, classes, convolved, inlined
+from ....passes.fx.recurrent_state import CONVOLUTION
+from ...core.sharding import Part, Split
+from .kind import Devices, LayerKind, Replacement, replaced_in
+from .recurrent import BOTH, by_channels, by_heads, by_rows, classes, convolved, inlined
 
 QWEN = "vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn"
 OLMO = "vllm.model_executor.layers.mamba.gdn.olmo_gdn_linear_attn"
@@ -126,6 +128,41 @@ def replacements() -> Iterable[Replacement]:
     yield from replaced_in(BAILING, {core: bailing_forward, "fused_kda_gate": kda_gate})
 
 
+def splits(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    """By value heads, with the key heads that they read."""
+    states = by_heads(devices, 4)
+    if not hasattr(layer, "num_v_heads"):
+        return {**_kimi_projection(layer, devices), **_kda_convolution(layer, devices), **states}
+    shared, own = devices.sharing(layer.num_k_heads, layer.num_v_heads), devices.all
+    keys, values = Part(layer.key_dim, shared), Part(layer.value_dim, own)
+    found = {**by_channels(devices, [keys, keys, values]), **states}
+    if getattr(layer, "gqa_interleaved_layout", False):  # a key head's queries, keys, values and gates lie together
+        whole = {name: Split() for name in ("in_proj_qkvz.weight", "in_proj_ba.weight")}
+        return found if shared else found | whole
+    projection = "in_proj_qkvz" if hasattr(layer, "in_proj_qkvz") else "in_proj_qkvg"
+    return {**found, **by_rows(devices, [keys, keys, values, values], projection)}
+
+
+def _kda_convolution(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    """One convolution for queries, keys and values, or one for each, whose weights lie side by side."""
+    parts = [Part(layer.head_dim * layer.num_heads, devices.all)] * 3
+    found = by_channels(devices, parts)
+    if hasattr(layer, "conv1d"):
+        return found
+    alone = by_channels(devices)["conv1d.weight"]
+    return {CONVOLUTION: found[CONVOLUTION], **{f"{name}_conv1d.weight": alone for name in ("q", "k", "v")}}
+
+
+def _kimi_projection(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    """Kimi's fused projection ends in what is small: the gates' inputs, which every device has whole, and padding."""
+    projection = getattr(layer, "in_proj_qkvgfab", None)
+    if projection is None:
+        return {}
+    sizes, whole = projection.output_sizes, projection.replicated_shard_id
+    rows = [Part(size, () if index == whole or index > 5 else devices.all) for index, size in enumerate(sizes)]
+    return by_rows(devices, rows, "in_proj_qkvgfab")
+
+
 CLASSES = (
     f"{QWEN}:QwenGatedDeltaNetAttention",
     f"{OLMO}:OlmoHybridGatedDeltaNetAttention",
@@ -133,4 +170,4 @@ CLASSES = (
     f"{GLM}:Glm5NextLinearAttention",
     f"{BAILING}:BailingMoeV3KimiDeltaAttention",
 )
-KIND = LayerKind("gated delta net", classes(CLASSES), BOTH, replacements)
+KIND = LayerKind("gated delta net", classes(CLASSES), BOTH, replacements, splits)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from ....kernels.partition import groups_of_a_device
 from ...core.errors import UnsupportedError
+from ...core.mesh import Mesh
+from ...core.sharding import Split
 from ..states.spec import StateSpec
 
 
@@ -50,13 +53,49 @@ def nothing() -> tuple[Replacement, ...]:
 
 
 @dataclass(frozen=True)
+class Devices:
+    """The devices of a mesh, for rules of how a layer lies on them. all: the axes of the mesh."""
+
+    mesh: Mesh
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.mesh.axes)
+
+    def dividing(self, count: int) -> tuple[str, ...]:
+        """The axes that split `count` things: all, or none where the devices do not divide them; each device has all of them then."""
+        return self.all if count % self.mesh.devices == 0 else ()
+
+    def sharing(self, groups: int, heads: int) -> tuple[str, ...]:
+        """The axes that split groups of heads: all, or none where each device takes those that its heads read. Raises UnsupportedError."""
+        devices = self.mesh.devices
+        if heads % devices == 0 and groups_of_a_device(groups, heads, devices) is None:
+            raise UnsupportedError(
+                f"{devices} devices have {heads // devices} of {heads} heads each, and {heads // groups} heads share one of {groups} groups: "
+                "no device has the heads of whole groups, nor heads of one group alone",
+                next_step=f"take a --tensor-parallel-size that divides {groups}, or a multiple of it",
+            )
+        return self.dividing(groups)
+
+
+Splits = Callable[[Any, Devices], Mapping[str, Split]]
+"""(a layer, the devices) -> how its parameters, by their paths within the layer, and its states, by what they are called, lie. What it
+leaves out lies by the rules for vLLM's linear layers (meshes.py)."""
+
+
+def by_linear_layers(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    """The rule of a kind whose parameters are those of vLLM's linear layers."""
+    return {}
+
+
+@dataclass(frozen=True)
 class LayerKind:
     """is_one: whether a layer of vLLM's static forward context is of this kind. states: (its name, the layer, tokens a
-    block) -> its states, if any. replacements: made when a model is first built, since they import vLLM's layers. splits: whether
-    meshes.py knows how the layer and its states lie on several devices."""
+    block) -> its states, if any. replacements: made when a model is first built, since they import vLLM's layers. splits: how
+    the layer and its states lie on several devices; None: a mesh is refused."""
 
     name: str
     is_one: Callable[[object], bool]
     states: Callable[..., tuple[StateSpec, ...]]
     replacements: Callable[[], Iterable[Replacement]] = nothing
-    splits: bool = False
+    splits: Splits | None = None

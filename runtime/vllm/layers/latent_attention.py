@@ -17,7 +17,7 @@ from ...core.errors import UnsupportedError
 from ..compat import AttentionType, MLAAttention, MLAPrefillBackend
 from ..states.latent_kv import LatentKV
 from .attention import FxhloAttentionBackend
-from .kind import LayerKind, Replacement
+from .kind import LayerKind, Replacement, by_linear_layers
 from .sparse_attention import selected_positions
 
 
@@ -136,4 +136,4 @@ def states(name: str, layer: Any, block_size: int) -> tuple[LatentKV]:
     return (LatentKV.of(name, block_size=block_size, size=layer.head_size, dtype=layer.W_UV.dtype),)
 
 
-KIND = LayerKind("latent attention", is_latent_attention, states, replacements, splits=True)
+KIND = LayerKind("latent attention", is_latent_attention, states, replacements, splits=by_linear_layers)

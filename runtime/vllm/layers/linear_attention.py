@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....passes.fx.recurrent_state import RECURRENCE
-from .kind import LayerKind, Replacement, replaced_in
-from .recurrent import classes, inlined, states_of
+from ...core.sharding import Split
+from .kind import Devices, LayerKind, Replacement, replaced_in
+from .recurrent import by_heads, classes, inlined, states_of
 
 BAILING = "vllm.model_executor.layers.mamba.linear.bailing_linear_attn"
 MINIMAX = "vllm.model_executor.layers.mamba.linear.minimax_linear_attn"
@@ -87,5 +88,9 @@ def replacements() -> Iterable[Replacement]:
     yield from replaced_in(NORMS, {"rmsnorm_fn": rmsnorm_fn})
 
 
+def splits(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    return by_heads(devices, 4)
+
+
 CLASSES = (f"{BAILING}:BailingMoELinearAttention", f"{MINIMAX}:MiniMaxText01LinearAttention")
-KIND = LayerKind("linear attention", classes(CLASSES), states_of(RECURRENCE), replacements)
+KIND = LayerKind("linear attention", classes(CLASSES), states_of(RECURRENCE), replacements, splits)

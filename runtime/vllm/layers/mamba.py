@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .kind import LayerKind, Replacement, replaced_in
-from .recurrent import BOTH, classes, convolved, inlined
+from ...core.sharding import Part, Sharding, Split
+from .kind import Devices, LayerKind, Replacement, replaced_in
+from .recurrent import BOTH, by_channels, by_heads, by_rows, classes, convolved, inlined
 
 MIXER = "vllm.model_executor.layers.mamba.mamba_mixer"
 MIXER2 = "vllm.model_executor.layers.mamba.mamba_mixer2"
@@ -46,4 +47,14 @@ def replacements() -> Iterable[Replacement]:
     yield from replaced_in(MIXER2, {"MambaMixer2.conv_ssm_forward": conv_ssm_forward})
 
 
-KIND = LayerKind("mamba", classes([f"{MIXER}:MambaMixer", f"{MIXER2}:MambaMixer2"]), BOTH, replacements)
+def splits(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    """By channels, and Mamba 2 by heads, with the groups that they read."""
+    if not hasattr(layer, "n_groups"):
+        return {"A": Split(Sharding((devices.all, ()))), **by_channels(devices), **by_heads(devices, 3)}
+    inner, groups = Part(layer.intermediate_size, devices.all), devices.sharing(layer.n_groups, layer.num_heads)
+    convolution = [inner, *[Part(layer.groups_ssm_state_size, groups)] * 2]
+    projection = [inner, *convolution, Part(layer.num_heads, devices.all)]
+    return {**by_rows(devices, projection, "in_proj"), **by_channels(devices, convolution), **by_heads(devices, 4)}
+
+
+KIND = LayerKind("mamba", classes([f"{MIXER}:MambaMixer", f"{MIXER2}:MambaMixer2"]), BOTH, replacements, splits)

@@ -4,7 +4,7 @@ into their arguments are taken apart."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ....passes.fx.recurrent_state import CONVOLUTION, RECURRENCE
 from ...core.errors import UnsupportedError
+from ...core.sharding import Part, Sharding, Split
 from .. import compat
 from ..states.slots import SlotState
-from .kind import Replacement
+from .kind import Devices, Replacement
 
 
 def classes(paths: Iterable[str]) -> Callable[[object], bool]:
@@ -37,6 +38,31 @@ def states_of(*names: str) -> Callable[..., tuple[SlotState, ...]]:
         return tuple(SlotState.of(name, called, shape, dtype) for called, shape, dtype in each)
 
     return states
+
+
+def by_channels(devices: Devices, parts: Sequence[Part] = (), weight: str = "conv1d") -> Mapping[str, Split]:
+    """How a convolution and its state lie: by channels. parts: the matrices that its input is made of; none: it is
+    one matrix. weight: the convolution's name in the layer."""
+    axes, fused = devices.all, tuple(parts)
+    return {
+        f"{weight}.weight": Split(Sharding((axes, (), ())), 0, fused),
+        f"{weight}.bias": Split(Sharding((axes,)), 0, fused),
+        CONVOLUTION: Split(Sharding(((), (), axes)), 2, fused),
+    }
+
+
+def by_rows(devices: Devices, parts: Sequence[Part], weight: str) -> Mapping[str, Split]:
+    """How a projection lies whose rows are several matrices."""
+    fused = tuple(parts)
+    return {
+        f"{weight}.weight": Split(Sharding((devices.all, ())), 0, fused),
+        f"{weight}.bias": Split(Sharding((devices.all,)), 0, fused),
+    }
+
+
+def by_heads(devices: Devices, rank: int) -> Mapping[str, Split]:
+    """How the state [slots, heads, ...] of a recurrence lies, which has `rank` dimensions."""
+    return {RECURRENCE: Split(Sharding(((), devices.all, *[()] * (rank - 2))))}
 
 
 BOTH = states_of(CONVOLUTION, RECURRENCE)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ....passes.fx.recurrent_state import CONVOLUTION
-from .kind import LayerKind, Replacement, replaced_in
-from .recurrent import classes, convolved, states_of
+from ...core.sharding import Split
+from .kind import Devices, LayerKind, Replacement, replaced_in
+from .recurrent import by_channels, classes, convolved, states_of
 
 MODULE = "vllm.model_executor.layers.mamba.short_conv"
 
@@ -24,4 +25,8 @@ def replacements() -> Iterable[Replacement]:
     yield from replaced_in(MODULE, {"ShortConv.forward": forward})
 
 
-KIND = LayerKind("short convolution", classes([f"{MODULE}:ShortConv"]), states_of(CONVOLUTION), replacements)
+def splits(layer: Any, devices: Devices) -> Mapping[str, Split]:
+    return by_channels(devices, weight="conv")
+
+
+KIND = LayerKind("short convolution", classes([f"{MODULE}:ShortConv"]), states_of(CONVOLUTION), replacements, splits)

@@ -16,7 +16,7 @@ from ....kernels.catalog import register_torch_ops
 from ...core.errors import UnsupportedError
 from ..compat import DeepseekV32IndexerCache, Indexer, get_forward_context
 from ..states.latent_kv import LatentKV
-from .kind import LayerKind, Replacement
+from .kind import LayerKind, Replacement, by_linear_layers
 
 SELECTED = "fxhlo_selected_positions"
 """Of vLLM's forward context: what the last indexer chose, int32 [T, count]."""
@@ -77,4 +77,4 @@ def states(name: str, layer: Any, block_size: int) -> tuple[LatentKV]:
     return (LatentKV.of(name, block_size=block_size, size=layer.head_dim, dtype=layer.dtype),)
 
 
-KIND = LayerKind("sparse attention", is_index_cache, states, replacements, splits=True)
+KIND = LayerKind("sparse attention", is_index_cache, states, replacements, splits=by_linear_layers)

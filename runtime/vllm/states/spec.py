@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ....passes.hlo.plan import ONE_DEVICE, Plan
 from ....passes.step_inputs import shape_in
 from ...core.errors import FxhloError
 from ...core.signature import Signature
@@ -41,21 +41,23 @@ class StateSpec(ABC):
         """The shape with `sizes` in place of symbols."""
         return shape_in(self.shape, sizes)
 
-    def bytes_in(self, sizes: Mapping[str, int]) -> int:
-        """The bytes of all rows."""
+    def bytes_in(self, sizes: Mapping[str, int], plan: Plan = ONE_DEVICE) -> int:
+        """The bytes of all rows, on all devices of the plan."""
         dtype: torch.dtype = getattr(torch, self.dtype)
-        return prod(self.shape_in(sizes)) * dtype.itemsize
+        return plan.bytes(self.name, self.shape_in(sizes), dtype.itemsize)
 
     @abstractmethod
     def for_vllm(self) -> KVCacheSpec | None:
         """The spec by which vLLM's cache manager assigns the rows; None where the batch does."""
 
 
-def check_states(specs: Sequence[StateSpec], sizes: Mapping[str, int], *signatures: Signature) -> None:
+def check_states(
+    specs: Sequence[StateSpec], sizes: Mapping[str, int], *signatures: Signature, plan: Plan = ONE_DEVICE
+) -> None:
     """Raises FxhloError where a program's states are not those of the layers. sizes: of the symbols in their shapes. signatures: one, or
-    those of a program's stages."""
+    those of a program's stages. plan: how the states lie."""
     wanted = [(state.name, state.shape, state.dtype) for one in signatures for state in one.states]
-    have = [(spec.name, spec.shape_in(sizes), spec.dtype) for spec in specs]
+    have = [(spec.name, plan.shape(spec.name, spec.shape_in(sizes)), spec.dtype) for spec in specs]
     if sorted(wanted) != sorted(have):
         differing = sorted({name for name, *_ in {*wanted} ^ {*have}})
         raise FxhloError(

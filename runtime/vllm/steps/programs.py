@@ -86,7 +86,7 @@ class Programs:
             bundle.check({"options": of_options(options)}, whole=False)
             buckets = bundle.buckets
             prove(buckets, options.limits)
-        sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
+        sizes = {"num_blocks": plan.blocks(num_blocks), "num_slots": options.slots}
         return cls(config, model, build, options, buckets, sizes, target, plan, bundle, stages)
 
     def load(self, progress: Saying, kept: Cache | None = None) -> dict[Bucket, tuple[Executable, ...]]:

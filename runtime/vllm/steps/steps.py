@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....passes.cache_groups import CacheGroup
+from ....passes.hlo.plan import Plan
 from ...core import seal
 from ...core.cache import Cache
 from ...core.executable import Executable
@@ -66,7 +67,7 @@ def prepare(
         early = on_host and stages.count == 1
         allocated = beside.submit(placement.states, states, sizes) if early else None
         executables = made.load(progress, kept)
-    inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes)
+    inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes, placement.plan)
     places = [placement, *(Placement(placement.target, plan) for plan in stages.plans(placement.plan)[1:])]
     if not on_host:
         for number, place in enumerate(places):
@@ -96,12 +97,13 @@ def _checked(
     inputs: StepInputs,
     states: Sequence[StateSpec],
     sizes: Mapping[str, int],
+    plan: Plan,
 ) -> StepInputs:
     """Compares programs with the states of the layers, and with the inputs of a step. Returns the inputs that they take."""
     for bucket, parts in executables.items():
         for part in parts:
             inputs.check(bucket, part.signature)
-        check_states(states, sizes, *(part.signature for part in parts))
+        check_states(states, sizes, *(part.signature for part in parts), plan=plan)
     return inputs.taken_by(part.signature for parts in executables.values() for part in parts)
 
 
