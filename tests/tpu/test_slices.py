@@ -19,22 +19,8 @@ LLAMA = {
     },
 }  # fmt: skip
 """Llama-3.1-405B."""
-DEEPSEEK = {
-    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432,
-    "moe_intermediate_size": 2048, "num_hidden_layers": 61, "first_k_dense_replace": 3, "num_attention_heads": 128, "num_key_value_heads": 128,
-    "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 256,
-    "n_shared_experts": 1, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
-    "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1, "vocab_size": 129280, "max_position_embeddings": 163840,
-    "rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10000, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 0,
-    "eos_token_id": 1,
-    "rope_scaling": {
-        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096, "type": "yarn",
-    },
-}  # fmt: skip
-"""DeepSeek-V3, in bfloat16."""
 SLICES: dict[str, tuple[dict[str, Any], str, tuple[str, ...], int, int]] = {
     "405B": (LLAMA, "tpu-v5p:4x4x4", (), 126, 405_853_388_800),
-    "V3": (DEEPSEEK, "tpu-7x:4x4x4", ("--expert-parallel",), 61, 671_026_404_352),
 }
 """(config, target, options, layers, parameters)"""
 
