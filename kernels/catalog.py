@@ -17,6 +17,7 @@ from .spec import Implementation, Kernel
 MODULES = (
     "attention",
     "causal_conv1d",
+    "copy_row",
     "filter_logits",
     "gated_delta_rule",
     "grouped_matmul",

@@ -48,7 +48,7 @@ class Input:
 
 
 def capture_callable(
-    function: Callable[..., torch.Tensor],
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
     module: torch.nn.Module,
     inputs: Sequence[Input],
     ranges: Mapping[str, tuple[int, int]],

@@ -48,7 +48,8 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     everything = room.of_all(plan.mesh.devices, hosts_of(config))
     memory.check_weights(weights, everything)
     groups, num_blocks = caches.ahead(weights, everything, plan, stages)
-    programs = Programs.of(config, model, lambda: model, groups, num_blocks, target, plan, stages=stages)
+    sizes = caches.sizes(num_blocks)
+    programs = Programs.of(config, model, lambda: model, groups, sizes, target, plan, stages=stages)
     kept = sum(state.bytes_in(programs.sizes, plan) for state in placed(caches.states(), groups))
     return Planned(programs, weights // plan.mesh.devices, int(kept * caches.share(stages)) // plan.mesh.devices, room)
 

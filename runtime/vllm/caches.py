@@ -20,6 +20,7 @@ from .meshes import check_groups, plan_of
 from .parallel import context_of, devices_of, experts_apart
 from .stages import ONE_STAGE, Stages
 from .states.groups import groups_of, specs_for_vllm
+from .states.rows import StateRows
 from .states.spec import StateSpec
 from .steps.options import StepOptions
 
@@ -36,7 +37,7 @@ class Caches:
         return catalog.states(self._layers, self._config.cache_config.block_size)
 
     def slot_bytes(self, plan: Plan = ONE_DEVICE) -> int:
-        """Bytes of the states that have a row per request, on all devices of the plan."""
+        """Bytes of the states that have a row per request, with as many rows as they have at least, on all devices of the plan."""
         sizes = {"num_slots": StepOptions.of(self._config).slots}
         return sum(state.bytes_in(sizes, plan) for state in self.states() if state.rows == "slots")
 
@@ -44,23 +45,56 @@ class Caches:
         """How many devices have the same part of the KV cache, of the layer with the most."""
         return max((plan.copies(state.name) for state in self.states() if state.rows == "blocks"), default=1)
 
+    def _row_bytes(self) -> int:
+        return sum(state.bytes_in({"num_slots": 1}) for state in self.states() if state.rows == "slots")
+
+    def rows(self) -> StateRows | None:
+        """The rows of these states where those of prefixes are cached; None where they are not, or there are none."""
+        if not self._keeps_states:
+            return None
+        block, _ = compat.bytes_of_one_request(self._config, self._block_groups())
+        return StateRows(self._config.scheduler_config.max_num_seqs, self._row_bytes(), block)
+
+    @property
+    def _keeps_states(self) -> bool:
+        """Whether the states of prefixes are cached."""
+        return self._row_bytes() > 0 and self._config.cache_config.mamba_cache_mode == "align"
+
+    def _block_specs(self) -> dict[str, compat.KVCacheSpec]:
+        """Of the layers with KV blocks; beside rows of states, blocks of all layers are of one length."""
+        return specs_for_vllm(self.states(), one_length=self._keeps_states)
+
+    def _block_groups(self) -> list[compat.KVCacheGroupSpec]:
+        specs = self._block_specs()
+        return compat.cache_groups(self._config, specs) if specs else []
+
     def for_vllm(self) -> dict[str, compat.KVCacheSpec]:
         """Each layer's state, as vLLM's cache manager takes it. Raises UnsupportedError for other kinds of layers.
 
         Where the batch assigns the rows of all states, these are vLLM's own specs of the layers, a block a request: without any, vLLM
-        takes the model for an encoder. Beside a KV cache they are left out, since vLLM would make groups of unlike layers' blocks.
+        takes the model for an encoder. Beside a KV cache they are left out, since vLLM would make groups of unlike layers' blocks. Where the
+        states of prefixes are cached, vLLM assigns the rows.
         """
-        states = self.states()
-        own = {state.layer: self._layers[state.layer] for state in states if state.rows == "slots"}
-        return specs_for_vllm(states) or {name: layer.get_kv_cache_spec(self._config) for name, layer in own.items()}
+        specs, rows = self._block_specs(), self.rows()
+        if rows is not None:
+            from .states.pool import specs_of_rows
+
+            return {**specs, **specs_of_rows(rows, self._block_groups(), self._config)}
+        own = {state.layer: self._layers[state.layer] for state in self.states() if state.rows == "slots"}
+        return specs or {name: layer.get_kv_cache_spec(self._config) for name, layer in own.items()}
+
+    def sizes(self, num_blocks: int) -> dict[str, int]:
+        """The sizes of the states' symbols. num_blocks: of each KV cache."""
+        rows = self.rows()
+        slots = StepOptions.of(self._config).slots if rows is None else rows.of(num_blocks)
+        return {"num_blocks": num_blocks, "num_slots": slots}
 
     def plan(self, model: nn.Module, target: Target) -> Plan:
         """How the weights of `model` and the states lie on the engine's devices (--tensor-parallel-size)."""
         devices = devices_of(self._config)
         if devices == 1:
             return ONE_DEVICE
-        if specs := specs_for_vllm(self.states()):
-            groups = compat.cache_groups(self._config, specs)
+        if groups := self._block_groups():
             check_groups(self.states(), groups_of(groups, self._config.model_config.max_model_len))
         apart, context = experts_apart(self._config), context_of(self._config)
         return plan_of(
@@ -82,23 +116,29 @@ class Caches:
         share = self.share(stages)
         if not room.on_host:  # as much as if all stages were like the one with the most
             room, weights = room.scaled(1 / share), int(weights / share)
-        config = self._config
+        config, rows = self._config, self.rows()
         block, longest = compat.bytes_of_one_request(config, compat.cache_groups(config, self.for_vllm()))
         slots, blocks = self.slot_bytes(plan), config.cache_config.num_gpu_blocks_override
-        if not any(state.rows == "blocks" for state in self.states()):
+        if rows is None and not any(state.rows == "blocks" for state in self.states()):
             # vLLM's first block is for no request, like our first slot
             return (blocks or StepOptions.of(config).slots) * block
         if config.model_config.original_max_model_len == -1:
             longest = 0  # vLLM chooses a length that fits
         copies = self._copies(plan)
         free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // copies
+        least = 0 if rows is None else rows.least
         if blocks is not None:
             memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len)
-            return memory.kv_cache_bytes(blocks * block, block, 0, free, room.place)
-        wanted = memory.wanted_bytes(config.cache_config, compat.kv_cache_space(), weights + slots, longest, room)
+            wanted = blocks * block if rows is None else rows.bytes_of(blocks)
+            memory.kv_cache_bytes(wanted, block, 0, free, room.place, beside=least)
+            return blocks * block
+        wanted = memory.wanted_bytes(
+            config.cache_config, compat.kv_cache_space(), weights + slots, longest + least, room
+        )
         if config.cache_config.kv_cache_memory_bytes is not None:
             wanted = int(wanted * plan.mesh.devices / share)  # it is of one device
-        return memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place)
+        wanted = memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place, beside=least)
+        return wanted if rows is None else rows.blocks_in(wanted) * block
 
     def ahead(
         self, weights: int, room: memory.Room, plan: Plan = ONE_DEVICE, stages: Stages = ONE_STAGE

@@ -95,17 +95,22 @@ def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int,
     return wanted
 
 
-def kv_cache_bytes(wanted: int, block: int, longest: int, free: int, place: str = "this machine") -> int:
+def kv_cache_bytes(
+    wanted: int, block: int, longest: int, free: int, place: str = "this machine", *, beside: int = 0
+) -> int:
     """Checks that `wanted` bytes of KV cache hold at least one block and are free. Sizes in bytes. Raises CacheSizeError.
 
-    block: of one block in all layers; longest: of one request of the maximum length; free: in the memory of `place`.
+    block: of one block in all layers; longest: of one request of the maximum length; free: in the memory of `place`. beside: of the fewest
+    states of prefixes, which are kept in the same memory.
     """
     room = int(free * HEADROOM)
-    if block > min(wanted, room):
+    states = f", and the states of prefixes take {size(beside)}" if beside else ""
+    uncached = ", or start with --no-enable-prefix-caching" if beside else ""
+    if block + beside > min(wanted, room):
         raise CacheSizeError(
-            f"there is too little memory for one KV block: it takes {size(block)}, "
+            f"there is too little memory for one KV block: it takes {size(block)}{states}, "
             f"{size(wanted)} may be used and {size(room)} are free",
-            next_step=f"raise --kv-cache-memory-bytes, lower --block-size, or free memory on {place}",
+            next_step=f"raise --kv-cache-memory-bytes, lower --block-size, or free memory on {place}{uncached}",
         )
     if wanted > room:
         raise CacheSizeError(
@@ -113,11 +118,11 @@ def kv_cache_bytes(wanted: int, block: int, longest: int, free: int, place: str 
             next_step="lower --max-model-len, --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE or --gpu-memory-utilization, "
             f"or free memory on {place}",
         )
-    if wanted < longest:
+    if wanted < longest + beside:
         raise CacheSizeError(
-            f"the KV cache would not hold one request of the model's greatest length: {size(longest)} are needed, "
+            f"the KV cache would not hold one request of the model's greatest length: {size(longest)} are needed{states}, "
             f"{size(wanted)} may be used",
-            next_step="lower --max-model-len or raise --kv-cache-memory-bytes",
+            next_step=f"lower --max-model-len or raise --kv-cache-memory-bytes{uncached}",
         )
     return wanted
 

@@ -93,7 +93,7 @@ class FxhloPlatform(Platform):
         if vllm_config.model_config is not None:
             check_config(vllm_config)
             _check_sizes(vllm_config.model_config)
-            _without_cached_states(vllm_config)
+            _settle_cached_states(vllm_config)
             if vllm_config.load_config.load_format in ("auto", "hf", "safetensors"):
                 folder = Path(vllm_config.model_config.model)
                 if folder.is_dir():
@@ -143,6 +143,13 @@ class FxhloPlatform(Platform):
     def support_hybrid_kv_cache(cls) -> bool:
         """Layers with a window keep only that: a step has a block table per cache group."""
         return True
+
+    @classmethod
+    def register_custom_kv_cache_specs(cls, vllm_config: VllmConfig) -> None:
+        """The rows of states have a manager of their own."""
+        from .states.pool import register
+
+        register()
 
     @classmethod
     def get_mla_prefill_backend_cls(cls, mla_selector_config: MLAPrefillSelectorConfig) -> type[MLAPrefillBackend]:
@@ -245,22 +252,29 @@ def _check_sizes(model_config: ModelConfig) -> None:
     check_config_sizes(model_config.hf_text_config, where, attention=attention, latent=latent)
 
 
-def _without_cached_states(vllm_config: VllmConfig) -> None:
-    """Switches prefix caching off for models with a state per request: a prefix's keys and values without its state are of no use.
+def _settle_cached_states(vllm_config: VllmConfig) -> None:
+    """Whether the states of prefixes are cached, for models with a state per request: what vLLM takes for its default, but on one device alone.
 
-    vLLM's default for hybrids is on, and the config does not tell it from the user's.
+    A prefix's keys and values without its state are of no use, so without cached states there is no prefix caching.
     """
     model, cache = vllm_config.model_config, vllm_config.cache_config
     if not (model.is_hybrid or model.is_attention_free):
         return
-    if cache.enable_prefix_caching:
+    parallel = vllm_config.parallel_config
+    if cache.enable_prefix_caching and max(parallel.tensor_parallel_size, parallel.pipeline_parallel_size) > 1:
         from .compat import init_logger
 
         init_logger("vllm.fxhlo.platform").warning(
-            "Prefix caching is off: fxhlo does not cache the states of this model's recurrent layers yet"
+            "Prefix caching is off: fxhlo does not cache the states of this model's recurrent layers on several devices yet"
         )
-    cache.enable_prefix_caching, cache.mamba_cache_mode = False, "none"
-    cache.mamba_block_size = model.max_model_len  # vLLM's value where it caches none
+        cache.enable_prefix_caching = False
+    if cache.enable_prefix_caching:
+        cache.mamba_cache_mode, cache.mamba_block_size = "align", cache.block_size
+    else:
+        cache.mamba_cache_mode, cache.mamba_block_size = (
+            "none",
+            model.max_model_len,
+        )  # vLLM's values where it caches none
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:

@@ -125,6 +125,15 @@ CONFIG = (
         "leave out --mamba-backend",
     ),
     Refusal(
+        "states of prefixes kept at other places than the ends of KV blocks",
+        lambda c: (
+            c.model_config.has_inner_state
+            and c.cache_config.enable_prefix_caching
+            and {c.cache_config.mamba_block_size, c.cache_config.prefix_match_unit} - {None, c.cache_config.block_size}
+        ),
+        "leave out --mamba-block-size and --prefix-match-unit",
+    ),
+    Refusal(
         "another layout of convolutions' states",
         lambda c: c.model_config.has_inner_state and os.environ.get("VLLM_SSM_CONV_STATE_LAYOUT") == "DS",
         "unset VLLM_SSM_CONV_STATE_LAYOUT",

@@ -21,6 +21,7 @@ from .batch.request import PromptLogprobs, Request
 from .batch.rows import Batch
 from .batch.sampling import Sampling
 from .sampled import SampledStep, Scheduled
+from .states.groups import state_group_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -50,6 +51,7 @@ class StepRunner(ABC, Generic[R]):
             block_sizes=[group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups],
             parameters=parameters,
             state_slots=steps.state_slots,
+            state_group=state_group_of(kv_cache_config.kv_cache_groups),
         )
         steps.inputs.check_filled(self.batch.fills)
         self.requests: dict[str, R] = {}
@@ -89,6 +91,8 @@ class StepRunner(ABC, Generic[R]):
         ids = list(output.num_scheduled_tokens)
         rows = np.array([self.batch.rows[request_id] for request_id in ids])
         counts = np.array(list(output.num_scheduled_tokens.values()), np.int32)
+        for source, target in self.batch.state_moves(rows, counts):
+            self.steps.copy_row(source, target)
         return Scheduled(ids, rows, counts)
 
     def _continue(self, cached: CachedRequestData, scheduled: Mapping[str, int]) -> None:

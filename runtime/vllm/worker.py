@@ -139,11 +139,6 @@ class FxhloWorker(compat.WorkerBase):
             self.model = self._loaded()
             self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
             self._placement = self._placement or Placement(self._target, self._plan(self.model))
-            if self.cache_config.enable_prefix_caching and self.caches.slot_bytes():
-                raise UnsupportedError(
-                    "fxhlo does not cache the states of recurrent layers yet",
-                    next_step="start with --no-enable-prefix-caching",
-                )
 
     def _unread(self) -> set[str]:
         """Names of parameters that no step reads; asked for where the files lack some, so it alone imports what captures."""
@@ -252,7 +247,7 @@ class FxhloWorker(compat.WorkerBase):
                 lambda: build_model(self.vllm_config, weights=False, like=model),
                 self.caches.states(),
                 self.caches.groups(self.kv_cache_config),
-                self.kv_cache_config.num_blocks,
+                self.caches.sizes(self.kv_cache_config.num_blocks),
                 progress,
                 self.placement,
                 self._bundle,

@@ -57,6 +57,9 @@ def test_an_architecture_is_what_the_record_says(name: str, compared: Comparison
     assert outcome.status == recorded.status, f"{outcome}\nbut the record says {recorded}; log: {log}"
     if outcome.status == "served":
         assert {run.name for run in outcome.runs} >= {"whole", "chunks", "alone", "preempted"}
+        if kind_of(name) in ("state space", "hybrid"):
+            cached = next(run for run in outcome.runs if run.name == "cached")
+            assert cached.note != "0 tokens", "a prefix and its state are found"
 
 
 @pytest.mark.parametrize("key", some(tuple(RECORD.examined), EXAMINED))

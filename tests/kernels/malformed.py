@@ -133,6 +133,11 @@ CALLS = (
         },
         (((T, 4, 6), F32), ((4, 4, 6, 8), F32)),
     ),
+    Call(
+        "fxhlo_copy_row",
+        {"state": floats(4, 3, 7), "source": np.array(3, I32), "destination": np.array(1, I32)},
+        (((4, 3, 7), F32),),
+    ),
     *(
         Call(
             "fxhlo_ragged_gated_delta_rule",
@@ -161,6 +166,7 @@ READ_OUTSIDE = {
     **{(target, "state_slots"): (-1, 4, 2**31 - 1, -(2**31)) for target in RECURRENT},
     **{(target, "seq_lens"): (2, -1, -(2**31)) for target in RECURRENT},
     **{(target, "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)) for target in RECURRENT},
+    **{("fxhlo_copy_row", name): (-1, 4, 2**31 - 1, -(2**31)) for name in ("source", "destination")},
     ("fxhlo_varlen_attention", "query_start_loc"): (-1, 6, 2**31 - 1, -(2**31)),
 }
 """Values that name nothing, for operands whose values are read as places."""

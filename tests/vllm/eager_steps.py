@@ -45,7 +45,7 @@ class EagerSteps:
         build: Callable[[], torch.nn.Module],
         states: Sequence[Any],
         groups: Sequence[Any],
-        num_blocks: int,
+        sizes: Mapping[str, int],
         progress: Callable[[str], None],
         placement: Any = None,
         bundle: Any = None,
@@ -54,7 +54,6 @@ class EagerSteps:
         options = StepOptions.of(config, groups)
         self.program = run(step_passes(options), capture_step(config, build()))
         self.buckets = make_plan(options.limits, Costs()).buckets
-        sizes = {"num_blocks": num_blocks, "num_slots": options.slots}
         self.state_slots = any(spec.rows == "slots" for spec in states)
         signatures = [
             emit(self.program, of_program(self.program, {**sizes, **dict(bucket.sizes)})).signature

@@ -89,11 +89,14 @@ def test_a_step_has_the_states_that_vllm_knows_of_each_layer(tmp_path: Path, nam
     assert not any("vllm" in str(node.target) for node in after.graph.nodes)
 
 
-@pytest.mark.parametrize("name", ["Mamba2ForCausalLM", "Lfm2ForCausalLM"])
-def test_prefix_caching_is_off_and_blocks_stay_small(tmp_path: Path, name: str) -> None:
-    config = config_of(tmp_path, name)
-    cache = config.cache_config
-    assert (cache.enable_prefix_caching, cache.mamba_cache_mode, cache.mamba_block_size) == (False, "none", 64)
+@pytest.mark.parametrize(
+    ("name", "cached"), [("Mamba2ForCausalLM", (False, "none", 64)), ("Lfm2ForCausalLM", (True, "align", 16))]
+)
+def test_prefix_caching_is_vllms_default_and_blocks_stay_small(
+    tmp_path: Path, name: str, cached: tuple[bool, str, int]
+) -> None:
+    cache = config_of(tmp_path, name).cache_config
+    assert (cache.enable_prefix_caching, cache.mamba_cache_mode, cache.mamba_block_size) == cached
     assert cache.block_size == 16
 
 
@@ -176,10 +179,12 @@ def test_states_that_do_not_fit_end_the_start_before_weights_are_read(
 def test_vllm_is_told_of_attention_alone_or_of_a_block_per_request(tmp_path: Path, name: str, layers: int) -> None:
     config = config_of(tmp_path, name)
     config.cache_config.kv_cache_memory_bytes, config.cache_config.kv_cache_layout = 1 << 20, "LBNHC"
+    config.cache_config.enable_prefix_caching, config.cache_config.mamba_cache_mode = False, "none"
+    config.cache_config.mamba_block_size = 64
     one = worker_of(config)
     one.load_model()
     specs, available = one.get_kv_cache_spec(), one.determine_available_memory()
-    (made,) = compat.kv_cache_utils.get_kv_cache_configs(config, [specs], [available])
+    made = compat.kv_cache_config(config, specs, available)
     (group,) = made.kv_cache_groups
     assert len(group.layer_names) == layers
     if name == "Lfm2ForCausalLM":
@@ -187,13 +192,6 @@ def test_vllm_is_told_of_attention_alone_or_of_a_block_per_request(tmp_path: Pat
     else:
         assert (group.kv_cache_spec.block_size, made.num_blocks) == (64, 5)
         assert made.num_blocks == StepOptions.of(config).slots
-
-
-def test_prefix_caching_that_a_config_insists_on_is_refused(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "Lfm2ForCausalLM")
-    config.cache_config.enable_prefix_caching = True
-    with pytest.raises(UnsupportedError, match=r"does not cache the states(.|\n)*--no-enable-prefix-caching"):
-        worker_of(config).load_model()
 
 
 def lightning(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

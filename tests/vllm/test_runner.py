@@ -8,6 +8,8 @@ hash is also carried along in a state of one row per request, which must agree w
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,7 @@ class CheckingSteps:
     state_slots = False
     depth = 1
 
-    def __init__(self, config: Any, num_blocks: int) -> None:
+    def __init__(self, config: Any, sizes: Mapping[str, int]) -> None:
         options = StepOptions.of_engine(config, (), Target.parse("cpu"))
         self.feeds = options.feed
         self.last_tokens = np.full(options.max_requests, -7, np.int32)
@@ -87,8 +89,9 @@ class CheckingSteps:
         self.block_size = options.block_size
         self.buckets = make_plan(options.limits, Costs()).buckets
         self.inputs = StepInputs.of(options, step_passes(options))
-        self.cache = np.full(num_blocks * self.block_size, -1, np.int64)
-        self.states = np.full(options.slots, -1, np.int64)  # what an earlier request left
+        self.cache = np.full(sizes["num_blocks"] * self.block_size, -1, np.int64)
+        self.states = np.full(sizes["num_slots"], -1, np.int64)  # what an earlier request left
+        self.copied = 0
         self.used: list[Bucket] = []
         self.given: list[dict[str, np.ndarray]] = []
         CheckingSteps.last = self
@@ -101,14 +104,14 @@ class CheckingSteps:
         build: Any,
         states: Any,
         groups: Any,
-        num_blocks: int,
+        sizes: Any,
         progress: Any,
         placement: Any = None,
         bundle: Any = None,
         stages: Any = None,
     ) -> CheckingSteps:
         progress("nothing to compile")
-        return cls(config, num_blocks)
+        return cls(config, sizes)
 
     def select(self, tokens: int, requests: int) -> Bucket:
         return select(self.buckets, Bucket.of(tokens=tokens, requests=requests))
@@ -167,6 +170,10 @@ class CheckingSteps:
         self.fed += np.count_nonzero(inputs["fed"] >= 0)
         return np.where(inputs["fed"] >= 0, self.last_tokens[inputs["fed"]], inputs["input_ids"])
 
+    def copy_row(self, source: int, target: int) -> None:
+        self.states[target] = self.states[source]
+        self.copied += 1
+
     def slot_states(self) -> tuple[np.ndarray, ...]:
         return self.states.copy(), self.last_tokens.copy()
 
@@ -195,8 +202,14 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     started = []
 
     def start(**arguments: Any) -> LLM:
-        defaults = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 64, "seed": 0}
-        llm = LLM(str(folder), skip_tokenizer_init=True, load_format="dummy", **(defaults | arguments))
+        defaults = {
+            "model": str(folder),
+            "max_model_len": 256,
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 64,
+            "seed": 0,
+        }
+        llm = LLM(skip_tokenizer_init=True, load_format="dummy", **(defaults | arguments))
         started.append(llm)
         return llm
 
@@ -265,6 +278,59 @@ def test_a_request_keeps_its_state_however_it_is_scheduled(
         assert tokens(answers(llm, PROMPTS)) == RIGHT
     metrics = {metric.name: getattr(metric, "value", None) for metric in llm.get_metrics()}
     assert bool(metrics["vllm:num_preemptions"]) == ("num_gpu_blocks_override" in arguments)
+
+
+@pytest.fixture
+def hybrid(tmp_path: Path) -> Path:
+    """The config of a model with attention and a state per request."""
+    path = tmp_path / "hybrid"
+    path.mkdir()
+    config = {
+        "architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "vocab_size": VOCABULARY,
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64,
+        "max_position_embeddings": 256, "conv_L_cache": 3, "conv_dim": 64, "block_dim": 64, "torch_dtype": "float32",
+        "block_auto_adjust_ff_dim": False,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ahead", "arguments"),
+    [
+        pytest.param(True, {}, id="default"),
+        pytest.param(
+            False,
+            {"max_num_batched_tokens": 24, "max_num_seqs": 3, "prefix_cache_retention_interval": 16},
+            id="small chunks, all states kept",
+        ),
+        pytest.param(
+            True, {"num_gpu_blocks_override": 24, "max_num_batched_tokens": 24}, id="preemption and small chunks"
+        ),
+        pytest.param(False, {"num_gpu_blocks_override": 24}, id="preemption"),
+        pytest.param(
+            True, {"block_size": 32, "max_num_batched_tokens": 16, "max_num_seqs": 2}, id="chunks smaller than blocks"
+        ),
+    ],
+)
+def test_a_request_goes_on_from_the_state_of_a_prefix(
+    engine, hybrid, ahead, arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CheckingSteps, "state_slots", True)
+    llm = engine(model=str(hybrid), disable_log_stats=False, async_scheduling=ahead, **arguments)
+    for _ in range(2):
+        assert tokens(answers(llm, PROMPTS)) == RIGHT
+    (long,) = answers(llm, [PROMPTS[7]])
+    (longer,) = answers(llm, [PROMPTS[7] + RIGHT[7]], SamplingParams(max_tokens=4, temperature=0, ignore_eos=True))
+    assert (long.num_cached_tokens > 0) == ("num_gpu_blocks_override" not in arguments)
+    assert longer.num_cached_tokens == (128 if "prefix_cache_retention_interval" in arguments else 96)
+    assert tokens([longer]) == [expected(PROMPTS[7] + RIGHT[7], 4)]
+    metrics = {metric.name: getattr(metric, "value", None) for metric in llm.get_metrics()}
+    assert bool(metrics["vllm:num_preemptions"]) == ("num_gpu_blocks_override" in arguments)
+    assert metrics["vllm:prefix_cache_hits"] > 0
+    assert CheckingSteps.last.copied
+    assert llm.reset_prefix_cache()
+    assert not any(output.num_cached_tokens for output in answers(llm, PROMPTS[:2]))
 
 
 @both

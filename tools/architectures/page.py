@@ -22,8 +22,8 @@ MEANS = {
 }
 INTRODUCTION = """\
 Every key of vLLM's registry, and what became of it. **Served** was compared: a small model with random weights, in float32, through an engine, beside
-transformers; greedy tokens equal, log-probabilities of the answers and of the prompts within 1e-3 (the column has the largest difference); prompts of 1
-to 200 tokens, batched and alone, whole and in chunks of 64, from the prefix cache where the model allows one, preempted and resumed. **Captures** is what
+transformers; greedy tokens equal, log-probabilities of the answers and of the prompts within 1e-3 (a column has the largest difference); prompts of 1
+to 200 tokens, batched and alone, whole and in chunks of 64, from the prefix cache (a column: what was found), preempted and resumed. **Captures** is what
 `lower-model check` says of a small config.json. **Refused** is an error at the start, with the reason, before a weight is loaded. Where the small config.json
 itself does not suit vLLM's class, the row says so: nothing is known of published models then.
 
@@ -72,7 +72,7 @@ def _summary(record: Record) -> list[str]:
 
 
 def _table(record: Record, keys: Iterable[str]) -> list[str]:
-    lines = ["| architecture | kind | | difference | |", "|---|---|---|---:|---|"]
+    lines = ["| architecture | kind | | difference | from the prefix cache | |", "|---|---|---|---:|---:|---|"]
     rows = []
     for key in keys:
         outcome = record.outcomes.get(key) or record.examined.get(key)
@@ -87,9 +87,10 @@ def _row(key: str, outcome: Outcome) -> str:
     known = ARCHITECTURES.get(key)
     kind = kind_of(key) if known else ""
     difference = f"{outcome.difference:.0e}" if outcome.runs else ""
+    cached = next((run.note for run in outcome.runs if run.name == "cached"), "")
     said = "" if outcome.status == "captures" else outcome.reason
     told = "; ".join(one for one in (NOTES.get(key, said), known.note if known else "") if one)
-    return f"| {key} | {kind} | {MEANS[outcome.status]} | {difference} | {_cell(told)} |"
+    return f"| {key} | {kind} | {MEANS[outcome.status]} | {difference} | {cached} | {_cell(told)} |"
 
 
 def _cell(text: str) -> str:

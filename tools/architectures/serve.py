@@ -28,7 +28,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .catalog import ARCHITECTURES
+from .catalog import ARCHITECTURES, kind_of
 from .outcome import Outcome, Run
 from .reference import NEW_TOKENS, Answer, Reference
 from .small import Architecture
@@ -108,7 +108,9 @@ def eager_runs(folder: Path, answers: list[Answer]) -> list[Run]:
 def _engine(folder: Path) -> Iterator[LLM]:
     from vllm import LLM
 
-    llm = LLM(model=str(folder), **SIZES)  # type: ignore[arg-type]
+    # vLLM's default for models without attention is off
+    more = {"enable_prefix_caching": True} if kind_of(folder.name) == "state space" else {}
+    llm = LLM(model=str(folder), **SIZES, **more)  # type: ignore[arg-type]
     try:
         yield llm
     finally:

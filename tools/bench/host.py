@@ -140,8 +140,10 @@ def _engine(model: Path, dtype: Any, ahead: bool, device: Device) -> Iterator[An
 
     load = Programs.load
 
-    def idle(programs: Programs, *args: Any) -> dict[Any, tuple[Executable, ...]]:
-        return {bucket: tuple(_idle(one, device) for one in parts) for bucket, parts in load(programs, *args).items()}
+    def idle(programs: Programs, *args: Any) -> Any:
+        loaded = load(programs, *args)
+        steps = {bucket: tuple(_idle(one, device) for one in parts) for bucket, parts in loaded.steps.items()}
+        return loaded._replace(steps=steps)
 
     with patch.dict(os.environ, VLLM_ENABLE_V1_MULTIPROCESSING="0"), patch.object(Programs, "load", idle):
         from vllm import LLM

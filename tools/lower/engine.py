@@ -96,10 +96,8 @@ def lower_engine(
         times: dict[str, float] = {}
         plan = _planned(model, words, target, times)
         finished: list[Program] = []
-        console.say(
-            f"{len(plan.programs.buckets)} programs, {plan.programs.sizes['num_blocks']} KV blocks, for {target}"
-        )
-        with Say(len(plan.programs.buckets)) as say:
+        console.say(f"{plan.programs.count} programs, {plan.programs.sizes['num_blocks']} KV blocks, for {target}")
+        with Say(plan.programs.count) as say:
             try:
                 place = output or Path(temporary) / "bundle"
                 plan.programs.make(place, say, lambda one: finished.append(Program.of(one)), carry=True)

@@ -23,6 +23,7 @@ of the call that names the operand and the position:
   scale, sliding_window) -> (out, kv_cache)`: see latent_attention.cc for shapes.
 - `fxhlo_ragged_causal_conv1d`, `fxhlo_ragged_selective_scan`, `fxhlo_ragged_decayed_attention` and `fxhlo_ragged_gated_delta_rule`:
   operands and a step's requests with the state in slots, see recurrent.h and recurrent_conv.cc, recurrent_scan.cc, recurrent_attention.cc.
+- `fxhlo_copy_row(state [R, ...], source [], destination []) -> state`: of float32, bfloat16 or float16; a row of it to another, in place.
 - `fxhlo_varlen_attention(q, k, v, query_start_loc, sinks; scale, sliding_window, soft_cap, causal) -> out`: see
   varlen_attention.cc for shapes.
 """

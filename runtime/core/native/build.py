@@ -35,11 +35,12 @@ TARGETS: tuple[str, ...] = (
     "fxhlo_ragged_paged_attention", "fxhlo_ragged_paged_latent_attention", "fxhlo_varlen_attention", "fxhlo_process_logits", "fxhlo_sample",
     "fxhlo_logprobs",
     "fxhlo_ragged_causal_conv1d", "fxhlo_ragged_selective_scan", "fxhlo_ragged_decayed_attention", "fxhlo_ragged_gated_delta_rule",
+    "fxhlo_copy_row",
 )  # fmt: skip
 SOURCES = (
     "attention.cc", "latent_attention.cc", "varlen_attention.cc", "sample.cc", "moe.cc", "panels.cc", "linear.cc", "logprobs.cc",
     "process_logits.cc",
-    "recurrent_attention.cc", "recurrent_scan.cc", "recurrent_conv.cc", "activation.cc", "norm.cc",
+    "recurrent_attention.cc", "recurrent_scan.cc", "recurrent_conv.cc", "activation.cc", "norm.cc", "copy_row.cc",
 )  # fmt: skip
 """In order of compile time, longest first."""
 HEADERS = (

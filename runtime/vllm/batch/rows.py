@@ -18,6 +18,7 @@ from .block_tables import BlockTables
 from .pooling import Pooling
 from .request import Request
 from .sampling import Sampling
+from .state_rows import StateRows
 from .state_slots import StateSlots
 
 FILLS = ("input_ids", "positions", "logit_rows", "seq_lens", "query_start_loc", "state_slots", "fed", "last_rows")
@@ -43,7 +44,8 @@ UNKNOWN = -1
 
 class Batch:
     """Rows for `capacity` requests of up to `max_model_len` tokens; block_sizes: tokens a block, for each cache group.
-    parameters: keeps what is asked for in each row. state_slots: whether the model keeps a state per request."""
+    parameters: keeps what is asked for in each row. state_slots: whether the model keeps a state per request. state_group: the cache group
+    whose blocks are the rows of these states, where those of prefixes are cached; None: a request has one row."""
 
     def __init__(
         self,
@@ -52,14 +54,22 @@ class Batch:
         block_sizes: Sequence[int],
         parameters: Sampling | Pooling,
         state_slots: bool = False,
+        state_group: int | None = None,
     ) -> None:
         self.parameters = parameters
         # one extra column: a request's last token is stored although it is never computed
         self.tokens = np.zeros((capacity, max_model_len + 1), np.int32)
+        paged = [size for index, size in enumerate(block_sizes) if index != state_group]
         self.groups = tuple(
-            BlockTables(capacity, -(-max_model_len // size), size, index) for index, size in enumerate(block_sizes)
+            BlockTables(capacity, -(-max_model_len // size), size, index) for index, size in enumerate(paged)
         )
-        self.slots = StateSlots(capacity if state_slots else 0)
+        self.state_rows = None if state_group is None else StateRows(capacity, max_model_len, block_sizes[state_group])
+        tables: list[BlockTables | StateRows] = [*self.groups]
+        if state_group is not None and self.state_rows is not None:
+            tables.insert(state_group, self.state_rows)
+        self._tables = tables
+        """One for each of vLLM's cache groups."""
+        self.slots = StateSlots(capacity if state_slots and state_group is None else 0)
         self.slot = np.zeros(capacity, np.int32)
         self.computed = np.zeros(capacity, np.int32)
         self.lengths = np.zeros(capacity, np.int32)
@@ -100,8 +110,8 @@ class Batch:
         split = len(request.prompt)
         self.tokens[row, :split] = request.prompt
         self.tokens[row, split : request.length] = request.output
-        for group, blocks in zip(self.groups, request.blocks, strict=True):
-            group.place(row, blocks)
+        for table, blocks in zip(self._tables, request.blocks, strict=True):
+            table.place(row, blocks)
         self.computed[row] = request.computed
         self.lengths[row] = self.known[row] = request.length
         self.slot[row] = self.slots.of(request.id, request.computed)
@@ -123,9 +133,13 @@ class Batch:
         request.computed = self.computed[row] = computed
         if new_blocks is None:
             return
-        for group, blocks, more in zip(self.groups, request.blocks, new_blocks, strict=True):
-            group.place(row, more, first=len(blocks))
+        for table, blocks, more in zip(self._tables, request.blocks, new_blocks, strict=True):
+            table.place(row, more, first=len(blocks))
             blocks.extend(more)
+
+    def state_moves(self, rows: np.ndarray, counts: np.ndarray) -> list[tuple[int, int]]:
+        """(from, to): the rows of the states that are copied before a step. rows, counts: as for `inputs`."""
+        return [] if self.state_rows is None else self.state_rows.moves(rows, self.computed[rows], counts)
 
     def reserve(self, rows: np.ndarray, counts: np.ndarray) -> Reserved:
         """Counts a step's tokens as computed, and gives each request that samples in it a place for its token.
@@ -174,18 +188,19 @@ class Batch:
         row = rows[which]
         starts = np.full(frame.sizes["requests"] + 1, total, np.int32)
         starts[0], starts[1 : real + 1] = 0, ends
+        lengths = self.computed[rows] + counts
         inputs = frame.filled(
             {
                 "input_ids": self.tokens[row, position],
                 "positions": position,
                 "logit_rows": ends - 1,
-                "seq_lens": self.computed[rows] + counts,
+                "seq_lens": lengths,
                 "query_start_loc": starts,
-                "state_slots": self.slot[rows],
+                "state_slots": self.slot[rows] if self.state_rows is None else self.state_rows.after(rows, lengths),
             }
         )
         if "fed" in frame.shapes:
-            samples = self.computed[rows] + counts >= self.lengths[rows]
+            samples = lengths >= self.lengths[rows]
             inputs["fed"] = frame.padded("fed", np.where(position < self.known[row], -1, row))
             inputs["last_rows"] = frame.padded("last_rows", np.where(samples, rows, -1))
         for group in self.groups:

@@ -35,16 +35,20 @@ from vllm.v1.attention.backend import (
     MultipleOf,
 )
 from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
+from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.core.single_type_kv_cache_manager import MambaManager
 from vllm.v1.kv_cache_interface import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
     KVCacheConfig,
     KVCacheGroupSpec,
     KVCacheSpec,
+    MambaSpec,
     MLAAttentionSpec,
     SlidingWindowSpec,
 )
+from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 from vllm.v1.outputs import (
     EMPTY_MODEL_RUNNER_OUTPUT,
     AsyncModelRunnerOutput,
@@ -86,6 +90,7 @@ __all__ = [
     "AttentionLayerBase",
     "AttentionMetadataBuilder",
     "AttentionType",
+    "BlockPool",
     "ChunkedLocalAttentionSpec",
     "CompilationTimes",
     "DeepseekScalingRotaryEmbedding",
@@ -97,6 +102,7 @@ __all__ = [
     "KVCacheConfig",
     "KVCacheGroupSpec",
     "KVCacheSpec",
+    "KVCacheSpecRegistry",
     "LateInteractionRunner",
     "LinearScalingRotaryEmbedding",
     "LogitsProcessor",
@@ -107,6 +113,8 @@ __all__ = [
     "MLAAttentionSpec",
     "MLAPrefillBackend",
     "MambaBase",
+    "MambaManager",
+    "MambaSpec",
     "ModelRunnerOutput",
     "MultipleOf",
     "ParallelLMHead",

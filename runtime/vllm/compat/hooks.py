@@ -55,6 +55,18 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "vllm.v1.core.kv_cache_utils:_pool_bytes_per_block": ("vllm_config",),
     "vllm.v1.core.kv_cache_utils:_max_memory_usage_bytes_from_groups": ("vllm_config", "kv_cache_groups"),
     "vllm.v1.kv_cache_interface:MLAAttentionSpec": ("block_size", "num_kv_heads", "head_size", "dtype"),
+    "vllm.v1.kv_cache_interface:MambaSpec": ("shapes", "dtypes", "mamba_cache_mode"),
+    "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry.register": ("kvcache_spec_cls", "manager_class", "uniform_type_base_spec"),
+    "vllm.platforms.interface:Platform.register_custom_kv_cache_specs": ("vllm_config",),
+    "vllm.v1.core.block_pool:BlockPool.__init__": ("num_gpu_blocks", "enable_caching", "hash_block_size"),
+    "vllm.v1.core.block_pool:BlockPool.get_num_free_blocks": (),
+    "vllm.v1.core.block_pool:BlockPool.is_block_writable": ("block",),
+    "vllm.v1.core.single_type_kv_cache_manager:MambaManager.__init__": ("kv_cache_spec", "block_pool"),
+    "vllm.v1.core.single_type_kv_cache_manager:MambaManager.get_num_blocks_to_allocate": (
+        "request_id", "num_tokens", "new_computed_blocks", "total_computed_tokens", "num_local_computed_tokens", "num_tokens_main_model",
+        "apply_admission_cap", "prefill_end",
+    ),
+    "vllm.v1.core.single_type_kv_cache_manager:MambaManager.allocate_new_blocks": ("request_id", "num_tokens", "num_tokens_main_model"),
     "vllm.v1.core.sched.output:SchedulerOutput": (
         "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
         "scheduled_spec_decode_tokens", "finished_req_ids", "preempted_req_ids", "kv_cache_block_copies",

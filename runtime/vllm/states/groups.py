@@ -19,35 +19,50 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
 
 
-def specs_for_vllm(states: Sequence[StateSpec]) -> dict[str, KVCacheSpec]:
+def specs_for_vllm(states: Sequence[StateSpec], *, one_length: bool = False) -> dict[str, KVCacheSpec]:
     """What vLLM's cache manager is told of each layer that has blocks.
 
     A layer of a window keeps only that, where its blocks can be as large as those of the other layers: no padding. Otherwise all
-    layers keep every token.
+    layers keep every token. one_length: blocks of all layers are of the same number of tokens.
     """
     windowed = [state for state in states if isinstance(state, PagedKV) and (state.window or state.chunk)]
-    if windowed and not _same_size(states):
+    if windowed and not _same_size(states, one_length):
         states = [state.whole() if isinstance(state, PagedKV) else state for state in states]
     specs = {state.layer: state.for_vllm() for state in states}
     return {layer: spec for layer, spec in specs.items() if spec is not None}
 
 
-def _same_size(states: Sequence[StateSpec]) -> bool:
-    """Whether the blocks of all layers can be of one number of bytes, by more tokens in the smaller ones."""
+def _same_size(states: Sequence[StateSpec], one_length: bool) -> bool:
+    """Whether the blocks of all layers can be of one number of bytes, by more tokens in the smaller ones unless they are of `one_length`."""
     specs = [spec for state in states if (spec := state.for_vllm()) is not None]
     largest = max(spec.page_size_bytes for spec in specs)
     return all(isinstance(state, PagedKV) for state in states if state.rows == "blocks") and all(
-        largest % spec.page_size_bytes == 0 for spec in specs
+        spec.page_size_bytes == largest if one_length else largest % spec.page_size_bytes == 0 for spec in specs
     )
 
 
 def groups_of(groups: Sequence[KVCacheGroupSpec], max_model_len: int) -> tuple[CacheGroup, ...]:
-    """vLLM's groups, with the length of a request's block table in each."""
+    """vLLM's groups of KV blocks, with the length of a request's block table in each."""
+    states = state_group_of(groups)
     return tuple(
         CacheGroup(tuple(group.layer_names), size, -(-max_model_len // size))
-        for group in groups
+        for index, group in enumerate(groups)
+        if index != states
         for size in [group.kv_cache_spec.block_size]
     )
+
+
+def state_group_of(groups: Sequence[KVCacheGroupSpec]) -> int | None:
+    """Which of vLLM's groups has rows of states for blocks; None where no prefix's states are cached."""
+    from .. import compat
+
+    specs = [group.kv_cache_spec for group in groups]
+    found = [
+        index
+        for index, spec in enumerate(specs)
+        if isinstance(spec, compat.MambaSpec) and spec.mamba_cache_mode == "align"
+    ]
+    return found[0] if found else None
 
 
 def placed(states: Sequence[StateSpec], groups: Sequence[CacheGroup]) -> tuple[StateSpec, ...]:

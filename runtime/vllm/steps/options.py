@@ -37,6 +37,8 @@ class StepOptions:
     groups: tuple[CacheGroup, ...] = ()
     state_dtypes: tuple[tuple[str, str], ...] = ()
     """Of the states that have a row per request, by name."""
+    cached_states: bool = False
+    """Whether the states of prefixes are cached: more rows than requests, and a program that copies one."""
     pooling: bool = False
     feed: bool = False
     """Whether a step takes the tokens of the one before from the device (asynchronous scheduling)."""
@@ -58,7 +60,7 @@ class StepOptions:
 
     @property
     def slots(self) -> int:
-        """Rows of a state that has one per request: one for each, and row 0 for none."""
+        """The fewest rows of a state that has one per request: one for each, and row 0 for none."""
         return self.max_requests + 1
 
     @property
@@ -83,7 +85,8 @@ class StepOptions:
             logprobs=_logprobs(config.model_config),
             logprobs_mode=config.model_config.logprobs_mode,
             groups=groups if len(groups) > 1 else (),
-            state_dtypes=slot_dtypes(config),
+            state_dtypes=(dtypes := slot_dtypes(config)),
+            cached_states=bool(dtypes) and config.cache_config.mamba_cache_mode == "align",
             pooling=config.model_config.runner_type == "pooling",
             limits=limits_of(config),
         )

@@ -6,12 +6,12 @@ the same engine captures and compiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ....passes.hlo.plan import ONE_DEVICE, Plan
 from ...core.bundle import Bundle
@@ -39,6 +39,15 @@ if TYPE_CHECKING:
     from ....passes.program import Program
 
 COMPILE_THREADS = 2
+ROW_COPY = "row_copy"
+"""The program that copies a row of the states."""
+
+
+class Loaded(NamedTuple):
+    """steps: for each bucket the program's stages. row_copy: the program that copies a row of the states, where those of prefixes are cached."""
+
+    steps: dict[Bucket, tuple[Executable, ...]]
+    row_copy: Executable | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Programs:
         model: torch.nn.Module,
         build: Callable[[], torch.nn.Module],
         groups: tuple[CacheGroup, ...],
-        num_blocks: int,
+        sizes: Mapping[str, int],
         target: Target,
         plan: Plan = ONE_DEVICE,
         bundle: EngineBundle | None = None,
@@ -77,7 +86,7 @@ class Programs:
     ) -> Programs:
         """The closed set of an engine's programs: a bundle's own, or the plan's. Raises FxhloError where a step would have none.
 
-        groups: vLLM's, of the model's layers; num_blocks: of each KV cache.
+        groups: vLLM's, of the model's layers; sizes: of the symbols that all programs share.
         """
         options = StepOptions.of_engine(config, groups, target)
         if bundle is None:
@@ -86,10 +95,10 @@ class Programs:
             bundle.check({"options": of_options(options)}, whole=False)
             buckets = bundle.buckets
             prove(buckets, options.limits)
-        sizes = {"num_blocks": plan.blocks(num_blocks), "num_slots": options.slots}
+        sizes = {**sizes, "num_blocks": plan.blocks(sizes["num_blocks"])}
         return cls(config, model, build, options, buckets, sizes, target, plan, bundle, stages)
 
-    def load(self, progress: Saying, kept: Cache | None = None) -> dict[Bucket, tuple[Executable, ...]]:
+    def load(self, progress: Saying, kept: Cache | None = None) -> Loaded:
         """Loads the programs, stage by stage, from the bundle, or the cache; makes them first where they are missing there. Raises
         BundleError.
 
@@ -98,7 +107,7 @@ class Programs:
         if self.bundle is not None:
             self.bundle.check(self.key())
             found = self._each(self.bundle.executables)
-            progress(f"{len(found)} programs loaded from {self.bundle.bundle.path}")
+            progress(f"{len(found.steps)} programs loaded from {self.bundle.bundle.path}")
             return found
         key, kept = self.key(), kept or Cache()
         try:
@@ -106,20 +115,31 @@ class Programs:
         except BundleError:  # damage that only reading a program shows
             kept.discard(key)
             found = self._load(kept, key, progress)
-        progress(f"{len(found)} programs loaded")
+        progress(f"{len(found.steps)} programs loaded")
         return found
 
-    def _each(self, load: Callable[[Sequence[str]], list[Executable]]) -> dict[Bucket, tuple[Executable, ...]]:
+    def _each(self, load: Callable[[Sequence[str]], list[Executable]]) -> Loaded:
         count, names = self.stages.count, [name for bucket in self.buckets for name in self.names(bucket)]
-        found = load(names)
-        return {bucket: tuple(found[at * count : (at + 1) * count]) for at, bucket in enumerate(self.buckets)}
+        found = load([*names, *self._others])
+        steps = {bucket: tuple(found[at * count : (at + 1) * count]) for at, bucket in enumerate(self.buckets)}
+        return Loaded(steps, found[-1] if self._others else None)
+
+    @property
+    def _others(self) -> tuple[str, ...]:
+        """The programs besides those of the buckets: the one that copies a row of the states, where those of prefixes are cached."""
+        return (ROW_COPY,) if self.options.cached_states else ()
+
+    @property
+    def count(self) -> int:
+        """How many programs there are, each stage counted."""
+        return len(self.buckets) * self.stages.count + len(self._others)
 
     def names(self, bucket: Bucket) -> list[str]:
         """The names of a program's stages; its own, where it is not cut."""
         count = self.stages.count
         return [f"{bucket},stage={stage}" for stage in range(count)] if count > 1 else [str(bucket)]
 
-    def _load(self, kept: Cache, key: dict[str, object], progress: Saying) -> dict[Bucket, tuple[Executable, ...]]:
+    def _load(self, kept: Cache, key: dict[str, object], progress: Saying) -> Loaded:
         path = kept.get(key)
         if path is None:
             path = kept.put(key, lambda directory: self.make(directory, progress))
@@ -142,7 +162,6 @@ class Programs:
         from ....lowering.bundling import save_compiled
         from ....lowering.emit.coverage import check
         from ....passes.pipeline import run
-        from ....passes.stages import cut
         from ...core import native
         from .capture import capture_step
 
@@ -151,13 +170,8 @@ class Programs:
         progress("running the passes")
         program = run(step_passes(self.options), captured)
         check(program)
-        progress(f"emitting and compiling {len(self.buckets)} programs")
-        parts = cut(program, self.stages.layers, self.stages.count)
-        modules: Iterable[tuple[str, HloModule]] = (
-            (name, self._emitted(part, bucket, plan))
-            for bucket in self.buckets
-            for name, part, plan in zip(self.names(bucket), parts, self.stages.plans(self.plan), strict=True)
-        )
+        progress(f"emitting and compiling {self.count} programs")
+        modules: Iterable[tuple[str, HloModule]] = self._modules(program)
         if self.target.family == "cpu" and not native.ready():
             if self.plan.mesh.devices == 1:
                 modules = list(modules)  # emit all first: legalization waits for the native kernels' build
@@ -167,7 +181,7 @@ class Programs:
         done = count(1)
 
         def say(one: Finished) -> None:
-            progress(f"compiled {one.name}", done=next(done), of=len(self.buckets) * self.stages.count)
+            progress(f"compiled {one.name}", done=next(done), of=self.count)
             if watch is not None:
                 watch(one)
 
@@ -177,12 +191,27 @@ class Programs:
                 directory, modules, pool, say, {NOTE: self.key()}, library and (lambda: library().read_bytes())
             )
 
-    def _emitted(self, program: Program, bucket: Bucket, plan: Plan) -> HloModule:
-        """The program's module for a bucket; partitioned, where the plan has several devices."""
+    def _modules(self, program: Program) -> Iterator[tuple[str, HloModule]]:
+        """Each program's name and module."""
+        from ....passes.stages import cut
+        from .row_copy import row_copy
+
+        parts, emitted = cut(program, self.stages.layers, self.stages.count), None
+        for bucket in self.buckets:
+            for name, part, plan in zip(self.names(bucket), parts, self.stages.plans(self.plan), strict=True):
+                emitted = self._emitted(part, dict(bucket.sizes), plan)
+                yield name, emitted
+        if self.options.cached_states and emitted is not None:
+            slots = dict(self.options.state_dtypes)
+            copied = row_copy([one for one in emitted.signature.states if one.name in slots])
+            yield ROW_COPY, self._emitted(copied, {}, self.plan)
+
+    def _emitted(self, program: Program, sizes: Mapping[str, int], plan: Plan) -> HloModule:
+        """The program's module for the sizes of a bucket; partitioned, where the plan has several devices."""
         from ....lowering.emit.emit import emit
 
         several = plan.mesh.devices > 1
-        sizes = of_program(program, {**self.sizes, **dict(bucket.sizes)})
+        sizes = of_program(program, {**self.sizes, **sizes})
         # on a mesh another kernel, or none, may serve a device's part
         module = replace(emit(program, sizes, references=several), target=str(self.target))
         if not several:

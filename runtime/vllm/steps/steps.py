@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from ...core.pjrt import Buffer
+    from ...core.signature import Argument
 
 
 def prepare(
@@ -46,7 +47,7 @@ def prepare(
     build: Callable[[], torch.nn.Module],
     states: Sequence[StateSpec],
     groups: tuple[CacheGroup, ...],
-    num_blocks: int,
+    sizes: Mapping[str, int],
     progress: Progress,
     placement: Placement,
     bundle: EngineBundle | None = None,
@@ -54,11 +55,11 @@ def prepare(
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
-    model: with its weights; build: builds it again without weights. states: of its layers. num_blocks: of each KV cache.
+    model: with its weights; build: builds it again without weights. states: of its layers. sizes: of the symbols in their shapes.
     placement: on the device, or the mesh, that the programs are made for; of a pipeline, the first stage's. bundle: which has them;
     None: the cache.
     """
-    made = Programs.of(config, model, build, groups, num_blocks, placement.target, placement.plan, bundle, stages)
+    made = Programs.of(config, model, build, groups, sizes, placement.target, placement.plan, bundle, stages)
     options, sizes = made.options, made.sizes
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
     on_host = placement.device.is_host
@@ -66,7 +67,8 @@ def prepare(
     with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
         early = on_host and stages.count == 1
         allocated = beside.submit(placement.states, states, sizes) if early else None
-        executables = made.load(progress, kept)
+        loaded = made.load(progress, kept)
+    executables = loaded.steps
     inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes, placement.plan)
     places = [placement, *(Placement(placement.target, plan) for plan in stages.plans(placement.plan)[1:])]
     if not on_host:
@@ -87,7 +89,8 @@ def prepare(
         by_name = dict(zip(specs, allocated.result(), strict=True))
         buffers = [by_name[spec.name] for spec in ordered[0]]
     rows = [spec.rows for mine in ordered for spec in mine]
-    steps = Steps(programs, inputs, buffers, rows, kept, depth=stages.count)
+    row_copy = None if loaded.row_copy is None else RowCopy(loaded.row_copy, placement, first[0].states)
+    steps = Steps(programs, inputs, buffers, rows, kept, depth=stages.count, row_copy=row_copy)
     seal.close("the engine is ready")
     return steps
 
@@ -115,9 +118,29 @@ def _program(
     return Pipeline([Stage(part, inputs, bucket, place) for part, place in zip(parts, places, strict=True)])
 
 
+class RowCopy:
+    """The program that copies one row of the states that have one per request. states: of a step's programs, in order."""
+
+    def __init__(self, executable: Executable, placement: Placement, states: Sequence[Argument]) -> None:
+        self._execute = executable.bind({}).execute
+        self._put = placement.device.put
+        names = [state.name for state in states]
+        self._places = tuple(names.index(state.name) for state in executable.signature.states)
+
+    def __call__(self, states: Sequence[Buffer], source: int, target: int) -> list[Buffer]:
+        """The states with row `source` in row `target` as well; consumes those that it copies in."""
+        rows = [self._put(np.array(row, np.int32)) for row in (source, target)]
+        copied = self._execute([*rows, *(states[place] for place in self._places)])
+        after = list(states)
+        for place, state in zip(self._places, copied, strict=True):
+            after[place] = state
+        return after
+
+
 class Steps:
     """All programs of one engine, and its states. inputs: of a step. rows: for each state, who assigns its rows. kept: the cache that has
-    the programs, which stay there as long as this engine runs. depth: stages of a pipeline, as many steps as may run at the same time."""
+    the programs, which stay there as long as this engine runs. depth: stages of a pipeline, as many steps as may run at the same time.
+    row_copy: where the states of prefixes are cached."""
 
     def __init__(
         self,
@@ -127,8 +150,10 @@ class Steps:
         rows: Sequence[Rows],
         kept: Cache | None = None,
         depth: int = 1,
+        row_copy: RowCopy | None = None,
     ) -> None:
         self.inputs = inputs
+        self._row_copy = row_copy
         self.state_slots = "slots" in rows
         """Whether the model keeps a state per request."""
         self.feeds = "fed" in inputs.table
@@ -153,6 +178,11 @@ class Steps:
         """Starts a step. inputs: of the bucket's shapes; omitted wide ones are neutral."""
         pending, self._states = self.programs[bucket].start(inputs, self._states)
         return pending
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copies a row of the states that have one per request, before the next step."""
+        assert self._row_copy is not None, "prefixes' states are cached"
+        self._states = self._row_copy(self._states, source, target)
 
     def slot_states(self) -> tuple[np.ndarray, ...]:
         """The states that have a row per request, in order, as they are now: for `again` after a step."""
