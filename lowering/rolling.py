@@ -122,6 +122,11 @@ def _chain(calls: Sequence[ir.Operation], signature: Signature) -> _Chain | None
             if found is None:
                 return None
             updates[found] = result
+    for position, numbers in stacked.items():
+        arguments = [signature.arguments[number] for number in numbers]
+        written_elsewhere = position not in updates and any(one.alias is not None for one in arguments)
+        if written_elsewhere or any(one.kind == "input" for one in arguments):  # a caller's arguments stay as they are
+            return None
     return _Chain(calls, carried, stacked, updates)
 
 

@@ -463,6 +463,27 @@ def get(buffer: Buffer) -> np.ndarray:
         raise _refused(problem, (buffer,)) from problem
 
 
+@dataclass(frozen=True)
+class HostCopy:
+    """A buffer's values in the host's memory, a part for each device of this process, wherever the others lie."""
+
+    shape: tuple[int, ...]
+    sharding: Any
+    parts: tuple[tuple[Any, np.ndarray], ...]
+    """(device, the values that it has)."""
+
+    @classmethod
+    def of(cls, buffer: Buffer) -> HostCopy:
+        """Waits for the values; the buffer may be donated afterwards."""
+        parts = tuple((one.device, np.array(one.data)) for one in buffer.addressable_shards)
+        return cls(buffer.shape, buffer.sharding, parts)
+
+    def placed(self) -> Buffer:
+        """A buffer of these values, which lies as the first one did."""
+        parts = [jax.device_put(values, device, may_alias=False) for device, values in self.parts]
+        return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
+
+
 def versions() -> dict[str, str]:
     """Versions that a bundle records about its writer."""
     from . import stablehlo

@@ -71,11 +71,15 @@ class Stream(TorchDispatchMode):
         """The most of them at a time."""
 
     def watch(self, model: nn.Module) -> None:
-        """Begins with the parameters that `model` has now, before they are loaded."""
+        """Begins with the parameters that `model` has now, before they are loaded. One of which a buffer is a view stays here until `finish`."""
+        seen = {storage_of(buffer) for buffer in model.buffers()}
         for name, parameter in model.named_parameters():
             storage = parameter.untyped_storage()
             alone = (
-                parameter.is_contiguous() and not parameter.storage_offset() and storage.nbytes() == parameter.nbytes
+                parameter.is_contiguous()
+                and not parameter.storage_offset()
+                and storage.nbytes() == parameter.nbytes
+                and storage_of(parameter) not in seen
             )
             if alone and parameter.nbytes and storage.resizable():
                 self._weights.setdefault(storage_of(parameter), _Weight(name, parameter.detach()))

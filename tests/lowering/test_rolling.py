@@ -89,3 +89,24 @@ def test_only_layers_of_one_kind_are_rolled() -> None:
 def test_a_model_without_repeated_layers_stays() -> None:
     module = lowered(nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
     assert rolled(module).module is module
+
+
+@pytest.mark.parametrize("outside", ["state", "input"])
+def test_layers_whose_state_or_input_is_not_theirs_alone_stay(outside: str) -> None:
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Layer(8, 0.1, False) for _ in range(3))
+
+        def forward(self, x: torch.Tensor, one: torch.Tensor, two: torch.Tensor, three: torch.Tensor) -> torch.Tensor:
+            first = x
+            for layer, scale in zip(self.layers, (one, two, three), strict=True):
+                x = layer(x, scale if outside == "input" else one)
+            if outside == "state":
+                for layer in self.layers:
+                    layer.seen.copy_(first.mean(0))
+            return x
+
+    module = fxhlo.lower(Apart().eval(), (torch.randn(3, 8), *(torch.randn(16) for _ in range(3))))
+    assert module.text.count("call @Layer") == 3
+    assert rolled(module).stacked == {}

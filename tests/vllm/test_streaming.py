@@ -34,6 +34,10 @@ LATENT = {
     "first_k_dense_replace": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 EXPERTS = {**SIZES, "num_local_experts": 4}
+MAMBA = {
+    "vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2, "conv_kernel": 4, "n_groups": 1,
+    "num_heads": 4, "head_dim": 16, "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def model_of(kind: str, folder: Path) -> Path:
@@ -42,6 +46,8 @@ def model_of(kind: str, folder: Path) -> Path:
         written("MixtralConfig", EXPERTS, folder)
     elif kind == "made of others":  # vLLM makes the absorbed matrices of kv_b_proj after loading, and drops it
         written("DeepseekV2Config", LATENT, folder, n_routed_experts=0)
+    elif kind == "seen by a buffer":  # vLLM's Mamba 2 takes the convolution's weight by a view of it
+        written("Mamba2Config", MAMBA, folder)
     elif kind == "tied":
         checkpoint(folder, "Qwen2ForCausalLM", tie_word_embeddings=True)
     elif kind == "stored beside tied":  # vLLM compares the two after loading
@@ -71,11 +77,16 @@ def streamed(config: Any, placement: Placement) -> tuple[nn.Module, dict[str, pj
     return model, stream.finish(model), stream
 
 
-@pytest.mark.parametrize("kind", ["fused", "transposed", "tied", "stored beside tied", "experts", "made of others"])
+@pytest.mark.parametrize(
+    "kind", ["fused", "transposed", "tied", "stored beside tied", "experts", "made of others", "seen by a buffer"]
+)
 def test_each_kind_of_parameter_is_what_the_host_has(kind: str, tmp_path: Path, far: Placement) -> None:
     config = config_of(model_of(kind, tmp_path))
-    expected = {name: as_numpy(value).copy() for name, value in build_model(config, weights=True).named_parameters()}
+    on_host = build_model(config, weights=True)
+    expected = {name: as_numpy(value).copy() for name, value in on_host.named_parameters()}
     model, placed, stream = streamed(config, far)
+    for (name, buffer), one in zip(model.named_buffers(), on_host.buffers(), strict=True):
+        assert torch.equal(buffer, one), name
     assert placed.keys() == expected.keys() == dict(model.named_parameters()).keys()
     for name, buffer in placed.items():
         assert np.array_equal(np.asarray(buffer), expected[name]), name

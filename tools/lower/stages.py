@@ -90,12 +90,14 @@ def emit_one(program: Program, sizes: Mapping[str, int], request: Request, repor
     with console.stage("hlo", report.stages) as came_out:
         try:
             module = replace(emit(program, sizes, flat=request.flat), target=str(request.target))
-            module = rolled(module).module if request.loop else module
+            loop = rolled(module) if request.loop else None
+            module = module if loop is None else loop.module
         except GuardError as problem:
             raise UsageError(
                 f"--bucket {label(sizes)}: {problem.message}", where=problem.where, next_step=_ranges(program)
             ) from problem
-        came_out(label(module.bindings))
+        without = "" if loop is None or loop.stacked else ", without a loop: no layers that follow each other are alike"
+        came_out(label(module.bindings) + without)
     facts = {"bindings": dict(module.bindings), "signature": module.signature.to_json()}
     report.modules.append({**facts, "portable_bytes": len(module.bytecode)})
     return Made(module, report.modules[-1])

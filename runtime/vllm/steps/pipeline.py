@@ -35,11 +35,6 @@ class Pipeline:
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
-        self._owner = [stage for stage in stages for _ in range(stage.states)]
-
-    def put_state(self, number: int, values: np.ndarray) -> Buffer:
-        """Places a value of the state with this number."""
-        return self._owner[number].put(values)
 
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
         """Starts a step, which consumes the states. Returns its results and the states' new values."""

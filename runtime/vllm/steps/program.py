@@ -41,10 +41,6 @@ class StepProgram:
         """The results that a step is awaited for: their names and numbers. names: of all results, in order."""
         return [(name, names.index(name)) for name in (*RESULTS, HIDDEN) if name in names]
 
-    def put_state(self, number: int, values: np.ndarray) -> Buffer:
-        """Places a value of the state with this number."""
-        return self.put(values)
-
     def start(self, inputs: Mapping[str, np.ndarray], states: Sequence[Buffer]) -> tuple[PendingStep, list[Buffer]]:
         """Starts a step, which consumes the states. Returns its results and the states' new values."""
         remaining = iter(states)

@@ -17,6 +17,7 @@ from ....passes.hlo.plan import Plan
 from ...core import seal
 from ...core.cache import Cache
 from ...core.executable import Executable
+from ...core.pjrt import HostCopy
 from .. import memory
 from ..pending import PendingStep
 from ..placement import Placement
@@ -184,13 +185,13 @@ class Steps:
         assert self._row_copy is not None, "prefixes' states are cached"
         self._states = self._row_copy(self._states, source, target)
 
-    def slot_states(self) -> tuple[np.ndarray, ...]:
+    def slot_states(self) -> tuple[HostCopy, ...]:
         """The states that have a row per request, in order, as they are now: for `again` after a step."""
         return tuple(
-            np.asarray(state) for state, in_slots in zip(self._states, self._in_slots, strict=True) if in_slots
+            HostCopy.of(state) for state, in_slots in zip(self._states, self._in_slots, strict=True) if in_slots
         )
 
-    def again(self, bucket: Bucket, inputs: Mapping[str, np.ndarray], before: Sequence[np.ndarray]) -> PendingStep:
+    def again(self, bucket: Bucket, inputs: Mapping[str, np.ndarray], before: Sequence[HostCopy]) -> PendingStep:
         """Starts the last step once more. before: `slot_states` before it.
 
         A step moves these states on, so this one begins with copies of the earlier ones, and what it makes of them is dropped; caches
@@ -198,8 +199,8 @@ class Steps:
         """
         program, remaining = self.programs[bucket], iter(before)
         earlier = [
-            program.put_state(number, next(remaining)) if in_slots else state
-            for number, (state, in_slots) in enumerate(zip(self._states, self._in_slots, strict=True))
+            next(remaining).placed() if in_slots else state
+            for state, in_slots in zip(self._states, self._in_slots, strict=True)
         ]
         pending, after = program.start(inputs, earlier)
         self._states = [
