@@ -1,4 +1,4 @@
-"""What a user reads who plans an engine's programs, or takes a profile of it."""
+"""What a user reads who plans an engine's programs, takes a profile of it, or starts it on several hosts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import HashStore
+
 from fxhlo.runtime.core.errors import FxhloError
+from fxhlo.runtime.vllm.hosts import HostError, Hosts
 from fxhlo.runtime.vllm.profiling.trace import ProfileError, TraceFile
 from fxhlo.runtime.vllm.steps.kinds import Bucket, Limits
 from fxhlo.runtime.vllm.steps.planning.costs import Costs
@@ -21,6 +24,12 @@ LIMITS = Limits(256, 16, 512)
 def written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def differing_hosts(_: Path) -> None:
+    store = HashStore()
+    Hosts(0, 2, "10.0.0.1", store).compare({"requests": 4})
+    Hosts(1, 2, "10.0.0.1", store).compare({"requests": 8})
 
 
 CASES: dict[str, tuple[type[FxhloError], Callable[[Path], Any], str]] = {
@@ -56,5 +65,12 @@ the scheduler can ask for a step of tokens=17,requests=9, and no program holds i
 a profile cannot be written: Not a directory
   at: TMP/file/below
   next: name another folder, one that this user may write and whose disk has room""",
+    ),
+    "a host that is not like the first one": (
+        HostError,
+        differing_hosts,
+        """\
+host 1 differs from the first one: requests is 4 in the first host's engine and 8 here
+  next: give every host the same command, but for --node-rank and --headless, the same model and the same versions""",
     ),
 }

@@ -212,7 +212,8 @@ def outside(call: Call) -> Iterator[tuple[str, Call]]:
 FINE = {
     ("fxhlo_sample", "logits: short 1"),  # another vocabulary
     ("fxhlo_sample", "logits: long 1"),
-    ("fxhlo_moe", "w13_bias: empty 0"),  # absent
+    ("fxhlo_linear_used", "bias: empty 0"),  # absent
+    ("fxhlo_moe", "w13_bias: empty 0"),
     ("fxhlo_moe", "w2_bias: empty 0"),
     ("fxhlo_process_logits", "logits: dtype"),  # float16, which it takes
     ("fxhlo_logprobs", "logits: dtype"),
