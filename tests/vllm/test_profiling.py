@@ -56,6 +56,8 @@ def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             return output
 
         core.engine_core.scheduler.schedule = noted
+        generate(llm)
+        llm.stop_profile()  # here, for each test that reads the trace: xdist may give the file's tests to two processes
         yield llm, place / "profiles", scheduled, plan
         core.shutdown()
 
@@ -69,10 +71,8 @@ def test_a_profile_has_every_step_and_its_parts_add_up(engine: Any) -> None:
     llm, place, scheduled, plan = engine
     worker = worker_of(llm)
     assert tuple(worker.runner.steps.programs) == plan.buckets
-    generate(llm)
     with pytest.raises(SealedError):
         seal.check("compiling")
-    llm.stop_profile()
     (trace,) = traces(place)
     steps = steps_of(trace)
     assert [(step.tokens, step.requests) for step in steps] == scheduled
