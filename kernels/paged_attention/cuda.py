@@ -22,7 +22,7 @@ from ...runtime.core.targets import Target
 from ..spec import FLOAT8, Operands, TensorSpec
 from .cuda_attend import Layout, Meaning, attend
 from .cuda_tiles import CACHES, HEAD_SIZES, QUERIES, power_of_two, shared_of, tiles_for
-from .xla import stored
+from .xla import numbers_per_head, stored
 
 BYTES_ADDRESSED = 2**31
 """Pallas addresses operands of up to 4 GiB by signed numbers of 32 bits: those of one byte fit up to half of that."""
@@ -60,20 +60,9 @@ def lower(
     v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0, target: Target,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
-    heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
     new = (stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype))
     kv_cache = write(new, kv_cache, slot_mapping)
-    optional = {
-        "sinks": (sinks, heads),
-        "slopes": (alibi_slopes, heads),
-        "k": (k_scale, kv_heads),
-        "v": (v_scale, kv_heads),
-    }
-    per_head = {
-        name: jnp.broadcast_to(numbers.astype(jnp.float32), (size,))
-        for name, (numbers, size) in optional.items()
-        if numbers is not None and numbers.size
-    }
+    per_head = numbers_per_head(query, kv_cache, sinks, alibi_slopes, k_scale, v_scale)
     specs = [TensorSpec(array.shape, array.dtype) for array in (query, kv_cache)]
     tiles = tiles_for(*specs, *block_tables.shape, shared_of(target))
     meaning, layout = Meaning(scale, sliding_window, chunk, soft_cap), Layout(((0, query.shape[2]),), pairs=True)

@@ -21,7 +21,7 @@ from ..spec import Operands, TensorSpec
 from .tpu_attend import attend
 from .tpu_batch import Meaning
 from .tuning import BLOCK_SIZES, CACHES, HEAD_SIZES, QUERIES, SMEM_SLACK, blocks_for
-from .xla import stored
+from .xla import numbers_per_head, stored
 
 
 def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
@@ -55,28 +55,18 @@ def lower(
     v_scale: Array | None = None, *, scale: float, sliding_window: int, soft_cap: float, chunk: int = 0, target: Target,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Operands and results as in reference.py; the cache is updated in place."""
-    heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
     rows = [stored(key, k_scale, kv_cache.dtype), stored(value, v_scale, kv_cache.dtype)]
     new = jnp.stack(rows, axis=2).reshape(-1, *kv_cache.shape[2:])
     kv_cache = write(new, kv_cache, slot_mapping)
-    optional = {
-        "sinks": (sinks, heads),
-        "slopes": (alibi_slopes, heads),
-        "k": (k_scale, kv_heads),
-        "v": (v_scale, kv_heads),
-    }
-    present = {
-        name: (numbers, size) for name, (numbers, size) in optional.items() if numbers is not None and numbers.size
-    }
-    columns = [jnp.broadcast_to(numbers.astype(jnp.float32), (size,)) for numbers, size in present.values()]
-    per_head = jnp.concatenate([*columns, jnp.zeros(1)])
+    present = numbers_per_head(query, kv_cache, sinks, alibi_slopes, k_scale, v_scale)
+    per_head = jnp.concatenate([*present.values(), jnp.zeros(1)])
     specs = [TensorSpec(array.shape, array.dtype) for array in (query, kv_cache)]
     blocks = blocks_for(*specs, block_tables.shape[1], target)
     if blocks is None:
         raise ValueError("call what supports() admits")
     output = attend(
         (block_tables.reshape(-1), seq_lens, query_start_loc, per_head), query, kv_cache,
-        Meaning(scale, sliding_window, chunk, soft_cap, tuple((name, size) for name, (_, size) in present.items())),
+        Meaning(scale, sliding_window, chunk, soft_cap, tuple((name, len(numbers)) for name, numbers in present.items())),
         blocks, target.cores,
     )  # fmt: skip
     return output, kv_cache

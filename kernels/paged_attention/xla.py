@@ -121,6 +121,29 @@ def per_query_head(numbers: Array, heads: int, kv_heads: int) -> Array:
     return jnp.repeat(jnp.broadcast_to(numbers, (kv_heads,)), heads // kv_heads)[:, None]
 
 
+def numbers_per_head(
+    query: Array,
+    kv_cache: Array,
+    sinks: Array | None,
+    alibi_slopes: Array | None,
+    k_scale: Array | None,
+    v_scale: Array | None,
+) -> dict[str, Array]:
+    """The numbers that a kernel takes for each head, where there are any: sinks and slopes float32 [H], scales k and v [Hkv]."""
+    heads, kv_heads = query.shape[1], kv_cache.shape[2] // 2
+    optional = {
+        "sinks": (sinks, heads),
+        "slopes": (alibi_slopes, heads),
+        "k": (k_scale, kv_heads),
+        "v": (v_scale, kv_heads),
+    }
+    return {
+        name: jnp.broadcast_to(numbers.astype(jnp.float32), (size,))
+        for name, (numbers, size) in optional.items()
+        if numbers is not None and numbers.size
+    }
+
+
 def stored(new: Array, scale: Array | None, dtype: np.dtype) -> Array:
     """Keys or values [T, Hkv, D], scaled and converted to the cache's dtype."""
     if scale is not None:
