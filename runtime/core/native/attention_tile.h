@@ -43,10 +43,17 @@ void pack_keys(const T* const* keys, int head_size, uint32_t* out) {
   }
 #endif
   if constexpr (kPer == 1) {
-    float row[kMaxHeadSize];
-    for (int key = 0; key < kKeys; ++key) {
-      convert(keys[key], row, head_size);
-      for (int i = 0; i < head_size; ++i) out[i * kKeys + key] = bit_cast<uint32_t>(row[i]);
+    int i = 0;
+    for (; i + kLanes <= head_size; i += kLanes) {
+      for (int group = 0; group < kKeys; group += kLanes) {
+        Floats rows[kLanes];
+        for (int key = 0; key < kLanes; ++key) rows[key] = load_as(keys[group + key] + i);
+        transpose(rows);
+        for (int word = 0; word < kLanes; ++word) store(out + (i + word) * kKeys + group, rows[word]);
+      }
+    }
+    for (; i < head_size; ++i) {
+      for (int key = 0; key < kKeys; ++key) out[i * kKeys + key] = bit_cast<uint32_t>(to_float(keys[key][i]));
     }
   }
 }
@@ -105,11 +112,11 @@ inline void product_tile(const uint32_t* a, int64_t a_row, int depth, const uint
     }
   }
   for (int i = 0; i < depth; ++i, b += b_row) {
-    Words columns[Vectors];
-    for (int v = 0; v < Vectors; ++v) columns[v] = load<Words>(b + v * kLanes);
-    for (int r = 0; r < Rows; ++r) {
-      const Words word = broadcast_word(a + r * a_row + i);
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = multiply_add<Packed>(word, columns[v], sums[r][v]);
+    Words words[Rows];
+    for (int r = 0; r < Rows; ++r) words[r] = broadcast_word(a + r * a_row + i);
+    for (int v = 0; v < Vectors; ++v) {
+      const Words column = in_register(load<Words>(b + v * kLanes));
+      for (int r = 0; r < Rows; ++r) sums[r][v] = multiply_add<Packed>(words[r], column, sums[r][v]);
     }
   }
   for (int r = 0; r < Rows; ++r) {

@@ -30,6 +30,34 @@ inline void regroup_span(const Panel<T>& panel, int vector, int64_t at, Words* o
     out[3] = (Words)_mm512_shuffle_i32x4(ab_high, cd_high, 0xdd);
     return;
   }
+#elif defined(__AVX2__)
+  const T *a = panel.rows[vector] + at, *b = panel.rows[4 + vector] + at;
+  if constexpr (std::is_same_v<T, float>) {
+    for (int quad = 0; quad < kSpan; ++quad) {
+      const __m256i first = _mm256_castsi128_si256(load<__m128i>(a + 4 * quad));
+      out[quad] = (Words)_mm256_inserti128_si256(first, load<__m128i>(b + 4 * quad), 1);
+    }
+    return;
+  }
+  if constexpr (std::is_same_v<T, BFloat16>) {  // a bfloat16 is the upper half of a float
+    for (int pair = 0; pair < kSpan; pair += 2) {
+      const __m256i first = _mm256_castsi128_si256(load<__m128i>(a + 4 * pair));
+      const __m256i both = _mm256_inserti128_si256(first, load<__m128i>(b + 4 * pair), 1);
+      out[pair] = (Words)_mm256_unpacklo_epi16(_mm256_setzero_si256(), both);
+      out[pair + 1] = (Words)_mm256_unpackhi_epi16(_mm256_setzero_si256(), both);
+    }
+    return;
+  }
+#if defined(__F16C__)
+  if constexpr (std::is_same_v<T, Half>) {
+    for (int pair = 0; pair < kSpan; pair += 2) {
+      const __m128i first = load<__m128i>(a + 4 * pair), second = load<__m128i>(b + 4 * pair);
+      out[pair] = (Words)_mm256_cvtph_ps(_mm_unpacklo_epi64(first, second));
+      out[pair + 1] = (Words)_mm256_cvtph_ps(_mm_unpackhi_epi64(first, second));
+    }
+    return;
+  }
+#endif
 #endif
   for (int quad = 0; quad < kSpan; ++quad) out[quad] = regroup(panel, vector, at + quad * kStep<T>, kStep<T>);
 }
@@ -41,6 +69,11 @@ inline void finish(const Floats* sums, float* out) {
   const __m512d ab = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const __m512d cd = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   store(out, _mm512_add_ps((__m512)_mm512_unpacklo_pd(ab, cd), (__m512)_mm512_unpackhi_pd(ab, cd)));
+#elif defined(__AVX2__)
+  const __m256 a = sums[0], b = sums[1], c = sums[2], d = sums[3];
+  const __m256d ab = (__m256d)_mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  const __m256d cd = (__m256d)_mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  store(out, _mm256_add_ps((__m256)_mm256_unpacklo_pd(ab, cd), (__m256)_mm256_unpackhi_pd(ab, cd)));
 #else
   for (int i = 0; i < kLanes / 4; ++i) {
     for (int v = 0; v < kTileVectors; ++v) {
@@ -84,11 +117,12 @@ template <int Rows, typename Packed>
 void kept(int64_t steps, const Quad* x, const Words* panel, float* out) {
   Floats sums[Rows][kTileVectors] = {};
   for (; steps > 0; --steps, x += Rows, panel += kTileVectors) {
-    __builtin_prefetch(x + 32 * Rows);
-    __builtin_prefetch(x + 32 * Rows + 4);
-    for (int r = 0; r < Rows; ++r) {
-      const Words words = broadcast_quad(x + r);
-      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add<Packed>(words, panel[v], sums[r][v]);
+    for (int line = 0; line < Rows; line += 4) __builtin_prefetch(x + 32 * Rows + line);
+    Words words[Rows];
+    for (int r = 0; r < Rows; ++r) words[r] = broadcast_quad(x + r);
+    for (int v = 0; v < kTileVectors; ++v) {  // the order in which the fewest values are loaded, and all fit into registers
+      const Words column = in_register(panel[v]);
+      for (int r = 0; r < Rows; ++r) sums[r][v] = multiply_add<Packed>(words[r], column, sums[r][v]);
     }
   }
   for (int r = 0; r < Rows; ++r) finish(sums[r], out + r * kPanel);

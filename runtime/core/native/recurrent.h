@@ -140,21 +140,11 @@ inline Floats decay_of(Floats x) {
 
 // The sums of the lanes of kLanes vectors, each as by sum_lanes.
 inline Floats sum_each(Floats* vectors) {
-#if defined(FXHLO_AVX512)
-  __m512i lanes[kLanes];
-  for (int i = 0; i < kLanes; ++i) lanes[i] = (__m512i)vectors[i];
-  transpose(lanes);
-  Floats sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = (Floats)lanes[i];
+  transpose(vectors);
   for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+    for (int i = 0; i < half; ++i) vectors[i] += vectors[i + half];
   }
-  return sums[0];
-#else
-  Floats sums;
-  for (int i = 0; i < kLanes; ++i) sums[i] = sum_lanes(vectors[i]);
-  return sums;
-#endif
+  return vectors[0];
 }
 
 }  // namespace fxhlo

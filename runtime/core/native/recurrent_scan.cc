@@ -32,14 +32,12 @@ struct Scratch {
 // from [kLanes, size] -> to [size, kLanes].
 void turn(const float* from, int64_t size, float* to) {
   int64_t at = 0;
-#if defined(FXHLO_AVX512)
   for (; at + kLanes <= size; at += kLanes) {
-    __m512i rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) rows[i] = load<__m512i>(from + i * size + at);
+    Floats rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = load<Floats>(from + i * size + at);
     transpose(rows);
     for (int i = 0; i < kLanes; ++i) store(to + (at + i) * kLanes, rows[i]);
   }
-#endif
   for (; at < size; ++at) {
     for (int i = 0; i < kLanes; ++i) to[at * kLanes + i] = from[i * size + at];
   }
@@ -48,14 +46,12 @@ void turn(const float* from, int64_t size, float* to) {
 // from [size, kLanes] -> to [kLanes, size].
 void turn_back(const float* from, int64_t size, float* to) {
   int64_t at = 0;
-#if defined(FXHLO_AVX512)
   for (; at + kLanes <= size; at += kLanes) {
-    __m512i rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) rows[i] = load<__m512i>(from + (at + i) * kLanes);
+    Floats rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = load<Floats>(from + (at + i) * kLanes);
     transpose(rows);
     for (int i = 0; i < kLanes; ++i) store(to + i * size + at, rows[i]);
   }
-#endif
   for (; at < size; ++at) {
     for (int i = 0; i < kLanes; ++i) to[i * size + at] = from[at * kLanes + i];
   }

@@ -45,6 +45,7 @@ inline constexpr int kTileRows = 6;
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Shorts __attribute__((vector_size(kLanes * 2)));
 
 template <typename Vector>
 inline Vector load(const void* from) {
@@ -83,6 +84,11 @@ inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
 // Horizontal reductions by halves, in the same order for every caller.
 inline float sum_lanes(Floats vector) {
+#if !defined(FXHLO_AVX512) && defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(vector), _mm256_extractf128_ps(vector, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#endif
   float lanes[kLanes];
   store(lanes, vector);
   for (int half = kLanes / 2; half > 0; half /= 2) {
@@ -155,11 +161,60 @@ inline Words broadcast_word(const void* from) {
 inline Words broadcast_quad(const void* from) {
 #if defined(FXHLO_AVX512)
   return (Words)_mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+  return (Words)_mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 #else
   Words words;
   for (int lane = 0; lane < kLanes; lane += 4) std::memcpy(reinterpret_cast<char*>(&words) + 4 * lane, from, 16);
   return words;
 #endif
+}
+
+// kLanes values of T as floats.
+template <typename T>
+inline Floats load_as(const T* from) {
+  if constexpr (std::is_same_v<T, float>) return load<Floats>(from);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return reinterpret_cast<Floats>(__builtin_convertvector(load<Shorts>(from), Words) << 16);
+  }
+#if defined(FXHLO_AVX512)
+  if constexpr (std::is_same_v<T, Half>) return _mm512_cvtph_ps(load<__m256i>(from));
+#elif defined(__AVX2__) && defined(__F16C__)
+  if constexpr (std::is_same_v<T, Half>) return _mm256_cvtph_ps(load<__m128i>(from));
+#endif
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = to_float(from[i]);
+  return load<Floats>(lanes);
+}
+
+// Stores kLanes floats as T; a kernel's result is rounded only here.
+template <typename T>
+inline void store_as(T* to, Floats values) {
+  if constexpr (std::is_same_v<T, float>) return store(to, values);
+#if defined(FXHLO_BF16_DOT)
+  if constexpr (std::is_same_v<T, BFloat16>) return store(to, _mm512_cvtneps_pbh(values));
+#endif
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Words bits = reinterpret_cast<Words>(values);
+    const Words number = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, nan = (bits >> 16) | 0x40u;
+    return store(to, __builtin_convertvector(values == values ? number : nan, Shorts));
+  }
+#if defined(FXHLO_AVX512)
+  if constexpr (std::is_same_v<T, Half>) return store(to, _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__) && defined(__F16C__)
+  if constexpr (std::is_same_v<T, Half>) return store(to, _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#endif
+  float lanes[kLanes];
+  store(lanes, values);
+  for (int i = 0; i < kLanes; ++i) to[i] = from_float<T>(lanes[i]);
+}
+
+// Keeps a loaded value in a register: a compiler may load it again for each use, and loads are what an inner loop has fewest of a cycle.
+inline Words in_register(Words value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+  return value;
 }
 
 // Converts count values from `from` to `to`.
@@ -168,33 +223,10 @@ inline void convert(const From* from, To* to, int64_t count) {
   if constexpr (std::is_same_v<To, From>) {
     std::memcpy(to, from, count * sizeof(To));
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from_float<To>(to_float(from[i]));
+    int64_t at = 0;
+    for (; at + kLanes <= count; at += kLanes) store_as(to + at, load_as(from + at));
+    for (; at < count; ++at) to[at] = from_float<To>(to_float(from[at]));
   }
-}
-
-// kLanes values of T as floats.
-template <typename T>
-inline Floats load_as(const T* from) {
-  if constexpr (std::is_same_v<T, float>) return load<Floats>(from);
-#if defined(FXHLO_AVX512)
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
-  }
-#endif
-  float lanes[kLanes];
-  convert(from, lanes, kLanes);
-  return load<Floats>(lanes);
-}
-
-// Stores kLanes floats as T; a kernel's result is rounded only here.
-template <typename T>
-inline void store_as(T* to, Floats values) {
-#if defined(FXHLO_BF16_DOT)
-  if constexpr (std::is_same_v<T, BFloat16>) return store(to, _mm512_cvtneps_pbh(values));
-#endif
-  float lanes[kLanes];
-  store(lanes, values);
-  convert(lanes, to, kLanes);
 }
 
 // Calls f(std::integral_constant<int, count>) for 1 <= count <= kTileRows.
