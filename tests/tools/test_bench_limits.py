@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from fxhlo.tools.bench.limits import Limits, Work
 from fxhlo.tools.bench.models import SHAPES
 from fxhlo.tools.bench.page import _names
-from fxhlo.tools.bench.record import Record
+from fxhlo.tools.bench.record import Machine, Record
 from fxhlo.tools.bench.step_bytes import step_bytes
 from fxhlo.tools.bench.throughput import Decoder, Point, ours_with
 
@@ -87,7 +87,9 @@ def test_the_engine_keeps_to_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours_with("") == {}
 
 
-def test_runs_of_other_dtypes_and_instruction_sets_are_kept_beside_the_usual_one() -> None:
+def test_runs_of_other_dtypes_and_instruction_sets_are_kept_beside_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Machine("a processor", 2, ("avx2", "avx512f"))
+    monkeypatch.setattr(Machine, "here", lambda: usual)
     made = [Record.now(words, [], []) for words in ("decode --fast", "decode --dtype float32 --isa avx2 --fast")]
     assert [one.part for one in made] == ["decode", "decode-float32-avx2"]
     assert made[1].command == 'make bench BENCH="--only decode --dtype float32 --isa avx2 --fast"'

@@ -18,6 +18,7 @@ from ..console import put, run, say
 from ..prepare_model import prepare
 from . import (
     cache_size,
+    changes,
     considered_tpu,
     depth,
     host,
@@ -34,7 +35,7 @@ from . import (
     tpu,
 )
 from .kept import Kept
-from .record import Record
+from .record import Record, records
 from .tpu_kernels import measure as kernels_tpu
 
 OUT = Path("build") / "bench"
@@ -137,8 +138,8 @@ def bench(
     """Measures fxhlo beside vLLM's own CPU backend on SmolLM2-135M-Instruct, in one run on this machine; then
     compiles Llama 3.1 8B's steps for TPUs beside torchax (no TPU is needed, nothing is timed).
 
-    Both engines are alive at once and measured in turn; a figure is the median over rounds after a warm-up, and a ratio
-    the median of the rounds' ratios. Takes about ten minutes (--fast: five), most of it the peer's start.
+    Both engines are alive at once and measured in turn; a figure is the median over rounds after a warm-up, and a ratio the median of the
+    rounds' ratios. What changed against the last record is printed below. Takes about ten minutes (--fast: five), most of it the peer's start.
     """
     if only and only not in NAMES:
         raise typer.BadParameter(f"{only!r} is no part of the bench; there are {', '.join(NAMES)}", param_hint="--only")
@@ -160,12 +161,14 @@ def bench(
         rows = part.measure(options)
         tables = part.tables(rows)
         made.append(Record.now(_words(name, options), tables, rows))
+        before = records().get(made[-1].part)
         if record:
             say(f"recorded: {made[-1].save()}")
         if name == "serving":
             _plot(list(rows), OUT / "serving.png")
         if not as_json:
-            put(f"{_text(tables)}{made[-1].machine}\n")
+            compared = [changes.table(made[-1], before)] if before else []
+            put(f"{_text([*tables, *compared])}{made[-1].machine}\n")
     if as_json:
         put(json.dumps({one.part: list(one.rows) for one in made}, indent=2))
 

@@ -56,7 +56,7 @@ def page(notice: str) -> str:
 
 
 def _names(part: str, name: str) -> bool:
-    """Whether a record of this name is the part's, with another dtype or instruction set perhaps."""
+    """Whether a record of this name is the part's, with another dtype or class of processor perhaps."""
     return name == part or (name.startswith(f"{part}-") and name not in TITLES)
 
 

@@ -44,6 +44,13 @@ class Machine:
         features = tuple(feature for feature in FEATURES if feature in flags)
         return cls(facts.get("model name", platform.machine()), len(os.sched_getaffinity(0)), features)
 
+    @property
+    def class_(self) -> str:
+        """ "amx", "" for AVX-512, or "avx2": speeds of one are no measure for another, so each has records of its own."""
+        if "amx_bf16" in self.features:
+            return "amx"
+        return "" if "avx512f" in self.features else "avx2"
+
     def __str__(self) -> str:
         return f"{self.cores} cores of {self.processor} ({', '.join(self.features) or 'no vector features'})"
 
@@ -70,7 +77,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one part of the bench. part: with its dtype and instruction set, where those are not the usual ones. date: ISO 8601;
+    """One run of one part of the bench. part: with its dtype and instruction set, where those are not bfloat16 and AVX-512. date: ISO 8601;
     rows: the part's own figures, for scripts."""
 
     part: str
@@ -84,11 +91,18 @@ class Record:
     @classmethod
     def now(cls, words: str, tables: Sequence[rich.table.Table], rows: Sequence[Any]) -> Record:
         """Makes the record of a run that has just ended on this machine. words: the part and its options. rows: dataclasses."""
+        machine = Machine.here()
+        named = [word for word in words.split() if not word.startswith("--")]
+        if not named[0].endswith("tpu") and machine.class_ not in (
+            "",
+            *named,
+        ):  # what is compiled for a TPU is the same on every machine
+            named.append(machine.class_)
         return cls(
-            part="-".join(word for word in words.split() if not word.startswith("--")),
+            part="-".join(named),
             command=f'make bench BENCH="--only {words}"',
             date=date.today().isoformat(),
-            machine=Machine.here(),
+            machine=machine,
             versions=_versions(),
             tables=tuple(Table.of(table) for table in tables),
             rows=tuple(asdict(row) for row in rows),
