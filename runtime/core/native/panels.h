@@ -59,6 +59,14 @@ void pack_rows(const TiledRows& rows, int64_t k, const Row& row, Quad* out) {
       const T* from = row(first + r);
       Quad* to = out + first * steps_of<T>(k) + r;
       int64_t at = 0;
+      if constexpr (!std::is_same_v<T, PackedOf<T>>) {
+        for (; at + kLanes <= k; at += kLanes) {
+          const Floats values = load_as(from + at);
+          for (int quad = 0; quad < kLanes / 4; ++quad, to += count) {
+            std::memcpy(to, reinterpret_cast<const char*>(&values) + quad * sizeof(Quad), sizeof(Quad));
+          }
+        }
+      }
       for (; at + kStep<T> <= k; at += kStep<T>, to += count) {
         PackedOf<T> values[kStep<T>];
         convert(from + at, values, kStep<T>);
