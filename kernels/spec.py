@@ -67,6 +67,8 @@ class Implementation:
     `supports(operands, attributes, target)` returns None, or the reason (one clause, lower case) why it does not support
     them. It reads shapes, dtypes and the target's generation, memory and tile sizes, and compiles nothing. It may omit the
     third parameter if it is the same for every target.
+    `uniform`: whether it is lowered to the same ops for operands of any sizes, so that those stand in types and attributes alone. What is emitted
+    for one bucket is taken for others then (lowering/buckets.py).
     `row_major`: operands whose memory the implementation addresses itself, and which must therefore be row-major;
     if one is an argument of the module, its layout is pinned there (passes/hlo/layouts.py).
     """
@@ -76,10 +78,18 @@ class Implementation:
     lower: Callable[..., Any]
     supports: Callable[..., str | None] = _anything
     row_major: tuple[str, ...] = ()
+    uniform: bool = False
 
     @classmethod
     def in_folder(
-        cls, package: str, target: str, name: str, *, file: str | None = None, row_major: tuple[str, ...] = ()
+        cls,
+        package: str,
+        target: str,
+        name: str,
+        *,
+        file: str | None = None,
+        row_major: tuple[str, ...] = (),
+        uniform: bool = False,
     ) -> Implementation:
         """The implementation in a kernel's folder: `lower` and `supports` of `<target>.py`, or of `xla.py` for "any"; or of a `file`.
 
@@ -95,7 +105,7 @@ class Implementation:
         def supports(operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
             return _ask(import_module(module).supports, operands, attributes, target)
 
-        return cls(target, name, lower, supports, row_major)
+        return cls(target, name, lower, supports, row_major, uniform)
 
     def refusal(self, operands: Operands, attributes: Mapping[str, Any], target: Target) -> str | None:
         """None, or the reason why this implementation does not support these operands on `target`: one clause, lower case."""
@@ -167,6 +177,7 @@ class Kernel:
     aliases: result index -> operand index, for results that are the updated operand (state).
     source: the paper, spec section or file that the semantics come from.
     cases: returns the kernel's `Case`s (cases.py of its folder); called only to build the matrix.
+    uniform: whether the reference has the same ops for operands of any sizes, as an implementation may.
     partition: how a call runs on several devices (kernels/partition.py); None: a program that calls it runs on one alone.
     on_a_device: what a device of a mesh runs where no implementation takes its part; None: the reference stands in the module, and
         XLA partitions it, which needs operands of the model's shapes.
@@ -187,6 +198,7 @@ class Kernel:
     aliases: Mapping[int, int] = field(default_factory=dict)
     source: str = ""
     cases: Callable[[], tuple[Case, ...]] = tuple
+    uniform: bool = False
     partition: Rule | None = None
     on_a_device: Implementation | None = None
     over_context: str | None = None

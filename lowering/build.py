@@ -82,13 +82,16 @@ def _splat(type_: ir.RankedTensorType, dtype: torch.dtype, scalar: object) -> ir
     elif dtype is torch.bool:
         attribute = ir.IntegerAttr.get(element, int(bool(scalar)))
     else:
-        attribute = ir.IntegerAttr.get(element, _wrap(int(scalar), dtype))  # type: ignore[call-overload]
+        whole: Any = scalar if isinstance(scalar, int) else int(scalar)  # type: ignore[call-overload]
+        attribute = ir.IntegerAttr.get(element, _wrap(whole, dtype))
     return ir.DenseElementsAttr.get_splat(type_, attribute)
 
 
 def _wrap(number: int, dtype: torch.dtype) -> int:
     """Wraps a Python int around to the width of `dtype`; negative if the sign bit is set, as IntegerAttr expects."""
     width = 8 * dtype.itemsize
+    if 0 <= number < 1 << (width - 1):
+        return number
     number &= (1 << width) - 1
     return number - (1 << width) if number >> (width - 1) else number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -14,16 +15,34 @@ from ..runtime.core import native, pjrt
 from ..runtime.core.bundle import Bundle
 from ..runtime.core.errors import OutOfMemoryError
 from ..runtime.core.pjrt import Compiled
+from ..runtime.core.signature import Signature
 from ..runtime.core.writer import BundleWriter
-from .compiling import legalized, legalized_to_run
+from .compiling import legalized
 from .lowered import LoweredModule
+
+
+class Entry(NamedTuple):
+    """What a bundle has of a module before it is compiled. target: that it is legalized for. portable: bytecode for any target."""
+
+    signature: Signature
+    bindings: Mapping[str, int]
+    target: str
+    legal: Legalized
+    portable: bytes
+
+    @classmethod
+    def of(cls, module: LoweredModule, legalized: Callable[[LoweredModule], Legalized]) -> Entry:
+        """A module without references (`emit`) is portable from one jaxlib to the next alone: its entry is what its target runs."""
+        legal = legalized(module)
+        portable = module.bytecode if module.complete is None else legal.bytecode
+        return cls(module.signature, module.bindings, module.target, legal, portable)
 
 
 def save(directory: str | Path, modules: Mapping[str, LoweredModule]) -> Bundle:
     """Writes a bundle with an entry per module, their legalized forms, and the weights where they have values."""
     with Bundle.create(directory) as writer:
         for name, module in modules.items():
-            add(writer, name, module)
+            add(writer, name, Entry.of(module, legalized))
         weights = {name: array for module in modules.values() for name, array in module.arrays().items()}
         if weights:
             writer.add_weights(weights)
@@ -41,18 +60,13 @@ class Finished:
     too_large: OutOfMemoryError | None = None
 
 
-class _Compiling(NamedTuple):
-    """An entry whose executable is still being compiled."""
-
-    name: str
-    target: str
-    legalized: Legalized
-    finished: Future[Finished]
+AHEAD = 4
+"""Entries that are compiled, or wait for it, at most: what is emitted and compiled is not held for longer than it takes to write it."""
 
 
 def save_compiled(
     directory: str | Path,
-    modules: Iterable[tuple[str, LoweredModule]],
+    entries: Iterable[tuple[str, Entry]],
     pool: Executor,
     done: Callable[[Finished], None],
     notes: Mapping[str, object] | None = None,
@@ -60,58 +74,58 @@ def save_compiled(
 ) -> None:
     """Writes a bundle without weights whose entries are compiled for their target, ahead of time where that is a TPU that is not here.
 
-    modules: (entry name, module); a generator emits one while others compile in `pool`. done: called after each entry. notes: the manifest's.
+    entries: (name, entry); a generator emits one while others compile in `pool`, AHEAD of them at most. done: called after each entry, in their
+    order. notes: the manifest's.
     library: reads the native kernels' library, for a bundle that has it where an entry calls them.
     Raises OutOfMemoryError, after all were tried, where an entry does not fit; then no bundle is left.
     """
-    compiling: list[_Compiling] = []
+    compiling: deque[tuple[Entry, Future[Finished]]] = deque()
+    too_large: OutOfMemoryError | None = None
+    calls: set[str] = set()
     with Bundle.create(directory, notes=notes) as writer:
-        for name, module in modules:
-            legal = add(writer, name, module, legalized_to_run)
-            compiling.append(_Compiling(name, module.target, legal, pool.submit(_compile, name, legal, module)))
-        too_large = None
-        for entry in compiling:
-            finished = entry.finished.result()
-            too_large = too_large or finished.too_large
-            if finished.compiled is not None:
-                writer.add_target(
-                    entry.name,
-                    entry.target,
-                    module=entry.legalized.bytecode,
-                    executable=finished.compiled,
-                    custom_calls=entry.legalized.custom_calls,
-                )
-            done(finished)
+
+        def write(left: int) -> None:
+            """Writes the first entries, until so many are left that are being compiled."""
+            nonlocal too_large
+            while len(compiling) > left or (compiling and compiling[0][1].done()):
+                entry, future = compiling.popleft()
+                finished = future.result()
+                too_large = too_large or finished.too_large
+                if finished.compiled is not None:
+                    writer.add_target(
+                        finished.name,
+                        entry.target,
+                        module=entry.legal.bytecode,
+                        executable=finished.compiled,
+                        custom_calls=entry.legal.custom_calls,
+                    )
+                done(finished)
+
+        for name, entry in entries:
+            add(writer, name, entry)
+            calls |= set(entry.legal.custom_calls)
+            compiling.append((entry, pool.submit(_compile, name, entry)))
+            write(AHEAD)
+        write(0)
         if too_large is not None:
             raise too_large
-        if library is not None and any(set(entry.legalized.custom_calls) & set(native.TARGETS) for entry in compiling):
+        if library is not None and calls & set(native.TARGETS):
             writer.add_library(library())
 
 
-def _compile(name: str, legalized: Legalized, module: LoweredModule) -> Finished:
+def _compile(name: str, entry: Entry) -> Finished:
     began = perf_counter()
     compiled, too_large = None, None
     try:
-        mesh = module.signature.mesh
-        compiled = pjrt.build(legalized.bytecode, module.target, custom_calls=legalized.custom_calls, mesh=mesh)
+        mesh = entry.signature.mesh
+        compiled = pjrt.build(entry.legal.bytecode, entry.target, custom_calls=entry.legal.custom_calls, mesh=mesh)
     except OutOfMemoryError as problem:
         too_large = problem
-    return Finished(name, legalized, compiled, perf_counter() - began, too_large)
+    return Finished(name, entry.legal, compiled, perf_counter() - began, too_large)
 
 
-def add(
-    writer: BundleWriter,
-    name: str,
-    module: LoweredModule,
-    legalized: Callable[[LoweredModule], Legalized] = legalized,
-) -> Legalized:
-    """Adds an entry with its portable module and, where it differs, the one for the module's target.
-
-    A module without references (`emit`) is portable from one jaxlib to the next alone: its entry is what its target runs.
-    """
-    legal = legalized(module)
-    portable = module.bytecode if module.complete is None else legal.bytecode
-    writer.add_entry(name, portable, module.signature, bindings=module.bindings)
-    if legal.decisions:
-        writer.add_target(name, module.target, module=legal.bytecode, custom_calls=legal.custom_calls)
-    return legal
+def add(writer: BundleWriter, name: str, entry: Entry) -> None:
+    """Adds an entry with its portable module and, where it differs, the one for its target."""
+    writer.add_entry(name, entry.portable, entry.signature, bindings=entry.bindings)
+    if entry.legal.decisions:
+        writer.add_target(name, entry.target, module=entry.legal.bytecode, custom_calls=entry.legal.custom_calls)

@@ -71,12 +71,15 @@ def text(module: ir.Module, *, locations: bool = False) -> str:
 
 
 def adopt(source: str | bytes, into: ir.Module | ir.Block, prefix: str) -> str:
-    """Moves the functions of the module `source` to the end of `into`, as private ones named `<prefix>__<name>`.
+    """Moves the functions of the module `source` to the end of `into`, as private ones named `<prefix>__<name>`. Text's own lines and columns,
+    which differ with the digits of a size, are no locations.
 
     Returns the name that `main` has there.
     """
     block = into.body if isinstance(into, ir.Module) else into
     made = parse(source, block.owner.context)
+    if isinstance(source, str):
+        _run("strip-debuginfo", made)
     functions = {
         ir.SymbolTable.get_symbol_name(function.operation).value: function for function in made.body.operations
     }
@@ -92,6 +95,11 @@ def adopt(source: str | bytes, into: ir.Module | ir.Block, prefix: str) -> str:
 
 
 def erase_dead_functions(module: ir.Module) -> None:
-    """Erases private functions that nothing refers to (MLIR's `symbol-dce`)."""
+    """Erases private functions that nothing refers to."""
+    _run("symbol-dce", module)
+
+
+def _run(name: str, module: ir.Module) -> None:
+    """Runs one of MLIR's passes."""
     with module.context:
-        PassManager.parse("builtin.module(symbol-dce)").run(module.operation)
+        PassManager.parse(f"builtin.module({name})").run(module.operation)

@@ -13,7 +13,7 @@ KERNEL = Kernel(
     check=check,
     dtypes={"state": DTYPES, "source": ("int32",), "destination": ("int32",)},
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "any", "xla"),
     ),
     aliases={0: 0},

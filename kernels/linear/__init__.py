@@ -18,6 +18,6 @@ KERNEL = Kernel(
     reference=linear,
     fake=fake,
     dtypes=dict.fromkeys(("values", "weight", "bias"), FLOATING) | {"used": ("int32",)},
-    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native", uniform=True),),
     source="aten::linear",
 )

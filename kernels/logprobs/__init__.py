@@ -15,7 +15,7 @@ KERNEL = Kernel(
     check=check,
     dtypes={"logits": FLOATING[:3], "tokens": ("int32",), "enabled": ("int32",), "allowed_mask": ("int32",)},
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),

@@ -16,7 +16,7 @@ KERNEL = Kernel(
     dtypes=dict.fromkeys(("x", "w13", "w2", "w13_bias", "w2_bias"), FLOATING)
     | {"topk_weights": ("float32",), "topk_ids": ("int32",)},
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("w13", "w2")),
         Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),

@@ -25,7 +25,7 @@ KERNEL = Kernel(
         "kv_cache": (*FLOATING, *FLOAT8, "int8"),
     },
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("kv_cache",)),
         Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),

@@ -20,7 +20,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("slot_mapping", "block_tables", "seq_lens", "query_start_loc", "selected"), ("int32",)),
     },
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("kv_cache",)),
         Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),

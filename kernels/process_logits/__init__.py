@@ -20,7 +20,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("bias_values", "repetition_penalty", "frequency_penalty", "presence_penalty"), ("float32",)),
     },
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),

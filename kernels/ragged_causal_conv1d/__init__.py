@@ -17,7 +17,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("values", "weight", "bias", "state"), FLOATING),
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
-    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native", uniform=True),),
     aliases={1: 3},
     cases=cases,
     partition=partition,

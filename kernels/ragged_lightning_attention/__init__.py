@@ -18,7 +18,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("state_slots", "seq_lens", "query_start_loc"), ("int32",)),
     },
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas", row_major=("state",)),
         Implementation.in_folder(__name__, "any", "xla"),
     ),

@@ -15,6 +15,6 @@ KERNEL = Kernel(
     reference=rms_norm,
     fake=fake,
     dtypes={"values": FLOATING, "weight": FLOATING},
-    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native", uniform=True),),
     source="vllm/ir/ops/layernorm.py rms_norm",
 )

@@ -19,7 +19,7 @@ KERNEL = Kernel(
         **dict.fromkeys(("top_k", "seeds", "steps"), ("int32",)),
     },
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "pallas"),
         Implementation.in_folder(__name__, "cuda", "triton"),
         Implementation.in_folder(__name__, "any", "xla"),

@@ -13,5 +13,6 @@ KERNEL = Kernel(
     reference=select_rows,
     fake=fake,
     dtypes={"rows": ("int32",)},
+    uniform=True,
     source="aten::index_select; vllm/v1/worker/gpu_model_runner.py logits_indices",
 )

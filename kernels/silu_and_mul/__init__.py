@@ -15,6 +15,6 @@ KERNEL = Kernel(
     reference=silu_and_mul,
     fake=fake,
     dtypes={"values": FLOATING},
-    implementations=(Implementation.in_folder(__name__, "cpu", "native"),),
+    implementations=(Implementation.in_folder(__name__, "cpu", "native", uniform=True),),
     source="vllm/model_executor/layers/activation.py SiluAndMul",
 )

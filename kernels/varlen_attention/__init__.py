@@ -19,7 +19,7 @@ KERNEL = Kernel(
     check=check,
     dtypes={**dict.fromkeys(("query", "key", "value", "sinks"), FLOATING), "query_start_loc": ("int32",)},
     implementations=(
-        Implementation.in_folder(__name__, "cpu", "native"),
+        Implementation.in_folder(__name__, "cpu", "native", uniform=True),
         Implementation.in_folder(__name__, "tpu", "flash"),
         Implementation.in_folder(__name__, "any", "xla"),
     ),

@@ -50,7 +50,14 @@ def emit_composite(
     trace = partial(trace_reference, kernel.reference, dict(types), attributes)
     operands = [type_ for _, type_ in types]
     decomposition = ctx.functions.reference(
-        key, f"fxhlo.{kernel.name}", operands, result_types, trace, ctx.inline, bool(kernel.implementations)
+        key,
+        f"fxhlo.{kernel.name}",
+        operands,
+        result_types,
+        trace,
+        ctx.inline,
+        bool(kernel.implementations),
+        kernel.uniform,
     )
     op = composite_op(
         kernel,

@@ -50,12 +50,20 @@ class Binding:
             self._numbers[expression] = self._evaluate(expression)
         return self._numbers[expression]
 
+    def given(self, arguments: Any) -> Any:
+        """Arguments of an op's rule, as the graph has them."""
+        return arguments
+
     def type_of(self, tensor: torch.Tensor) -> TensorType:
         """The static type of a fake tensor."""
         return TensorType(tuple(self.number(size) for size in tensor.shape), tensor.dtype)
 
     def _evaluate(self, expression: sympy.Basic) -> int | float | bool:
-        result = expression.xreplace(self._symbols)
+        return self._at(expression, self._symbols)
+
+    @staticmethod
+    def _at(expression: sympy.Basic, symbols: Mapping[sympy.Symbol, sympy.Integer]) -> int | float | bool:
+        result = expression.xreplace(symbols)
         if result.free_symbols:
             names = ", ".join(sorted(str(symbol) for symbol in result.free_symbols))
             raise LoweringError(

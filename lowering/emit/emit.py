@@ -29,6 +29,7 @@ from ..registry import find_rule, overload_name
 from ..types import TensorType, Value
 from .context import Context
 from .dims import Binding
+from .extents import Tracked, Trail, Unlike
 from .functions import Functions, call, emit_function, symbol
 from .refusals import Refusals
 from .signature import annotate, output_type, signature_of
@@ -54,6 +55,16 @@ def _emitted(program: Program, binding: Binding, flat: bool, references: bool) -
         except RefusedOnce:
             pass  # the flat form names every place
     return Emitter(program, binding, None, references).module()
+
+
+def emit_tracked(program: Program, binding: Tracked) -> HloModule:
+    """`emit` without references, at the stand-ins of `binding`, whose trail says what other sizes change. Raises Unlike; and what `emit` raises,
+    of which `emit` knows the places."""
+    try:
+        with uncollected():
+            return Emitter(program, binding, items_of(program), references=False, trail=binding.trail).module()
+    except RefusedOnce as problem:
+        raise Unlike("a rule refuses") from problem
 
 
 def refused(program: Program, bindings: Mapping[str, int] | None = None) -> tuple[Missing, ...]:
@@ -85,16 +96,23 @@ Environment = dict[fx.Node, object]
 class Emitter:
     """One emission: the MLIR module under construction, and the state that its functions share.
 
-    items: of the program's graph, with layers that become functions; None: its nodes. references: as for `emit`.
+    items: of the program's graph, with layers that become functions; None: its nodes. references: as for `emit`. trail: of a binding that is
+    tracked.
     """
 
     def __init__(
-        self, program: Program, binding: Binding, items: Sequence[Item] | None = None, references: bool = True
+        self,
+        program: Program,
+        binding: Binding,
+        items: Sequence[Item] | None = None,
+        references: bool = True,
+        trail: Trail | None = None,
     ) -> None:
         self.program = program
         self.binding = binding
         self.items = items
         self.references = references
+        self.trail = trail
         self.context = context()
         self.refusals = Refusals()
         self._locations: dict[tuple[tuple[str, int] | None, str], ir.Location] = {}
@@ -106,7 +124,7 @@ class Emitter:
         with self.context, ir.Location.unknown():
             module = ir.Module.create()
             module.operation.attributes["sym_name"] = ir.StringAttr.get(symbol(self.program.name))
-            self.functions = Functions(module.body, references=self.references)
+            self.functions = Functions(module.body, references=self.references, trail=self.trail)
             with ir.InsertionPoint(module.body):
                 annotate(self._main(), signature)
             try:
@@ -208,8 +226,8 @@ class Emitter:
         if name in SILENT:
             return None
         evaluated: Callable[[fx.Node], Any] = environment.__getitem__
-        args: Any = fx.map_arg(node.args, evaluated)
-        kwargs: Any = fx.map_arg(node.kwargs, evaluated)
+        args: Any = self.binding.given(fx.map_arg(node.args, evaluated))
+        kwargs: Any = self.binding.given(fx.map_arg(node.kwargs, evaluated))
         if name == "_operator.getitem":
             return args[0] if args[0] is UNKNOWN else args[0][args[1]]
         if self.refusals and any(leaf is UNKNOWN for leaf in pytree.tree_leaves((args, kwargs))):
@@ -218,6 +236,8 @@ class Emitter:
             return self._by_rule(node, name, args, kwargs)
         except NotEmitted:
             return self._placeholder(node)
+        except Unlike:
+            raise
         except FxhloError as problem:
             problem.where = problem.where or where(node)
             return self._refuse(node, problem)

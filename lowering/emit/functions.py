@@ -14,6 +14,7 @@ from torch import fx
 
 from ...passes.mlir import adopt, func, ir
 from ..types import TensorType, Value, mlir_type
+from .extents import Trail, Unlike
 
 Body = Callable[[list[Value]], list[Value]]
 """Emits a function's body at the insertion point, from the function's arguments, and returns its results."""
@@ -30,11 +31,13 @@ class Function(NamedTuple):
 
 
 class Functions:
-    """block: of the module; the functions are added to it. references: whether composites' decompositions get their bodies at once."""
+    """block: of the module; the functions are added to it. references: whether composites' decompositions get their bodies at once. trail: of an
+    emission whose sizes are tracked."""
 
-    def __init__(self, block: ir.Block, *, references: bool = True) -> None:
+    def __init__(self, block: ir.Block, *, references: bool = True, trail: Trail | None = None) -> None:
         self._block = block
         self._references = references
+        self._trail = trail
         self._by_key: dict[Hashable, Function] = {}
         self._declared: dict[str, tuple[Any, Sequence[TensorType], Sequence[TensorType], Trace]] = {}
 
@@ -44,7 +47,7 @@ class Functions:
         """Returns the function of `key`, emitted at first use with this body. name: the prefix of its symbol."""
         if key in self._by_key:
             return self._by_key[key]
-        function = self._by_key[key] = Function(self._symbol(name), tuple(results))
+        function = self._added(key, name, results)
         with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
             emit_function(function.symbol, "private", operands, results, body)
         return function
@@ -58,15 +61,18 @@ class Functions:
         trace: Trace,
         inline: Inline,
         replaced: bool,
+        uniform: bool,
     ) -> Function:
         """The function of a composite's decomposition: what `trace()` returns. Without `references` it is only declared until `complete`,
-        if targets may have it `replaced`.
+        if targets may have it `replaced`. uniform: whether it has the same ops for all sizes.
 
         To trace the references and to emit them takes most of the time of a step's emission, and a target that has a kernel drops them.
         """
         if self._references or not replaced or key in self._by_key:
+            if self._trail is not None and not uniform and key not in self._by_key:
+                raise Unlike(f"the reference of {name} may have other ops for other sizes")
             return self.emitted(key, name, operands, results, lambda values: inline(trace(), values))
-        function = self._by_key[key] = Function(self._symbol(name), tuple(results))
+        function = self._added(key, name, results)
         with ir.InsertionPoint(self._block), ir.Location.name(function.symbol):
             declared = _function(function.symbol, "private", operands, results)
         self._declared[function.symbol] = declared, operands, results, trace
@@ -84,9 +90,19 @@ class Functions:
     def adopted(self, key: Hashable, name: str, lower: Callable[[], tuple[str, Sequence[TensorType]]]) -> Function:
         """Returns the function of `key`, at first use the `main` of the module that `lower()` returns: its text and result types."""
         if key not in self._by_key:
+            if self._trail is not None:
+                raise Unlike(f"{name} may be lowered to other ops for other sizes")
             source, results = lower()
             self._by_key[key] = Function(adopt(source, self._block, self._symbol(name)), tuple(results))
         return self._by_key[key]
+
+    def _added(self, key: Hashable, name: str, results: Sequence[TensorType]) -> Function:
+        if self._trail is not None and any(
+            one == key for one in self._by_key
+        ):  # compares sizes, which a look-up does not
+            raise AssertionError(key)
+        function = self._by_key[key] = Function(self._symbol(name), tuple(results))
+        return function
 
     def _symbol(self, name: str) -> str:
         return f"{symbol(name)}_{len(self._by_key)}"

@@ -55,7 +55,11 @@ def lower_implementation(
 ) -> str:
     """StableHLO text of a module whose `main` takes the operands in their order. Raises what the implementation raises."""
     call = Call(implementation, operands, attributes, target)
-    return _PREPARED.get(call.key) or _text(call.function, call.operands, target, call.wide)
+    return _PREPARED.get(call.key) or _RESULT_INFO.sub("", _text(call.function, call.operands, target, call.wide))
+
+
+_RESULT_INFO = re.compile(r' \{jax\.result_info = "[^"]*"\}')
+"""What JAX says of a result of the function that it lowers, and not of those that this one calls: the text is the same either way."""
 
 
 PLATFORMS = {"tpu": "tpu", "cuda": "gpu"}

@@ -35,6 +35,10 @@ class OnlyDeclared(Exception):
         self.symbols = symbols
 
 
+class SizesMatter(Exception):
+    """What is taken for a composite may have other ops for operands of other sizes (`Implementation.uniform`)."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """What became of `count` equal composites. implementation: None where the reference was taken.
@@ -61,18 +65,56 @@ class Legalized:
     custom_calls: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What was taken for equal composites. kernel, operands, attributes: of each; None for one that is not ours."""
+
+    kernel: Kernel | None
+    operands: Operands | None
+    attributes: Mapping[str, Any] | None
+    implementation: Implementation | None
+    decision: Decision
+
+    @classmethod
+    def of(cls, composite: Composite, implementation: Implementation | None, decision: Decision) -> Taken:
+        kernel = kernels().get(composite.name)
+        if kernel is None:
+            return cls(None, None, None, implementation, decision)
+        return cls(kernel, composite.operands, composite.attributes, implementation, decision)
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A module whose composites were replaced, before it is made portable. taken: what `legalized.decisions` tell, to be decided again for
+    other sizes. pinned: whether layouts of arguments were."""
+
+    module: ir.Module
+    taken: tuple[Taken, ...]
+    custom_calls: tuple[str, ...]
+    pinned: bool
+
+    @property
+    def legalized(self) -> Legalized:
+        with self.module.context, ir.Location.unknown():
+            return Legalized(portable(self.module), tuple(one.decision for one in self.taken), self.custom_calls)
+
+
 def legalize(module: bytes, target: str | Target) -> Legalized:
     """Replaces every composite of `module` (MLIR bytecode, text or a portable artifact). Raises LegalizeError."""
-    parsed = parse(module, context())
-    with parsed.context, ir.Location.unknown():
-        work = _Legalizer(parsed, Target.parse(target))
-        work.prepare()
-        for operation, count in _with_counts(parsed):
+    return in_place(parse(module, context()), target).legalized
+
+
+def in_place(module: ir.Module, target: str | Target, *, uniform: bool = False) -> InPlace:
+    """`legalize` of a module that is changed. uniform: nothing is lowered whose ops depend on sizes: raises SizesMatter. Raises LegalizeError."""
+    with module.context, ir.Location.unknown():
+        work = _Legalizer(module, Target.parse(target))
+        work.prepare(uniform)
+        for operation, count in _with_counts(module):
             work.replace(operation, count)
-        erase_dead_functions(parsed)  # references that were replaced
+        erase_dead_functions(module)  # references that were replaced
         if work.row_major:
-            pin_row_major(parsed, work.row_major)
-        return Legalized(portable(parsed), tuple(work.decisions.values()), _custom_calls(parsed))
+            pin_row_major(module, work.row_major)
+        return InPlace(module, tuple(work.taken.values()), _custom_calls(module), bool(work.row_major))
 
 
 def legalize_to_run(module: bytes, target: str | Target) -> Legalized:
@@ -94,13 +136,13 @@ class _Legalizer:
         self.module = module
         self.target = target
         self.symbols: dict[object, str] = {}
-        self.decisions: dict[object, Decision] = {}
+        self.taken: dict[object, Taken] = {}
         self.row_major: set[str] = set()
         self.functions = ir.SymbolTable(module.operation)
         self.choices: dict[object, tuple[Implementation | None, tuple[str, ...]]] = {}
 
-    def prepare(self) -> None:
-        """Chooses for every kind of composite, and lowers the implementations in one go. Raises OnlyDeclared."""
+    def prepare(self, uniform: bool) -> None:
+        """Chooses for every kind of composite, and lowers the implementations in one go. Raises OnlyDeclared, SizesMatter."""
         calls, declared = [], set()
         for composite in {one.key: one for one in map(Composite.of, composites(self.module.operation))}.values():
             implementation, _ = self.choices[composite.key] = self._choice(composite)
@@ -108,6 +150,8 @@ class _Legalizer:
                 calls.append(Call(implementation, composite.operands, composite.attributes, self.target))
             elif not self.functions[composite.decomposition].operation.regions[0].blocks:
                 declared.add(composite.decomposition)
+            if uniform and not _is_uniform(kernels().get(composite.name), implementation):
+                raise SizesMatter(composite.name)
         if declared:
             raise OnlyDeclared(declared)
         prepare(calls)
@@ -125,10 +169,12 @@ class _Legalizer:
         # A composite of another front end may have the same name and another meaning each time.
         key = composite.key if composite.name in kernels() else (*composite.key, composite.decomposition)
         if key in self.symbols:
-            self.decisions[key] = replace(self.decisions[key], count=self.decisions[key].count + count)
+            before = self.taken[key]
+            self.taken[key] = replace(before, decision=replace(before.decision, count=before.decision.count + count))
         else:
             self.symbols[key], decision = self._choose(composite)
-            self.decisions[key] = replace(decision, count=count)
+            implementation, _ = self.choices[composite.key]
+            self.taken[key] = Taken.of(composite, implementation, replace(decision, count=count))
         with ir.InsertionPoint(operation), operation.location:
             callee = ir.FlatSymbolRefAttr.get(self.symbols[key])
             call = func.CallOp([result.type for result in operation.results], callee, list(operation.operands))
@@ -172,6 +218,12 @@ def lowered(
             next_step="its supports() must give a reason for these operands; report this as a bug of fxhlo",
         ) from problem
     return adopt(text, module, f"{implementation.name}_{kernel.name}_{number}")
+
+
+def _is_uniform(kernel: Kernel | None, implementation: Implementation | None) -> bool:
+    if implementation is not None:
+        return implementation.uniform
+    return kernel is not None and kernel.uniform
 
 
 def _with_counts(module: ir.Module) -> list[tuple[ir.Operation, int]]:

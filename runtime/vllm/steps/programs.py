@@ -6,9 +6,10 @@ the same engine captures and compiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     import torch
     from vllm.config import VllmConfig
 
-    from ....lowering.bundling import Finished
-    from ....lowering.module import HloModule
+    from ....lowering.bundling import Entry, Finished
     from ....passes.cache_groups import CacheGroup
     from ....passes.program import Program
 
@@ -171,13 +171,9 @@ class Programs:
         program = run(step_passes(self.options), captured)
         check(program)
         progress(f"emitting and compiling {self.count} programs")
-        modules: Iterable[tuple[str, HloModule]] = self._modules(program)
         if self.target.family == "cpu" and not native.ready():
-            if self.plan.mesh.devices == 1:
-                modules = list(modules)  # emit all first: legalization waits for the native kernels' build
             progress("building the native kernels, once per machine")
-            if self.plan.mesh.devices > 1:
-                native.unavailable()  # builds them: partitioning, a part of emission, chooses kernels
+            native.unavailable()  # builds them, or finds out why not: kernels are chosen by that
         done = count(1)
 
         def say(one: Finished) -> None:
@@ -188,39 +184,57 @@ class Programs:
         with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             library = native.library if carry and self.target.family == "cpu" else None
             save_compiled(
-                directory, modules, pool, say, {NOTE: self.key()}, library and (lambda: library().read_bytes())
+                directory,
+                self._entries(program),
+                pool,
+                say,
+                {NOTE: self.key()},
+                library and (lambda: library().read_bytes()),
             )
 
-    def _modules(self, program: Program) -> Iterator[tuple[str, HloModule]]:
-        """Each program's name and module."""
+    def _entries(self, program: Program) -> Iterator[tuple[str, Entry]]:
+        """Each program's name and entry."""
         from ....passes.stages import cut
         from .row_copy import row_copy
 
-        parts, emitted = cut(program, self.stages.layers, self.stages.count), None
+        stages = list(
+            zip(cut(program, self.stages.layers, self.stages.count), self.stages.plans(self.plan), strict=True)
+        )
+        emissions, entry = [self._emission(part, plan) for part, plan in stages], None
         for bucket in self.buckets:
-            for name, part, plan in zip(self.names(bucket), parts, self.stages.plans(self.plan), strict=True):
-                emitted = self._emitted(part, dict(bucket.sizes), plan)
-                yield name, emitted
-        if self.options.cached_states and emitted is not None:
+            for name, emission in zip(self.names(bucket), emissions, strict=True):
+                entry = emission(dict(bucket.sizes))
+                yield name, entry
+        if self.options.cached_states and entry is not None:
             slots = dict(self.options.state_dtypes)
-            copied = row_copy([one for one in emitted.signature.states if one.name in slots])
-            yield ROW_COPY, self._emitted(copied, {}, self.plan)
+            copied = row_copy([one for one in entry.signature.states if one.name in slots])
+            yield ROW_COPY, self._emission(copied, self.plan)({})
 
-    def _emitted(self, program: Program, sizes: Mapping[str, int], plan: Plan) -> HloModule:
-        """The program's module for the sizes of a bucket; partitioned, where the plan has several devices."""
+    def _emission(self, program: Program, plan: Plan) -> Callable[[dict[str, int]], Entry]:
+        """The program's entry for the sizes of a bucket; partitioned, where the plan has several devices."""
+        if plan.mesh.devices > 1:
+            return partial(self._partitioned, program, plan)
+        from ....lowering.buckets import Buckets
+
+        buckets = Buckets(program, self.target, of_program(program, self.sizes))
+
+        def entry(sizes: dict[str, int]) -> Entry:
+            made = buckets.entry(of_program(program, sizes))
+            return made._replace(signature=replace(made.signature, mesh=plan.mesh))
+
+        return entry
+
+    def _partitioned(self, program: Program, plan: Plan, sizes: dict[str, int]) -> Entry:
+        from ....lowering.bundling import Entry
+        from ....lowering.compiling import legalized_to_run
         from ....lowering.emit.emit import emit
-
-        several = plan.mesh.devices > 1
-        sizes = of_program(program, {**self.sizes, **sizes})
-        # on a mesh another kernel, or none, may serve a device's part
-        module = replace(emit(program, sizes, references=several), target=str(self.target))
-        if not several:
-            return replace(module, signature=replace(module.signature, mesh=plan.mesh))
         from ....passes.hlo.partition import partition
         from ....passes.mlir import bytecode
 
+        # with references: on a mesh another kernel, or none, may serve a device's part
+        module = replace(emit(program, of_program(program, {**self.sizes, **sizes})), target=str(self.target))
         made = partition(bytecode(module.module), module.signature, plan, self.target)
-        return replace(module, module=made.module, signature=made.signature)
+        return Entry.of(replace(module, module=made.module, signature=made.signature), legalized_to_run)
 
 
 def of_program(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
