@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from fxhlo.kernels.catalog import kernels
 from fxhlo.passes.hlo.plan import rows_for
+from fxhlo.runtime.core import pjrt
 from fxhlo.runtime.core.targets import Target
 from fxhlo.tools.bench import meshes_tpu
 from fxhlo.tools.bench.meshes_tpu import Links, links
-from fxhlo.tools.bench.record import records
-from fxhlo.tools.bench.tpu_kernels import forms
-from fxhlo.tools.bench.tpu_kernels.layers import Step, layers
+from fxhlo.tools.bench.record import Table, records
+from fxhlo.tools.bench.tpu_kernels import forms, measure, refused
+from fxhlo.tools.bench.tpu_kernels.compiler import PROFILES
+from fxhlo.tools.bench.tpu_kernels.layers import TARGETS, Step, layers
 from fxhlo.tools.bench.tpu_kernels.measure import PART
 from fxhlo.tools.bench.tpu_kernels.ours import pairs_of
 from fxhlo.tools.bench.tpu_kernels.rows import Row, all_rows, fastest
@@ -38,9 +44,89 @@ def test_each_recorded_layer_takes_the_fastest_form() -> None:
         assert not row.taken or row.cycles <= best[row.group].cycles * EVEN, (row, best[row.group])
 
 
-def test_a_refused_shape_is_refused_before_a_compiler_runs() -> None:
+DECODE = "64 requests, a row each, contexts of 2,048"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "model", "step"),
+    [
+        ("moe", "Qwen3 30B-A3B", "8 rows"),
+        ("moe", "Qwen3 30B-A3B", "2,048 rows"),
+        ("moe", "gpt-oss 120b", "8 rows"),
+        ("moe", "DeepSeek V3, 64 of 256 experts", "8 rows"),
+        ("moe", "Qwen3-Next 80B", "8 rows"),
+        ("ragged_paged_latent_attention", "DeepSeek-V2, V3", DECODE),
+    ],
+)
+def test_a_served_model_has_figures_beside_xlas_form_on_each_target(kernel: str, model: str, step: str) -> None:
+    """Cycles of the form that is taken, and cycles of XLA's or why its compiler made no program."""
+    rows = [row for row in recorded() if row.key[:3] == (kernel, model, step)]
+    for target in TARGETS:
+        here = [row for row in rows if row.target == target]
+        assert [row.cycles > 0 for row in here if row.taken] == [True], here
+        beside = [row for row in here if row.form.startswith("xla")]
+        assert beside, (kernel, model, step, target)
+        assert all(row.cycles or row.failed for row in beside), beside
+
+
+def test_a_refused_shape_is_refused_before_a_compiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record's table of them is what is said again here, where nothing can be compiled."""
+
+    def compile_(*_: object, **__: object) -> None:
+        raise AssertionError("a compiler ran")
+
+    monkeypatch.setattr(pjrt, "compile_ahead", compile_)
+    monkeypatch.setattr(pjrt, "build", compile_)
+    assert records()["kernels-tpu"].tables[1] == Table.of(refused.table())
+    assert {one.model for one in refused.refusals()} >= {f"{layer.model}, {layer.name}" for layer in refused.shapes()}
     for row in recorded():
         assert not row.refused or not row.seconds, row
+
+
+CHILD = """
+import json, os, sys, time
+for line in sys.stdin:
+    row = json.loads(line)
+    if row["model"] == "slow":
+        time.sleep(60)
+    if row["model"] == "deadly" and ("profile" in os.environ["LIBTPU_INIT_ARGS"] or row["step"] == "always"):
+        sys.exit(1)
+    print(json.dumps(row | {"cycles": 7.0}), flush=True)
+"""
+
+
+def test_a_row_that_the_compiler_does_not_finish_is_given_up_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "child_that_fails.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(measure, "child", SimpleNamespace(__name__="child_that_fails"))
+    rows = [Row("k", model, "s", "t", "pallas") for model in ("one", "slow", "deadly", "two")]
+    done = measure.answers([*rows, Row("k", "deadly", "always", "t", "pallas")], "kernel", PROFILES, limit=3.0)
+    assert [(row.model, row.cycles, row.failed) for row in done] == [
+        ("one", 7.0, ""),
+        ("slow", 0.0, "not compiled within 3 s"),
+        ("deadly", 7.0, ""),  # without the profiler
+        ("two", 7.0, ""),
+        ("deadly", 0.0, measure.ENDED),
+    ]
+
+
+def test_the_profiler_is_asked_where_loops_follow_the_data_and_it_knows_the_kernel() -> None:
+    asked = [row for row in all_rows() if measure.flags_of(row) == PROFILES]
+    assert {(row.kernel, row.target) for row in asked} == {
+        ("ragged_paged_attention", "tpu-v5e"),
+        ("ragged_paged_attention", "tpu-v6e"),
+        ("ragged_paged_latent_attention", "tpu-v6e"),
+    }
+    assert "decompressed" not in {row.form for row in asked}
+
+
+def test_a_program_without_its_kernels_figures_has_none() -> None:
+    row = Row("k", "m", "s", "t", "pallas", cycles=5.0)
+    assert measure.with_kernels(row, None) == row
+    assert measure.with_kernels(row, replace(row, cycles=2.0)).cycles == 7.0
+    assert measure.with_kernels(row, replace(row, failed="why")) == replace(row, cycles=0.0, failed="why")
 
 
 def test_new_rows_take_the_place_of_old_ones_in_the_order_of_the_table() -> None:

@@ -21,6 +21,21 @@ def test_loops_of_a_schedule_count_as_often_as_they_turn():
     assert pallas_cycles(SCHEDULE, steps=7, blocks=3) == 2 + 3 * (3 + 3 * 5 + 1 * 7)
 
 
+MOVED = """
+     0   :  { %7 = vsyncpa 0 }
+   0x1 LB: > { %s9_s1 = sadd.s32 1, %s5_s1  ;;  %s5_s1 = sphi %s4_s1, %s9_s1 /* phi copy */ }
+   0x2 LB: >> { %v1 = vld  ;;  %s6_s2 = sphi %s3_s2, %s8_s2 /* phi copy */ }
+   0x3   : >> { %s8_s2 = sadd.s32 (%p7), 1, %s6_s2 }
+   0x4   : >> { %p1 = scmp.ge.s32.totalorder %s8_s2, 4 /* loop exit test */ }
+   0x5   : >> { %p2 = scmp.ge.s32.totalorder (%p1), %s9_s1, 8 /* loop exit test */ }
+   0x6   : > { %v2 = vst }
+"""
+
+
+def test_an_exit_test_in_a_loop_within_its_own_is_of_the_loop_whose_counter_it_compares():
+    assert pallas_cycles(MOVED, steps=1, blocks=1) == 1 + 8 * (2 + 4 * 4)
+
+
 MODULE = """HloModule m
 
 %body (p: f32[2]) -> f32[2] {

@@ -26,7 +26,10 @@ WHAT = {
     "a sampler that sorts.",
     "kernels-tpu": "Cycles of one layer's call of a kernel by the compiler's figures: our Pallas form beside XLA's and others, and the one "
     "that legalization takes. *Of the least*: the target's memory at full bandwidth, or its matrix units at their peak, for the "
-    "least that any form must do. XLA's ragged dot is a custom call without an estimate, of which the copies alone are counted, which favours it.",
+    "least that any form must do. XLA's ragged dot is a custom call without an estimate, of which the copies alone are counted: it is never called the "
+    "fastest, and below the least its figure says nothing. "
+    "A program that the compiler has not made within four minutes says so in place of figures. The second table: layers without a Pallas form, which "
+    "`supports` refuses from shapes and dtypes; `make test` makes it again with no compiler to call.",
     "meshes-tpu": "Tensor parallelism with and without tokens split over the devices (sequence parallelism), by the compiler's figures: cycles of "
     "the ops on a device, and those in which its links move what it sends. What is sent beside a product (a collective matmul) is not waited for.",
     "latent": "The two forms of latent attention in the native CPU kernel, and the one that it chooses; the best of some calls, in turn.",

@@ -1,9 +1,14 @@
-"""`python -m`: compiles rows in a process of its own, and prints each as JSON as soon as it is done."""
+"""`python -m fxhlo.tools.bench.tpu_kernels.child program|kernel FOLDER`: compiles in a process of its own.
+
+Comes in: rows as JSON, one a line, on standard input. Goes out: each with its figures, one a line. libtpu writes into FOLDER.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +23,9 @@ from . import forms, ours
 from .compiler import clock, compile_implementation, xla_cycles
 from .layers import Layer, layers
 from .rows import Row
+
+MEMORY = 12 * 2**30
+"""Bytes that the process may take, so that a compiler out of bounds ends itself and no other process."""
 
 
 def has_kernel(row: Row) -> bool:
@@ -40,7 +48,7 @@ def program(row: Row, layer: Layer, folder: Path) -> Row:
         else:
             done = compile_implementation(implementation, layer.operands, layer.attributes, target, _aliases(kernel))
     except FxhloError as problem:
-        return replace(row, refused=str(problem).splitlines()[0])
+        return replace(row, seconds=perf_counter() - begun, failed=str(problem).splitlines()[0])
     return replace(
         row, seconds=perf_counter() - begun, temporaries=done.memory.temporaries, bytes=done.costs["bytes accessed"],
         cycles=xla_cycles(done.text, asked=True, steps=forms.turns(layer, row.form)),
@@ -67,12 +75,14 @@ def _aliases(kernel: Kernel) -> dict[int, str]:
 
 
 def main() -> None:
-    given = json.loads(sys.stdin.read())
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # compilers print too
+    act, folder = {"program": program, "kernel": kernel}[sys.argv[1]], Path(sys.argv[2])
     known = {(layer.kernel, layer.model, layer.name): layer for layer in layers()}
-    act = {"program": program, "kernel": kernel}[given["what"]]
-    for fields in given["rows"]:
-        row = Row(**fields)
-        print(json.dumps(asdict(act(row, known[row.kernel, row.model, row.step], Path(given["folder"])))), flush=True)
+    for line in sys.stdin:
+        row = Row(**json.loads(line))
+        print(json.dumps(asdict(act(row, known[row.kernel, row.model, row.step], folder))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Cycles of XLA's programs are `estimated_cycles` of fusions and copies, loops times their count; sorts, scatters and custom calls have no
 estimate and count nothing. Cycles of a Pallas kernel are the bundles (one a cycle) of its final schedule, loops times their count, or
-those of libtpu's static profile, which it has for v5e and v6e.
+those of libtpu's static profile, which it has for some kernels on v5e and v6e.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ STEPS = 10
 UNITS = 4
 """Matrix units of a TensorCore of v5e, v6e and 7x."""
 MLIR = {"bfloat16": "bf16", "float32": "f32"}
+GUARD = r"(?:\(!?%\w+\), )?"
+"""What an instruction of a schedule may begin with: the predicate under which it runs."""
 SCHEDULES = "--xla_jf_dump_to={} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final"
 PROFILES = SCHEDULES + " --xla_jf_dump_static_llo_profile_to={}"
 """libtpu's flags for what `schedules` and `profiled` read; {}: the folder. With PROFILES the process ends where the profiler does not know
@@ -79,7 +81,8 @@ def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
     where there is none.
 
     A line is an address, LB where a loop's body starts, and a `>` for each loop around it; code that the scheduler
-    moved in from outside has fewer. So a loop extends to its last line with all of its marks.
+    moved in from outside has fewer. So a loop extends to its last line with all of its marks. An exit test may stand in a loop within its
+    own; it compares the next value of a counter, which is one of those that its loop's first line takes over from the turn before.
     """
     lines = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?[^:{\n]*:\s*([> ]*)\{(.*)$", schedule, re.MULTILINE)
     depths = [arrows.count(">") for _, arrows, _ in lines]
@@ -89,11 +92,16 @@ def pallas_cycles(schedule: str, steps: int, blocks: int) -> float:
         limit = next((at for at in starts if at > start and depths[at] <= depths[start]), len(lines))
         loops.append((start, max(at for at in range(start, limit) if depths[at] >= depths[start])))
     counts = [float(blocks if "iteration index" in lines[start][2] else steps) for start, _ in loops]
+    counters = {
+        name: index for index, (start, _) in enumerate(loops) for name in re.findall(r"(%\w+) = sphi ", lines[start][2])
+    }
+    following = dict(re.findall(rf"(%\w+) = sadd\.s32 {GUARD}1, (%\w+)", schedule))
     for at, (_, _, text) in enumerate(lines):
-        tested = re.search(r"scmp\.ge\.s32\.totalorder (?:\(!?%\w+\), )?%\w+, (\d+) /\* loop exit test", text)
-        around = [index for index, (start, end) in enumerate(loops) if start <= at <= end]
-        if tested and around and "iteration index" not in lines[loops[around[-1]][0]][2]:
-            counts[around[-1]] = float(tested[1])
+        for counter, count in re.findall(rf"scmp\.ge\.s32\.totalorder {GUARD}(%\w+), (\d+) /\* loop exit test", text):
+            around = [index for index, (start, end) in enumerate(loops) if start <= at <= end]
+            loop = counters.get(following.get(counter, ""), around[-1] if around else None)
+            if loop is not None and "iteration index" not in lines[loops[loop][0]][2]:
+                counts[loop] = float(count)
     total = float(len(lines))
     for index, (start, end) in enumerate(loops):
         outer = [counts[other] for other, (first, last) in enumerate(loops[:index]) if first <= start and end <= last]

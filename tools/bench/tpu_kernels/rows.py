@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import refused
 from .layers import Layer, layers
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ Key = tuple[str, str, str, str]
 class Row:
     """One form of a layer on one target.
 
-    cycles: of the call, at the best 0 where it was refused. least: cycles in which the target could do the least work of any form, its
+    cycles: of the call, 0 where there are none. least: cycles in which the target could do the least work of any form, its
     memory at full bandwidth and its matrix units at their peak. bytes: of memory traffic by XLA's cost analysis, which counts loop bodies
     once, and a Pallas kernel's only where it says them. temporaries: bytes. seconds: of compilation. taken: whether legalization takes
-    this form. refused: why there is no program.
+    this form. refused: why it does not take the shape, known before a compiler runs. failed: why the compiler made no program of it.
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Row:
     seconds: float = 0.0
     taken: bool = False
     refused: str = ""
+    failed: str = ""
 
     @classmethod
     def of(cls, layer: Layer, target: str, form: str) -> Row:
@@ -68,10 +70,10 @@ def all_rows() -> list[Row]:
 
 
 def fastest(rows: Sequence[Row]) -> dict[Key, Row]:
-    """Of each group the form with the fewest cycles."""
+    """Of each group the form with the fewest cycles, of those whose cycles are all counted."""
     best: dict[Key, Row] = {}
     for row in rows:
-        if row.cycles and (row.group not in best or row.cycles < best[row.group].cycles):
+        if row.cycles and row.form != "ragged dot" and (row.group not in best or row.cycles < best[row.group].cycles):
             best[row.group] = row
     return best
 
@@ -86,12 +88,12 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     best = fastest(rows)
     for row in rows:
         numbers = (
-            [row.refused[:60], "", "", "", ""]
-            if row.refused
+            [row.refused or row.failed[:60], "", "", "", ""]
+            if row.refused or row.failed
             else [
                 f"{row.cycles:,.0f}", f"{row.cycles / best[row.group].cycles:.2f}", f"{row.cycles / row.least:.1f}" if row.least else "",
                 f"{row.bytes / 1e6:,.0f}", f"{row.temporaries / 1e6:,.0f}",
             ]
         )  # fmt: skip
         made.add_row(row.kernel, row.model, row.step, row.target, FORMS[row.form], *numbers, "yes" if row.taken else "")
-    return [made]
+    return [made, refused.table()]
