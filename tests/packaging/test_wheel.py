@@ -127,7 +127,7 @@ def test_the_editable_install_is_the_tree() -> None:
     import fxhlo.runtime.core.pjrt
 
     assert Path(fxhlo.kernels.spec.__file__) == ROOT / "kernels" / "spec.py"
-    assert Path(fxhlo.runtime.core.pjrt.__file__) == ROOT / "runtime" / "core" / "pjrt.py"
+    assert Path(fxhlo.runtime.core.pjrt.__file__) == ROOT / "runtime" / "core" / "pjrt" / "__init__.py"
 
 
 @pytest.mark.parametrize("module", ["kernels.spec", "lowering.emit.emit", "passes.program", "runtime.core.pjrt"])

@@ -20,5 +20,5 @@ def add_device(monkeypatch: pytest.MonkeyPatch, memory: int | None = 4 << 30) ->
     monkeypatch.setitem(xla_bridge._backends, "far", xla_bridge.make_cpu_client())
     monkeypatch.setitem(targets._known, NAME, Specification("far", memory=memory))
     xla_bridge.get_backend.cache_clear()
-    pjrt._device.cache_clear()
+    pjrt.found._device.cache_clear()
     return NAME

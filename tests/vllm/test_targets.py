@@ -109,7 +109,7 @@ def test_what_a_device_cannot_hold() -> None:
 def test_the_memory_of_a_registered_target(monkeypatch: pytest.MonkeyPatch) -> None:
     device = pjrt.device(add_device(monkeypatch))
     assert Room.of(device) == Room(4 * GIB, 4 * GIB, "the device (cpu)")
-    pjrt._device.cache_clear()
+    pjrt.found._device.cache_clear()
     unknown = pjrt.device(add_device(monkeypatch, memory=None))
     with pytest.raises(CacheSizeError, match="does not say how much memory it has"):
         Room.of(unknown)
