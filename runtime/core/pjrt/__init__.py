@@ -10,9 +10,9 @@ owner; a serving loop keeps no views of its state.
 """
 
 from .client import Buffer
+from .compiled import Compiled, Memory
 from .compiling import build, compile, compile_ahead, deserialize, require
-from .devices import Device, DeviceMemory, HostCopy, get
-from .executable import Compiled, Loaded, Memory
+from .devices import Device, DeviceMemory, HostCopy, Loaded, get
 from .found import device, device_count, is_here, put, put_shared, zeros
 from .identity import fingerprint, versions
 

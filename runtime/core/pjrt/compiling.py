@@ -14,7 +14,8 @@ from ..explain import explained
 from ..mesh import ONE_DEVICE, Mesh
 from ..targets import Options, Target
 from .client import DeviceList, compile_options
-from .executable import Compiled, Loaded
+from .compiled import Compiled
+from .devices import Loaded
 from .found import device, is_here
 
 

@@ -1,4 +1,4 @@
-"""One device, or all devices of a mesh as one: how arrays get onto it, and how modules do."""
+"""One device, or all devices of a mesh as one: how arrays and modules get onto it; an executable that runs there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from .. import seal
 from ..dtypes import DTYPES
-from ..errors import CompileError, ExecutionError
-from ..explain import explained
+from ..errors import CompileError, ExecutionError, FxhloError, ShapeError
+from ..explain import explained, first_lines
 from ..mesh import ONE_DEVICE, Mesh
 from ..sharding import REPLICATED, Sharding
+from ..signature import Result
 from ..targets import Options, Target
 from .client import (
     ALIAS,
@@ -27,8 +28,9 @@ from .client import (
     abstract,
     compile_options,
     device_put,
+    handler,
 )
-from .executable import Loaded, refused
+from .compiled import Compiled
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,42 @@ class DeviceMemory:
 
     limit: int
     used: int
+
+
+class Loaded(Compiled):
+    """An executable on a device, or on all of a mesh. `execute` is the serving path: no check, no wait."""
+
+    def __init__(self, raw: Any, device: Device) -> None:
+        super().__init__(raw, device.target)
+        self.device = device
+        self._handlers: list[Any] | None = None
+
+    def execute(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Runs on device arrays, one per argument of `main`; returns device arrays that may still be computing.
+
+        About 0.1 ms for 350 arguments and 40 results. PJRT checks neither dtypes nor transposed shapes: `Executable`
+        does. Raises ShapeError where a buffer was consumed by an earlier call, ExecutionError where PJRT refuses.
+        """
+        try:
+            results = self.raw.execute_sharded(buffers)
+            if self._handlers is None:
+                return self._first(results)
+            return results.consume_with_handlers(self._handlers)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            raise refused(problem, buffers) from problem
+
+    def expect(self, results: Sequence[Result]) -> None:
+        """Tells how the results of `main` lie on the mesh; needed before the first call where it has several devices."""
+        self._handlers = [
+            handler(result.shape, np.dtype(DTYPES[result.dtype].numpy), self.device.lying(result.sharding))
+            for result in results
+        ]
+
+    def _first(self, results: Any) -> list[Buffer]:
+        """The first call: PJRT's own, slower way, from whose arrays later calls know the results' types."""
+        arrays = [one for (one,) in results.disassemble_into_single_device_arrays()]
+        self._handlers = [handler(array.shape, array.dtype, self.device.sharding) for array in arrays]
+        return arrays
 
 
 class Device:
@@ -205,3 +243,22 @@ class HostCopy:
         """A buffer of these values, which lies as the first one did."""
         parts = [jax.device_put(values, device, may_alias=False) for device, values in self.parts]
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
+
+
+def refused(problem: Exception, buffers: Sequence[Any]) -> FxhloError:
+    """The error for a failed call; the reason is looked up only now."""
+    for index, buffer in enumerate(buffers):
+        if not isinstance(buffer, Buffer):
+            what = f"argument {index} is {type(buffer).__name__}, not a device array"
+            return ShapeError(what, next_step="place it with Device.put first")
+        if buffer.is_deleted():
+            what = f"argument {index} ({buffer.dtype}{list(buffer.shape)})"
+            return ShapeError(
+                f"{what} was consumed by an earlier call, as donated state is",
+                next_step="pass the new state from that call's results",
+            )
+    text = first_lines(problem)
+    if "INVALID_ARGUMENT: fxhlo_" in text:  # a native kernel's door (native/door.h)
+        return ExecutionError(f"the program failed: {text}", next_step="correct the value that the message names")
+    next_step = "call the executable with the same arguments: it checks them, which this path leaves out"
+    return ExecutionError(f"the program failed: {text}", next_step=next_step)
