@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import rich.table
 
-from fxhlo.tools.bench import changes
+from fxhlo.tools.bench import changes, depth, loops
 from fxhlo.tools.bench.page import readme
 from fxhlo.tools.bench.record import Machine, Record, records
 
@@ -74,3 +74,11 @@ def test_what_changed_is_shown_by_row_and_figure() -> None:
         ["-20%"],
     ]
     assert list(changes.table(before, before).columns[0].cells) == ["no figure changed by 5%"]
+
+
+def test_a_piece_keeps_the_other_rows_of_this_class_of_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = loops.Form("cpu", 4, "loop", 1.0, 10)
+    last = Record.now("loop", [], [old])
+    monkeypatch.setattr(depth, "records", lambda: {last.part: last})
+    new = loops.Form("cpu", 16, "loop", 2.0, 10)
+    assert depth.with_recorded("loop", loops.Form, [new]) == [old, new]

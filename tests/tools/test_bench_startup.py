@@ -70,4 +70,6 @@ def test_stages_add_up(tmp_path: Path) -> None:
     assert [table.title for table in tables([])] == [
         "first start to the first token",
         "second start to the first token",
+        "vllm serve, first start to the first token",
+        "vllm serve, second start to the first token",
     ]

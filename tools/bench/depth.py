@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.table import Table
 
-from .record import records
+from .record import Record, records
 
 if TYPE_CHECKING:
     from ...passes.program import Program
@@ -94,8 +94,9 @@ def measure(say: Callable[[str], None], piece: str = "") -> list[Depth]:
 
 
 def with_recorded(part: str, kind: type[Row], rows: list[Row]) -> list[Row]:
-    """These rows of a part that is measured in pieces, and those of its last record, in order of their keys."""
-    recorded = [kind(**row) for row in (records()[part].rows if part in records() else ())]
+    """These rows of a part that is measured in pieces, and those of its last record on this class of machine, in order of their keys."""
+    last = records().get(Record.now(part, (), ()).part)
+    recorded = [kind(**row) for row in (last.rows if last else ())]
     found = {row.key: row for row in (*recorded, *rows)}
     return [found[key] for key in sorted(found)]
 

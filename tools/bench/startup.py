@@ -1,4 +1,5 @@
-"""Where the time of a start goes, a first one and a second one, beside vLLM's own CPU backend: stages of both processes, in the order in which they begin.
+"""Where the time of a start goes, a first one and a second one, beside vLLM's own CPU backend: stages of both processes, in the order in which they begin,
+of `vllm.LLM`; and the time from the command `vllm serve` to its first answer.
 
 Each engine is started twice with the timers of stages.py, which time the same functions of vLLM's in both. A row is a stage's own time, without
 that of stages within it; what takes less than a twentieth of a second is summed up, and `between the stages` is what no stage has.
@@ -6,26 +7,35 @@ that of stages within it; what takes less than a twentieth of a second is summed
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter, sleep
 
 from rich.table import Table
 
 from . import stages
-from .engine import Engine
+from .engine import BenchError, Engine, variables_of
 from .serving import OURS, PEER, build_native
 
 LEAST = 0.05
 """Seconds of a stage that has a row of its own."""
 STARTS = ("first", "second")
+COMMAND = "vllm serve, {}"
+ANSWER = "from the command to the first answer"
+LONGEST = 600.0
+"""Seconds that a server may take to answer."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row, in seconds; None where that engine has no such stage. start: "first" or "second". process: "front" or "engine"."""
+    """One row, in seconds; None where that engine has no such stage. start: "first" or "second", of COMMAND or alone. process: "front" or "engine"."""
 
     start: str
     process: str
@@ -49,7 +59,62 @@ def measure(model: Path, dtype: str, say: Callable[[str], None]) -> list[Stage]:
             peer = started(PEER, arguments, cache, fxhlo=False)
             say(f"{start} start to first token: {OURS} {sum(ours.values()):.1f} s, {PEER} {sum(peer.values()):.1f} s")
             rows += [Stage(start, *key, ours.get(key), peer.get(key)) for key in dict.fromkeys((*ours, *peer))]
+    with tempfile.TemporaryDirectory(prefix="fxhlo-bench-") as folder:
+        cache = Path(folder)
+        build_native(cache)
+        for start in STARTS:
+            seconds = [served(arguments, cache, fxhlo=fxhlo) for fxhlo in (True, False)]
+            say(f"{COMMAND.format(start)} start: {OURS} {seconds[0]:.1f} s, {PEER} {seconds[1]:.1f} s")
+            rows.append(Stage(COMMAND.format(start), "both", ANSWER, *seconds))
     return rows
+
+
+def served(arguments: Mapping[str, object], cache: Path, *, fxhlo: bool) -> float:
+    """Seconds from the start of `vllm serve` to its first completion of one token. Raises BenchError where the server ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {name: value for name, value in arguments.items() if name not in ("model", "disable_log_stats")}
+    flags = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f'={value}'}"
+        for name, value in options.items()
+    ]
+    command = [
+        str(Path(sys.executable).with_name("vllm")),
+        "serve",
+        str(arguments["model"]),
+        "--port",
+        str(port),
+        *flags,
+    ]
+    with tempfile.TemporaryDirectory(prefix="fxhlo-bench-peer-") as hidden, tempfile.TemporaryFile() as log:
+        variables = variables_of(Path(hidden), fxhlo=fxhlo, cache=cache)
+        began = perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+        try:
+            while not _answers(port, str(arguments["model"])):
+                if process.poll() is not None or perf_counter() - began > LONGEST:
+                    log.seek(0)
+                    said = log.read().decode(errors="replace").strip().splitlines()[-8:]
+                    raise BenchError("vllm serve gave no answer:\n  " + "\n  ".join(said))
+                sleep(0.02)
+            return perf_counter() - began
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(port: int, model: str) -> bool:
+    """Whether a completion of one token comes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    request = {"model": model, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+    try:
+        connection.request("POST", "/v1/completions", json.dumps(request), {"Content-Type": "application/json"})
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def started(name: str, arguments: dict[str, object], cache: Path, *, fxhlo: bool) -> dict[tuple[str, str], float]:
@@ -106,7 +171,7 @@ def _own(spans: Sequence[Mapping[str, object]], began: float, end: float) -> dic
 def tables(rows: Sequence[Stage]) -> list[Table]:
     """A table for each start."""
     made = []
-    for start in STARTS:
+    for start in (*STARTS, *(COMMAND.format(start) for start in STARTS)):
         some = [row for row in rows if row.start == start]
         table = Table("process", "stage", f"{OURS}, s", f"{PEER}, s", title=f"{start} start to the first token")
         for column in table.columns[2:]:
