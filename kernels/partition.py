@@ -45,6 +45,8 @@ class Partition:
     on every device, each group for as many heads of another operand [T, heads, ...], by both names: a device takes the groups that
     its own heads read. plain: no device calls the kernel: the reference stands in the module, and XLA partitions it, with the
     collectives that it takes. context: the axes of devices that attend to other keys: `Kernel.over_context` says what each does.
+    requests: the axes of devices that have the caches of other requests: each calls the kernel with the rows of its own requests
+    (kernels/requests.py), and the devices' rows are put together.
     """
 
     results: tuple[Sharding, ...]
@@ -57,8 +59,11 @@ class Partition:
     shared: Mapping[str, str] = field(default_factory=dict)
     plain: bool = False
     context: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
+REQUESTS = "requests"
+"""The axis along which devices have the caches of other requests, in blocks that follow each other (attention data parallelism)."""
 Rule = Callable[[Mapping[str, Lying], Mesh], Partition]
 """(the operands that are there, by the schema's names; the mesh) -> how the call runs."""
 

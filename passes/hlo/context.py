@@ -23,17 +23,13 @@ NUMBER = "number"
 """The operand that tells a device which it is."""
 
 
-def over_context(share: Share, kernel: Kernel, local: Operands, types: Sequence[ir.Type], lower: Lower) -> list[Value]:
-    """The composite's results at the insertion point. local: the operands of one device. types: of the results, as a whole."""
-    assert kernel.over_context is not None, (
-        f"{kernel.name} has a rule over contexts and does not say what a device does"
-    )
-    functions, rule, collectives = import_module(kernel.over_context), share.rule, share.collectives
-    mesh = collectives.mesh
-    devices = int(np.prod([mesh.size(axis) for axis in rule.context]))
-    output, cache = (local_type(type_, one, mesh) for type_, one in zip(types, rule.results, strict=True))
-    rows, heads, size = ir.RankedTensorType(output).shape
-    exact, number = ir.F32Type.get(), TensorSpec((), np.dtype(np.int32))
+Call = Callable[[str, Mapping[str, TensorSpec], Mapping[str, Any], list[Value], list[ir.Type]], list[Value]]
+"""(a function's name, the specs of its operands, attributes, operands, types of results) -> its results, at the insertion point."""
+
+
+def calls(module: str, lower: Lower) -> Call:
+    """Calls JAX functions of a module, each lowered once for its operands."""
+    functions = import_module(module)
 
     def call(
         name: str,
@@ -45,6 +41,21 @@ def over_context(share: Share, kernel: Kernel, local: Operands, types: Sequence[
         made = Implementation("any", name, getattr(functions, name))
         symbol = lower(made, Operands.of(specs, specs.values()), attributes)
         return list(func.CallOp(results, ir.FlatSymbolRefAttr.get(symbol), values).results)
+
+    return call
+
+
+def over_context(share: Share, kernel: Kernel, local: Operands, types: Sequence[ir.Type], lower: Lower) -> list[Value]:
+    """The composite's results at the insertion point. local: the operands of one device. types: of the results, as a whole."""
+    assert kernel.over_context is not None, (
+        f"{kernel.name} has a rule over contexts and does not say what a device does"
+    )
+    rule, collectives, call = share.rule, share.collectives, calls(kernel.over_context, lower)
+    mesh = collectives.mesh
+    devices = int(np.prod([mesh.size(axis) for axis in rule.context]))
+    output, cache = (local_type(type_, one, mesh) for type_, one in zip(types, rule.results, strict=True))
+    rows, heads, size = ir.RankedTensorType(output).shape
+    exact, number = ir.F32Type.get(), TensorSpec((), np.dtype(np.int32))
 
     def body(values: list[Value]) -> list[Value]:
         parts = ir.RankedTensorType.get([rows, heads, size + 1], exact)

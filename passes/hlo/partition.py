@@ -32,6 +32,7 @@ from .pieces import Values
 from .plan import NEXT_STEP, Plan
 from .product import product
 from .propagate import propagated, shape_of
+from .requests import over_requests
 from .shardy import Collectives, Value, after, annotate, constrained, constraint, declare, local_type, manual
 from .shares import Share
 from .vocabulary import Sampling
@@ -171,6 +172,8 @@ class _Partitioner:
             self._note(composite, local, implementation, reasons)
             if rule.context:
                 results = over_context(share, kernel, local, types, partial(self._lowered, kernel))
+            elif rule.requests:
+                results = self._over_requests(share, kernel, implementation, local, types)
             elif implementation is not None:
                 results = self._manual(share, kernel, implementation, local, types)
             elif kernel.name == "linear":
@@ -245,6 +248,24 @@ class _Partitioner:
             split = sharding.replicated and not self.values.of(value).replicated
             operands.append((self.values.whole(value) if split else value, sharding))
         return manual(operands, list(zip(types, rule.results, strict=True)), self.mesh, body)
+
+    def _over_requests(
+        self,
+        share: Share,
+        kernel: Kernel,
+        implementation: Implementation | None,
+        local: Operands,
+        types: Sequence[ir.Type],
+    ) -> list[Value]:
+        """A region in which each device calls the implementation with the rows of its own requests."""
+        if implementation is None:
+            raise UnsupportedError(
+                f"no implementation of fxhlo.{kernel.name} takes the part of a device that has its own requests",
+                next_step="leave out attention_data_parallel",
+            )
+        symbol = self._lowered(kernel, implementation, local, share.composite.attributes)
+        self.row_major |= {str(share.named[name].type) for name in implementation.row_major if name in share.named}
+        return over_requests(share, symbol, local, types, partial(self._lowered, kernel))
 
     def _lowered(
         self, kernel: Kernel, implementation: Implementation, operands: Operands, attributes: Mapping[str, object]

@@ -1,12 +1,16 @@
 """One program over several hosts: a process on each, joined by jax's distributed runtime.
 
 Comes in: the address where the first process listens. Goes out: jax's own state, from which a PJRT client learns of the others.
-Guaranteed: no client was started before; a process that ends does not wait for the others.
+Guaranteed: no client was started before; a process that ends does not wait for the others; where the first one is lost, whoever watches it
+has time to say so.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import signal
+import time
 
 from .errors import UnsupportedError
 from .explain import first_lines
@@ -24,6 +28,8 @@ ARRIVAL = 300
 """Seconds until all processes must have joined."""
 HEARTBEAT = 100
 """Seconds after which jax's own service takes a process for lost: jax's default. runtime/vllm/peers.py knows long before."""
+VERDICT = 5.0
+"""Seconds that an abort leaves for whoever watches the other processes: it knows within that why this one aborts."""
 PARTING = 5
 """Seconds that the first process waits for others at its end."""
 
@@ -40,6 +46,7 @@ def join(address: str, count: int, number: int, family: str) -> None:
     if family == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _held)
     try:
         if number == 0:
             global_state.service = _jax.get_distributed_runtime_service(
@@ -76,3 +83,10 @@ def number() -> int:
 
 def _unheard(problem: object) -> None:
     """jax would end the process, with a message of its own; whoever watches the others ends it with one that says what to do."""
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _held(number: int) -> None:
+    """jaxlib cannot hand a lost service's error to `_unheard`, since Python knows no type for it, and aborts the process on the spot
+    (std::bad_cast), before the watch has read that the first process is gone. A handler of Python's own would wait for the main thread."""
+    time.sleep(VERDICT)

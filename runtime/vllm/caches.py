@@ -17,7 +17,7 @@ from ..core.targets import Target
 from . import compat, memory
 from .layers import catalog
 from .meshes import check_groups, plan_of
-from .parallel import context_of, devices_of, experts_apart
+from .parallel import context_of, devices_of, experts_apart, requests_of
 from .stages import ONE_STAGE, Stages
 from .states.groups import groups_of, specs_for_vllm
 from .states.rows import StateRows
@@ -98,7 +98,14 @@ class Caches:
             check_groups(self.states(), groups_of(groups, self._config.model_config.max_model_len))
         apart, context = experts_apart(self._config), context_of(self._config)
         return plan_of(
-            model, self._layers, self.states(), devices, experts_apart=apart, context=context, rows=rows_for(target)
+            model,
+            self._layers,
+            self.states(),
+            devices,
+            experts_apart=apart,
+            context=context,
+            requests=requests_of(self._config),
+            rows=rows_for(target),
         )
 
     def share(self, stages: Stages) -> float:
@@ -118,6 +125,7 @@ class Caches:
             room, weights = room.scaled(1 / share), int(weights / share)
         config, rows = self._config, self.rows()
         block, longest = compat.bytes_of_one_request(config, compat.cache_groups(config, self.for_vllm()))
+        parts = requests_of(config)
         slots, blocks = self.slot_bytes(plan), config.cache_config.num_gpu_blocks_override
         if rows is None and not any(state.rows == "blocks" for state in self.states()):
             # vLLM's first block is for no request, like our first slot
@@ -128,16 +136,20 @@ class Caches:
         free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // copies
         least = 0 if rows is None else rows.least
         if blocks is not None:
-            memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len)
+            memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len, parts)
             wanted = blocks * block if rows is None else rows.bytes_of(blocks)
             memory.kv_cache_bytes(wanted, block, 0, free, room.place, beside=least)
             return blocks * block
+        if parts > 1 and longest:
+            longest = (longest + block) * parts  # each part holds one, and the first a block for none
         wanted = memory.wanted_bytes(
             config.cache_config, compat.kv_cache_space(), weights + slots, longest + least, room
         )
         if config.cache_config.kv_cache_memory_bytes is not None:
             wanted = int(wanted * plan.mesh.devices / share)  # it is of one device
-        wanted = memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place, beside=least)
+        wanted = memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place, beside=least, parts=parts)
+        if parts > 1:
+            return wanted // block // parts * parts * block
         return wanted if rows is None else rows.blocks_in(wanted) * block
 
     def ahead(

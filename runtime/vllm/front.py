@@ -19,6 +19,7 @@ from types import TracebackType
 
 from ..core.errors import FxhloError
 from .conditions import condition_of
+from .refusals import WITHOUT_RAY
 
 REPORT = "FXHLO_STARTUP_REPORT"
 """Environment variable with the report's path: set by the front end, inherited by the engine."""
@@ -114,7 +115,9 @@ def explanation(problem: BaseException) -> str | None:
         report.unlink()
         return text
     if _in_config(problem.__traceback__):
-        return f"{told(problem)}\n  next: check the model's path, its config.json and the command's options"
+        said = told(problem)
+        next_step = "check the model's path, its config.json and the command's options"
+        return f"{said}\n  next: {WITHOUT_RAY if 'Failed to import Ray' in said else next_step}"
     return None
 
 

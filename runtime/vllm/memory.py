@@ -96,12 +96,12 @@ def wanted_bytes(cache_config: Any, space: int | None, fixed: int, longest: int,
 
 
 def kv_cache_bytes(
-    wanted: int, block: int, longest: int, free: int, place: str = "this machine", *, beside: int = 0
+    wanted: int, block: int, longest: int, free: int, place: str = "this machine", *, beside: int = 0, parts: int = 1
 ) -> int:
     """Checks that `wanted` bytes of KV cache hold at least one block and are free. Sizes in bytes. Raises CacheSizeError.
 
     block: of one block in all layers; longest: of one request of the maximum length; free: in the memory of `place`. beside: of the fewest
-    states of prefixes, which are kept in the same memory.
+    states of prefixes, which are kept in the same memory. parts: of the cache, each of which has requests of its own; longest is of all.
     """
     room = int(free * HEADROOM)
     states = f", and the states of prefixes take {size(beside)}" if beside else ""
@@ -120,18 +120,25 @@ def kv_cache_bytes(
         )
     if wanted < longest + beside:
         raise CacheSizeError(
-            f"the KV cache would not hold one request of the model's greatest length: {size(longest)} are needed{states}, "
+            f"the KV cache would not hold one request of the model's greatest length{f' in each of {parts} parts' if parts > 1 else ''}: "
+            f"{size(longest)} are needed{states}, "
             f"{size(wanted)} may be used",
             next_step=f"lower --max-model-len or raise --kv-cache-memory-bytes{uncached}",
         )
     return wanted
 
 
-def check_blocks(blocks: int, needed: int, length: int) -> None:
+def check_blocks(blocks: int, needed: int, length: int, parts: int = 1) -> None:
     """Checks that --num-gpu-blocks-override holds one request of the maximum length. Raises CacheSizeError.
 
-    needed: blocks of such a request; vLLM keeps one block more, for no request. length: max_model_len, in tokens.
+    needed: blocks of such a request; vLLM keeps one block more, for no request. length: max_model_len, in tokens. parts: of the cache, each of
+    which has requests of its own.
     """
+    if parts > 1 and blocks - (parts - 1) * -(-blocks // parts) <= needed:
+        raise CacheSizeError(
+            f"{blocks} KV blocks in {parts} parts do not hold one request of {length} tokens each, which needs {needed}",
+            next_step=f"raise --num-gpu-blocks-override to {parts * (needed + 1)} at least, leave it out, or lower --max-model-len",
+        )
     if blocks <= needed:
         raise CacheSizeError(
             f"{blocks} KV blocks do not hold one request of {length} tokens, which needs {needed}, and one is kept for none",

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...kernels.partition import REQUESTS
 from ...passes.cache_groups import CacheGroup, owner
 from ...passes.hlo.plan import NEXT_STEP, Plan
 from ..core.errors import SignatureError, UnsupportedError
@@ -24,6 +26,7 @@ from . import compat
 from .layers.catalog import kind_of
 from .layers.experts import activation_of
 from .layers.kind import Devices
+from .states.latent_kv import LatentKV
 from .states.paged_kv import PagedKV
 from .states.spec import StateSpec
 
@@ -32,21 +35,24 @@ CONTEXT = "context"
 """The axis along which devices have other blocks of the same heads' cache."""
 
 
-def mesh_of(devices: int, layers: Mapping[str, Any], context: int = 1) -> Mesh:
+def mesh_of(devices: int, layers: Mapping[str, Any], context: int = 1, requests: int = 1) -> Mesh:
     """The mesh for these layers: one axis; two where there are more devices than heads of keys, which are then copied along `rep`.
-    context: so many of these copies have the cache's blocks between them, along an axis of that name.
+    context: so many of these copies have the cache's blocks between them, along an axis of that name. requests: so many groups of devices
+    have the caches of other requests, along an axis of that name; heads of keys are split within a group.
 
     Raises UnsupportedError where the devices do not divide the heads, or there are fewer copies.
     """
+    if requests > 1:
+        if context > 1:
+            raise UnsupportedError(
+                "caches are split by requests or by their blocks, not by both",
+                next_step="leave out --decode-context-parallel-size or attention_data_parallel",
+            )
+        _check_queries(devices, layers)
+        return Mesh((*mesh_of(devices // requests, layers).axes, (REQUESTS, requests)))
     if devices == 1:
         return ONE_DEVICE
-    queries = {layer.num_heads for layer in layers.values() if isinstance(getattr(layer, "num_heads", None), int)}
-    if undivided := sorted(count for count in queries if count % devices):
-        told = ", ".join(map(str, undivided))
-        raise UnsupportedError(
-            f"{devices} devices do not divide the model's heads ({told})",
-            next_step=f"take a --tensor-parallel-size that divides {undivided[0]}",
-        )
+    _check_queries(devices, layers)
     others = (compat.MLAAttention, compat.MambaBase)  # latents are of all heads, and states have heads of their own
     cached = [layer for layer in layers.values() if not isinstance(layer, others)]
     heads = {layer.num_kv_heads for layer in cached if isinstance(getattr(layer, "num_kv_heads", None), int)}
@@ -76,6 +82,17 @@ def mesh_of(devices: int, layers: Mapping[str, Any], context: int = 1) -> Mesh:
     return Mesh((("kv", fewer[0]), *rest, (CONTEXT, context)))
 
 
+def _check_queries(devices: int, layers: Mapping[str, Any]) -> None:
+    """Raises UnsupportedError where the devices do not divide the heads of queries."""
+    queries = {layer.num_heads for layer in layers.values() if isinstance(getattr(layer, "num_heads", None), int)}
+    if undivided := sorted(count for count in queries if count % devices):
+        told = ", ".join(map(str, undivided))
+        raise UnsupportedError(
+            f"{devices} devices do not divide the model's heads ({told})",
+            next_step=f"take a --tensor-parallel-size that divides {undivided[0]}",
+        )
+
+
 def plan_of(
     model: nn.Module,
     layers: Mapping[str, Any],
@@ -84,10 +101,12 @@ def plan_of(
     *,
     experts_apart: bool = False,
     context: int = 1,
+    requests: int = 1,
     rows: int | None = None,
 ) -> Plan:
     """How the weights and states of a model lie on so many devices. layers: those with a state, by name. experts_apart: whether a
-    device has whole experts, and not a part of each. context: devices that share the cache of the same heads. rows: `Plan.rows`."""
+    device has whole experts, and not a part of each. context: devices that share the cache of the same heads. requests: groups of devices
+    that have the caches of other requests. rows: `Plan.rows`."""
     for name, layer in layers.items():
         if kind_of(name, layer).splits is None:
             raise UnsupportedError(
@@ -99,7 +118,13 @@ def plan_of(
             "fxhlo does not split the cache of latent attention over several devices yet",
             next_step="leave out --decode-context-parallel-size",
         )
-    mesh = mesh_of(devices, layers, context)
+    states = tuple(states)
+    if requests > 1 and not any(isinstance(state, PagedKV | LatentKV) for state in states):
+        raise UnsupportedError(
+            "this model has no KV cache whose requests could be on other devices",
+            next_step="leave out attention_data_parallel",
+        )
+    mesh = mesh_of(devices, layers, context, requests)
     rules, own = _Rules(mesh, experts_apart), _own(layers, mesh)
     weights: dict[str, Split] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -125,10 +150,14 @@ def _states(
 ) -> Iterator[tuple[str, Split]]:
     """(a state's name, how it lies). Raises UnsupportedError where the devices do not divide it."""
     for state in states:
+        requests = (REQUESTS,) if REQUESTS in rules.all else ()
         if isinstance(state, PagedKV):
             heads = rules.heads(state.kv_heads)
-            blocks = (CONTEXT,) if CONTEXT in rules.all and CONTEXT not in heads else ()
+            blocks = (CONTEXT,) if CONTEXT in rules.all and CONTEXT not in heads else requests
             yield state.name, Split(Sharding((blocks, (), heads, ())))
+            continue
+        if isinstance(state, LatentKV):
+            yield state.name, Split(Sharding((requests, (), ())))
             continue
         split = own[id(layers[state.layer])].get(state.name.removesuffix(f".{state.layer}"), Split())
         _check(state.name, [size if isinstance(size, int) else 1 for size in state.shape], split, rules.mesh)
@@ -181,6 +210,8 @@ class _Rules:
     def __init__(self, mesh: Mesh, experts_apart: bool) -> None:
         self.mesh = mesh
         self.all: Axes = tuple(name for name, _ in mesh.axes)
+        self.own: Axes = tuple(name for name in self.all if name != REQUESTS)
+        """Of the devices that have the same requests."""
         linear = compat.linear_layers()
         self._table: tuple[tuple[type, Callable[[Any], Iterator[tuple[str, Split]]]], ...] = (
             (linear.QKVParallelLinear, self._qkv),
@@ -207,7 +238,8 @@ class _Rules:
 
     def heads(self, count: int) -> Axes:
         """The axes that split so many heads of keys."""
-        return self.all if count % self.mesh.devices == 0 else ("kv",)
+        devices = prod(self.mesh.size(axis) for axis in self.own)
+        return self.own if count % devices == 0 else ("kv",)
 
     def _column(self, layer: Any) -> Iterator[tuple[str, Split]]:
         yield from self._fused(())
@@ -232,7 +264,7 @@ class _Rules:
     def _latent(self, layer: Any) -> Iterator[tuple[str, Split]]:
         """The projections of a head's queries and values to and from latents, [heads, ...]; the latents are of all heads."""
         for name in ("W_UK_T", "W_UV"):
-            yield name, Split(Sharding((self.all, (), ())))
+            yield name, Split(Sharding((self.own, (), ())))
 
     def _whole_experts(self, layer: Any) -> Iterator[tuple[str, Split]]:
         """w13 [E, 2 F, D], w2 [E, D, F] and their biases, split along E."""

@@ -9,7 +9,8 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .settings import Note
+from ..core.errors import UnsupportedError
+from .settings import Note, Settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -21,6 +22,7 @@ number; "stages": of a pipeline; "context": devices that share a context}."""
 
 def take_over(config: VllmConfig) -> None:
     """Moves --tensor-parallel-size from vLLM's config to `additional_config`. Idempotent: a config that has been here has the field.
+    Raises UnsupportedError where the devices cannot be parted as asked.
 
     What is left of it is the number of hosts (--nnodes): vLLM's `mp` executor starts a worker for each, and asks that all worlds together are
     the tensor parallel size. --pipeline-parallel-size stays: vLLM's engine has as many steps under way; the worker has all stages.
@@ -38,6 +40,12 @@ def take_over(config: VllmConfig) -> None:
         config.additional_config = {**others, FIELD: mesh}
         parallel.tensor_parallel_size = parallel.world_size = parallel.nnodes
         parallel.decode_context_parallel_size = 1
+    parts, devices = requests_of(config), devices_of(config)
+    if devices % parts:
+        raise UnsupportedError(
+            f"attention_data_parallel parts {devices} {'device' if devices == 1 else 'devices'} into {parts}",
+            next_step="give a number that divides --tensor-parallel-size: they are the same devices",
+        )
 
 
 def of_worker(config: VllmConfig) -> VllmConfig:
@@ -74,6 +82,11 @@ def hosts_of(config: VllmConfig) -> int:
 def context_of(config: VllmConfig) -> int:
     """The devices that share the context of the same heads (--decode-context-parallel-size)."""
     return int(_mesh(config).get("context", 1))
+
+
+def requests_of(config: VllmConfig) -> int:
+    """How many groups of these devices have the KV caches of other requests (attention_data_parallel)."""
+    return Settings.of(config).attention_data_parallel
 
 
 def experts_apart(config: VllmConfig) -> bool:

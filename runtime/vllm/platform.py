@@ -22,7 +22,7 @@ from .engines import note_engines
 from .folder import check_experts, check_folder
 from .host import without_accelerator
 from .memory import check_blocks
-from .parallel import hosts_of, take_over
+from .parallel import hosts_of, requests_of, take_over
 from .refusals import check_config, check_request
 from .settings import Settings
 
@@ -104,6 +104,7 @@ class FxhloPlatform(Platform):
             _limit_defaults(vllm_config)
             _check_blocks(vllm_config)
         take_over(vllm_config)
+        _part_requests(vllm_config)
         note_engines(vllm_config)
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
@@ -275,6 +276,19 @@ def _settle_cached_states(vllm_config: VllmConfig) -> None:
             "none",
             model.max_model_len,
         )  # vLLM's values where it caches none
+
+
+def _part_requests(vllm_config: VllmConfig) -> None:
+    """Where groups of devices have the caches of other requests, vLLM's scheduler gives a request blocks of one group."""
+    scheduler = vllm_config.scheduler_config
+    if requests_of(vllm_config) == 1:
+        return
+    own = f"{__package__}.scheduler.{'PartedAsyncScheduler' if scheduler.async_scheduling else 'PartedScheduler'}"
+    if scheduler.scheduler_cls not in (None, own):
+        raise UnsupportedError(
+            "attention_data_parallel has a scheduler of its own", next_step="leave out --scheduler-cls, or the option"
+        )
+    scheduler.scheduler_cls = own
 
 
 def _limit_defaults(vllm_config: VllmConfig) -> None:

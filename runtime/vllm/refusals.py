@@ -20,6 +20,10 @@ MAX_BIAS = 1024
 """Maximum number of `logit_bias` entries in a request."""
 
 
+WITHOUT_RAY = (
+    "leave out --distributed-executor-backend: one host needs no ray for its devices, and of several each starts the same `vllm serve` with "
+    "--nnodes N --master-addr ADDRESS --node-rank I, and with --headless all but the first (docs/hosts.md)"
+)
 FOR_GPUS = frozenset(
     (
         "DeepseekV4ForCausalLM",
@@ -63,7 +67,8 @@ CONFIG = (
     Refusal(
         "experts split among engines",
         lambda c: c.parallel_config.data_parallel_size > 1 and c.parallel_config.enable_expert_parallel,
-        "leave out --enable-expert-parallel: each engine has all experts",
+        "leave out --enable-expert-parallel: each engine has all experts; or split them over the devices of one engine, with attention by "
+        'requests: --tensor-parallel-size N --enable-expert-parallel --additional-config \'{"fxhlo": {"attention_data_parallel": N}}\'',
     ),
     Refusal(
         "prompts split over devices by their tokens",
@@ -76,10 +81,11 @@ CONFIG = (
         "leave out --nnodes or --data-parallel-size",
     ),
     Refusal("dual batch overlap", lambda c: c.parallel_config.enable_dbo, "leave out --enable-dbo"),
+    Refusal("the ray executor", lambda c: c.parallel_config.distributed_executor_backend == "ray", WITHOUT_RAY),
     Refusal(
         "executors other than uni and mp",
-        lambda c: c.parallel_config.distributed_executor_backend not in (None, "uni", "mp"),
-        "leave out --distributed-executor-backend; several hosts need no ray: --nnodes, --node-rank and --master-addr",
+        lambda c: c.parallel_config.distributed_executor_backend not in (None, "uni", "mp", "ray"),
+        "leave out --distributed-executor-backend",
     ),
     Refusal("speculative decoding", lambda c: c.speculative_config, "leave out --speculative-config"),
     Refusal("diffusion decoding", lambda c: c.diffusion_config, "leave out --diffusion-config"),

@@ -34,13 +34,16 @@ class Settings:
     """target: where programs run, such as "tpu-v6e" or "cpu" (docs/targets.md); None: what is found (core/selection.py).
     bundle: folder of `lower-model engine -o` with the engine's programs; None: they are in the cache, or made. A bundle has a plan.
     plan: a file of `lower-model plan --json`. lengths: of requests, a file or a server's URL, to plan for. budget: of programs, "12", "30s" or
-    "50MB". A plan was made for its own, so it is given without the other two."""
+    "50MB". A plan was made for its own, so it is given without the other two.
+    attention_data_parallel: into how many groups the devices of a layer are parted, each of which has the KV caches of other requests
+    (docs/meshes.md)."""
 
     target: str | None = None
     bundle: str | None = None
     plan: str | None = None
     lengths: str | None = None
     budget: str | None = None
+    attention_data_parallel: int = 1
 
     @classmethod
     def of(cls, config: VllmConfig) -> Settings:
@@ -50,12 +53,18 @@ class Settings:
         given = additional.get(KEY, {})
         if not isinstance(given, dict):
             raise _wrong(f"{KEY!r} holds {json.dumps(given, default=str)}", "its options are a mapping")
-        known = [field.name for field in fields(cls)]
+        known = {field.name: type(field.default) for field in fields(cls)}
         for name in given:
             if name not in known:
-                raise _wrong(f"fxhlo has no option {name!r}", suggestion(str(name), known, "its options are"))
+                raise _wrong(f"fxhlo has no option {name!r}", suggestion(str(name), list(known), "its options are"))
         for name, value in given.items():
-            if value is not None and (not isinstance(value, str) or not value):
+            if known[name] is int:
+                if type(value) is not int or value < 1:
+                    raise _wrong(
+                        f"fxhlo's option {name!r} is a number of groups of devices, not {json.dumps(value, default=str)}",
+                        "give a number from 1 on",
+                    )
+            elif value is not None and (not isinstance(value, str) or not value):
                 raise _wrong(
                     f"fxhlo's option {name!r} is a text, not {json.dumps(value, default=str)}", "write it in quotes"
                 )

@@ -36,14 +36,14 @@ def answers(folder: Path, devices: list[Any], **config: Any) -> dict[str, Any]:
 
 def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(tmp_path: Path) -> None:
     """Two heads of keys: on four devices each head is on two, and a cache holds half as much of the same memory per device; all of it where
-    the two have other blocks."""
-    started = ("1", "2", "4", "4/2")
+    the two have other blocks, or the blocks of other requests."""
+    started = ("1", "2", "4", "4/2", "4:2", "2:2")
     found = answers(tmp_path, [*started, 8])
     for one in started:
         assert found[one]["tokens"] == found["1"]["tokens"], one
         assert found[one]["world"] == 1
     blocks = found["1"]["blocks"]
-    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([1, 2, 2, 4], rel=0.02)
+    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([1, 2, 2, 4, 4, 2], rel=0.02)
     assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
 
 
@@ -58,6 +58,22 @@ def test_recurrent_layers_beside_attention_give_the_tokens_of_one_device(tmp_pat
     )  # fmt: skip
     assert found["2"]["tokens"] == found["1"]["tokens"]
     assert found["4"]["tokens"] == found["1"]["tokens"]
+
+
+@pytest.mark.conformance
+def test_latents_of_other_requests_on_other_devices_give_the_tokens_of_one_device(tmp_path: Path) -> None:
+    """And whole experts apart; one device's memory of latents is there as often as there are groups, where without it each has all of them."""
+    found = answers(
+        tmp_path, [1, 4, "2:2", "4:2", "4:4"], architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3", q_lora_rank=None,
+        kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, n_group=1, topk_group=1, first_k_dense_replace=1, n_shared_experts=1, num_key_value_heads=8,
+    )  # fmt: skip
+    for one in ("4", "2:2", "4:2", "4:4"):
+        assert found[one]["tokens"] == found["1"]["tokens"], one
+    blocks = found["1"]["blocks"]
+    assert [found[one]["blocks"] / blocks for one in ("4", "2:2", "4:2", "4:4")] == pytest.approx(
+        [1, 2, 2, 4], rel=0.02
+    )
 
 
 def test_what_the_devices_do_not_divide_is_said_before_weights_are_read(tmp_path: Path) -> None:

@@ -45,19 +45,21 @@ LINEAR = ["linear_attention", "full_attention"]
 SSD = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
+LATENT = {
+    "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1,
+}  # fmt: skip
 MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "llama": ("LlamaConfig", {}, (2, 8)),
     "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 16}, (2,)),  # another activation, capped logits
     "experts_apart": ("Qwen3MoeConfig", EXPERTS, (4,)),
-    "latent": ("DeepseekV3Config", {
-        "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4,
-        "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
-        "n_shared_experts": 1,
-    }, (4,)),
+    "latent": ("DeepseekV3Config", LATENT, (4,)),
     "granite_hybrid": ("GraniteMoeHybridConfig", {  # one group of all heads, which each device has; a norm over all channels
         **SSD, "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 32, "layer_types": LINEAR,
     }, (4,)),
     "qwen3_next": ("Qwen3NextConfig", {**EXPERTS, **DELTA, "layer_types": LINEAR, "shared_expert_intermediate_size": 32}, (2,)),
+    "requests": ("LlamaConfig", {}, (2, 8)),  # devices have the caches of other requests
+    "requests_latent": ("DeepseekV3Config", LATENT, (4,)),
     "context_window": ("GptOssConfig", {
         "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 8, "num_attention_heads": 8,
     }, (8,)),
@@ -78,6 +80,10 @@ MORE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         "num_experts": 4, "num_experts_per_token": 2, "model_max_length": 256, "linear_head_dim": 16, "linear_num_heads": 4,
         "mlp_layer_types": ["dense", "sparse"], "layer_types": LINEAR,
     }, (4,)),
+    "requests_window": ("GptOssConfig", {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 4, "num_attention_heads": 8,
+    }, (4, 8)),
+    "requests_hybrid": ("Qwen3NextConfig", {**EXPERTS, **DELTA, "layer_types": LINEAR, "shared_expert_intermediate_size": 32}, (2,)),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}, (4,)),
     "context": ("LlamaConfig", {"num_attention_heads": 16}, (4, 8)),  # devices of the same heads have other blocks of the cache
     "falcon_h1": (
@@ -134,8 +140,12 @@ MORE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 """Others of the same kinds of layers, for `make conformance`."""
 CONTEXT = {"context": 2, "context_window": 4}
 """Model -> devices that share the cache of the same heads; its blocks are of four tokens, so that a request has several."""
-TABLES = [[1, 4], [2]]
-"""The blocks of each request."""
+REQUESTS = {"requests": 2, "requests_latent": 4, "requests_window": 4, "requests_hybrid": 2}
+"""Model -> groups of devices that have the caches of other requests, likewise."""
+APART = ("experts_apart", "requests_latent")
+"""Models whose devices have whole experts."""
+TABLES, PARTED = [[1, 4], [2]], [[2, 3], [6]]
+"""The blocks of each request; of the eight, two or four following ones are on each device."""
 STEP: dict[str, Any] = {
     "input_ids": [5, 6, 7, 8, 9, 3, 4, 5], "positions": [0, 1, 2, 3, 4, 0, 1, 2], "logit_rows": [4, 7],
     "seq_lens": [5, 3], "query_start_loc": [0, 5, 8],
@@ -161,7 +171,7 @@ def compared(name: str, folder: Path) -> dict[int, dict[str, Any]]:
     config.architectures = ["BertModel"] if kind == "BertConfig" else [mapping[type(config)].__name__]
     config.torch_dtype = "float32"
     config.save_pretrained(folder)
-    block = 4 if name in CONTEXT else 16
+    block, tables = (4 if name in CONTEXT | REQUESTS else 16), (PARTED if name in REQUESTS else TABLES)
     engine = compat.engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2, block_size=block)
     model = build_model(engine, weights=False)
     layers = compat.layers_of(engine)
@@ -178,16 +188,15 @@ def compared(name: str, folder: Path) -> dict[int, dict[str, Any]]:
             frame.padded(one.name, np.asarray(STEP[one.name])) if one.name in STEP else frame.blank(one.name)
         )
     request = np.repeat([0, 1], [5, 3])
-    places = [(TABLES[one][at // block], at % block) for one, at in zip(request, STEP["positions"], strict=True)]
+    places = [(tables[one][at // block], at % block) for one, at in zip(request, STEP["positions"], strict=True)]
     values["slot_mapping"] = np.array([first * block + at for first, at in places], np.int32)
-    values["block_tables"] = np.array([table + [0] * (options.pages - len(table)) for table in TABLES], np.int32)
+    values["block_tables"] = np.array([table + [0] * (options.pages - len(table)) for table in tables], np.int32)
     values["logprobs_enabled"] = np.array(1, np.int32)
     single, _ = answers(module, Plan(), values)
     found = {}
     for devices in numbers:
-        plan = plan_of(
-            model, layers, states, devices, experts_apart=name == "experts_apart", context=CONTEXT.get(name, 1)
-        )
+        shared = {"context": CONTEXT.get(name, 1), "requests": REQUESTS.get(name, 1)}
+        plan = plan_of(model, layers, states, devices, experts_apart=name in APART, **shared)
         results, text = answers(module, plan, values)
         differ = [np.abs(a.astype(float) - b.astype(float)).max() for a, b in zip(results, single, strict=True)]
         found[devices] = {
@@ -228,7 +237,7 @@ def answers(module: HloModule, plan: Plan, values: dict[str, np.ndarray]) -> tup
 def in_order(array: np.ndarray, plan: Plan, name: str) -> np.ndarray:
     """A result as one device has it: pieces in the model's order, and blocks of a cache by their numbers."""
     found, split = plan.split(name).restored(array, plan.mesh), plan.split(name)
-    if not split.sharding.dimensions or not split.sharding.dimensions[0] or name not in plan.states:
+    if not split.sharding.dimensions or split.sharding.dimensions[0] != ("context",) or name not in plan.states:
         return found
     parts = plan.mesh.size("context")
     blocks = np.arange(len(found))

@@ -21,7 +21,7 @@ BYTES = 2
 def write(
     folder: Path, layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int
 ) -> dict[str, int]:
-    """Writes config.json and model.safetensors; returns the bytes of a layer and of all tensors."""
+    """Writes config.json and model.safetensors; returns the bytes of a layer, of the largest of layer and embedding, and of all tensors."""
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
@@ -60,7 +60,7 @@ def write(
         for name, (start, end) in ((n, h["data_offsets"]) for n, h in header.items())
         if ".layers.0." in name
     )
-    return {"layer": each, "weights": position}
+    return {"layer": each, "largest": max(each, BYTES * vocabulary * hidden), "weights": position}
 
 
 class Memory:

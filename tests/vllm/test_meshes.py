@@ -33,6 +33,7 @@ from fxhlo.runtime.vllm.parallel import (
     experts_apart,
     hosts_of,
     of_worker,
+    requests_of,
     stages_of,
     take_over,
 )
@@ -70,8 +71,9 @@ def test_a_step_of_other_models_on_a_mesh(model: str) -> None:
     assert all(step["tokens"] and step["differ"] < 2e-3 for step in steps.values()), steps
 
 
-SUMS = {"granite_hybrid": 1, "context_window": 4}
-"""Sums besides those of a layer: of a norm over the channels of all devices; the highest scores and the parts of a context that devices share."""
+SUMS = {"granite_hybrid": 1, "context_window": 4, "requests": 2, "requests_latent": 2}
+"""Sums besides those of a layer: of a norm over the channels of all devices; the highest scores and the parts of a context that devices share;
+the rows of the devices' own requests."""
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -79,9 +81,9 @@ def test_a_layer_takes_two_sums_over_the_devices_and_nothing_else(model: str) ->
     """And one for the embedding; of the two gathers a step runs one: of the logits, or, greedy, of each device's best."""
     layers = MODELS[model][1].get("num_hidden_layers", LAYERS)
     sums = 2 * layers + 1 + SUMS.get(model, 0)
-    gathers = {"bert": 0, "context_window": 2 + layers}.get(
-        model, 2
-    )  # BERT samples nothing; queries that devices share
+    # queries of all devices of the same heads; those of latents in their two parts
+    shared = {"context_window": 1, "requests": 1, "requests_latent": 2}
+    gathers = 0 if model == "bert" else 2 + layers * shared.get(model, 0)  # BERT samples nothing
     expected = {"all-reduce": sums, **({"all-gather": gathers} if gathers else {})}
     steps = found(*MODELS)[model]
     assert [step["collectives"] for step in steps.values()] == [expected] * len(steps)
@@ -174,6 +176,37 @@ def test_a_context_that_the_copies_cannot_share_is_refused(heads: int, context: 
     assert "--decode-context-parallel-size" in str(caught.value.next_step)
 
 
+@pytest.mark.parametrize(
+    ("heads", "devices", "requests", "mesh"),
+    [
+        ((2,), 4, 2, "model=2, requests=2"), ((8,), 4, 4, "requests=4"), ((2,), 8, 2, "kv=2, rep=2, requests=2"),
+        ((), 8, 2, "model=4, requests=2"),
+    ],
+)  # fmt: skip
+def test_groups_of_devices_have_the_caches_of_other_requests(
+    heads: tuple[int, ...], devices: int, requests: int, mesh: str
+) -> None:
+    assert str(mesh_of(devices, layers(*heads), requests=requests)) == mesh
+
+
+def test_caches_lie_by_requests_and_heads_of_keys_by_the_devices_of_a_group(tmp_path: Path) -> None:
+    plan = plan_of(*built(tmp_path), 8, requests=4)
+    assert str(plan.mesh) == "model=2, requests=4"
+    assert {split.sharding for split in plan.states.values()} == {Sharding((("requests",), (), ("model",), ()))}
+    assert {plan.copies(name) for name in plan.states} == {1}
+    assert plan.blocks(10) == 12
+    qkv, every = plan.weights["model.layers.0.self_attn.qkv_proj.weight"], ("model", "requests")
+    assert qkv.parts == (Part(64, every), Part(16, ("model",)), Part(16, ("model",)))
+
+
+def test_requests_cannot_be_on_other_devices_where_they_keep_nothing(tmp_path: Path) -> None:
+    model, found, _ = built(tmp_path)
+    with pytest.raises(UnsupportedError, match="no KV cache whose requests could be on other devices"):
+        plan_of(model, found, (), 8, requests=2)
+    with pytest.raises(UnsupportedError, match="split by requests or by their blocks, not by both"):
+        mesh_of(8, layers(2), 2, 2)
+
+
 def test_caches_that_are_viewed_in_blocks_of_other_shapes_are_refused() -> None:
     def cache(name: str, heads: int) -> PagedKV:
         return PagedKV.of(name, block_size=16, kv_heads=heads, head_size=8, dtype=torch.float32)
@@ -220,6 +253,22 @@ def test_vllm_sees_a_world_of_one() -> None:
     plain = parallel_of()
     take_over(plain)
     assert (plain.additional_config, devices_of(plain)) == ({"other": 1}, 1)
+
+
+def test_groups_of_requests_divide_the_devices() -> None:
+    config = parallel_of(tensor_parallel_size=4, world_size=4)
+    config.additional_config["fxhlo"] = {"attention_data_parallel": 2}
+    for _ in range(2):
+        take_over(config)
+        assert (devices_of(config), requests_of(config)) == (4, 2)
+    for devices in (1, 3):
+        config = parallel_of(tensor_parallel_size=devices, world_size=devices)
+        config.additional_config["fxhlo"] = {"attention_data_parallel": 2}
+        with pytest.raises(
+            UnsupportedError, match=f"attention_data_parallel parts {devices} devices? into 2"
+        ) as caught:
+            take_over(config)
+        assert "--tensor-parallel-size" in str(caught.value.next_step)
 
 
 def test_vllm_sees_a_world_of_as_many_as_there_are_hosts() -> None:

@@ -353,9 +353,11 @@ def test_settings_of_a_plan() -> None:
     assert of({}).plan is None
     assert of({"fxhlo": {"plan": "plan.json"}}).plan == "plan.json"
     assert of({"fxhlo": {"lengths": "a.csv", "budget": "12"}}).budget == "12"
+    assert of({"fxhlo": {"attention_data_parallel": 4}}).attention_data_parallel == 4
     for wrong, said in [
         ({"plans": "x"}, "did you mean plan"), ({"plan": 3}, "is a text"), ("x", "mapping"),
-        ({"plan": "x", "lengths": "y"}, "give either"),
+        ({"plan": "x", "lengths": "y"}, "give either"), ({"attention_data_parallel": "2"}, "is a number of groups of devices"),
+        ({"attention_data_parallel": 0}, "from 1 on|not 0"),
     ]:  # fmt: skip
         with pytest.raises(UnsupportedError, match=said):
             of({"fxhlo": wrong})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from vllm.engine.arg_utils import EngineArgs
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm import refusals
 from fxhlo.runtime.vllm.folder import ModelError
+from fxhlo.runtime.vllm.front import explanation
 from fxhlo.runtime.vllm.layers.attention import FxhloAttention
 
 
@@ -21,6 +23,17 @@ def config(folder: Path, **options: Any) -> Any:
     return EngineArgs(
         model=str(folder), load_format="dummy", skip_tokenizer_init=True, **options
     ).create_engine_config()
+
+
+def test_who_asks_for_ray_is_told_how_hosts_are_started(folder: Path) -> None:
+    """vLLM refuses it first where ray is not installed, and would have it installed."""
+    asked = SimpleNamespace(parallel_config=SimpleNamespace(distributed_executor_backend="ray"))
+    (row,) = (one for one in refusals.CONFIG if one.what == "the ray executor")
+    assert row.asked(asked)
+    with pytest.raises(ValueError, match="Failed to import Ray") as caught:
+        config(folder, distributed_executor_backend="ray")
+    for said in (row.next_step, str(explanation(caught.value))):
+        assert "--nnodes N --master-addr ADDRESS --node-rank I" in said
 
 
 class Nothing:

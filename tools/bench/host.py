@@ -1,7 +1,7 @@
 """The host's share of a step: how long a device waits between two steps, one step at a time and one step ahead.
 
 The device is simulated: its programs are dispatched through PJRT with the arguments and results of the real ones, do nothing,
-and their results count as there when a device that takes `DEVICE_MS` a step would have them. Nothing but the host is measured.
+and their results count as there when a device that takes one of `DEVICE_MS` a step would have them. Nothing but the host is measured.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from ...runtime.core.pjrt import Buffer, Loaded
     from ...runtime.core.signature import Signature
 
-DEVICE_MS = 4.0
-"""Milliseconds of a device's step: longer than the host takes, as on an accelerator a model of some size is."""
+DEVICE_MS = (4.0, 2.0, 1.0)
+"""Milliseconds of a device's step: longer than the host takes, as on an accelerator a model of some size is, about as long, and shorter."""
 REQUESTS = (1, 8, 32)
 WARM, STEPS = 20, 150
 """Decode steps before measuring, and measured."""
@@ -33,7 +34,7 @@ WARM, STEPS = 20, 150
 
 @dataclass(frozen=True)
 class Host:
-    """Microseconds at a number of requests, medians over steps. ahead: asynchronous scheduling.
+    """Microseconds at a number of requests, medians over steps. ahead: asynchronous scheduling. step: milliseconds of a device's step.
 
     gap: from the end of a device's step to the start of its next. host: what the host works in a step. ours: fxhlo's part of that; the
     rest is vLLM's scheduler.
@@ -41,6 +42,7 @@ class Host:
 
     requests: int
     ahead: bool
+    step: float
     gap: float
     host: float
     ours: float
@@ -49,8 +51,9 @@ class Host:
 class Device:
     """When a device that runs one program after the other would begin and end each."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """Of each program that begins from now on."""
         self.spans: list[tuple[float, float]] = []
         self.waited = 0.0
         """Seconds that the host slept."""
@@ -103,17 +106,18 @@ class Idle:
 
 
 def measure(model: Path, dtype: Any, say: Callable[[str], None]) -> list[Host]:
-    """Serves the model's batch in this process: an engine for each way of scheduling."""
+    """Serves the model's batch in this process: an engine for each way of scheduling. One step at a time the device waits for all that the
+    host works, whatever its own step takes; one step ahead it waits for what its step does not cover."""
     rows = []
     for ahead in (False, True):
-        device = Device(DEVICE_MS / 1e3)
+        device = Device()
         with _engine(model, dtype, ahead, device) as llm:
-            for requests in REQUESTS:
-                rows.append(_decode(llm, device, requests, ahead))
+            for requests, step in product(REQUESTS, DEVICE_MS if ahead else DEVICE_MS[:1]):
+                rows.append(_decode(llm, device, requests, ahead, step))
                 row = rows[-1]
                 say(
-                    f"{requests} requests, {'one step ahead' if ahead else 'one step at a time'}: the device waits {row.gap:,.0f} us, "
-                    f"the host works {row.host:,.0f}"
+                    f"{requests} requests, {'one step ahead' if ahead else 'one step at a time'}, beside a device that takes {step:g} ms: "
+                    f"it waits {row.gap:,.0f} us, the host works {row.host:,.0f}, of which {row.ours:,.0f} are fxhlo's"
                 )
     return rows
 
@@ -121,13 +125,15 @@ def measure(model: Path, dtype: Any, say: Callable[[str], None]) -> list[Host]:
 def table(rows: Sequence[Host]) -> Table:
     """A row per number of requests."""
     made = Table(
-        "requests", "device waits, one step at a time", "device waits, one step ahead", "host works", "of it fxhlo",
-        title=f"The host's share of a decode step, beside a device that takes {DEVICE_MS:g} ms",
+        "requests", "device waits, one step at a time", *(f"one step ahead, of {step:g} ms" for step in DEVICE_MS), "host works", "of it fxhlo",
+        title="The host's share of a decode step",
     )  # fmt: skip
-    by_key: Mapping[tuple[int, bool], Host] = {(row.requests, row.ahead): row for row in rows}
     for requests in sorted({row.requests for row in rows}):
-        waits, ahead = by_key[requests, False], by_key[requests, True]
-        made.add_row(str(requests), *(f"{one:,.0f} us" for one in (waits.gap, ahead.gap, ahead.host, ahead.ours)))
+        (waits,) = (row.gap for row in rows if row.requests == requests and not row.ahead)
+        ahead = {row.step: row for row in rows if row.requests == requests and row.ahead}
+        first = ahead[DEVICE_MS[0]]
+        shown = (waits, *(ahead[step].gap for step in DEVICE_MS), first.host, first.ours)
+        made.add_row(str(requests), *(f"{one:,.0f} us" for one in shown))
     return made
 
 
@@ -191,17 +197,18 @@ def _type(shape: Sequence[int], dtype: str) -> str:
     return f"tensor<{''.join(f'{size}x' for size in shape)}{DTYPES[dtype].stablehlo}>"
 
 
-def _decode(llm: Any, device: Device, requests: int, ahead: bool) -> Host:
+def _decode(llm: Any, device: Device, requests: int, ahead: bool, step: float) -> Host:
     """Decodes with the engine's core, as its process does; the front end, which has a process of its own, is not measured."""
     from vllm import SamplingParams
 
     params = SamplingParams(max_tokens=WARM + STEPS + 10, temperature=0, ignore_eos=True, detokenize=False)
     for index in range(requests):
-        llm.llm_engine.add_request(f"{requests}-{index}", {"prompt_token_ids": list(range(5, 37))}, params)
+        llm.llm_engine.add_request(f"{requests}-{step:g}-{index}", {"prompt_token_ids": list(range(5, 37))}, params)
     core = llm.llm_engine.engine_core.engine_core
     worker = llm.llm_engine.model_executor.driver_worker
     spent = _Spent(worker.worker, device)
     device.spans.clear()
+    device.seconds = step / 1e3
     while len(device.spans) < WARM:
         core.step_fn()
     host, ours = [], []
@@ -214,7 +221,7 @@ def _decode(llm: Any, device: Device, requests: int, ahead: bool) -> Host:
     gap = statistics.median(device.gaps(WARM))
     while core.scheduler.has_requests() or core.batch_queue:
         core.step_fn()
-    return Host(requests, ahead, *(1e6 * one for one in (gap, statistics.median(host), statistics.median(ours))))
+    return Host(requests, ahead, step, *(1e6 * one for one in (gap, statistics.median(host), statistics.median(ours))))
 
 
 class _Spent:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...core import files, pjrt
 from ...core.targets import Target
-from ..parallel import devices_of, experts_apart, hosts_of
+from ..parallel import devices_of, experts_apart, hosts_of, requests_of
 from .kinds import Bucket
 from .options import StepOptions
 
@@ -48,6 +48,7 @@ FLAGS = {
     "block_size": "--block-size",
     "devices": "--tensor-parallel-size",
     "experts_apart": "--enable-expert-parallel",
+    "requests": "attention_data_parallel",
     "async_scheduling": "--async-scheduling",
     "seed": "--seed",
     "stages": "the stage of each layer (--pipeline-parallel-size)",
@@ -94,6 +95,7 @@ def of_hosts(config: VllmConfig, target: Target) -> Json:
         "block_size": config.cache_config.block_size,
         "devices": devices_of(config),
         "experts_apart": experts_apart(config),
+        "requests": requests_of(config),
         "async_scheduling": config.scheduler_config.async_scheduling,
         "seed": config.model_config.seed,
     }
