@@ -45,14 +45,19 @@ def devices(target: Target) -> Sequence[Any]:
         return _card(target) if target.topology_name is None else _made(target.topology_name, target.family)
 
 
-@cache
-def _card(target: Target) -> Sequence[Any]:
-    settle()
-    if not has_cuda_plugin():
+def check_compiler(target: Target) -> None:
+    """Raises UnsupportedError where the compiler for a target of NVIDIA's is not installed; starts nothing."""
+    if target.family == "cuda" and not has_cuda_plugin():
         raise UnsupportedError(
             "jax's CUDA plugin is not installed, and it alone compiles for GPUs; it needs no GPU for that",
             next_step=f"pip install 'jax-cuda13-plugin=={jax.__version__}'",
         )
+
+
+@cache
+def _card(target: Target) -> Sequence[Any]:
+    settle()
+    check_compiler(target)
     if not has_gpu():  # else the plugin looks for CUDA's libraries, none of which a compiler needs
         os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     from jax.experimental import topologies

@@ -1,9 +1,9 @@
 """Explains why `vllm serve` did not start, in a few lines without a traceback.
 
 The engine runs in a process of its own, and vLLM's front end reports only that it failed. So the engine writes its error to a
-file that the front end chose, and the front end prints it. A marker file beside it exists while each engine runs: if one is
-still there at the end, its engine was killed or failed, and the front end exits with status 1 where vLLM would exit with 0; unless
-the front end was asked to end, for vLLM then kills engines at once where it has several servers for them.
+file that the front end chose, and the front end prints it. A marker file beside it exists while each engine runs, and says so where
+it has failed: if one is still there at the end, its engine failed or was killed, and the front end exits with status 1 where vLLM would
+exit with 0; unless it was vLLM that killed it, as it does at once when it is asked to end (--shutdown-timeout is 0).
 """
 
 from __future__ import annotations
@@ -14,18 +14,26 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 from ..core.errors import FxhloError
 from .conditions import condition_of
 from .refusals import WITHOUT_RAY
+from .settings import not_a_mapping
 
 REPORT = "FXHLO_STARTUP_REPORT"
 """Environment variable with the report's path: set by the front end, inherited by the engine."""
 
+FAILED = "failed"
+"""What the marker of an engine holds that an error has ended."""
 LONGEST = 400
 """Maximum length, in characters, of a library's message: vLLM's about an unknown architecture lists all 400 known ones."""
+
+
+_ended_running = False
+"""Whether vLLM has ended engines all of which ran until then."""
 
 
 def install() -> None:
@@ -46,6 +54,12 @@ def install() -> None:
     sys.excepthook = explain
 
 
+def vllm_ends_engines(statuses: Iterable[int | None]) -> None:
+    """In the front end, when vLLM begins to end its engines, for the first time. statuses: those with which engines have ended already."""
+    global _ended_running
+    _ended_running = not any(statuses)
+
+
 def leave(problem: FxhloError) -> None:
     """In the engine: writes the error for the front end, if there is one."""
     path = os.environ.get(REPORT)
@@ -60,9 +74,13 @@ def engine_begins() -> None:
 
 
 def engine_ends(problem: BaseException | None) -> None:
-    """In the engine, at shutdown: removes the marker unless an error other than a request to end ended it."""
-    if REPORT in os.environ and (problem is None or isinstance(problem, SystemExit)):
+    """In the engine, at shutdown: removes the marker unless an error other than a request to end ended it, which it then says."""
+    if REPORT not in os.environ:
+        return
+    if problem is None or isinstance(problem, SystemExit):
         _mark().unlink(missing_ok=True)
+    else:
+        _mark().write_text(FAILED)
 
 
 def _mark() -> Path:
@@ -79,9 +97,10 @@ def _marks() -> list[Path]:
 def _end(front: int) -> None:
     """At the front end's exit: sets exit status 1 where an engine did not end in order. Forked processes are left alone."""
     if os.getpid() == front and (marks := _marks()):
+        failed = any(mark.read_text() == FAILED for mark in marks)
         for mark in marks:
             mark.unlink(missing_ok=True)
-        if asked_to_end():
+        if not failed and (_ended_running or asked_to_end()):
             return
         report = Path(os.environ[REPORT])
         if report.is_file():  # of an engine that failed while it served
@@ -93,9 +112,9 @@ def _end(front: int) -> None:
 
 
 def asked_to_end() -> bool:
-    """Whether a signal has asked vLLM's front end for several servers (`run_multi_api_server`, `run_headless`) to end.
+    """Whether a signal has asked vLLM's front end for several servers, or for none (`run_multi_api_server`, `run_headless`), to end.
 
-    Their handler notes it in a variable of its own. They send engines SIGTERM then, and SIGKILL at once (--shutdown-timeout is 0).
+    Their handler notes it in a variable of its own. The workers of another host have no manager of vLLM's that `vllm_ends_engines` hears of.
     """
     handler = signal.getsignal(signal.SIGTERM)
     names = getattr(getattr(handler, "__code__", None), "co_freevars", ())
@@ -115,6 +134,8 @@ def explanation(problem: BaseException) -> str | None:
         report.unlink()
         return text
     if _in_config(problem.__traceback__):
+        if wrong := not_a_mapping(problem):
+            return str(wrong)
         said = told(problem)
         next_step = "check the model's path, its config.json and the command's options"
         return f"{said}\n  next: {WITHOUT_RAY if 'Failed to import Ray' in said else next_step}"

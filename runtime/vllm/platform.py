@@ -86,6 +86,8 @@ class FxhloPlatform(Platform):
         _prepare_process()
         collection.resume(own=cls._own)
         interrupts.end_waiting_fronts()
+        if cls._own:
+            _watch_engines()
         settings = Settings.of(vllm_config)  # refuses what it does not know
         if settings.bundle is None:
             native.prepare()  # a C++ compiler takes as long as vLLM does to start, and runs beside it
@@ -113,6 +115,8 @@ class FxhloPlatform(Platform):
         if "jax" in sys.modules and xla_has_started():
             # A process with XLA's threads must not be forked: the child can deadlock.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        if cls._own and vllm_config.model_config is not None:
+            _check_settings(vllm_config, settings)
 
     @classmethod
     def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
@@ -218,6 +222,22 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_runner_kv_caches_multi_layer(cls) -> None:
         """Caches are named by layer, not by index."""
+
+
+def _watch_engines() -> None:
+    """Has the front end know an engine that vLLM killed from one that failed."""
+    from . import compat, front
+
+    compat.when_engines_end(front.vllm_ends_engines)
+
+
+def _check_settings(vllm_config: VllmConfig, settings: Settings) -> None:
+    """Checks what the settings name before there is an engine's process, whose errors vLLM tells with all of their tracebacks."""
+    from ..core.selection import select
+    from .steps.planning.engine import check_settings
+
+    if settings.bundle is None:  # which has its own target, and programs
+        check_settings(vllm_config, select(settings.target).target)
 
 
 def _prepare_process() -> None:

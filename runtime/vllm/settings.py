@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnsupportedError
 from ..core.names import suggestion
@@ -23,6 +23,10 @@ KEY = "fxhlo"
 WHERE = "--additional-config"
 NEAR = 0.8
 """How much of a key has to be "fxhlo" to be taken for a misspelling of it (difflib's ratio)."""
+
+
+class SettingsError(UnsupportedError):
+    """--additional-config that is no mapping, or whose part for fxhlo holds what fxhlo does not take."""
 
 
 class Note(dict[str, int]):
@@ -47,7 +51,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: VllmConfig) -> Settings:
-        """Reads them from vLLM's config. Raises UnsupportedError for what they are not."""
+        """Reads them from vLLM's config. Raises SettingsError for what they are not."""
         additional = config.additional_config if isinstance(config.additional_config, dict) else {}
         _check_keys(name for name, value in additional.items() if not isinstance(value, Note))
         given = additional.get(KEY, {})
@@ -96,5 +100,15 @@ def _check_target(name: str) -> None:
         raise _wrong(problem.message, problem.next_step) from None
 
 
-def _wrong(what: str, next_step: str | None) -> UnsupportedError:
-    return UnsupportedError(f"{WHERE}: {what}", next_step=next_step)
+def not_a_mapping(problem: BaseException) -> SettingsError | None:
+    """What to say in place of pydantic's error about additional_config; None for other errors."""
+    found: list[dict[str, Any]] = getattr(problem, "errors", list)() if type(problem).__name__ == "ValidationError" else []
+    given = next((one["input"] for one in found if one["loc"][:1] == ("additional_config",)), None)
+    if given is None:
+        return None
+    shown = given if isinstance(given, str) else json.dumps(given, default=str)
+    return _wrong(f"{shown} is no mapping", f"write it as '{json.dumps({KEY: {'target': 'cpu'}})}'")
+
+
+def _wrong(what: str, next_step: str | None) -> SettingsError:
+    return SettingsError(f"{WHERE}: {what}", next_step=next_step)

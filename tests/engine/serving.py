@@ -78,6 +78,10 @@ class Server:
         ]
         return found
 
+    def terminate(self) -> None:
+        """Asks it to end, as a container's manager does."""
+        self._process.send_signal(signal.SIGTERM)
+
     def end(self) -> tuple[int | None, str]:
         """Waits until it ends by itself: its exit code (None where it does not) and what it has written."""
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -113,6 +114,15 @@ def test_nothing_is_compiled_while_serving(server: Server) -> None:
     assert "after the engine is ready" not in log
 
 
+def test_a_server_that_is_asked_to_end_right_after_an_answer_ends_well(server: Server) -> None:
+    """vLLM kills the engine at once, here one that has no time to end by itself. The last of the tests with this server."""
+    assert text(server.post("/v1/chat/completions", CHAT)) == ANSWER
+    server.engine().send_signal(signal.SIGSTOP)
+    server.terminate()
+    code, log = server.end()
+    assert code == 0, log[-3000:]
+
+
 # --- what cannot start says why --------------------------------------------------------------------------------------
 
 
@@ -135,6 +145,14 @@ def copied(model: Path, into: Path, **config: Any) -> Path:
     old = json.loads((model / "config.json").read_text())
     (into / "config.json").write_text(json.dumps({**old, **config}))
     return into
+
+
+def test_an_option_of_fxhlo_is_refused_before_there_is_an_engine(model: Path) -> None:
+    """Without a traceback in all of the log: vLLM prints those of an engine's process."""
+    with Server(model, "--additional-config", '{"fxhlo": {"budget": "much"}}') as server:
+        code, log = server.end()
+    assert code == 1 and "Traceback" not in log, log[-4000:]
+    assert "vllm could not start.\n--additional-config: the budget 'much' is not understood" in log
 
 
 def test_no_weights(model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -15,6 +16,7 @@ from fxhlo.runtime.core.errors import FxhloError
 from fxhlo.runtime.vllm.folder import ModelError as FolderError
 from fxhlo.runtime.vllm.folder import check_folder
 from fxhlo.runtime.vllm.memory import CacheSizeError, kv_cache_bytes
+from fxhlo.runtime.vllm.settings import Settings, SettingsError
 from fxhlo.tools import models
 from fxhlo.tools.bench import peers
 from fxhlo.tools.bench.engine import BenchError, Engine
@@ -81,6 +83,13 @@ config.json is not JSON: Expecting value
 config.json does not say which model it is: it has no `architectures`
   at: TMP/config.json
   next: name the class, as "architectures": ["LlamaForCausalLM"]; is this the config.json of a model?""",
+    ),
+    "an option of fxhlo's that does not exist": (
+        SettingsError,
+        lambda tmp: Settings.of(SimpleNamespace(additional_config={"fxhlo": {"budgt": "3"}})),  # type: ignore[arg-type]
+        """\
+--additional-config: fxhlo has no option 'budgt'
+  next: did you mean budget or bundle? its options are target, bundle, plan, lengths, budget, attention_data_parallel""",
     ),
     "a folder without weights": (
         FolderError,

@@ -16,7 +16,7 @@ import pytest
 from vllm import LLM, SamplingParams
 
 from fxhlo.lowering.capture import tracing
-from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core import pjrt, topology
 from fxhlo.runtime.core.bundle import Bundle
 from fxhlo.runtime.core.errors import BundleError, FxhloError, UnsupportedError
 from fxhlo.runtime.core.native import build
@@ -330,12 +330,30 @@ def test_facts_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str], mon
         (["--max-model-len", "1000000"], "vLLM does not take these options: "),
         (["--additional-config", '{"fxhlo": {"target": "tpu-v6e"}}'], "names the target tpu-v6e, and --target cpu"),
         (["--additional-config", '{"fxhlo": {"bundle": "there"}}'], "names a bundle, and this command makes one"),
+        (["--additional-config", '{"fxhlo": {"budget": "much"}}'], "--additional-config: the budget 'much' is not understood"),
+        (["--additional-config", '{"fxhlo": {"budget": "1KB"}}'], "--additional-config: the budget is less than one program"),
+        (["--additional-config", '{"fxhlo": {"lengths": "none.csv"}}'], "none.csv"),
+        (["--additional-config", '{"fxhlo": {"budgt": "3"}}'], "fxhlo has no option 'budgt'"),
+        (["--additional-config", "[1]"], r"\[1\] is no mapping"),
     ],
     ids=str,
 )
 def test_words_that_are_no_options(folder: Path, extra: list[str], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         lower_engine(str(folder), extra, CPU, None)
+
+
+def test_a_bad_limit_of_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXHLO_CACHE_GIB", "much")
+    with pytest.raises(UsageError, match=r"FXHLO_CACHE_GIB is 'much'.*\n  next: set it to 16"):
+        lower_engine(str(folder), words(), CPU, None)
+
+
+def test_a_card_whose_compiler_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topology, "has_cuda_plugin", lambda: False)
+    monkeypatch.setattr(engine_command, "load_libraries", refuse)
+    with pytest.raises(UnsupportedError, match="jax's CUDA plugin is not installed"):
+        lower_engine(str(folder), words(), Target.parse("cuda-h100"), None)
 
 
 def test_a_topology_that_the_compiler_does_not_know(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ...runtime.core.errors import OutOfMemoryError, UnsupportedError
+from ...runtime.core.errors import FxhloError, OutOfMemoryError, UnsupportedError
 from ...runtime.core.targets import Target
 from .. import console
 from ..console import UsageError
@@ -75,7 +75,7 @@ class Sum:
         temporaries = max((one.temporaries or 0 for one in programs), default=0)
         code = sum(one.code or 0 for one in programs)
         arguments = max((one.arguments or 0 for one in programs), default=0)
-        all_of_it = max(arguments, plan.weights + plan.caches) + temporaries + code
+        all_of_it = (arguments or plan.weights + plan.caches) + temporaries + code
         needed = max([all_of_it, *(one.needed or 0 for one in programs)])
         fits = needed <= plan.room.total and all(one.code is not None for one in programs)
         return cls(plan.weights, plan.caches, temporaries, code, needed, plan.room.total, fits)
@@ -133,6 +133,7 @@ def _planned(model: Model, words: Sequence[str], target: Target, times: dict[str
 def _config(model: Model, words: Sequence[str]) -> VllmConfig:
     """vLLM's config of the model with these options. Raises UsageError where vLLM takes the model and not the options."""
     from ...runtime.vllm.compat import engine_config_of
+    from ...runtime.vllm.settings import SettingsError
 
     if any(word.partition("=")[0] in ("--model", "--load-format") for word in words):
         raise UsageError(
@@ -142,6 +143,8 @@ def _config(model: Model, words: Sequence[str]) -> VllmConfig:
     try:
         with taken_by_vllm(model):
             return engine_config_of(str(model.path), words)
+    except SettingsError as problem:
+        raise UsageError(problem.message, next_step=problem.next_step) from None
     except UnsupportedError as problem:
         if problem.next_step and "vllm serve --help" in problem.next_step:
             raise UsageError(problem.message, next_step=problem.next_step) from None
@@ -149,9 +152,10 @@ def _config(model: Model, words: Sequence[str]) -> VllmConfig:
 
 
 def _check_settings(config: VllmConfig, target: Target) -> None:
-    """Raises UsageError where fxhlo's own options among the words are for another target, or from a bundle."""
+    """Raises UsageError where fxhlo's own options among the words are for another target, or from a bundle, or name what cannot be planned with."""
     from ...runtime.vllm.parallel import devices_of
     from ...runtime.vllm.settings import Settings
+    from ...runtime.vllm.steps.planning.engine import check_settings
 
     settings = Settings.of(config)
     if settings.bundle is not None:
@@ -163,6 +167,10 @@ def _check_settings(config: VllmConfig, target: Target) -> None:
             f"--additional-config names the target {settings.target}, and --target {target}",
             next_step="name the same, or leave the former out",
         )
+    try:
+        check_settings(config, target)
+    except FxhloError as problem:
+        raise UsageError(problem.message, where=problem.where, next_step=problem.next_step) from None
     if target.topology_name is not None and (devices := devices_of(config)) > 1:
         from ...runtime.core import topology
 

@@ -96,9 +96,11 @@ def parse_target(word: str) -> Target:
 
 
 def check_topology(target: Target) -> None:
-    """Raises UsageError for a topology that the target's compiler does not know; loads libtpu for it, which a compile does anyway."""
+    """Raises UsageError for a topology that the target's compiler does not know, UnsupportedError where the compiler for a card is not installed;
+    loads libtpu for a topology, which a compile does anyway."""
     from ...runtime.core import topology
 
+    topology.check_compiler(target)
     if target.topology_name is None:
         return
     try:

@@ -76,6 +76,7 @@ from .building import (
 )
 from .caches import bytes_of_one_request, cache_groups, kv_cache_config
 from .configs import default_sizes, engine_config, engine_config_of, kv_cache_space
+from .ending import when_engines_end
 from .groups import layers_of_stages, shared, start_hosts, start_one_process
 from .hooks import HOOKS, check
 from .registry import look_at_models_here, registered, registered_name
@@ -163,5 +164,6 @@ __all__ = [
     "shared",
     "start_hosts",
     "start_one_process",
+    "when_engines_end",
     "without_layers",
 ]

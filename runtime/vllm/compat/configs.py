@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from ...core.errors import FxhloError, UnsupportedError
 from ..folder import HEADS, SIZES, ModelError, check_sizes
 from ..front import told
+from ..settings import not_a_mapping
 from .registry import is_multimodal
 
 
@@ -76,6 +77,8 @@ def _engine_config(arguments: Any, context: Any) -> VllmConfig:
     except FxhloError:
         raise
     except Exception as problem:
+        if wrong := not_a_mapping(problem):
+            raise wrong from None
         _check_stored(Path(model) / "config.json")  # which the platform has not seen yet
         raise ModelError(
             f"vLLM can make no engine of this config: {told(problem)}",

@@ -25,6 +25,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "vllm.distributed.utils:get_pp_indices": ("num_hidden_layers", "pp_rank", "pp_size"),
     "vllm.v1.worker.worker_base:WorkerBase.load_model": ("load_dummy_weights",),
+    "vllm.v1.engine.utils:CoreEngineProcManager.shutdown": ("timeout",),
     "vllm.v1.worker.worker_base:WorkerBase.execute_model": ("scheduler_output",),
     "vllm.v1.worker.worker_base:WorkerBase.sample_tokens": ("grammar_output",),
     "vllm.v1.worker.worker_base:CompilationTimes": ("language_model", "encoder"),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....core.cache import Cache
+from ....core.errors import FxhloError
 from ....core.targets import Target
-from ...settings import Settings
+from ...settings import WHERE, Settings, SettingsError
 from ..kinds import Bucket, Limits
 from .budget import Budget
 from .costs import Costs
@@ -56,7 +57,10 @@ def check_settings(config: VllmConfig, target: Target) -> None:
         prove(read_plan(Path(settings.plan), limits).buckets, limits)
     if settings.lengths is not None:
         read_lengths(settings.lengths)
-    if (budget := Budget.parse([settings.budget] if settings.budget else ())) is not None:
-        budget.programs_of(Costs.of_engine(config, target))
+    try:
+        if (budget := Budget.parse([settings.budget] if settings.budget else ())) is not None:
+            budget.programs_of(Costs.of_engine(config, target))
+    except FxhloError as problem:
+        raise SettingsError(f"{WHERE}: {problem.message}", next_step=problem.next_step) from None
     if settings.bundle is None:
         Cache()  # whose environment is checked
