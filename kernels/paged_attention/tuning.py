@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import lcm, prod
+from math import lcm
 
-from ...runtime.core.targets import LANES, SUBLANES, Target
+from ...runtime.core.targets import LANES, Target, tiled_bytes
 from ..spec import TensorSpec
 
 FETCH = 2**20
@@ -50,7 +50,7 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, table: int, target: Targ
     chunk = CHUNK if pairs > 4 else 2 * CHUNK  # with few heads, units stall on each other unless chunks are larger
     step = lcm(block_size, chunk)
     longest = -(-table * block_size // step) * step
-    row = padded_bytes((pairs, head_size), kv_cache.dtype.itemsize)
+    row = tiled_bytes((pairs, head_size), kv_cache.dtype.itemsize)
     keys = min(max(step, -(-FETCH // row // step) * step), longest)
     tile = 1 if tokens == 1 else min(max(16, ROWS // groups // 16 * 16), max(16, 1 << (tokens - 1).bit_length()))
     while True:
@@ -78,18 +78,11 @@ def _blocks(query: TensorSpec, kv_cache: TensorSpec, keys: int, chunk: int, tile
     low = query.dtype.name == "bfloat16" and kv_cache.dtype.itemsize < 4
     compute = 2 if low else 4
     scratch = (
-        2 * padded_bytes((keys, pairs, head_size), kv_cache.dtype.itemsize)
-        + 3 * padded_bytes((pairs, chunk, head_size), compute)  # by_head, and the compiler's scratch for the transpose
-        + 6 * padded_bytes((tile, heads, head_size), query.dtype.itemsize)
-        + padded_bytes((kv_heads, rows, head_size), compute)
-        + 3 * padded_bytes((kv_heads, rows, max(head_size, LANES)), 4)
-        + 6 * padded_bytes((rows, chunk), 4)  # intermediates of the softmax
+        2 * tiled_bytes((keys, pairs, head_size), kv_cache.dtype.itemsize)
+        + 3 * tiled_bytes((pairs, chunk, head_size), compute)  # by_head, and the compiler's scratch for the transpose
+        + 6 * tiled_bytes((tile, heads, head_size), query.dtype.itemsize)
+        + tiled_bytes((kv_heads, rows, head_size), compute)
+        + 3 * tiled_bytes((kv_heads, rows, max(head_size, LANES)), 4)
+        + 6 * tiled_bytes((rows, chunk), 4)  # intermediates of the softmax
     )
     return Blocks(keys, chunk, tile, rows, "bfloat16" if low else "float32", scratch + 2**20)
-
-
-def padded_bytes(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes of an array in VMEM, which is padded to tiles of 8 rows by 128 lanes, or of fewer rows if it has fewer."""
-    *outer, second, last = shape
-    rows = SUBLANES if second >= SUBLANES else max(4 // itemsize, 1 << (second - 1).bit_length())
-    return prod(outer) * -(-second // rows) * rows * -(-last // LANES) * LANES * itemsize

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from math import lcm
 
-from ...runtime.core.targets import LANES, Target
-from ..paged_attention.tuning import FETCH, VMEM_SHARE, Blocks, padded_bytes
+from ...runtime.core.targets import LANES, Target, tiled_bytes
+from ..paged_attention.tuning import FETCH, VMEM_SHARE, Blocks
 from ..spec import TensorSpec
 
 CHUNK = 512
@@ -50,7 +50,7 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, latent: int, table: int,
     chunk = CHUNK
     step = lcm(block_size, chunk)
     longest = -(-table * block_size // step) * step
-    keys = min(max(step, FETCH // padded_bytes((1, size), itemsize) // step * step), longest)
+    keys = min(max(step, FETCH // tiled_bytes((1, size), itemsize) // step * step), longest)
     tile = 1 if tokens == 1 else max(1, min(ROWS // heads, 1 << (tokens - 1).bit_length()))
     tile = 1 << (tile.bit_length() - 1)
     while True:
@@ -73,13 +73,13 @@ def blocks_for(query: TensorSpec, kv_cache: TensorSpec, latent: int, table: int,
 def _vmem(tile: int, heads: int, size: int, latent: int, keys: int, chunk: int, itemsize: int) -> int:
     rows = tile * heads
     return (
-        2 * padded_bytes((keys, size), itemsize)
-        + 2 * padded_bytes((chunk, size), itemsize)  # a chunk as the products take it, and turned
-        + 2 * padded_bytes((rows, size), itemsize)
-        + 2 * padded_bytes((rows, latent), itemsize)
-        + 2 * padded_bytes((rows, latent), 4)
-        + 2 * padded_bytes((rows, LANES), 4)
-        + 5 * padded_bytes((rows, chunk), 4)  # intermediates of the softmax
+        2 * tiled_bytes((keys, size), itemsize)
+        + 2 * tiled_bytes((chunk, size), itemsize)  # a chunk as the products take it, and turned
+        + 2 * tiled_bytes((rows, size), itemsize)
+        + 2 * tiled_bytes((rows, latent), itemsize)
+        + 2 * tiled_bytes((rows, latent), 4)
+        + 2 * tiled_bytes((rows, LANES), 4)
+        + 5 * tiled_bytes((rows, chunk), 4)  # intermediates of the softmax
         + 2**20
     )
 
@@ -127,18 +127,18 @@ def _prompt_vmem(
 ) -> int:
     size, nope, latent, value, cached = sizes
     return (
-        2 * padded_bytes((heads, rows, size), itemsize)
-        + 2 * padded_bytes((heads, rows, value), itemsize)
-        + 2 * padded_bytes((heads, nope, latent), itemsize)
-        + 2 * padded_bytes((heads, latent, value), itemsize)
-        + 4 * padded_bytes((keys, cached), itemsize)
-        + 2 * padded_bytes((keys, size), itemsize)
-        + 2 * padded_bytes((keys, value), itemsize)
-        + padded_bytes((keys, size), 4)
-        + padded_bytes((keys, value), 4)
-        + padded_bytes((heads, rows, value), 4)
-        + 2 * padded_bytes((heads, rows, LANES), 4)
-        + 5 * padded_bytes((part, keys), 4)  # intermediates of the softmax
-        + padded_bytes((part, size), itemsize)
+        2 * tiled_bytes((heads, rows, size), itemsize)
+        + 2 * tiled_bytes((heads, rows, value), itemsize)
+        + 2 * tiled_bytes((heads, nope, latent), itemsize)
+        + 2 * tiled_bytes((heads, latent, value), itemsize)
+        + 4 * tiled_bytes((keys, cached), itemsize)
+        + 2 * tiled_bytes((keys, size), itemsize)
+        + 2 * tiled_bytes((keys, value), itemsize)
+        + tiled_bytes((keys, size), 4)
+        + tiled_bytes((keys, value), 4)
+        + tiled_bytes((heads, rows, value), 4)
+        + 2 * tiled_bytes((heads, rows, LANES), 4)
+        + 5 * tiled_bytes((part, keys), 4)  # intermediates of the softmax
+        + tiled_bytes((part, size), itemsize)
         + 2**20
     )

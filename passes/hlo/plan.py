@@ -15,6 +15,7 @@ from ...runtime.core.targets import Target
 NEXT_STEP = "leave out --tensor-parallel-size"
 """Of errors: what a mesh cannot do, one device can."""
 WHOLE = Split()
+HOST = Target("cpu")
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class Plan:
         """How many devices have the same part of an argument."""
         return self.mesh.devices // self.sharding(name).parts(self.mesh)
 
-    def bytes(self, name: str, shape: Sequence[int], itemsize: int) -> int:
-        """What an argument takes on all devices together. shape: the model's."""
-        return prod(self.shape(name, shape)) * itemsize * self.copies(name)
+    def bytes(self, name: str, shape: Sequence[int], itemsize: int, target: Target = HOST) -> int:
+        """What an argument takes on all devices together, as the target's memory lays out a row-major one. shape: the model's."""
+        held = self.sharding(name).shard(self.shape(name, shape), self.mesh)
+        return target.array_bytes(held, itemsize) * self.mesh.devices
 
     def to_json(self) -> dict[str, object]:
         """For a cache's key."""

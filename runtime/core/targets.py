@@ -7,9 +7,10 @@ Guaranteed: a Target that exists is a known one; anything else raises Unsupporte
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import prod
 from types import MappingProxyType
 
 from .errors import UnsupportedError
@@ -270,6 +271,10 @@ class Target:
         """XLA's options for every module compiled for it; a caller's own are added to them and win."""
         return {**FAMILY_OPTIONS.get(self.family, {}), **KNOWN[self.name].compile_options}
 
+    def array_bytes(self, shape: Sequence[int], itemsize: int) -> int:
+        """Bytes of a row-major array of at least two dimensions in a device's memory: a TPU's is padded to tiles."""
+        return tiled_bytes(shape, itemsize) if self.family == "tpu" else prod(shape) * itemsize
+
     @staticmethod
     def tile(bits: int) -> tuple[int, int]:
         """(rows, columns) of a packed tile of a TPU for elements of so many bits: (8, 128) for 32, (16, 128) for 16."""
@@ -277,6 +282,13 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.topology}" if self.topology else self.name
+
+
+def tiled_bytes(shape: Sequence[int], itemsize: int) -> int:
+    """Bytes of a row-major array in a TPU's memory, which is padded to tiles of 8 rows by 128 lanes, or of fewer rows if it has fewer."""
+    *outer, second, last = shape
+    rows = SUBLANES if second >= SUBLANES else max(4 // itemsize, 1 << (second - 1).bit_length())
+    return prod(outer) * -(-second // rows) * rows * -(-last // LANES) * LANES * itemsize
 
 
 def _unknown(name: str) -> UnsupportedError:

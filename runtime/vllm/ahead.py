@@ -16,7 +16,6 @@ from .memory import CacheSizeError, Room
 from .model import build_model, layers_of, weight_bytes
 from .parallel import hosts_of, of_worker, stages_of
 from .stages import Stages
-from .states.groups import placed
 from .steps.programs import Programs
 
 
@@ -35,8 +34,8 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     """Builds the model without weights, and sizes its caches. Raises CacheSizeError where weights or caches do not fit."""
     config = of_worker(config)
     model = build_model(config, weights=False)
-    caches = Caches(config, layers_of(model))
-    plan = caches.plan(model, target)
+    caches = Caches(config, layers_of(model), target)
+    plan = caches.plan(model)
     stages = Stages.of(model, config.model_config.get_total_num_hidden_layers(), stages_of(config))
     if target.family == "cpu":
         reserve_cpu_devices(
@@ -50,7 +49,7 @@ def planned(config: compat.VllmConfig, target: Target) -> Planned:
     groups, num_blocks = caches.ahead(weights, everything, plan, stages)
     sizes = caches.sizes(num_blocks)
     programs = Programs.of(config, model, lambda: model, groups, sizes, target, plan, stages=stages)
-    kept = sum(state.bytes_in(programs.sizes, plan) for state in placed(caches.states(), groups))
+    kept = caches.bytes_in(programs.sizes, plan, groups)
     return Planned(programs, weights // plan.mesh.devices, int(kept * caches.share(stages)) // plan.mesh.devices, room)
 
 

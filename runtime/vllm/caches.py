@@ -6,7 +6,7 @@ vLLM's cache manager, numbers of bytes. Guaranteed: the same on every start of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,18 +19,19 @@ from .layers import catalog
 from .meshes import check_groups, plan_of
 from .parallel import context_of, devices_of, experts_apart, requests_of
 from .stages import ONE_STAGE, Stages
-from .states.groups import groups_of, specs_for_vllm
+from .states.groups import groups_of, placed, specs_for_vllm
 from .states.rows import StateRows
 from .states.spec import StateSpec
 from .steps.options import StepOptions
 
 
 class Caches:
-    """layers: those that keep something, by name (`model.layers_of`)."""
+    """layers: those that keep something, by name (`model.layers_of`). target: in whose memory."""
 
-    def __init__(self, config: compat.VllmConfig, layers: Mapping[str, Any]) -> None:
+    def __init__(self, config: compat.VllmConfig, layers: Mapping[str, Any], target: Target) -> None:
         self._config = config
         self._layers = layers
+        self._target = target
 
     def states(self) -> tuple[StateSpec, ...]:
         """The states of the model's layers."""
@@ -41,9 +42,16 @@ class Caches:
         sizes = {"num_slots": StepOptions.of(self._config).slots}
         return sum(state.bytes_in(sizes, plan) for state in self.states() if state.rows == "slots")
 
-    def _copies(self, plan: Plan) -> int:
-        """How many devices have the same part of the KV cache, of the layer with the most."""
-        return max((plan.copies(state.name) for state in self.states() if state.rows == "blocks"), default=1)
+    def bytes_in(self, sizes: Mapping[str, int], plan: Plan, groups: Sequence[CacheGroup]) -> int:
+        """Bytes of all states of the programs, on all devices of the plan. groups: as vLLM made them."""
+        return sum(state.bytes_in(sizes, plan, self._target) for state in placed(self.states(), groups))
+
+    def _stretch(self, plan: Plan) -> float:
+        """How many times the bytes that vLLM counts a block takes in the devices' memory, of the layer with the most: devices that have the
+        same part of it, and a TPU's padding of heads to its tiles."""
+        one = {"num_blocks": plan.blocks(1)}
+        blocks = [state for state in self.states() if state.rows == "blocks"]
+        return max((state.bytes_in(one, plan, self._target) / state.bytes_in(one) for state in blocks), default=1.0)
 
     def _row_bytes(self) -> int:
         return sum(state.bytes_in({"num_slots": 1}) for state in self.states() if state.rows == "slots")
@@ -89,7 +97,7 @@ class Caches:
         slots = StepOptions.of(self._config).slots if rows is None else rows.of(num_blocks)
         return {"num_blocks": num_blocks, "num_slots": slots}
 
-    def plan(self, model: nn.Module, target: Target) -> Plan:
+    def plan(self, model: nn.Module) -> Plan:
         """How the weights of `model` and the states lie on the engine's devices (--tensor-parallel-size)."""
         devices = devices_of(self._config)
         if devices == 1:
@@ -105,7 +113,7 @@ class Caches:
             experts_apart=apart,
             context=context,
             requests=requests_of(self._config),
-            rows=rows_for(target),
+            rows=rows_for(self._target),
         )
 
     def share(self, stages: Stages) -> float:
@@ -132,8 +140,8 @@ class Caches:
             return (blocks or StepOptions.of(config).slots) * block
         if config.model_config.original_max_model_len == -1:
             longest = 0  # vLLM chooses a length that fits
-        copies = self._copies(plan)
-        free = ((room.free if room.on_host else min(room.free, room.total - weights)) - slots) // copies
+        stretch = self._stretch(plan)
+        free = int(((room.free if room.on_host else min(room.free, room.total - weights)) - slots) / stretch)
         least = 0 if rows is None else rows.least
         if blocks is not None:
             memory.check_blocks(blocks, -(-longest // block), config.model_config.max_model_len, parts)
@@ -147,7 +155,7 @@ class Caches:
         )
         if config.cache_config.kv_cache_memory_bytes is not None:
             wanted = int(wanted * plan.mesh.devices / share)  # it is of one device
-        wanted = memory.kv_cache_bytes(wanted // copies, block, longest, free, room.place, beside=least, parts=parts)
+        wanted = memory.kv_cache_bytes(int(wanted / stretch), block, longest, free, room.place, beside=least, parts=parts)
         if parts > 1:
             return wanted // block // parts * parts * block
         return wanted if rows is None else rows.blocks_in(wanted) * block

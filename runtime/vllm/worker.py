@@ -137,7 +137,7 @@ class FxhloWorker(compat.WorkerBase):
             if self.model_config.has_inner_state or not self._device.is_host or several or self._asks_for_blocks:
                 self._check_sizes()
             self.model = self._loaded()
-            self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
+            self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config), self._target)
             self._placement = self._placement or Placement(self._target, self._plan(self.model))
 
     def _unread(self) -> set[str]:
@@ -160,14 +160,14 @@ class FxhloWorker(compat.WorkerBase):
 
     def _plan(self, model: torch.nn.Module) -> Plan:
         """How the model lies on the engine's devices."""
-        return Caches(self.vllm_config, compat.layers_of(self.vllm_config)).plan(model, self._target)
+        return Caches(self.vllm_config, compat.layers_of(self.vllm_config), self._target).plan(model)
 
     def _check_sizes(self) -> None:
         """Checks before the weights are read, by the sizes of the layers: they and the states with a row per request fit, the devices
         of a mesh divide them, and a bundle has the cache that is asked for."""
         model = build_model(self.vllm_config, weights=False)
-        caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config))
-        plan = caches.plan(model, self._target)
+        caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config), self._target)
+        plan = caches.plan(model)
         apart = stages_of(self.vllm_config) * hosts_of(self.vllm_config) > 1
         if not apart and (plan.mesh.devices > 1 or not self._device.is_host):
             self._placement = Placement(self._target, plan)

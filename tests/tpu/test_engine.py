@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fxhlo.runtime.core.bundle import Bundle
 
 CONFIG = {
@@ -38,6 +40,20 @@ def test_an_engine_of_a_slice_from_its_config(tmp_path: Path) -> None:
         build = entry.builds["tpu-v6e:2x4"]
         assert build.executable is not None and build.fingerprint["device"] == "TPU v6 lite"
         assert one["code"] > 0 and one["seconds"] > 0
+
+
+@pytest.mark.parametrize("size", [64, pytest.param(16, marks=pytest.mark.conformance)])
+def test_caches_are_sized_by_padded_heads(size: int, tmp_path: Path) -> None:
+    """A TPU's tiles have 128 columns, and 8 rows: keys and values of 3 heads take 8, whatever vLLM counts."""
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": size, "hidden_size": 6 * size}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **heads}))
+    done = ran(tmp_path, *SIZES, "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout)
+    blocks, (program,) = facts["sizes"]["num_blocks"], facts["programs"]
+    assert facts["caches"] == blocks * 16 * 8 * 128 * 2 and facts["caches"] > 0.85 * facts["memory"]
+    assert facts["caches"] < program["arguments"] < facts["caches"] + 2 * facts["weights"] + 2**20
+    assert facts["fits"]
 
 
 def test_an_engine_that_does_not_fit(tmp_path: Path) -> None:

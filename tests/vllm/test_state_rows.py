@@ -12,6 +12,7 @@ from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.lowering.emit.emit import emit
 from fxhlo.runtime.core.errors import FxhloError, UnsupportedError
 from fxhlo.runtime.core.signature import Argument
+from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm import compat, memory
 from fxhlo.runtime.vllm.batch.state_rows import StateRows as Tables
 from fxhlo.runtime.vllm.caches import Caches
@@ -76,7 +77,7 @@ def caches_of(folder: Path, name: str, cached: bool, **more: object) -> tuple[co
     if cached:
         cache.enable_prefix_caching, cache.mamba_cache_mode = True, "align"
     build_model(config, weights=False)
-    return config, Caches(config, compat.layers_of(config))
+    return config, Caches(config, compat.layers_of(config), Target("cpu"))
 
 
 def test_vllm_is_told_of_attention_and_of_rows_in_one_group_each(tmp_path: Path) -> None:

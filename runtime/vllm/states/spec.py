@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ....passes.hlo.plan import ONE_DEVICE, Plan
+from ....passes.hlo.plan import HOST, ONE_DEVICE, Plan
 from ....passes.step_inputs import shape_in
 from ...core.errors import FxhloError
 from ...core.signature import Signature
+from ...core.targets import Target
 
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
@@ -41,10 +42,11 @@ class StateSpec(ABC):
         """The shape with `sizes` in place of symbols."""
         return shape_in(self.shape, sizes)
 
-    def bytes_in(self, sizes: Mapping[str, int], plan: Plan = ONE_DEVICE) -> int:
-        """The bytes of all rows, on all devices of the plan."""
+    def bytes_in(self, sizes: Mapping[str, int], plan: Plan = ONE_DEVICE, target: Target = HOST) -> int:
+        """The bytes of all rows, on all devices of the plan. Only blocks are padded as the target's memory is: kernels read them row by row,
+        and the compiler lays out the other states without padding."""
         dtype: torch.dtype = getattr(torch, self.dtype)
-        return plan.bytes(self.name, self.shape_in(sizes), dtype.itemsize)
+        return plan.bytes(self.name, self.shape_in(sizes), dtype.itemsize, target if self.rows == "blocks" else HOST)
 
     @abstractmethod
     def for_vllm(self) -> KVCacheSpec | None:
