@@ -17,7 +17,7 @@ from ...runtime.core import native
 from ...runtime.core.errors import FxhloError
 from ...runtime.core.targets import Target
 from ..mlir import adopt, context, erase_dead_functions, func, ir, parse, portable
-from .calls import runs
+from .calls import runs, turns
 from .composite import Composite, composites, operations
 from .implementation import Call, lower_implementation, prepare
 from .layouts import pin_row_major
@@ -227,10 +227,11 @@ def _is_uniform(kernel: Kernel | None, implementation: Implementation | None) ->
 
 
 def _with_counts(module: ir.Module) -> list[tuple[ir.Operation, int]]:
-    """The composites of the module, and how often each runs: one in a layer's function for each layer; in a reference it counts once."""
+    """The composites of the module, and how often each runs: one in a layer's function for each layer; in a reference it counts once,
+    and in a loop's body once for each of its turns where these are counted."""
     times = runs(module)
     return [
-        (operation, times.get(ir.SymbolTable.get_symbol_name(function.operation).value) or 1)
+        (operation, turns(operation) * (times.get(ir.SymbolTable.get_symbol_name(function.operation).value) or 1))
         for function in module.body.operations
         for operation in composites(function.operation)
     ]

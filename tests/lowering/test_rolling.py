@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import fxhlo
+from fxhlo.kernels.catalog import register_torch_ops
 from fxhlo.lowering.rolling import rolled
+from fxhlo.tools.report.ideal import ideal
 
 
 class Layer(nn.Module):
@@ -110,3 +112,24 @@ def test_layers_whose_state_or_input_is_not_theirs_alone_stay(outside: str) -> N
     module = fxhlo.lower(Apart().eval(), (torch.randn(3, 8), *(torch.randn(16) for _ in range(3))))
     assert module.text.count("call @Layer") == 3
     assert rolled(module).stacked == {}
+
+
+def test_a_loop_counts_as_its_layers_in_a_report() -> None:
+    """How often composites run, and the least that a run must read and multiply."""
+
+    class Residual(Layer):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            hidden = torch.ops.fxhlo.linear(self.norm(x) * scale, self.first.weight, self.first.bias)
+            return x + torch.ops.fxhlo.linear(hidden.relu(), self.second.weight, self.second.bias)
+
+    register_torch_ops()
+    model = Model([0.1] * 5)
+    model.layers = nn.ModuleList(Residual(8, 0.1, False) for _ in range(5))
+    module = lowered(model)
+    loop = rolled(module).module
+    written, found = ([one.count for one in each.legalized().decisions] for each in (module, loop))
+    assert found == written == [5, 5], "a layer has two products"
+    costs, turns = ideal(module.module, module.signature), ideal(loop.module, loop.signature)
+    assert sum(one.flops for one in turns) == sum(one.flops for one in costs) > 0
+    weights = sum(tensor.nbytes for tensor in model.parameters())
+    assert sum(one.bytes for one in turns) == sum(one.bytes for one in costs) >= weights

@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 
 from ...kernels.catalog import kernels
-from ...passes.hlo.calls import callee
+from ...passes.hlo.calls import callee, trips
 from ...passes.hlo.composite import Composite, operations, tensor_spec
 from ...passes.mlir import ir, stablehlo
 from ...runtime.core.signature import Signature
@@ -25,13 +25,15 @@ from .hlo import Cost
 
 LOOKS_AT = {"stablehlo.gather", "stablehlo.dynamic_slice", "stablehlo.slice", "stablehlo.dynamic_gather"}
 NAMED = re.compile(r'loc\("([^"]*)"\(')
+STACKS = {"stablehlo.dynamic_slice", "stablehlo.dynamic_update_slice"}
 MOVES = {"stablehlo.reshape", "stablehlo.broadcast_in_dim", "stablehlo.convert", "stablehlo.transpose"}
 
 
 def ideal(module: ir.Module, signature: Signature) -> list[Cost]:
     """A cost per op of `main`, and of each run of a function that it calls, that has one."""
     functions = ir.SymbolTable(module.operation)
-    return list(_Function(functions, functions["main"], "").costs(_arguments(functions["main"], signature)))
+    main = functions["main"]
+    return list(_Function(functions, main.regions[0].blocks[0], "").costs(_arguments(main, signature)))
 
 
 def _arguments(main: ir.OpView, signature: Signature) -> dict[ir.Value, int]:
@@ -41,21 +43,29 @@ def _arguments(main: ir.OpView, signature: Signature) -> dict[ir.Value, int]:
 
 
 class _Function:
-    """One run of a function. path: of the module that its call stands for."""
+    """One run of a function, or one turn of a loop's body. path: of the module that its call stands for."""
 
-    def __init__(self, functions: ir.SymbolTable, function: ir.OpView, path: str) -> None:
+    def __init__(self, functions: ir.SymbolTable, block: ir.Block, path: str, *, turn: bool = False) -> None:
         self.functions, self.path = functions, path
-        self.block = function.regions[0].blocks[0]
+        self.block = block
+        self.turn = turn
 
     def costs(self, unread: dict[ir.Value, int]) -> Iterator[Cost]:
         """unread: bytes of the values that lie in memory; those that are read are taken out, since they stay on the chip."""
         for operation in self.block.operations:
             op = operation.operation
-            if op.name in ("func.return", "return"):
+            if op.name in ("func.return", "return", "stablehlo.return"):
                 continue
             touched = [value for value in op.operands if value in unread]
             if op.name == "func.call":
                 yield from self._call(op, unread)
+                continue
+            if op.name == "stablehlo.while" and (count := trips(op)) > 1:
+                yield from (cost.times(count) for cost in self._turn(op, unread))
+                continue
+            if self.turn and op.name in STACKS and op.operands[0] in unread:
+                if op.name == "stablehlo.dynamic_slice":  # a layer's part of a stack: what takes it reads it
+                    unread[op.results[0]] = _bytes(op.results[0].type)
                 continue
             if op.name == "stablehlo.composite":
                 cost = self._composite(op, sum(unread[value] for value in touched))
@@ -74,8 +84,17 @@ class _Function:
 
     def _call(self, op: ir.Operation, unread: dict[ir.Value, int]) -> Iterator[Cost]:
         """The costs of the called function, as if it stood here."""
-        called = _Function(self.functions, self.functions[callee(op)], self._path(op))
-        inner = {
+        called = _Function(self.functions, self.functions[callee(op)].regions[0].blocks[0], self._path(op))
+        yield from self._inside(called, op, unread)
+
+    def _turn(self, op: ir.Operation, unread: dict[ir.Value, int]) -> Iterator[Cost]:
+        """The costs of a turn of a counted loop."""
+        yield from self._inside(_Function(self.functions, op.regions[1].blocks[0], self._path(op), turn=True), op, unread)
+
+    @staticmethod
+    def _inside(called: _Function, op: ir.Operation, unread: dict[ir.Value, int]) -> Iterator[Cost]:
+        """The costs of what an op runs with its operands; what is read there is taken out of `unread`."""
+        inner: dict[ir.Value, int] = {
             argument: unread[operand]
             for argument, operand in zip(called.block.arguments, op.operands, strict=True)
             if operand in unread
