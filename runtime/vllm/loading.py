@@ -11,7 +11,9 @@ the weights' size, except for views that are not dense.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -271,17 +273,26 @@ class Checkpoint(TorchDispatchMode):
         if name in self._tied:
             mine = self._tied[name][: len(tensor)]
             if mine.shape != tensor.shape or not torch.equal(mine, tensor.to(mine.dtype)):
-                raise ModelError(
-                    f"config.json ties {name} to the embedding, and the weight files have another {name}",
-                    where=self.folder,
-                    next_step='set "tie_word_embeddings": false in config.json to use it, or remove it from the files',
-                )
+                raise self._other_head(name)
         elif f"{name.removesuffix('.bias')}.weight" in read and bool(tensor.any()):
             raise ModelError(
                 f"the weight files have {name}, which this model has no place for",
                 where=self.folder,
                 next_step="check `architectures` and the options for biases (such as attention_bias, mlp_bias) in config.json",
             )
+
+    def _other_head(self, name: str) -> ModelError:
+        """For a tied weight that the files have another one of: by config.json, or by vLLM's class, whatever that says (Zamba 2)."""
+        config = Path(self.folder) / "config.json"
+        stored = json.loads(config.read_bytes()) if config.is_file() else {}
+        apart = isinstance(stored, dict) and stored.get("tie_word_embeddings") is False
+        who = f"vLLM's {type(self.model).__name__}, whatever config.json says," if apart else "config.json"
+        remedy = "" if apart else 'set "tie_word_embeddings": false in config.json to use it, or '
+        return ModelError(
+            f"{who} ties {name} to the embedding, and the weight files have another {name}",
+            where=self.folder,
+            next_step=f"{remedy}remove it from the files",
+        )
 
     def _settle_head(self, name: str, tensor: torch.Tensor) -> None:
         """Adds a head of its own to a model that computes logits by the embedding, if the checkpoint's head differs from that."""

@@ -25,10 +25,6 @@ DEPTH = 12
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 QUICK = {"LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM"}
 """Plain layers, layers in turn with a period of six, experts."""
-TOO_DEEP = {
-    "Gemma3nForCausalLM": "shares caches from a layer that the config numbers",
-    "Gemma4ForCausalLM": "shares caches from a layer that the config numbers",
-}
 
 
 def deep(config: dict[str, Any]) -> dict[str, Any]:
@@ -55,8 +51,6 @@ def deep(config: dict[str, Any]) -> dict[str, Any]:
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.conformance) for name in sorted(ARCHITECTURES)],
 )
 def test_the_graph_with_copies_is_the_whole_one(name: str, tmp_path: Path) -> None:
-    if name in TOO_DEEP:
-        pytest.skip(TOO_DEEP[name])
     try:
         config = engine_config(written_config(name, tmp_path), dtype="float32", max_model_len=None, max_num_seqs=4)
         build_model(config, weights=False)

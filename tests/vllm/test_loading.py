@@ -194,6 +194,13 @@ def test_a_head_in_other_formats_is_not_dropped(tmp_path: Path) -> None:
     assert '"tie_word_embeddings": false' in str(caught.value)
 
 
+def test_a_head_that_vllms_class_ties_in_any_case(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "apart", "Zamba2ForCausalLM", tie_word_embeddings=False, layers_block_type=["hybrid"])
+    with pytest.raises(ModelError, match=r"vLLM's Zamba2ForCausalLM, whatever config\.json says, ties lm_head\.weight") as caught:
+        load(folder)
+    assert "tie_word_embeddings" not in str(caught.value)
+
+
 def names(model: nn.Module) -> list[str]:
     return sorted((name for name, _ in model.named_parameters()), key=lambda name: (name == "lm_head.weight", name))
 
