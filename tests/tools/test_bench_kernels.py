@@ -56,10 +56,11 @@ DECODE = "64 requests, a row each, contexts of 2,048"
         ("moe", "DeepSeek V3, 64 of 256 experts", "8 rows"),
         ("moe", "Qwen3-Next 80B", "8 rows"),
         ("ragged_paged_latent_attention", "DeepSeek-V2, V3", DECODE),
+        ("ragged_gated_delta_rule", "Qwen3-Next 80B", DECODE),
     ],
 )
 def test_a_served_model_has_figures_beside_xlas_form_on_each_target(kernel: str, model: str, step: str) -> None:
-    """Cycles of the form that is taken, and cycles of XLA's or why its compiler made no program."""
+    """Cycles of the form that is taken, and cycles of XLA's or why there are none."""
     rows = [row for row in recorded() if row.key[:3] == (kernel, model, step)]
     for target in TARGETS:
         here = [row for row in rows if row.target == target]
@@ -126,7 +127,9 @@ def test_a_program_without_its_kernels_figures_has_none() -> None:
     row = Row("k", "m", "s", "t", "pallas", cycles=5.0)
     assert measure.with_kernels(row, None) == row
     assert measure.with_kernels(row, replace(row, cycles=2.0)).cycles == 7.0
-    assert measure.with_kernels(row, replace(row, failed="why")) == replace(row, cycles=0.0, failed="why")
+    assert measure.with_kernels(row, replace(row, failed="why")) == replace(
+        row, cycles=0.0, failed="its kernels alone: why"
+    )
 
 
 def test_new_rows_take_the_place_of_old_ones_in_the_order_of_the_table() -> None:

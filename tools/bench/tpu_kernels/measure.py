@@ -57,7 +57,7 @@ def with_kernels(program: Row, kernels: Row | None) -> Row:
     if kernels is None:
         return program
     if kernels.failed:
-        return replace(program, cycles=0.0, failed=kernels.failed)
+        return replace(program, cycles=0.0, failed=f"its kernels alone: {kernels.failed}")
     return replace(program, cycles=program.cycles + kernels.cycles)
 
 
