@@ -179,8 +179,9 @@ def test_weights_that_a_part_on_the_host_reads_come_back(far: Placement) -> None
 
 SMALL = ("12", "2048", "8192", "16", "16", "1024")
 """Twelve layers of 134 MB."""
-OF_70B = ("80", "8192", "28672", "64", "8", "128256")
-"""Llama 3.1 70B: 80 layers of 1.7 GB, an embedding and a head of 2.1 GB."""
+OF_70B = ("4", "8192", "28672", "64", "8", "128256")
+"""Four of Llama 3.1 70B's 80 layers, of 1.7 GB, with its embedding and head of 2.1 GB: what is held does not depend on their number, and 141 GB
+take minutes to pass through."""
 
 
 @pytest.mark.parametrize(
@@ -199,6 +200,6 @@ def test_the_host_holds_less_than_a_layer_more(sizes: tuple[str, ...], devices: 
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout.splitlines()[-1])
     print(facts)
-    assert facts["given"] == facts["weights"] > 10 * facts["layer"]
+    assert facts["given"] == facts["weights"] > 5 * facts["largest"]
     assert facts["held"] < 1.2 * facts["largest"], facts
     assert facts["grown"] < 1.2 * facts["largest"], facts
