@@ -28,8 +28,8 @@ def written(path: Path, text: str) -> Path:
 
 def differing_hosts(_: Path) -> None:
     store = HashStore()
-    Hosts(0, 2, "10.0.0.1", store).compare({"requests": 4})
-    Hosts(1, 2, "10.0.0.1", store).compare({"requests": 8})
+    Hosts(0, 2, "10.0.0.1", store).compare({"block_size": 16})
+    Hosts(1, 2, "10.0.0.1", store).compare({"block_size": 32})
 
 
 CASES: dict[str, tuple[type[FxhloError], Callable[[Path], Any], str]] = {
@@ -70,7 +70,7 @@ a profile cannot be written: Not a directory
         HostError,
         differing_hosts,
         """\
-host 1 differs from the first one: requests is 4 in the first host's engine and 8 here
+host 1 differs from the first one: --block-size is 16 in the first host's engine and 32 here
   next: give every host the same command, but for --node-rank and --headless, the same model and the same versions""",
     ),
 }
