@@ -41,6 +41,12 @@ def take_over(config: VllmConfig) -> None:
         parallel.tensor_parallel_size = parallel.world_size = parallel.nnodes
         parallel.decode_context_parallel_size = 1
     parts, devices = requests_of(config), devices_of(config)
+    if parts > 1 and max(stages_of(config), hosts_of(config)) > 1:
+        option = "--pipeline-parallel-size" if stages_of(config) > 1 else "--nnodes"
+        raise UnsupportedError(
+            f"attention_data_parallel parts the devices of one stage on one host, and {option} asks for more",
+            next_step=f"leave out attention_data_parallel, or {option}",
+        )
     if devices % parts:
         raise UnsupportedError(
             f"attention_data_parallel parts {devices} {'device' if devices == 1 else 'devices'} into {parts}",

@@ -269,6 +269,11 @@ def test_groups_of_requests_divide_the_devices() -> None:
         ) as caught:
             take_over(config)
         assert "--tensor-parallel-size" in str(caught.value.next_step)
+    for option, more in (("--pipeline-parallel-size", {"pipeline_parallel_size": 2}), ("--nnodes", {"nnodes": 2})):
+        config = parallel_of(tensor_parallel_size=4, world_size=4, **more)
+        config.additional_config["fxhlo"] = {"attention_data_parallel": 2}
+        with pytest.raises(UnsupportedError, match=option):
+            take_over(config)
 
 
 def test_vllm_sees_a_world_of_as_many_as_there_are_hosts() -> None:
