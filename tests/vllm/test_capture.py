@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from written import configured
 
 from fxhlo.lowering.capture.callable import Input, capture_callable
 from fxhlo.lowering.emit.emit import emit
@@ -39,9 +40,18 @@ def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
     torch.testing.assert_close(found, step(x))
 
 
+FEW = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["LlamaConfig", "MixtralConfig"])
 @pytest.mark.parametrize("requests", [1, 2, 3])
-def test_few_requests_stay_symbolic(folder: Path, requests: int) -> None:
+def test_few_requests_stay_symbolic(tmp_path: Path, kind: str, requests: int) -> None:
     """Every input of a step has the rows that it is bound to, also where an engine serves one request or two at a time."""
+    folder = tmp_path
+    configured(kind, FEW, folder)
     config = engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=requests)
     options = StepOptions.of(config)
     program = run(step_passes(options), capture_step(config, build_model(config, weights=False)))

@@ -10,6 +10,10 @@ from pathlib import Path
 SCRIPT = """
 import multiprocessing, os, signal, sys, threading, time, weakref
 from fxhlo.runtime.vllm import compat, front
+from types import SimpleNamespace
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.engine.core_client import BackgroundResources
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
 def engine(ready):
@@ -42,6 +46,11 @@ def front_end(how):
     if how == "killed":
         manager.processes[1].kill()
         manager.monitor_engine_liveness()
+    if how == "dying":  # it has said so, and vLLM is faster than its end
+        try:
+            BackgroundResources(ctx=None).validate_alive([SimpleNamespace(buffer=EngineCoreProc.ENGINE_CORE_DEAD)])
+        except EngineDeadError:
+            pass
     manager.shutdown(timeout=0)
     manager.shutdown(timeout=0)
     sys.exit(0)
@@ -55,11 +64,12 @@ if __name__ == "__main__":
 
 
 def test_the_status_of_a_front_end(tmp_path: Path) -> None:
-    """asked: vLLM kills two engines that run; killed: one of them was killed before; failed: one has ended by an error, and runs still."""
+    """asked: vLLM kills two engines that run; killed: one of them was killed before; failed: one has ended by an error, and runs still;
+    dying: one has told vLLM that an error ends it."""
     (tmp_path / "front_end.py").write_text(SCRIPT)
     environment = {**os.environ, "TMPDIR": str(tmp_path), "VLLM_PLUGINS": "fxhlo"}
     environment.pop("FXHLO_STARTUP_REPORT", None)
-    command = [sys.executable, "-P", "front_end.py", "asked", "killed", "failed"]
+    command = [sys.executable, "-P", "front_end.py", "asked", "killed", "failed", "dying"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["asked 0", "killed 1", "failed 1"], done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["asked 0", "killed 1", "failed 1", "dying 1"], done.stderr[-3000:]
     assert not list(tmp_path.glob("fxhlo-startup-*"))

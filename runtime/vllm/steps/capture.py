@@ -26,6 +26,9 @@ LAYERS_OF = ("vllm.model_executor", "fxhlo.runtime", "torch.nn")
 """Packages whose repeated layers are copied: tests/vllm/test_copied_layers.py compares vLLM's with the whole trace. Others, such as out-of-tree
 models and those of the Transformers backend, are traced whole."""
 
+LEAST = 3
+"""The least upper end of a size's range: where a model's Python or torch asks whether it is 1, a size of 1 to 2 would be the number 2 from there on."""
+
 
 def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     """Captures vLLM's model and its logits, or its hidden states where it pools; attention is still without a cache and
@@ -38,7 +41,7 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
     from ..positions import check_tables
 
     options = StepOptions.of(config)
-    ranges = {"tokens": (1, max(options.max_tokens, options.max_model_len))}
+    ranges = {"tokens": (1, max(options.max_tokens, options.max_model_len, LEAST))}
     name = type(model).__name__
     if options.pooling:
         table = (*TOKENS, *TOKEN_TYPES) if takes_token_types(model) else TOKENS
@@ -47,7 +50,7 @@ def capture_step(config: VllmConfig, model: torch.nn.Module) -> Program:
             pooled, model, _inputs(table), ranges, results=(HIDDEN,), name=name, copied=LAYERS_OF
         )
     else:
-        ranges["requests"] = (1, max(options.max_requests, 2))
+        ranges["requests"] = (1, max(options.max_requests, LEAST))
         step = step_function(model)
         program = capture_callable(
             step, model, _inputs(MODEL), ranges, results=("logits",), name=name, copied=LAYERS_OF
