@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
+from jax.errors import JaxRuntimeError
+
 from ..kernels.spec import Operands, TensorSpec
 from ..passes import mlir
 from ..passes.hlo.legalize import Decision, Legalized, OnlyDeclared, SizesMatter, Taken, in_place
@@ -132,13 +134,16 @@ class _Template:
         return Entry(signature, dict(binding.sizes), str(self._target), legal, legal.bytecode)
 
     def _legalized(self, numbers: Mapping[int, int]) -> Legalized | None:
-        """None where something else is taken for a composite of these sizes."""
+        """None where something else is taken for a composite of these sizes, or the template is no module at them."""
         taken = self._made.taken
         decisions = [one for one in (_decided(one, numbers, self._target) for one in taken) if one is not None]
         if len(decisions) < len(taken) or _equal(decisions, taken):
             return None
         self._template.at(numbers)
-        return replace(self._made.legalized, decisions=tuple(decisions))
+        try:
+            return replace(self._made.legalized, decisions=tuple(decisions))
+        except (ValueError, mlir.ir.MLIRError, JaxRuntimeError):  # a number that was lost on the way: it is no module
+            return None
 
 
 def _decided(taken: Taken, numbers: Mapping[int, int], target: Target) -> Decision | None:

@@ -150,8 +150,12 @@ def roll(ctx: Context, self: Value, shifts: Sequence[int], dims: Sequence[int] =
 
 def bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
     """(start, end) of a slice, clamped as in torch: 0 <= start <= end <= size."""
-    start, end, _ = slice(start, end).indices(size)
-    return start, max(start, end)
+    # not slice.indices, whose numbers would forget what they are of (emit/extents.py)
+    first, last = (
+        default if place is None else max(place + size, 0) if place < 0 else min(place, size)
+        for place, default in ((start, 0), (end, size))
+    )
+    return first, max(first, last)
 
 
 @rule("aten.slice.Tensor", "aten.slice_copy.Tensor")
