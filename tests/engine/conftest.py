@@ -70,15 +70,26 @@ Engine = Callable[..., list[list[dict[str, Any]]]]
 
 @pytest.fixture
 def engine(model: Path, tmp_path: Path) -> Engine:
-    """engine(runs, **arguments of LLM) -> answers per run; fails with the engine's own output where it fails."""
+    """engine(runs, **arguments of LLM) -> answers per run; fails with the engine's own output where it fails.
 
-    def run(runs: list[dict[str, Any]], *, plugins: str | None = None, check: bool = True, **arguments: Any) -> Any:
+    apart: whether the engine has a process of its own, as it has behind a server, which takes longer to start."""
+
+    def run(
+        runs: list[dict[str, Any]],
+        *,
+        plugins: str | None = None,
+        check: bool = True,
+        apart: bool = False,
+        **arguments: Any,
+    ) -> Any:
         job = {
             "engine": {"model": str(model), "max_model_len": 1024, "seed": 0, "disable_log_stats": True, **arguments},
             "runs": runs,
             "out": str(tmp_path / "answers.json"),
         }
         environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+        if not apart and plugins is None:
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if plugins is not None:
             environment["VLLM_PLUGINS"] = plugins
         if plugins == "":  # vLLM's own CPU backend, beside which its platform for TPUs would claim the process

@@ -89,14 +89,8 @@ def test_two_engines_on_one_empty_cache_make_its_programs_once(engines: Engines)
     assert sorted(made) == [False, True], "one of them makes the programs, the other waits for it"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param("cut short", marks=pytest.mark.conformance),
-        pytest.param("another byte", marks=pytest.mark.conformance),
-        "another byte, at the same time",
-    ],
-)
+@pytest.mark.conformance
+@pytest.mark.parametrize("damage", ["cut short", "another byte", "another byte, at the same time"])
 def test_a_damaged_program_is_made_again(engines: Engines, damage: str) -> None:
     tokens, _ = engines.tokens(engines.start())
     largest = max(engines.programs(), key=lambda path: path.stat().st_size)

@@ -236,11 +236,11 @@ FINE = {
 """What looks malformed and is another good call, or is refused for its result's sake alone."""
 
 
-def main() -> None:
+def main(every: int = 1) -> None:
     native.register()
     for call in CALLS:
         call.run()  # a good call is good
-        for what, bad in (*malformed(call), *outside(call)):
+        for what, bad in (*malformed(call), *outside(call))[::every]:
             if (call.target, what) in FINE:
                 continue
             error: str | None = None
@@ -253,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -82,6 +82,7 @@ def build_into(folder: Path, command: str) -> None:
 EVERY_KERNEL = "not float16 and not malformed and not not_touched"
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("flags", lesser_processors())
 def test_the_kernels_of_a_lesser_processor(flags: str, tmp_path: Path) -> None:
     run([TESTS, EXPERTS], EVERY_KERNEL, tmp_path, CXX=f"{GCC} -O1 {flags}")
@@ -147,6 +148,7 @@ def harness(compiler: str, flags: str, folder: Path) -> subprocess.CompletedProc
     return subprocess.run([str(program)], capture_output=True, text=True, timeout=1200)
 
 
+@pytest.mark.conformance
 def test_several_callers_of_every_kernel(tmp_path: Path) -> None:
     done = harness(str(GCC), "-O1", tmp_path)  # the sanitizers' builds, which take minutes, run the same program
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-6000:]}"

@@ -96,7 +96,7 @@ cases = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("implementation", HERE, ids=lambda implementation: implementation.name)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(case=cases)
 def test_implementations_compute_the_reference(implementation: object, case: dict) -> None:
     heads, kv_heads = case["groups"]

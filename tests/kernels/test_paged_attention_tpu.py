@@ -78,7 +78,7 @@ def random_batch(key: tuple, draw: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("key", [WORDS, FULL, EXACT], ids=["bfloat16", "everything", "float32"])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(draw=st.data())
 def test_numbers_of_the_reference(key: tuple, draw: Any) -> None:
     compiled(key).check(random_batch(key, draw))

@@ -54,7 +54,7 @@ some_cases = st.fixed_dictionaries(
 
 
 @here
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(case=some_cases)
 def test_implementations_compute_the_reference(implementation: object, case: dict) -> None:
     window, selected = case["masks"]

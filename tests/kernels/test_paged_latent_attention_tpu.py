@@ -74,8 +74,8 @@ def check(
         ("decode", "bfloat16"),
         ("mixed", "float32"),
         ("mixed", "bfloat16"),
-        ("one prompt", "float32"),
-        ("nobody", "float32"),
+        pytest.param("one prompt", "float32", marks=pytest.mark.conformance),
+        pytest.param("nobody", "float32", marks=pytest.mark.conformance),
     ],
 )
 def test_numbers_of_the_reference(name: str, dtype: str) -> None:
@@ -112,7 +112,7 @@ def from_eight_rows_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     prompt_blocks_for.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["decode", "mixed", "one prompt"])
+@pytest.mark.parametrize("name", ["mixed", *(pytest.param(name, marks=pytest.mark.conformance) for name in ("decode", "one prompt"))])
 def test_each_request_in_the_form_of_its_length(name: str, from_eight_rows_on: None) -> None:
     check(STEPS[name], Sizes(2, 16, 16, 128, 16))
 

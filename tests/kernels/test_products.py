@@ -45,7 +45,7 @@ def compare(kernel, operands, attributes, implementation):
     ],  # test_moe_pallas.py, test_moe_cuda.py
     ids=lambda one: one.name,
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from([(1, 3), (24, 5), (33, 1)]), st.booleans(), st.integers(0, 2**32 - 1))
 def test_grouped_matmul(implementation, shape, bfloat16, seed):
     dtype = np.dtype(ml_dtypes.bfloat16 if bfloat16 else np.float32)
@@ -61,7 +61,7 @@ def test_rows_past_the_last_group_are_zero():
     assert (result[:5] != 0).any(dim=1).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(sorted(WEIGHTS)), st.sampled_from([(1, 2), (5, 64)]), st.booleans(), st.integers(0, 2**32 - 1))
 def test_quantized_matmul(weight, shape, bfloat16, seed):
     dtype = np.dtype(ml_dtypes.bfloat16 if bfloat16 else np.float32)

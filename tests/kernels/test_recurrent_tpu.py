@@ -50,10 +50,17 @@ STEPS: dict[str, Lengths] = {
 }
 
 
+QUICK = ("tiles of several requests",)
+
+
 @pytest.mark.parametrize(
     ("name", "lengths", "strict"),
     [
-        *((name, lengths, False) for name in SHAPES for lengths in STEPS.values()),
+        *(
+            pytest.param(name, STEPS[step], False, id=f"{name}, {step}", marks=() if step in QUICK else pytest.mark.conformance)
+            for name in SHAPES
+            for step in STEPS
+        ),
         ("ssd", STEPS["one row of each"], True),
     ],
 )
