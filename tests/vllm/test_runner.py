@@ -207,6 +207,7 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "max_model_len": 256,
             "max_num_seqs": 8,
             "max_num_batched_tokens": 64,
+            "kv_cache_memory_bytes": 8 << 20,
             "seed": 0,
         }
         llm = LLM(skip_tokenizer_init=True, load_format="dummy", **(defaults | arguments))
