@@ -78,7 +78,7 @@ demo: $(READY)
 	@$(RUN) fxhlo.tools.demo
 
 test: model
-	@$(RUN) pytest -q -m "not conformance" --durations=10 -n $(WORKERS) --dist loadscope $(TESTS)
+	@$(RUN) pytest -q -m "not conformance" --durations=10 -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(TESTS)
 
 conformance: model
 	@FXHLO_CONFORMANCE_EVERY=$(EVERY) $(RUN) pytest -q -m conformance --timeout=3600 $(TESTS)

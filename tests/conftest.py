@@ -13,7 +13,7 @@ WHOLE = (
     "tests/docs/test_from_scratch.py", "tests/jax/test_decoder.py", "tests/packaging/test_wheel.py", "tests/versions/test_versions.py",
     "tests/vllm/test_engine_bundle.py", "tests/vllm/test_meshes.py", "tests/vllm/test_pooling.py",
 )  # fmt: skip
-"""Files whose tests share what takes long to make."""
+"""Files whose tests share what takes long to make. Files start in their order: those of vLLM, which changes classes of transformers, are last."""
 
 
 class _Sharing(LoadScopeScheduling):

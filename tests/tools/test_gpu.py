@@ -48,6 +48,7 @@ def test_the_bundle_has_the_step_for_its_target(bundle: Path) -> None:
     assert not made.manifest.weights
 
 
+@pytest.mark.conformance
 def test_every_part_and_the_page_of_them(bundle: Path) -> None:
     parts = {part: {"rows": rows(part, bundle), "problem": ""} for part in gpu.SECONDS}
     forms = {row["form"]: row for row in parts["step"]["rows"]}
