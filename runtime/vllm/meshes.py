@@ -20,77 +20,30 @@ from ...kernels.partition import REQUESTS
 from ...passes.cache_groups import CacheGroup, owner
 from ...passes.hlo.plan import NEXT_STEP, Plan
 from ..core.errors import SignatureError, UnsupportedError
-from ..core.mesh import ONE_DEVICE, Mesh
+from ..core.mesh import Mesh
 from ..core.sharding import Part, Sharding, Split
 from . import compat
+from .heads import CONTEXT, mesh_of
 from .layers.catalog import kind_of
 from .layers.experts import activation_of
 from .layers.kind import Devices
+from .parallel import latents_by_blocks, without_cache
 from .states.latent_kv import LatentKV
 from .states.paged_kv import PagedKV
 from .states.spec import StateSpec
 
 Axes = tuple[str, ...]
-CONTEXT = "context"
-"""The axis along which devices have other blocks of the same heads' cache."""
 
 
-def mesh_of(devices: int, layers: Mapping[str, Any], context: int = 1, requests: int = 1) -> Mesh:
-    """The mesh for these layers: one axis; two where there are more devices than heads of keys, which are then copied along `rep`.
-    context: so many of these copies have the cache's blocks between them, along an axis of that name. requests: so many groups of devices
-    have the caches of other requests, along an axis of that name; heads of keys are split within a group.
-
-    Raises UnsupportedError where the devices do not divide the heads, or there are fewer copies.
-    """
-    if requests > 1:
-        if context > 1:
-            raise UnsupportedError(
-                "caches are split by requests or by their blocks, not by both",
-                next_step="leave out --decode-context-parallel-size or attention_data_parallel",
-            )
-        _check_queries(devices, layers)
-        return Mesh((*mesh_of(devices // requests, layers).axes, (REQUESTS, requests)))
-    if devices == 1:
-        return ONE_DEVICE
-    _check_queries(devices, layers)
-    others = (compat.MLAAttention, compat.MambaBase)  # latents are of all heads, and states have heads of their own
+def mesh_for(devices: int, layers: Mapping[str, Any], context: int = 1, requests: int = 1) -> Mesh:
+    """`mesh_of` for these layers. Latents are of all heads, and recurrent states have heads of their own."""
+    others = (compat.MLAAttention, compat.MambaBase)
     cached = [layer for layer in layers.values() if not isinstance(layer, others)]
-    heads = {layer.num_kv_heads for layer in cached if isinstance(getattr(layer, "num_kv_heads", None), int)}
-    fewer = sorted(count for count in heads if count % devices)
-    if not fewer and context == 1:
-        return Mesh((("model", devices),))
-    if not fewer:
-        raise UnsupportedError(
-            f"no two of {devices} devices have the same heads of keys, so that they have no cache to share",
-            next_step="leave out --decode-context-parallel-size, or take a --tensor-parallel-size above the model's heads of keys",
-        )
-    if len(fewer) > 1 or devices % fewer[0]:
-        told = ", ".join(map(str, fewer))
-        raise UnsupportedError(
-            f"{devices} devices do not divide the model's heads of keys ({told}), nor can each head be copied to as many devices",
-            next_step=f"take a --tensor-parallel-size that divides {fewer[0]}, or a multiple of it",
-        )
-    copies = devices // fewer[0]
-    if context == 1:
-        return Mesh((("kv", fewer[0]), ("rep", copies)))
-    if copies % context:
-        raise UnsupportedError(
-            f"{copies} of {devices} devices have the same heads of keys, which {context} do not divide",
-            next_step=f"take a --decode-context-parallel-size that divides {copies}",
-        )
-    rest = (("rep", copies // context),) if copies > context else ()
-    return Mesh((("kv", fewer[0]), *rest, (CONTEXT, context)))
+    return mesh_of(devices, _counts("num_heads", layers.values()), _counts("num_kv_heads", cached), context, requests)
 
 
-def _check_queries(devices: int, layers: Mapping[str, Any]) -> None:
-    """Raises UnsupportedError where the devices do not divide the heads of queries."""
-    queries = {layer.num_heads for layer in layers.values() if isinstance(getattr(layer, "num_heads", None), int)}
-    if undivided := sorted(count for count in queries if count % devices):
-        told = ", ".join(map(str, undivided))
-        raise UnsupportedError(
-            f"{devices} devices do not divide the model's heads ({told})",
-            next_step=f"take a --tensor-parallel-size that divides {undivided[0]}",
-        )
+def _counts(name: str, layers: Iterable[Any]) -> set[int]:
+    return {count for layer in layers if isinstance(count := getattr(layer, name, None), int)}
 
 
 def plan_of(
@@ -114,17 +67,11 @@ def plan_of(
                 next_step=NEXT_STEP,
             )
     if context > 1 and any(isinstance(layer, compat.MLAAttention) for layer in layers.values()):
-        raise UnsupportedError(
-            "fxhlo does not split the cache of latent attention over several devices yet",
-            next_step="leave out --decode-context-parallel-size",
-        )
+        raise latents_by_blocks()
     states = tuple(states)
     if requests > 1 and not any(isinstance(state, PagedKV | LatentKV) for state in states):
-        raise UnsupportedError(
-            "this model has no KV cache whose requests could be on other devices",
-            next_step="leave out attention_data_parallel",
-        )
-    mesh = mesh_of(devices, layers, context, requests)
+        raise without_cache()
+    mesh = mesh_for(devices, layers, context, requests)
     rules, own = _Rules(mesh, experts_apart), _own(layers, mesh)
     weights: dict[str, Split] = {}
     for path, module in model.named_modules(remove_duplicate=False):

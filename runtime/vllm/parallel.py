@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..core.errors import UnsupportedError
+from .heads import mesh_of
 from .settings import Note, Settings
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 FIELD = "fxhlo_mesh"
 """Of vLLM's `additional_config`: {"model": devices of a stage, on all hosts; "experts": whether whole experts are apart; "hosts": their
 number; "stages": of a pipeline; "context": devices that share a context}."""
+WITHOUT_CACHE = ("encoder_only", "attention_free")
+"""vLLM's words for models whose layers keep no keys."""
 
 
 def take_over(config: VllmConfig) -> None:
     """Moves --tensor-parallel-size from vLLM's config to `additional_config`. Idempotent: a config that has been here has the field.
-    Raises UnsupportedError where the devices cannot be parted as asked.
+    Raises UnsupportedError where the devices cannot be shared as asked: by what the config shows, which is before there is an engine.
 
     What is left of it is the number of hosts (--nnodes): vLLM's `mp` executor starts a worker for each, and asks that all worlds together are
     the tensor parallel size. --pipeline-parallel-size stays: vLLM's engine has as many steps under way; the worker has all stages.
@@ -40,18 +43,7 @@ def take_over(config: VllmConfig) -> None:
         config.additional_config = {**others, FIELD: mesh}
         parallel.tensor_parallel_size = parallel.world_size = parallel.nnodes
         parallel.decode_context_parallel_size = 1
-    parts, devices = requests_of(config), devices_of(config)
-    if parts > 1 and max(stages_of(config), hosts_of(config)) > 1:
-        option = "--pipeline-parallel-size" if stages_of(config) > 1 else "--nnodes"
-        raise UnsupportedError(
-            f"attention_data_parallel parts the devices of one stage on one host, and {option} asks for more",
-            next_step=f"leave out attention_data_parallel, or {option}",
-        )
-    if devices % parts:
-        raise UnsupportedError(
-            f"attention_data_parallel parts {devices} {'device' if devices == 1 else 'devices'} into {parts}",
-            next_step="give a number that divides --tensor-parallel-size: they are the same devices",
-        )
+    _check(config)
 
 
 def of_worker(config: VllmConfig) -> VllmConfig:
@@ -102,3 +94,61 @@ def experts_apart(config: VllmConfig) -> bool:
 
 def _mesh(config: VllmConfig) -> Mapping[str, int]:
     return config.additional_config.get(FIELD, {}) if isinstance(config.additional_config, dict) else {}
+
+
+def without_cache() -> UnsupportedError:
+    """For attention data parallelism of a model that keeps no keys."""
+    return UnsupportedError(
+        "attention_data_parallel: this model has no KV cache whose requests could be on other devices",
+        next_step="leave out attention_data_parallel",
+    )
+
+
+def latents_by_blocks() -> UnsupportedError:
+    """For a context that devices share, where its cache is of latents."""
+    return UnsupportedError(
+        "fxhlo does not split the cache of latent attention by its blocks yet",
+        next_step="leave out --decode-context-parallel-size; attention_data_parallel splits it by requests (docs/meshes.md)",
+    )
+
+
+def _check(config: VllmConfig) -> None:
+    """Raises UnsupportedError for what cannot be combined, and for numbers of devices that the model's own do not go with."""
+    _check_options(config)
+    model = config.model_config
+    if model is None:
+        return
+    devices, context, requests = devices_of(config), context_of(config), requests_of(config)
+    if requests > 1 and model.attn_type in WITHOUT_CACHE:
+        raise without_cache()
+    if context > 1 and model.use_mla:
+        raise latents_by_blocks()
+    experts = model.get_num_experts()
+    if experts_apart(config) and experts % devices:
+        raise UnsupportedError(
+            f"{devices} devices do not divide the model's {experts} experts, which --enable-expert-parallel has whole on one device each",
+            next_step=f"take a --tensor-parallel-size that divides {experts}, or leave out --enable-expert-parallel: each device has a "
+            "part of every expert",
+        )
+    if not model.is_attention_free and not model.use_mla:
+        mesh_of(devices, (), (model.get_total_num_kv_heads(),), context, requests)
+
+
+def _check_options(config: VllmConfig) -> None:
+    """Raises UnsupportedError where attention data parallelism does not go with another option."""
+    requests, devices = requests_of(config), devices_of(config)
+    beside = {
+        "--decode-context-parallel-size": context_of(config),
+        "--pipeline-parallel-size": stages_of(config),
+        "--nnodes": hosts_of(config),
+    }
+    if requests > 1 and (others := [option for option, size in beside.items() if size > 1]):
+        raise UnsupportedError(
+            f"attention_data_parallel does not go with {' and '.join(others)}: it shares out the whole KV cache of one stage on one host",
+            next_step=f"leave out attention_data_parallel, or {' and '.join(others)}",
+        )
+    if devices % requests:
+        raise UnsupportedError(
+            f"attention_data_parallel is {requests}, and {devices} {'device is' if devices == 1 else 'devices are'} not divided by it",
+            next_step="give a number that divides --tensor-parallel-size: the groups are of the same devices",
+        )

@@ -22,7 +22,7 @@ from .engines import note_engines
 from .folder import check_experts, check_folder
 from .host import without_accelerator
 from .memory import check_blocks
-from .parallel import hosts_of, requests_of, take_over
+from .parallel import hosts_of, requests_of, stages_of, take_over
 from .refusals import check_config, check_request
 from .settings import Settings
 
@@ -106,6 +106,7 @@ class FxhloPlatform(Platform):
             _limit_defaults(vllm_config)
             _check_blocks(vllm_config)
         take_over(vllm_config)
+        _check_stages(vllm_config)
         _part_requests(vllm_config)
         note_engines(vllm_config)
         if parallel.worker_cls == "auto":
@@ -296,6 +297,14 @@ def _settle_cached_states(vllm_config: VllmConfig) -> None:
             "none",
             model.max_model_len,
         )  # vLLM's values where it caches none
+
+
+def _check_stages(vllm_config: VllmConfig) -> None:
+    """Checks that the stages of a pipeline have layers, as VLLM_PP_LAYER_PARTITION shares them out too."""
+    if stages_of(vllm_config) > 1 and vllm_config.model_config is not None:
+        from .stages import shared_out
+
+        shared_out(vllm_config.model_config.get_total_num_hidden_layers(), stages_of(vllm_config))
 
 
 def _part_requests(vllm_config: VllmConfig) -> None:

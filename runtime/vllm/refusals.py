@@ -80,6 +80,22 @@ CONFIG = (
         lambda c: c.parallel_config.nnodes > 1 and c.parallel_config.data_parallel_size > 1,
         "leave out --nnodes or --data-parallel-size",
     ),
+    Refusal(
+        "vLLM's backends for communication between devices",
+        lambda c: (
+            c.parallel_config.all2all_backend != "allgather_reducescatter"
+            or c.parallel_config.dcp_comm_backend not in (None, "ag_rs")
+        ),
+        "leave out --all2all-backend and --dcp-comm-backend: the target's compiler makes the collectives",
+    ),
+    Refusal(
+        "another placement of experts or of KV blocks on devices",
+        lambda c: (
+            c.parallel_config.expert_placement_strategy != "linear"
+            or c.parallel_config.cp_kv_cache_interleave_size != 1
+        ),
+        "leave out --expert-placement-strategy and --cp-kv-cache-interleave-size",
+    ),
     Refusal("dual batch overlap", lambda c: c.parallel_config.enable_dbo, "leave out --enable-dbo"),
     Refusal("the ray executor", lambda c: c.parallel_config.distributed_executor_backend == "ray", WITHOUT_RAY),
     Refusal(

@@ -6,7 +6,7 @@ layers are shared out as vLLM does it, VLLM_PP_LAYER_PARTITION included; a stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -31,11 +31,7 @@ class Stages:
         """layers: as many as the model's config says. Raises UnsupportedError where they cannot be shared out, or are not found."""
         if count == 1:
             return ONE_STAGE
-        if layers < count:
-            raise UnsupportedError(
-                f"{count} stages of a pipeline have no layer each: the model has {layers}",
-                next_step=f"lower {OPTION} to {layers} at most",
-            )
+        stages = shared_out(layers, count)
         found = [
             path
             for path, one in model.named_modules()
@@ -46,7 +42,6 @@ class Stages:
                 f"vLLM's {type(model).__name__} has no list of its {layers} layers, by which a pipeline would be cut",
                 next_step=f"leave out {OPTION}",
             )
-        stages = compat.layers_of_stages(layers, count)
         return cls(count, {f"{found[0]}.{layer}": stage for layer, stage in enumerate(stages)})
 
     def of_name(self, name: str) -> int | None:
@@ -81,3 +76,18 @@ class Stages:
 
 
 ONE_STAGE = Stages()
+
+
+def shared_out(layers: int, count: int) -> Sequence[int]:
+    """The stage of each of so many layers, which config.json is enough for. Raises UnsupportedError where they cannot be shared out."""
+    if layers < count:
+        raise UnsupportedError(
+            f"{count} stages of a pipeline have no layer each: the model has {layers}",
+            next_step=f"lower {OPTION} to {layers} at most",
+        )
+    found = compat.layers_of_stages(layers, count)
+    if empty := sorted(set(range(count)) - set(found)):
+        raise UnsupportedError(
+            f"stage {empty[0]} of the pipeline has no layer", next_step="correct or unset VLLM_PP_LAYER_PARTITION"
+        )
+    return found

@@ -273,6 +273,17 @@ def test_what_does_not_exist_is_said_before_anything_is_captured(
     assert "capture " not in done.err
 
 
+def test_a_bad_limit_of_the_cache_is_said_by_what_compiles(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the server says it; nothing else reads it."""
+    monkeypatch.setenv("FXHLO_CACHE_GIB", "much")
+    done = run(config, "--stop-after", "compile")
+    failed(done, "FXHLO_CACHE_GIB is 'much'", "set it to 16", code=2)
+    assert "libraries " not in done.err
+    assert run(config, "--stop-after", "capture").code == 0
+
+
 def test_other_commands_say_what_does_not_exist(run: Run, config: Path, tmp_path: Path) -> None:
     assert run(config, "--bucket", BUCKET, "-o", tmp_path / "bundle").code == 0
     failed(run("inspect", tmp_path / "bundle", "--entry", "tokens=9"), "its entries are", BUCKET, code=2)

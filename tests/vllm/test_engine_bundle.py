@@ -345,6 +345,7 @@ def test_words_that_are_no_options(folder: Path, extra: list[str], what: str) ->
 
 def test_a_bad_limit_of_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FXHLO_CACHE_GIB", "much")
+    monkeypatch.setattr(engine_command, "load_libraries", refuse)
     with pytest.raises(UsageError, match=r"FXHLO_CACHE_GIB is 'much'.*\n  next: set it to 16"):
         lower_engine(str(folder), words(), CPU, None)
 
@@ -366,7 +367,7 @@ def test_a_topology_that_the_compiler_does_not_know(folder: Path, monkeypatch: p
 def test_more_devices_than_the_topology_has(folder: Path) -> None:
     pytest.importorskip("libtpu")
     target = Target.parse("tpu-v6e:1x1")
-    with pytest.raises(UsageError, match="--tensor-parallel-size 2: tpu-v6e:1x1 has 1 devices"):
+    with pytest.raises(UsageError, match="the engine has 2 devices: tpu-v6e:1x1 has 1"):
         lower_engine(str(folder), [*words(), "--tensor-parallel-size", "2"], target, None)
 
 

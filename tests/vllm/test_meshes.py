@@ -24,7 +24,7 @@ from fxhlo.runtime.core.sharding import Part, Sharding
 from fxhlo.runtime.vllm import compat
 from fxhlo.runtime.vllm.layers import catalog
 from fxhlo.runtime.vllm.layers.kind import Devices
-from fxhlo.runtime.vllm.meshes import check_groups, mesh_of, plan_of
+from fxhlo.runtime.vllm.meshes import check_groups, mesh_for, plan_of
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.runtime.vllm.parallel import (
     all_devices_of,
@@ -133,13 +133,13 @@ def layers(*heads: int) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_the_mesh_follows_from_the_heads_of_keys(heads: tuple[int, ...], devices: int, mesh: str) -> None:
-    assert str(mesh_of(devices, layers(*heads))) == mesh
+    assert str(mesh_for(devices, layers(*heads))) == mesh
 
 
 @pytest.mark.parametrize(("heads", "devices"), [((6,), 4), ((4, 2), 8), ((3,), 2)])
 def test_heads_that_no_mesh_divides_are_refused(heads: tuple[int, ...], devices: int) -> None:
     with pytest.raises(UnsupportedError, match="do not divide the model's heads of keys") as caught:
-        mesh_of(devices, layers(*heads))
+        mesh_for(devices, layers(*heads))
     assert "--tensor-parallel-size" in str(caught.value.next_step)
 
 
@@ -147,7 +147,7 @@ def test_heads_of_queries_that_the_devices_do_not_divide_are_refused() -> None:
     """Though they divide the columns of their weight: 6 heads of 16 on 4 devices."""
     six = {"0": SimpleNamespace(num_heads=6, num_kv_heads=1)}
     with pytest.raises(UnsupportedError, match=r"4 devices do not divide the model's heads \(6\)") as caught:
-        mesh_of(4, six)
+        mesh_for(4, six)
     assert "--tensor-parallel-size that divides 6" in str(caught.value.next_step)
 
 
@@ -164,7 +164,7 @@ def test_groups_of_heads_that_the_devices_cut_apart_are_refused() -> None:
     [(2, 2, "kv=2, rep=2, context=2"), (2, 4, "kv=2, context=4"), (1, 8, "kv=1, context=8")],
 )
 def test_devices_of_the_same_heads_share_a_context(heads: int, context: int, mesh: str) -> None:
-    assert str(mesh_of(8, layers(heads), context)) == mesh
+    assert str(mesh_for(8, layers(heads), context)) == mesh
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_devices_of_the_same_heads_share_a_context(heads: int, context: int, mes
 )
 def test_a_context_that_the_copies_cannot_share_is_refused(heads: int, context: int, said: str) -> None:
     with pytest.raises(UnsupportedError, match=said) as caught:
-        mesh_of(8, layers(heads), context)
+        mesh_for(8, layers(heads), context)
     assert "--decode-context-parallel-size" in str(caught.value.next_step)
 
 
@@ -186,7 +186,7 @@ def test_a_context_that_the_copies_cannot_share_is_refused(heads: int, context: 
 def test_groups_of_devices_have_the_caches_of_other_requests(
     heads: tuple[int, ...], devices: int, requests: int, mesh: str
 ) -> None:
-    assert str(mesh_of(devices, layers(*heads), requests=requests)) == mesh
+    assert str(mesh_for(devices, layers(*heads), requests=requests)) == mesh
 
 
 def test_caches_lie_by_requests_and_heads_of_keys_by_the_devices_of_a_group(tmp_path: Path) -> None:
@@ -203,8 +203,6 @@ def test_requests_cannot_be_on_other_devices_where_they_keep_nothing(tmp_path: P
     model, found, _ = built(tmp_path)
     with pytest.raises(UnsupportedError, match="no KV cache whose requests could be on other devices"):
         plan_of(model, found, (), 8, requests=2)
-    with pytest.raises(UnsupportedError, match="split by requests or by their blocks, not by both"):
-        mesh_of(8, layers(2), 2, 2)
 
 
 def test_caches_that_are_viewed_in_blocks_of_other_shapes_are_refused() -> None:
@@ -235,7 +233,8 @@ def parallel_of(**sizes: Any) -> Any:
         "decode_context_parallel_size": 1,
         "world_size": 1,
     }
-    return SimpleNamespace(parallel_config=SimpleNamespace(**(one | sizes)), additional_config={"other": 1})
+    parallel = SimpleNamespace(**(one | sizes))
+    return SimpleNamespace(parallel_config=parallel, additional_config={"other": 1}, model_config=None)
 
 
 def test_vllm_sees_a_world_of_one() -> None:
@@ -265,15 +264,22 @@ def test_groups_of_requests_divide_the_devices() -> None:
         config = parallel_of(tensor_parallel_size=devices, world_size=devices)
         config.additional_config["fxhlo"] = {"attention_data_parallel": 2}
         with pytest.raises(
-            UnsupportedError, match=f"attention_data_parallel parts {devices} devices? into 2"
+            UnsupportedError, match=f"attention_data_parallel is 2, and {devices} devices? (is|are) not divided by it"
         ) as caught:
             take_over(config)
         assert "--tensor-parallel-size" in str(caught.value.next_step)
-    for option, more in (("--pipeline-parallel-size", {"pipeline_parallel_size": 2}), ("--nnodes", {"nnodes": 2})):
+    for option, more in (
+        ("--pipeline-parallel-size", {"pipeline_parallel_size": 2}),
+        ("--nnodes", {"nnodes": 2}),
+        ("--decode-context-parallel-size", {"decode_context_parallel_size": 2}),
+    ):
         config = parallel_of(tensor_parallel_size=4, world_size=4, **more)
         config.additional_config["fxhlo"] = {"attention_data_parallel": 2}
-        with pytest.raises(UnsupportedError, match=option):
+        with pytest.raises(
+            UnsupportedError, match=f"does not go with {option}: it shares out the whole KV cache"
+        ) as caught:
             take_over(config)
+        assert option in str(caught.value.next_step)
 
 
 def test_vllm_sees_a_world_of_as_many_as_there_are_hosts() -> None:

@@ -68,6 +68,16 @@ class Nothing:
             "pipelines over several hosts",
             "--pipeline-parallel-size or --nnodes",
         ),
+        (
+            {"tensor_parallel_size": 2, "expert_placement_strategy": "round_robin"},
+            "another placement of experts or of KV blocks",
+            "--expert-placement-strategy",
+        ),
+        (
+            {"tensor_parallel_size": 4, "decode_context_parallel_size": 2, "dcp_comm_backend": "a2a"},
+            "vLLM's backends for communication",
+            "--dcp-comm-backend",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -76,6 +86,62 @@ def test_options_that_are_refused(folder: Path, options: dict[str, Any], named: 
         config(folder, **options)
     assert f"fxhlo does not support {named}" in str(caught.value)
     assert advice in str(caught.value)
+
+
+HEADS = {"hidden_size": 96, "num_attention_heads": 12, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 320}
+LATENT = {
+    "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 8, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+
+
+def shared(folder: Path, groups: int = 1, **options: Any) -> Any:
+    return config(folder, max_model_len=64, additional_config={"fxhlo": {"attention_data_parallel": groups}}, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "options", "said", "advice"),
+    [
+        ("Bert", {}, {"tensor_parallel_size": 2, "groups": 2}, "no KV cache", "leave out attention_data_parallel"),
+        ("Mamba2", {"num_heads": 12, "head_dim": 16, "n_groups": 4}, {"tensor_parallel_size": 2, "groups": 2}, "no KV cache", "leave out attention"),
+        (
+            "Llama",
+            {"num_key_value_heads": 2},
+            {"tensor_parallel_size": 4, "decode_context_parallel_size": 2, "groups": 2},
+            "does not go with --decode-context-parallel-size",
+            "leave out",
+        ),
+        ("DeepseekV3", LATENT, {"tensor_parallel_size": 4, "decode_context_parallel_size": 2}, "latent attention", "by requests"),
+        ("Llama", {}, {"pipeline_parallel_size": 3}, "3 stages of a pipeline have no layer each: the model has 2", "to 2 at most"),
+        (
+            "Mixtral",
+            {"num_local_experts": 4, "num_key_value_heads": 12},
+            {"tensor_parallel_size": 12, "enable_expert_parallel": True},
+            "12 devices do not divide the model's 4 experts",
+            "leave out --enable-expert-parallel",
+        ),
+        ("Llama", {"num_key_value_heads": 6}, {"tensor_parallel_size": 4}, r"do not divide the model's heads of keys \(6\)", "divides 6"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_what_devices_cannot_share_is_refused_before_there_is_an_engine(
+    kind: str, sizes: dict[str, int], options: dict[str, Any], said: str, advice: str, tmp_path: Path
+) -> None:
+    made = getattr(transformers, f"{kind}Config")(**HEADS | sizes)
+    made.architectures = ["BertModel"] if kind == "Bert" else [f"{kind}ForCausalLM"]
+    made.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedError, match=said) as caught:
+        shared(tmp_path, **options)
+    assert advice in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("0,2", "stage 0 of the pipeline has no layer"), ("2,2", "does not match")]
+)
+def test_layers_that_nobody_can_share_out(folder: Path, given: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PP_LAYER_PARTITION", given)
+    with pytest.raises(UnsupportedError, match=said) as caught:
+        config(folder, pipeline_parallel_size=2)
+    assert "VLLM_PP_LAYER_PARTITION" in str(caught.value.next_step)
 
 
 def test_processors_of_installed_packages_are_not_left_out_in_silence(

@@ -25,7 +25,7 @@ from ..console import UsageError
 from ..models import Model, opened
 from ..report.units import Unit
 from .capture import check_architecture, load_libraries, taken_by_vllm
-from .request import check_bundle_place, check_place, check_topology
+from .request import check_bundle_place, check_cache, check_place, check_topology
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -91,6 +91,7 @@ def lower_engine(
     if output is not None:
         check_place(output, "-o")
         check_bundle_place(output)
+    check_cache()
     check_topology(target)
     with opened(word) as model, TemporaryDirectory(prefix="fxhlo-engine-") as temporary:
         times: dict[str, float] = {}
@@ -153,7 +154,7 @@ def _config(model: Model, words: Sequence[str]) -> VllmConfig:
 
 def _check_settings(config: VllmConfig, target: Target) -> None:
     """Raises UsageError where fxhlo's own options among the words are for another target, or from a bundle, or name what cannot be planned with."""
-    from ...runtime.vllm.parallel import devices_of
+    from ...runtime.vllm.parallel import all_devices_of, stages_of
     from ...runtime.vllm.settings import Settings
     from ...runtime.vllm.steps.planning.engine import check_settings
 
@@ -171,12 +172,13 @@ def _check_settings(config: VllmConfig, target: Target) -> None:
         check_settings(config, target)
     except FxhloError as problem:
         raise UsageError(problem.message, where=problem.where, next_step=problem.next_step) from None
-    if target.topology_name is not None and (devices := devices_of(config)) > 1:
+    if target.topology_name is not None and (devices := all_devices_of(config)) > 1:
         from ...runtime.core import topology
 
         if devices > (there := len(topology.devices(target))):
+            stages = f", {stages_of(config)} stages" if stages_of(config) > 1 else ""
             raise UsageError(
-                f"--tensor-parallel-size {devices}: {target} has {there} devices",
+                f"the engine has {devices} devices{stages}: {target} has {there}",
                 next_step=f"name a larger topology, as --target {target.name}:...",
             )
 

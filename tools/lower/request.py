@@ -109,6 +109,16 @@ def check_topology(target: Target) -> None:
         raise UsageError(f"--target {target}: {problem.message}", next_step=problem.next_step) from None
 
 
+def check_cache() -> None:
+    """Raises UsageError where the environment gives what was compiled no folder, or no limit: whatever compiles keeps some of it."""
+    from ...runtime.core.cache import Cache
+
+    try:
+        Cache()
+    except FxhloError as problem:
+        raise UsageError(problem.message, next_step=problem.next_step) from None
+
+
 def check(request: Request) -> None:
     """Raises UsageError for options that contradict each other, FxhloError for paths that cannot be written."""
     asked = "--html" if request.html else f"--{request.texts[0]}" if request.texts else None
@@ -135,6 +145,7 @@ def check(request: Request) -> None:
                 next_step=f"--html {request.html}/report.html",
             )
     if request.compiles:
+        check_cache()
         check_topology(request.target)
     if request.output is not None:
         check_place(request.output, "-o")
