@@ -200,13 +200,16 @@ def declared(op: Any, values: list[Any]) -> dict[str, float]:
 
     Few have one: scaled_dot_product_attention's scores of 200 make of the last bit of a sum 1e-5 of a weight."""
     from torch.testing._internal.common_device_type import toleranceOverride
+    from torch.testing._internal.opinfo.core import DecorateInfo
+
+    def of_all_tests(info: Any) -> bool:
+        return info.cls_name in (None, "TestCommon") and info.test_name is None and info.device_type in (None, "cpu")
 
     dtypes = {value.dtype for value in values if hasattr(value, "dtype")}
     for info in op.decorators:
-        if info.cls_name in (None, "TestCommon") and info.test_name is None and info.device_type in (None, "cpu"):
-            for override in info.decorators:
-                for dtype in dtypes.intersection(override.d) if isinstance(override, toleranceOverride) else ():
-                    return override.d[dtype]._asdict()
+        for one in info.decorators if isinstance(info, DecorateInfo) and of_all_tests(info) else [info]:
+            for dtype in dtypes.intersection(one.d) if isinstance(one, toleranceOverride) else ():
+                return one.d[dtype]._asdict()
     return {}
 
 

@@ -53,9 +53,7 @@ def program_of(name: str, folder: Path) -> Program:
     )
     made = engine_config(str(folder), dtype="float32", max_model_len=None, max_num_seqs=16)
     model = build_model(made, weights=False)
-    options = options_of(made, model)
-    engine = replace(options, feed=not options.pooling, packed=True, skips=True)
-    return run(step_passes(engine), capture_step(made, model))
+    return run(step_passes(options_of(made, model, Target("cpu"))), capture_step(made, model))
 
 
 def singly(program: Program, sizes: dict[str, int], target: str) -> Entry:

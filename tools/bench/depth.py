@@ -144,6 +144,7 @@ def further(program: Program, first: dict[str, int], others: Sequence[dict[str, 
 def program_of(sizes: dict[str, int], layers: int, took: dict[str, float]) -> Program:
     """The step of a Llama of these sizes after its passes. took: gets the seconds of CPU time by stage."""
     from ...passes.pipeline import run
+    from ...runtime.core.targets import Target
     from ...runtime.vllm.compat import engine_config
     from ...runtime.vllm.model import build_model
     from ...runtime.vllm.steps.capture import capture_step, options_of
@@ -157,7 +158,7 @@ def program_of(sizes: dict[str, int], layers: int, took: dict[str, float]) -> Pr
         with _timed(took, "capture"):
             captured = capture_step(config, model)
         with _timed(took, "passes"):
-            return run(step_passes(options_of(config, model)), captured)
+            return run(step_passes(options_of(config, model, Target("cpu"))), captured)
 
 
 @contextmanager

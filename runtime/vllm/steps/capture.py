@@ -21,6 +21,8 @@ from .passes import step_passes
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+    from ...core.targets import Target
+
 
 LAYERS_OF = ("vllm.model_executor", "fxhlo.runtime", "torch.nn")
 """Packages whose repeated layers are copied: tests/vllm/test_copied_layers.py compares vLLM's with the whole trace. Others, such as out-of-tree
@@ -95,12 +97,13 @@ def capture_model(
     return program, step_passes(options_of(config, model_class))
 
 
-def options_of(config: VllmConfig, model: torch.nn.Module) -> StepOptions:
-    """The options of the engine that would serve this model. model: from `build_model`."""
+def options_of(config: VllmConfig, model: torch.nn.Module, target: Target | None = None) -> StepOptions:
+    """The options of the engine that would serve this model, on this target where one is given. model: from `build_model`."""
     from ..compat import cache_groups
     from ..layers.catalog import states
     from ..model import layers_of
     from ..states.groups import groups_of, specs_for_vllm
 
     specs = specs_for_vllm(states(layers_of(model), config.cache_config.block_size))
-    return StepOptions.of(config, groups_of(cache_groups(config, specs), config.model_config.max_model_len))
+    groups = groups_of(cache_groups(config, specs), config.model_config.max_model_len)
+    return StepOptions.of(config, groups) if target is None else StepOptions.of_engine(config, groups, target)
