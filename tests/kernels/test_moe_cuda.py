@@ -58,7 +58,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("spare", [0, 9])
+@pytest.mark.parametrize("spare", [9, pytest.param(0, marks=pytest.mark.conformance)])
 def test_grouped_matmul(name: str, spare: int) -> None:
     """spare: rows past the last group. Sizes that fill no tile of columns or of the inner dimension."""
     sizes = np.array(SIZES[name], np.int32)
@@ -84,7 +84,7 @@ MIXTURES = {
 }
 
 
-@pytest.mark.parametrize("rows", [1, 90])
+@pytest.mark.parametrize("rows", [90, pytest.param(1, marks=pytest.mark.conformance)])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_moe(name: str, rows: int) -> None:
     mixture, attributes = MIXTURES[name]

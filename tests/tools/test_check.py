@@ -101,6 +101,7 @@ def test_a_model_of_transformers_needs_no_transformers(tmp_path: Path) -> None:
     assert "ops can be lowered" in done.stdout
 
 
+@pytest.mark.conformance
 def test_everything_that_depends_on_data(tmp_path: Path) -> None:
     path = exported(tmp_path / "by_value.pt2", ByValue(), torch.ones(4, 4), torch.ones(4, 4))
     done = check(path, "--json")

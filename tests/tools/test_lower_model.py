@@ -306,6 +306,7 @@ def test_places_that_cannot_be_written(run: Run, config: Path, tmp_path: Path) -
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.conformance
 def test_stdout_that_cannot_be_written(config: Path) -> None:
     """A full disk is an error; a reader that has gone is none. Neither is a traceback."""
     command = [str(Path(sys.executable).with_name("lower-model")), str(config), "--bucket", BUCKET]

@@ -47,6 +47,7 @@ def test_the_snippets_run(lab: Path) -> None:
     assert "lab: rows of 100 numbers are no multiple of 128" in out
 
 
+@pytest.mark.conformance
 def test_the_commands_run(lab: Path) -> None:
     """With kernels of the target's own, and a report, since its rates are known."""
     command = str(Path(sys.executable).with_name("lower-model"))

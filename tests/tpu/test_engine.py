@@ -42,7 +42,8 @@ def test_an_engine_of_a_slice_from_its_config(tmp_path: Path) -> None:
         assert one["code"] > 0 and one["seconds"] > 0
 
 
-@pytest.mark.parametrize("size", [64, pytest.param(16, marks=pytest.mark.conformance)])
+@pytest.mark.conformance
+@pytest.mark.parametrize("size", [64, 16])
 def test_caches_are_sized_by_padded_heads(size: int, tmp_path: Path) -> None:
     """A TPU's tiles have 128 columns, and 8 rows: keys and values of 3 heads take 8, whatever vLLM counts."""
     heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": size, "hidden_size": 6 * size}

@@ -32,13 +32,11 @@ PROMPTS = [prompt(length) for length in LENGTHS]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 QUICK = (
     "bert",
-    "bert_classifier",
     "bert_tokens",
     "modernbert",
     "xlm_roberta_reranker",
     "qwen3",
     "qwen3_classifier",
-    "gemma3",
 )
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.conformance)
