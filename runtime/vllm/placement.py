@@ -18,11 +18,10 @@ from ..core.errors import FxhloError
 from ..core.signature import Argument
 from ..core.targets import Target
 from .states.spec import StateSpec
-from .streaming import Stream, restore
 
 
 class Placement:
-    """Where the arrays of an engine go: the device of a target, or the devices of a plan's mesh."""
+    """Where the arrays of an engine, or of one stage of its pipeline, go: the device of a target, or the devices of a plan's mesh."""
 
     def __init__(self, target: Target, plan: Plan = ONE_DEVICE) -> None:
         self.target = target
@@ -32,33 +31,37 @@ class Placement:
         self._taken: set[str] = set()
         self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
 
-    def stream(self) -> Stream:
-        """Takes the weights of a model while it is loaded; `take` has what came of it. For a mesh, or a device that is not the host."""
-        return Stream(self._put, self._get)
-
-    def _put(self, name: str, values: np.ndarray) -> pjrt.Buffer:
-        """A weight as the plan says, made a device's part at a time."""
+    def stream_in(self, name: str, values: np.ndarray) -> pjrt.Buffer:
+        """Places a weight as the plan says, made a device's part at a time. The array's memory may be freed once the buffer is ready."""
         mesh, split = self.plan.mesh, self.plan.split(name)
         if mesh.devices == 1:
-            return self.device.put_shared(values)
+            return self.device.put(values) if self.device.is_host else self.device.put_shared(values)
         shape = split.shape(values.shape, mesh)
         return self.device.put_parts(shape, lambda number: split.piece(values, mesh, number), split.sharding)
 
-    def _get(self, name: str, buffer: pjrt.Buffer) -> np.ndarray:
-        """The weight in the model's order, on the host."""
-        return self.plan.split(name).restored(pjrt.get(buffer), self.plan.mesh)
+    def stream_out(self, name: str, buffer: pjrt.Buffer) -> np.ndarray:
+        """The weight in the model's order, on the host; where other hosts have parts of it, all of them call this."""
+        return self.plan.split(name).restored(self.device.whole(buffer), self.plan.mesh)
 
-    def take(self, weights: Mapping[str, pjrt.Buffer]) -> None:
-        """Keeps weights that are on the device already, by name, for `weights`."""
-        self._streamed.update(weights)
+    def copied(self, name: str, buffer: pjrt.Buffer) -> pjrt.Buffer:
+        """A copy of a weight that lies in the same way on another stage's devices."""
+        return self.device.received(buffer, self.plan.sharding(name))
 
-    def give_back(self, model: torch.nn.Module, reads: torch.nn.Module) -> None:
-        """Brings weights that were streamed back to the host, into `model`: those that no program took, and those that `reads`, a part of
-        the model that computes on the host, has too."""
-        own = {id(one) for one in reads.parameters()}
-        for name, parameter in list(model.named_parameters()):
-            if parameter.is_meta and name in self._streamed and (name not in self._taken or id(parameter) in own):
-                restore(model, parameter, self._get(name, self._streamed[name]))
+    def take(self, name: str, weight: pjrt.Buffer) -> None:
+        """Keeps a weight that is on the device already, for `weights`."""
+        self._streamed[name] = weight
+
+    def streamed(self, name: str) -> pjrt.Buffer | None:
+        """A weight that was taken."""
+        return self._streamed.get(name)
+
+    def release(self, name: str) -> None:
+        """Forgets a weight that was taken."""
+        del self._streamed[name]
+
+    def takes(self, name: str) -> bool:
+        """Whether a program takes the weight."""
+        return name in self._taken
 
     def weights(self, arguments: Iterable[Argument], model: torch.nn.Module) -> dict[str, pjrt.Buffer]:
         """Returns a device buffer per argument, by name, of the model's parameters and buffers, whose memory must not change."""

@@ -50,6 +50,16 @@ class Stages:
         paths = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
         return next((self.layers[path] for path in paths if path in self.layers), None)
 
+    def homes(self, names: Iterable[str]) -> dict[str, int]:
+        """The stage that each weight is read by, as far as its name says: its layer's; what is in no layer is read before all layers or
+        after them, as it stands in the model. names: of all weights, in the model's order."""
+        found, outside = {}, 0
+        for name in names:
+            stage = self.of_name(name)
+            outside = outside if stage is None else self.count - 1
+            found[name] = outside if stage is None else stage
+        return found
+
     def weights(self, model: nn.Module, bytes_of: Callable[[str, nn.Parameter], int]) -> int:
         """Bytes of the weights of the stage with the most. What is in no layer, such as embedding and head, counts for first and last."""
         sums = [0] * self.count

@@ -30,7 +30,7 @@ from .host import without_accelerator
 from .hosts import Hosts
 from .model import build_model, weight_bytes
 from .parallel import all_devices_of, hosts_of, of_worker, stages_of
-from .placement import Placement
+from .places import Places
 from .plugin import version
 from .pooling import PoolingRunner
 from .profiling.profiler import Profiler
@@ -68,7 +68,7 @@ class FxhloWorker(compat.WorkerBase):
         self.runner: Runner | PoolingRunner | None = None  # type: ignore[assignment]
         self._caches: Caches | None = None
         self._device: pjrt.Device
-        self._placement: Placement | None = None
+        self._places: Places | None = None
         self._bundle: EngineBundle | None = None
         self._asks_for_blocks = False
         """Whether the engine's options say how many KV blocks there are, or how long one is, beside a bundle that has its own."""
@@ -123,10 +123,10 @@ class FxhloWorker(compat.WorkerBase):
         return self._device.target
 
     @property
-    def placement(self) -> Placement:
+    def places(self) -> Places:
         """Where the engine's arrays go."""
-        assert self._placement is not None, "load_model comes first"
-        return self._placement
+        assert self._places is not None, "load_model comes first"
+        return self._places
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         if load_dummy_weights:
@@ -138,7 +138,7 @@ class FxhloWorker(compat.WorkerBase):
                 self._check_sizes()
             self.model = self._loaded()
             self._caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config), self._target)
-            self._placement = self._placement or Placement(self._target, self._plan(self.model))
+            self._places = self._places or Places(self._target, self._plan(self.model))
 
     def _unread(self) -> set[str]:
         """Names of parameters that no step reads; asked for where the files lack some, so it alone imports what captures."""
@@ -148,13 +148,13 @@ class FxhloWorker(compat.WorkerBase):
 
     def _loaded(self) -> torch.nn.Module:
         """The model with its weights: on the host, or streamed to a device that is not, or to several."""
-        if self._placement is None:
+        if self._places is None:
             return build_model(self.vllm_config, weights=True, unread=self._unread)
-        stream = self._placement.stream()
+        stream = self._places.stream()
         model = build_model(self.vllm_config, weights=True, unread=self._unread, stream=stream)
-        self._placement.plan = self._plan(model)  # loading makes parameters too, such as a head of its own
-        self._placement.take(stream.finish(model))
-        total, most = memory.size(weight_bytes(model, self._placement.plan)), memory.size(stream.peak)
+        self._places.plan = self._plan(model)  # loading makes parameters too, such as a head of its own
+        self._places.take(stream.finish(model))
+        total, most = memory.size(weight_bytes(model, self._places.plan)), memory.size(stream.peak)
         logger.info("%s of weights are on the device; the host held at most %s of them at a time", total, most)
         return model
 
@@ -168,12 +168,12 @@ class FxhloWorker(compat.WorkerBase):
         model = build_model(self.vllm_config, weights=False)
         caches = Caches(self.vllm_config, compat.layers_of(self.vllm_config), self._target)
         plan = caches.plan(model)
-        apart = stages_of(self.vllm_config) * hosts_of(self.vllm_config) > 1
-        if not apart and (plan.mesh.devices > 1 or not self._device.is_host):
-            self._placement = Placement(self._target, plan)
+        several = all_devices_of(self.vllm_config) > 1
+        if several or not self._device.is_host:
+            self._places = Places(self._target, plan, self._stages(model), model)
         room, weights = self._room(plan), self._weights(model, plan)
-        # a mesh of the host's devices has copies, where one device of the host reads mapped files
-        memory.check_weights(weights, replace(room, on_host=room.on_host and plan.mesh.devices == 1))
+        # several of the host's devices have copies, where one device of the host reads mapped files
+        memory.check_weights(weights, replace(room, on_host=room.on_host and not several))
         memory.check_slots(caches.slot_bytes(plan), self.scheduler_config.max_num_seqs, room.free, room.place)
         if self._bundle is not None and self._asks_for_blocks:
             groups, num_blocks = caches.ahead(weights, room, plan, self._stages(model))
@@ -229,9 +229,9 @@ class FxhloWorker(compat.WorkerBase):
     def determine_available_memory(self) -> int:
         """Bytes for the KV cache, the same on every start of an engine, so that cached programs fit."""
         with self._starting("find memory for the KV cache"):
-            plan = self.placement.plan
-            model = self.get_model()
-            return self.caches.bytes_for_vllm(self._weights(model, plan), self._room(plan), plan, self._stages(model))
+            places, model = self.places, self.get_model()
+            plan = places.plan
+            return self.caches.bytes_for_vllm(self._weights(model, plan), self._room(plan), plan, places.stages)
 
     def initialize_from_config(self, kv_cache_config: compat.KVCacheConfig) -> None:
         self.kv_cache_config = kv_cache_config
@@ -249,12 +249,11 @@ class FxhloWorker(compat.WorkerBase):
                 self.caches.groups(self.kv_cache_config),
                 self.caches.sizes(self.kv_cache_config.num_blocks),
                 progress,
-                self.placement,
+                self.places,
                 self._bundle,
-                self._stages(model),
             )
             if self.model_config.runner_type == "pooling":
-                self.placement.give_back(model, self._pooler())
+                self.places.give_back(model, self._pooler())
             self.runner = self._make_runner(steps)
         if self._profiler is not None:
             self._profiler.ready()
@@ -366,7 +365,7 @@ class FxhloWorker(compat.WorkerBase):
             self.hosts.leave()
         if self._profiler is not None:
             self._profiler.stop()
-        self.runner = self.model = self._placement = self._caches = None
+        self.runner = self.model = self._places = self._caches = None
         seal.reopen()
 
 

@@ -15,8 +15,9 @@ LAYERS = 4
     [[2, 2], pytest.param([1, 2], marks=pytest.mark.conformance), pytest.param([1, 4], marks=pytest.mark.conformance)],
 )
 def test_the_tokens_of_one_device(split: list[int], tmp_path: Path) -> None:
-    """Devices of a stage, and stages; prompts in chunks, several steps under way. More devices than there are."""
-    found = answers(tmp_path, [1, split, [2, 4]], num_hidden_layers=LAYERS)
+    """Devices of a stage, and stages; prompts in chunks, several steps under way; one matrix for embedding and head, which first and last
+    stage have. More devices than there are."""
+    found = answers(tmp_path, [1, split, [2, 4]], num_hidden_layers=LAYERS, tie_word_embeddings=True)
     made = found[str(split)]
     assert made["tokens"] == found["1"]["tokens"]
     assert (made["world"], made["compiled"]) == (1, 0)

@@ -14,11 +14,12 @@ from fxhlo.runtime.core.targets import Specification
 NAME = "far-1"
 
 
-def add_device(monkeypatch: pytest.MonkeyPatch, memory: int | None = 4 << 30) -> str:
-    """Makes `jax.devices("far")` a device; returns the name of its target, which has `memory` bytes."""
+def add_device(monkeypatch: pytest.MonkeyPatch, memory: int | None = 4 << 30, count: int = 1) -> str:
+    """Makes `jax.devices("far")` a device, or several; returns the name of its target, which has `memory` bytes."""
     pjrt.device("cpu")  # a client made here is not made anew
-    monkeypatch.setitem(xla_bridge._backends, "far", xla_bridge.make_cpu_client())
+    monkeypatch.setitem(xla_bridge._backends, "far", xla_bridge.xla_client.make_cpu_client(num_devices=count))
     monkeypatch.setitem(targets._known, NAME, Specification("far", memory=memory))
-    xla_bridge.get_backend.cache_clear()
+    for remembers in (xla_bridge.get_backend, xla_bridge.local_devices):
+        remembers.cache_clear()
     pjrt.found._device.cache_clear()
     return NAME

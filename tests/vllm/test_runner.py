@@ -106,9 +106,8 @@ class CheckingSteps:
         groups: Any,
         sizes: Any,
         progress: Any,
-        placement: Any = None,
+        places: Any = None,
         bundle: Any = None,
-        stages: Any = None,
     ) -> CheckingSteps:
         progress("nothing to compile")
         return cls(config, sizes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 from other_device import add_device
 from safetensors.torch import load_file, save_file
+from streamed_load import write
 from test_loading import checkpoint
 from torch import nn
 from written import SIZES, written
@@ -26,7 +29,8 @@ from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.model import build_model, weight_bytes
-from fxhlo.runtime.vllm.placement import Placement
+from fxhlo.runtime.vllm.places import Places
+from fxhlo.runtime.vllm.stages import Stages
 from fxhlo.runtime.vllm.streaming import Stream
 
 LATENT = {
@@ -49,7 +53,7 @@ def model_of(kind: str, folder: Path) -> Path:
     elif kind == "seen by a buffer":  # vLLM's Mamba 2 takes the convolution's weight by a view of it
         written("Mamba2Config", MAMBA, folder)
     elif kind == "tied":
-        checkpoint(folder, "Qwen2ForCausalLM", tie_word_embeddings=True)
+        checkpoint(folder, "Qwen2ForCausalLM", tie_word_embeddings=True, num_hidden_layers=2)
     elif kind == "stored beside tied":  # vLLM compares the two after loading
         model_of("tied", folder)
         weights = load_file(folder / "model.safetensors")
@@ -67,11 +71,11 @@ def config_of(folder: Path, load_format: str = "auto", dtype: str = "float32") -
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Placement:
-    return Placement(Target.parse(add_device(monkeypatch)))
+def far(monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(Target.parse(add_device(monkeypatch)))
 
 
-def streamed(config: Any, placement: Placement) -> tuple[nn.Module, dict[str, pjrt.Buffer], Stream]:
+def streamed(config: Any, placement: Places) -> tuple[nn.Module, dict[str, pjrt.Buffer], Stream]:
     stream = placement.stream()
     model = build_model(config, weights=True, stream=stream)
     return model, stream.finish(model), stream
@@ -80,7 +84,7 @@ def streamed(config: Any, placement: Placement) -> tuple[nn.Module, dict[str, pj
 @pytest.mark.parametrize(
     "kind", ["fused", "transposed", "tied", "stored beside tied", "experts", "made of others", "seen by a buffer"]
 )
-def test_each_kind_of_parameter_is_what_the_host_has(kind: str, tmp_path: Path, far: Placement) -> None:
+def test_each_kind_of_parameter_is_what_the_host_has(kind: str, tmp_path: Path, far: Places) -> None:
     config = config_of(model_of(kind, tmp_path))
     on_host = build_model(config, weights=True)
     expected = {name: as_numpy(value).copy() for name, value in on_host.named_parameters()}
@@ -95,8 +99,39 @@ def test_each_kind_of_parameter_is_what_the_host_has(kind: str, tmp_path: Path, 
     assert (stream.held, weight_bytes(model)) == (0, sum(one.nbytes for one in expected.values()))
 
 
+@pytest.mark.parametrize("kind", ["tied", "made of others"])
+def test_a_stage_gets_the_weights_of_its_own_layers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is in no layer with the layers beside it; another stage that reads it, too, gets a copy, and takes it where it alone does."""
+    config = config_of(model_of(kind, tmp_path))
+    expected = {name: as_numpy(value).copy() for name, value in build_model(config, weights=True).named_parameters()}
+    shapes = build_model(config, weights=False)
+    target = Target.parse(add_device(monkeypatch, count=2))
+    places = Places(target, stages=Stages.of(shapes, 2, 2), model=shapes)
+    model, placed, stream = streamed(config, places)
+    devices = [place.device.raw for place in places.each]
+    assert placed.keys() == expected.keys() and stream.held == 0
+    for name, buffer in placed.items():
+        assert np.array_equal(np.asarray(buffer), expected[name]), name
+        layer = re.search(r"layers\.(\d)\.", name)
+        stage = int(layer.group(1)) if layer else int("embed" not in name)
+        assert buffer.devices() == {devices[stage]}, name
+
+    def argument(name: str) -> Argument:
+        return Argument(name, "weight", expected[name].shape, expected[name].dtype.name)
+
+    embedding, early, late = "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.norm.weight"
+    places.take(placed)
+    read = [[argument(embedding)], [argument(name) for name in (embedding, early, late)]]
+    first, last = places.weights(read, model)
+    assert (list(first), list(last)) == ([embedding], [embedding, early, late])
+    for device, found in zip(devices, (first, last), strict=True):
+        for name, buffer in found.items():
+            assert buffer.devices() == {device} and np.array_equal(np.asarray(buffer), expected[name])
+    assert places.first.streamed(early) is None, "the first stage keeps what it reads"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_random_weights_are_streamed_too(dtype: str, tmp_path: Path, far: Placement) -> None:
+def test_random_weights_are_streamed_too(dtype: str, tmp_path: Path, far: Places) -> None:
     config = config_of(model_of("fused", tmp_path), "dummy", dtype)
     torch.manual_seed(0)
     expected = dict(build_model(config, weights=True).named_parameters())
@@ -107,7 +142,7 @@ def test_random_weights_are_streamed_too(dtype: str, tmp_path: Path, far: Placem
     assert stream.peak < sum(buffer.nbytes for buffer in placed.values())
 
 
-def test_a_tensor_that_is_missing_is_named(tmp_path: Path, far: Placement) -> None:
+def test_a_tensor_that_is_missing_is_named(tmp_path: Path, far: Places) -> None:
     folder = model_of("fused", tmp_path)
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.0.self_attn.k_proj.weight"]
@@ -124,7 +159,7 @@ class Small(nn.Module):
         self.same = self.weight
 
 
-def test_what_is_read_or_changed_after_it_has_gone(far: Placement) -> None:
+def test_what_is_read_or_changed_after_it_has_gone(far: Places) -> None:
     model, stream = Small(), far.stream()
     values = torch.arange(32.0).reshape(4, 8)
     weight, storage = model.weight, model.weight.untyped_storage()
@@ -143,7 +178,7 @@ def test_what_is_read_or_changed_after_it_has_gone(far: Placement) -> None:
     assert model.same is model.weight and model.weight.note == "mine" and model.weight.is_meta  # type: ignore[attr-defined]
 
 
-def test_a_parameter_that_loading_replaced(far: Placement) -> None:
+def test_a_parameter_that_loading_replaced(far: Places) -> None:
     model, stream = Small(), far.stream()
     with stream, torch.no_grad():
         stream.watch(model)
@@ -153,23 +188,23 @@ def test_a_parameter_that_loading_replaced(far: Placement) -> None:
     assert np.array_equal(np.asarray(placed), np.arange(32.0, dtype=np.float32).reshape(4, 8).T)
 
 
-def test_a_streamed_weight_is_compared_with_the_program(far: Placement) -> None:
+def test_a_streamed_weight_is_compared_with_the_program(far: Places) -> None:
     far.take({"weight": far.device.put(np.zeros((2, 3), np.float32))})
     model = nn.Linear(3, 2, bias=False)
-    (found,) = far.weights([Argument("weight", "weight", (2, 3), "float32")], model).values()
+    ((found,),) = (one.values() for one in far.weights([[Argument("weight", "weight", (2, 3), "float32")]], model))
     assert found.devices() == {far.device.raw} and not np.asarray(found).any()
     with pytest.raises(FxhloError, match=r"the model's is float32\[2, 3\]"):
-        far.weights([Argument("weight", "weight", (3, 2), "float32")], model)
+        far.weights([[Argument("weight", "weight", (3, 2), "float32")]], model)
 
 
-def test_weights_that_a_part_on_the_host_reads_come_back(far: Placement) -> None:
+def test_weights_that_a_part_on_the_host_reads_come_back(far: Places) -> None:
     """As a pooler's do, once the programs have taken theirs; what both read is on both sides."""
     model = nn.ModuleDict({"body": nn.Linear(3, 2, dtype=torch.bfloat16), "shared": Small(), "pooler": nn.Linear(2, 2)})
     values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model["pooler"].also = model["shared"].weight
     far.take(far.stream().finish(model))
     taken = ("body.weight", "body.bias", "shared.weight")
-    far.weights([Argument(name, "weight", values[name].shape, str(values[name].dtype)[6:]) for name in taken], model)
+    far.weights([[Argument(name, "weight", values[name].shape, str(values[name].dtype)[6:]) for name in taken]], model)
     far.give_back(model, model["pooler"])
     assert model["body"].weight.is_meta and model["body"].bias.is_meta
     assert model["pooler"].also is model["shared"].weight and model["shared"].weight.note == "mine"
@@ -203,3 +238,36 @@ def test_the_host_holds_less_than_a_layer_more(sizes: tuple[str, ...], devices: 
     assert facts["given"] == facts["weights"] > 5 * facts["largest"]
     assert facts["held"] < 1.2 * facts["largest"], facts
     assert facts["grown"] < 1.2 * facts["largest"], facts
+
+
+def on_two_hosts(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """What streamed_hosts.py prints on each."""
+    script, environment = Path(__file__).with_name("streamed_hosts.py"), {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    commands = [[sys.executable, "-P", str(script), address, str(number), str(folder), kind] for number in range(2)]
+    hosts = [
+        subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for one in commands
+    ]
+    said = [one.communicate(timeout=600) for one in hosts]
+    assert [one.returncode for one in hosts] == [0, 0], "".join(error[-3000:] for _, error in said)
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("kind", ["stored beside tied", "made of others", "experts"])
+def test_a_host_places_what_its_own_device_holds(kind: str, tmp_path: Path) -> None:
+    """Some are read again once parts of them are on another host: a head that is compared, matrices that are made of others."""
+    for facts in on_two_hosts(model_of(kind, tmp_path), "values"):
+        assert facts["arrays"] == facts["expected"] and not facts["wrong"]
+
+
+@pytest.mark.conformance
+def test_a_host_holds_less_than_a_layer_beside_what_its_device_holds(tmp_path: Path) -> None:
+    """The CPU's device is in the host's memory too: half of each weight."""
+    facts = write(tmp_path, *map(int, SMALL))
+    for host in on_two_hosts(tmp_path, "memory"):
+        assert host["here"] == pytest.approx(facts["weights"] / 2, rel=0.01)
+        assert host["held"] < 1.2 * facts["largest"], host
+        assert host["grown"] < host["here"] + 1.2 * facts["largest"], host

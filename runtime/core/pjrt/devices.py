@@ -118,15 +118,25 @@ class Device:
         """
         return self._place(array, ALIAS if self.is_host else UNTIL_SENT, sharding)
 
-    def received(self, buffer: Buffer) -> Buffer:
-        """A copy of what lies on other devices, whole on each of these; nothing is waited for."""
-        return jax.device_put(buffer, self.sharding)
+    def received(self, buffer: Buffer, sharding: Sharding = REPLICATED) -> Buffer:
+        """A copy of what lies on other devices, on these as `sharding` says; nothing is waited for."""
+        return jax.device_put(buffer, self.lying(sharding))
+
+    def whole(self, buffer: Buffer) -> np.ndarray:
+        """The values of an array of these devices, once they are there; every host of several that have parts of it calls this. Raises
+        ExecutionError."""
+        if buffer.is_fully_addressable or buffer.is_fully_replicated:
+            return get(buffer)
+        from jax.experimental.multihost_utils import process_allgather
+
+        with explained("an array that is on several hosts could not be read", ExecutionError):
+            return np.asarray(process_allgather(buffer, tiled=True))
 
     def put_parts(self, shape: Sequence[int], part: Callable[[int], np.ndarray], sharding: Sharding) -> Buffer:
-        """An array of `shape` on a mesh, of what each device gets: `part` makes that for the device of a number, and the host holds one at
-        a time. The arrays that it gives may be overwritten once this returns."""
+        """An array of `shape` on a mesh, of what each device here gets: `part` makes that for the device of a number, and the host holds one
+        at a time. The arrays that it gives may be overwritten once this returns."""
         parts = []
-        for number, one in enumerate(self._one_by_one):
+        for number, one in zip(self._numbers, self._one_by_one, strict=True):
             parts.append(one.put(part(number)))
             parts[-1].block_until_ready()
         return jax.make_array_from_single_device_arrays(tuple(shape), self.lying(sharding), parts)

@@ -21,8 +21,8 @@ from ...core.pjrt import HostCopy
 from .. import memory
 from ..pending import PendingStep
 from ..placement import Placement
+from ..places import Places
 from ..progress import Progress
-from ..stages import ONE_STAGE, Stages
 from ..states.groups import placed
 from ..states.last_tokens import LastTokens
 from ..states.spec import Rows, StateSpec, check_states
@@ -50,47 +50,47 @@ def prepare(
     groups: tuple[CacheGroup, ...],
     sizes: Mapping[str, int],
     progress: Progress,
-    placement: Placement,
+    places: Places,
     bundle: EngineBundle | None = None,
-    stages: Stages = ONE_STAGE,
 ) -> Steps:
     """Loads or makes every program, checks their inputs, places weights and states, and seals the process.
 
     model: with its weights; build: builds it again without weights. states: of its layers. sizes: of the symbols in their shapes.
-    placement: on the device, or the mesh, that the programs are made for; of a pipeline, the first stage's. bundle: which has them;
-    None: the cache.
+    places: the devices that the programs are made for, stage by stage. bundle: which has them; None: the cache.
     """
-    made = Programs.of(config, model, build, groups, sizes, placement.target, placement.plan, bundle, stages)
+    stages = places.stages
+    made = Programs.of(config, model, build, groups, sizes, places.target, places.plan, bundle, stages)
     options, sizes = made.options, made.sizes
     states = (*placed(states, groups), *((LastTokens.of(options.max_requests),) if options.feed else ()))
-    on_host = placement.device.is_host
+    on_host = places.device.is_host
     kept = None if bundle is not None else Cache()
     with ThreadPoolExecutor(1) as beside:  # memory is cleared while the programs are read
         early = on_host and stages.count == 1
-        allocated = beside.submit(placement.states, states, sizes) if early else None
+        allocated = beside.submit(places.first.states, states, sizes) if early else None
         loaded = made.load(progress, kept)
     executables = loaded.steps
-    inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes, placement.plan)
-    places = [placement, *(Placement(placement.target, plan) for plan in stages.plans(placement.plan)[1:])]
+    inputs = _checked(executables, StepInputs.of(options, step_passes(options)), states, sizes, places.plan)
     if not on_host:
-        for number, place in enumerate(places):
+        for number, place in enumerate(places.each):
             needed = (parts[number].memory for parts in executables.values())
             memory.check_programs(needed, memory.Room.of(place.device))
     first = [part.signature for part in executables[made.buckets[0]]]
-    weights = [place.weights(one.weights, model) for place, one in zip(places, first, strict=True)]
+    weights = places.weights([one.weights for one in first], model)
     programs = {
-        bucket: _program([part.bind(mine) for part, mine in zip(parts, weights, strict=True)], inputs, bucket, places)
+        bucket: _program(
+            [part.bind(mine) for part, mine in zip(parts, weights, strict=True)], inputs, bucket, places.each
+        )
         for bucket, parts in executables.items()
     }
     specs = {spec.name: spec for spec in states}
     ordered = [[specs[state.name] for state in one.states] for one in first]
     if allocated is None:
-        buffers = [one for place, mine in zip(places, ordered, strict=True) for one in place.states(mine, sizes)]
+        buffers = [one for place, mine in zip(places.each, ordered, strict=True) for one in place.states(mine, sizes)]
     else:
         by_name = dict(zip(specs, allocated.result(), strict=True))
         buffers = [by_name[spec.name] for spec in ordered[0]]
     rows = [spec.rows for mine in ordered for spec in mine]
-    row_copy = None if loaded.row_copy is None else RowCopy(loaded.row_copy, placement, first[0].states)
+    row_copy = None if loaded.row_copy is None else RowCopy(loaded.row_copy, places.first, first[0].states)
     steps = Steps(programs, inputs, buffers, rows, kept, depth=stages.count, row_copy=row_copy)
     seal.close("the engine is ready")
     return steps
