@@ -123,6 +123,7 @@ LOOPS = (
 )  # fmt: skip
 
 
+@pytest.mark.conformance
 def test_every_loop_ends() -> None:
     command = [sys.executable, "-P", __file__]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

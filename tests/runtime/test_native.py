@@ -521,6 +521,7 @@ echo "error: no such flag" >&2; exit 1
     return Compiler(command, runs)
 
 
+@pytest.mark.conformance
 def test_a_refused_build_is_not_tried_at_every_start(tmp_path: Path, refusing: Compiler) -> None:
     folder, command = tmp_path / "cache", str(refusing.command)
     assert answer(start(folder, PLANNED, CXX=command)) == "None"
