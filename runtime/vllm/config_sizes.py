@@ -53,6 +53,16 @@ EVEN = ("qk_rope_head_dim",)
 """Numbers of dimensions that are rotated, in pairs."""
 
 
+def value_of(config: Any, name: str) -> Any:
+    """A field of all layers; None where a config has none, or another value for some layers (Gemma 4), which transformers does not tell."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError as problem:
+        if type(problem).__name__ != "AmbiguousGlobalPerLayerAttributeError":
+            raise
+        return None
+
+
 def check_config_sizes(config: Any, where: Path, *, attention: bool, latent: bool) -> None:
     """Raises ModelError with every size that is out of its range or does not fit another.
 
@@ -71,7 +81,7 @@ def _wrong(config: Any, attention: bool, latent: bool) -> Iterator[str]:
     names = getattr(config, "attribute_map", {})
 
     def number(name: str) -> int | None:
-        value = getattr(config, name, None)
+        value = value_of(config, name)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def told(name: str) -> str:

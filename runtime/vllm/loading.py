@@ -26,11 +26,10 @@ from . import compat
 from .checkpoint_names import CheckpointNames
 from .folder import EXPERT, ModelError
 from .layers import experts
+from .output_head import HEAD, only_embedding, own_head, settle_tie, use_head
 from .streaming import Stream
 from .touched import Touched, outline, storage_of
 
-HEAD = "lm_head"
-"""A checkpoint's name for the projection from hidden states to logits, and the attribute of a model with its own."""
 LISTED = 8
 """Maximum number of names that an error lists; it counts the rest."""
 
@@ -48,30 +47,20 @@ def load_model(
         _count(loader, vllm_config, unread)
     if stream is not None:
         _stream(loader, stream)
+    _settle_tie(loader)
     with compat.no_quantization():
         return loader.load_model(vllm_config=vllm_config, model_config=vllm_config.model_config)
 
 
-def add_head(model: nn.Module, like: nn.Module) -> None:
-    """Adds a head without weights to `model` if `like` got one of its own from its checkpoint."""
-    embedding = _only_embedding(model)
-    if getattr(like, HEAD, None) is None or getattr(model, HEAD, None) is not None or embedding is None:
-        return
-    _use_head(model, _own_head(embedding), embedding)
+def _settle_tie(loader: Any) -> None:
+    """Wraps `load_weights` of this one loader, so that a head is tied or not by then."""
+    load_weights = loader.load_weights
 
+    def settled(model: nn.Module, model_config: Any) -> None:
+        settle_tie(model, model_config.hf_text_config)
+        load_weights(model, model_config)
 
-def tie_as(model: nn.Module, like: nn.Module) -> None:
-    """Ties the parameters of `model` that are one parameter in `like`, such as a head that equals the embedding.
-
-    Modules that a loader made, and that `model` lacks, are a pooler's, which is no part of a step.
-    """
-    have = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    first: dict[int, str] = {}
-    for name, parameter in like.named_parameters(remove_duplicate=False):
-        shared = first.setdefault(id(parameter), name)
-        if shared != name and {shared, name} <= have:
-            path, _, last = name.rpartition(".")
-            setattr(model.get_submodule(path), last, model.get_parameter(shared))
+    loader.load_weights = settled
 
 
 def _stream(loader: Any, stream: Stream) -> None:
@@ -179,7 +168,7 @@ class Checkpoint(TorchDispatchMode):
         return tensors
 
     def _has_no_head(self) -> bool:
-        return _only_embedding(self.model) is not None and getattr(self.model, HEAD, None) is None
+        return only_embedding(self.model) is not None and getattr(self.model, HEAD, None) is None
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
@@ -296,7 +285,7 @@ class Checkpoint(TorchDispatchMode):
 
     def _settle_head(self, name: str, tensor: torch.Tensor) -> None:
         """Adds a head of its own to a model that computes logits by the embedding, if the checkpoint's head differs from that."""
-        embedding = _only_embedding(self.model)
+        embedding = only_embedding(self.model)
         assert embedding is not None
         expected = (embedding.org_vocab_size, embedding.embedding_dim)
         if tuple(tensor.shape) != expected:
@@ -304,11 +293,11 @@ class Checkpoint(TorchDispatchMode):
         weight = embedding.weight
         if torch.equal(weight[: len(tensor)], tensor.to(weight.dtype)):
             return
-        head = _own_head(embedding)
+        head = own_head(embedding)
         head.weight_loader(head.weight, tensor)
         self._written[storage_of(head.weight)] = whole = Touched()
         whole.add(head.weight)
-        _use_head(self.model, head, embedding)
+        use_head(self.model, head, embedding)
 
     def _mismatch(self, name: str) -> ModelError | None:
         """The error for a tensor whose shape is not its parameter's; None where they agree or are unknown."""
@@ -329,30 +318,6 @@ class Checkpoint(TorchDispatchMode):
 
 
 # -- vLLM's layers --------------------------------------------------------------------------------------
-
-
-def _only_embedding(model: nn.Module) -> Any:
-    """The model's token embedding if it has exactly one and no head; else None."""
-    found = [module for module in model.modules() if isinstance(module, compat.VocabParallelEmbedding)]
-    return found[0] if len(found) == 1 and not isinstance(found[0], compat.ParallelLMHead) else None
-
-
-def _own_head(embedding: Any) -> Any:
-    """Makes a head of the embedding's size and dtype, its weight uninitialized."""
-    sizes = embedding.org_vocab_size, embedding.embedding_dim
-    return compat.ParallelLMHead(*sizes, params_dtype=embedding.weight.dtype, prefix=HEAD)
-
-
-def _use_head(model: nn.Module, head: nn.Module, embedding: nn.Module) -> None:
-    """Computes logits by `head` wherever the model passes `embedding` to its LogitsProcessor."""
-
-    def instead(_: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
-        return (head, *args[1:]) if args and args[0] is embedding else args
-
-    setattr(model, HEAD, head)
-    for module in model.modules():
-        if isinstance(module, compat.LogitsProcessor):
-            module.register_forward_pre_hook(instead)
 
 
 def _stacked(model: nn.Module) -> dict[str, list[str]]:

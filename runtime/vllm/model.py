@@ -19,9 +19,11 @@ from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core.errors import UnsupportedError
 from . import compat
 from .causes import named_cause
+from .fixed_fields import check_windows
 from .host import without_accelerator
 from .layers.catalog import replaced
-from .loading import add_head, load_model, tie_as
+from .loading import load_model
+from .output_head import add_head, settle_tie, tie_as
 from .positions import extend_rotary_tables
 from .streaming import Stream
 
@@ -62,7 +64,9 @@ def build_model(
             _add_parameters(model, like)
         _widen(model, vllm_config.model_config.dtype)
     extend_rotary_tables(model, vllm_config.model_config.max_model_len)
-    setattr(model, BUILT, (vllm_config, compat.layers_of(vllm_config)))
+    layers = compat.layers_of(vllm_config)
+    check_windows(layers, vllm_config.model_config)
+    setattr(model, BUILT, (vllm_config, layers))
     return model.eval()
 
 
@@ -164,6 +168,7 @@ def _shapes_only(vllm_config: compat.VllmConfig, like: nn.Module | None) -> nn.M
     assert isinstance(model_config.dtype, torch.dtype)
     with compat.set_default_torch_dtype(model_config.dtype), _meta_parameters():
         model = compat.initialize_model(vllm_config=vllm_config, model_config=model_config)
+        settle_tie(model, model_config.hf_text_config)
         if like is not None:
             add_head(model, like)
         with compat.no_comparison_of_heads(model_config):

@@ -19,6 +19,7 @@ from ..core.errors import UnsupportedError
 from . import collection, interrupts
 from .config_sizes import check_config_sizes
 from .engines import note_engines
+from .fixed_fields import check_fixed_fields
 from .folder import check_experts, check_folder
 from .host import without_accelerator
 from .memory import check_blocks
@@ -272,6 +273,8 @@ def _check_sizes(model_config: ModelConfig) -> None:
     where = Path(model_config.model) / "config.json"
     attention, latent = not model_config.is_attention_free, model_config.use_mla
     check_config_sizes(model_config.hf_text_config, where, attention=attention, latent=latent)
+    if not model_config.using_transformers_backend():
+        check_fixed_fields(model_config.hf_text_config, model_config.architecture, where)
 
 
 def _settle_cached_states(vllm_config: VllmConfig) -> None:

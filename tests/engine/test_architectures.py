@@ -25,6 +25,7 @@ QUICK = (
     "GlmForCausalLM",
 )
 """At least one of each kind; windows beside full attention; states beside a cache."""
+RANDOM = "DeepseekV3ForCausalLM@3"
 EXAMINED = ("InternLM2ForCausalLM",)
 RECORD = Record.load()
 
@@ -60,6 +61,12 @@ def test_an_architecture_is_what_the_record_says(name: str, compared: Comparison
         if kind_of(name) in ("state space", "hybrid"):
             cached = next(run for run in outcome.runs if run.name == "cached")
             assert cached.note != "0 tokens", "a prefix and its state are found"
+
+
+def test_a_random_model_is_served(compared: Comparison) -> None:
+    """One of those of tests/conformance/test_random_models.py."""
+    outcome = compared.outcome(RANDOM)
+    assert outcome.status == "served", f"{outcome}; log: {(FOLDER / LOG).read_text(errors='replace')[-3000:]}"
 
 
 @pytest.mark.parametrize("key", some(tuple(RECORD.examined), EXAMINED))

@@ -15,7 +15,7 @@ from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.conditions import condition_of
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.memory import CacheSizeError
-from fxhlo.runtime.vllm.model import build_model
+from fxhlo.runtime.vllm.model import build_model, layers_of
 from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -60,6 +60,16 @@ def test_a_size_that_cannot_be(name: str, written: dict[str, Any], said: str, tm
     assert said in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert caught.value.next_step
+
+
+def test_sizes_that_differ_by_layer(tmp_path: Path) -> None:
+    """transformers' config of Gemma 4 has no `head_dim` of all layers, and raises where one asks for it."""
+    config = transformers.Gemma4TextConfig(**ARCHITECTURES["Gemma4ForCausalLM"].sizes)
+    config.architectures = ["Gemma4ForCausalLM"]
+    config.save_pretrained(tmp_path)
+    model = build_model(engine_config(str(tmp_path), dtype="float32", max_model_len=128), weights=False)
+    sizes = {layer.head_size for layer in layers_of(model).values()}
+    assert len(sizes) == 2
 
 
 def test_heads_of_an_encoder_that_do_not_divide(tmp_path: Path) -> None:

@@ -194,13 +194,6 @@ def test_a_head_in_other_formats_is_not_dropped(tmp_path: Path) -> None:
     assert '"tie_word_embeddings": false' in str(caught.value)
 
 
-def test_a_head_that_vllms_class_ties_in_any_case(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "apart", "Zamba2ForCausalLM", tie_word_embeddings=False, layers_block_type=["hybrid"])
-    with pytest.raises(ModelError, match=r"vLLM's Zamba2ForCausalLM, whatever config\.json says, ties lm_head\.weight") as caught:
-        load(folder)
-    assert "tie_word_embeddings" not in str(caught.value)
-
-
 def names(model: nn.Module) -> list[str]:
     return sorted((name for name, _ in model.named_parameters()), key=lambda name: (name == "lm_head.weight", name))
 
@@ -226,3 +219,25 @@ def test_experts_whose_class_looks_under_a_former_name(tmp_path: Path) -> None:
     mine = model.get_parameter("transformer.blocks.1.ffn.experts.routed_experts.w13_weight")
     torch.testing.assert_close(mine[:, :64].flatten(0, 1), weights["transformer.blocks.1.ffn.experts.mlp.w1"])
     assert "transformer.blocks.1.ffn.experts.w13_weight" not in dict(model.named_parameters(remove_duplicate=False))
+
+
+def test_a_head_that_vllms_class_would_not_tie(tmp_path: Path) -> None:
+    """Its class has a head of its own, whatever config.json says, and the files have none."""
+    folder = checkpoint(tmp_path / "tied", "DeepseekV2ForCausalLM", tie_word_embeddings=True)
+    assert "lm_head.weight" not in read(folder)
+    model = load(folder)
+    assert "lm_head.weight" not in names(model)  # it is the embedding's
+    assert names(shapes(folder, model)) == names(model)
+    alone = build_model(engine_config(str(folder), dtype="float32"), weights=False)  # as lower-model does
+    assert names(alone) == names(model)
+
+
+def test_a_head_that_vllms_class_ties_in_any_case(tmp_path: Path) -> None:
+    """It computes the logits where config.json says that it is another than the embedding."""
+    folder = checkpoint(tmp_path / "apart", "Zamba2ForCausalLM", tie_word_embeddings=False, layers_block_type=["hybrid"])
+    model = load(folder)
+    head = read(folder)["lm_head.weight"]
+    assert torch.equal(model.lm_head.weight[: len(head)], head)
+    assert names(shapes(folder, model)) == names(model)
+    hidden = torch.randn(3, 64)
+    torch.testing.assert_close(model.compute_logits(hidden), hidden @ head.T)

@@ -9,18 +9,28 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from .catalog import ARCHITECTURES, KINDS, kind_of
+from .catalog import ARCHITECTURES, DRAWN, KINDS, kind_of
 from .compare import FOLDER, LOG, REFUSED_AS_A_WHOLE, Comparison, Examination
+from .drawn import FAMILIES
 from .outcome import Outcome
 from .record import Record
 
 
 def chosen(words: Sequence[str]) -> list[str]:
-    """The architectures that the words name, by themselves or by kind."""
-    unknown = [word for word in words if word not in ARCHITECTURES and word not in KINDS]
+    """The architectures that the words name, by themselves or by kind; and random models, by a family and a seed."""
+    drawn = [word for word in words if DRAWN in word]
+    named = [word for word in words if word not in drawn]
+    unknown = [word for word in named if word not in ARCHITECTURES and word not in KINDS]
+    unknown += [word for word in drawn if word.partition(DRAWN)[0] not in FAMILIES]
     if unknown:
         raise SystemExit(f"no architecture or kind {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
-    return [name for name in ARCHITECTURES if not words or name in words or kind_of(name) in words]
+    return [name for name in ARCHITECTURES if not words or name in named or kind_of(name) in named] + drawn
+
+
+def drawn(families: Sequence[str], seeds: str) -> list[str]:
+    """Names of random models. seeds: "FIRST:END"."""
+    first, _, end = seeds.partition(":")
+    return [f"{family}{DRAWN}{seed}" for seed in range(int(first), int(end)) for family in families or FAMILIES]
 
 
 def row(outcome: Outcome) -> str:
@@ -49,6 +59,11 @@ def main() -> None:
     )
     parser.add_argument("name", nargs="*", help="an architecture or a kind; all where none is given")
     parser.add_argument(
+        "--random",
+        metavar="SEEDS",
+        help=f"random models with these seeds, as 0:20, of all families, or of those that are named; NAME{DRAWN}SEED is one of them",
+    )
+    parser.add_argument(
         "--eager", action="store_true", help="vLLM's class with fxhlo's layers in eager torch, without an engine"
     )
     parser.add_argument(
@@ -60,11 +75,12 @@ def main() -> None:
         help="also the registry's other keys, as lower-model check does; --record keeps them",
     )
     words = parser.parse_args()
-    if words.eager and words.record:
-        parser.error("--record needs the engine: leave out --eager")
+    if words.record and (words.eager or words.random or any(DRAWN in name for name in words.name)):
+        parser.error("--record needs the engine and the models of the catalog: leave out --eager and random models")
+    names = drawn(words.name, words.random) if words.random else words.name
     found = []
     with Comparison(eager=words.eager) as compared:
-        for name in [] if words.examine else chosen(words.name):
+        for name in [] if words.examine else chosen(names):
             found.append(compared.outcome(name))
             print(row(found[-1]), flush=True)
     print(", ".join(f"{count} {status}" for status, count in Counter(one.status for one in found).items()))

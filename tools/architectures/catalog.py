@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .backend import BACKEND
 from .dense import DENSE
+from .drawn import draw
 from .experts import MIXTURES
 from .latent import LATENT
 from .small import Architecture
@@ -20,5 +21,16 @@ KINDS: dict[str, tuple[Architecture, ...]] = {
 ARCHITECTURES = {one.name: one for group in KINDS.values() for one in group}
 
 
+DRAWN = "@"
+"""Between a name and a seed: `LlamaForCausalLM@7` is a random model of that family (drawn.py)."""
+
+
+def architecture_of(name: str) -> Architecture:
+    """The row of the tables with this name, or the model that is drawn for NAME@SEED."""
+    family, drawn, seed = name.partition(DRAWN)
+    return draw(family, int(seed)) if drawn else ARCHITECTURES[name]
+
+
 def kind_of(name: str) -> str:
-    return next(kind for kind, group in KINDS.items() if any(one.name == name for one in group))
+    family = name.partition(DRAWN)[0]
+    return next((kind for kind, group in KINDS.items() if any(one.name == family for one in group)), "hybrid")

@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .catalog import ARCHITECTURES
+from .catalog import architecture_of
 from .small import Architecture
 
 LENGTHS = (1, 5, 17, 40, 64, 130, 200)
@@ -86,9 +86,11 @@ def _make(one: Architecture, folder: Path) -> list[Answer]:
     config = getattr(transformers, one.config)(**one.sizes)
     config.dtype = "float32"
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=one.attention).float().eval()
+    ways = {"attn_implementation": one.attention, "experts_implementation": one.experts}
+    given = {name: way for name, way in ways.items() if way}
+    model = transformers.AutoModelForCausalLM.from_config(config, **given).float().eval()
     with torch.no_grad():
-        _randomize(model, one.zero)
+        _randomize(model, one.zero, one.spread)
         model.save_pretrained(folder)
         answers = [_answer(model, prompt) for prompt in prompts()]
     _rename(folder / "model.safetensors", one.renamed)
@@ -98,27 +100,29 @@ def _make(one: Architecture, folder: Path) -> list[Answer]:
     return answers
 
 
-def _randomize(model: Any, zero: Sequence[str]) -> None:
+def _randomize(model: Any, zero: Sequence[str], spread: float) -> None:
     """Weights far enough apart that no answer is a coin toss, and of bfloat16's values, as published ones: vLLM keeps some in that type.
 
-    What a state decays by keeps its class's own values.
+    What a state decays by keeps its class's own values with a spread of 1.
     """
     for name, parameter in model.named_parameters():
         if any(part in name for part in zero):
             parameter.zero_()
             continue
         if "A_log" in name or name.endswith(".D"):
+            if spread != 1:
+                parameter += 0.1 * spread * parameter.clone().normal_()
             continue
         if parameter.ndim >= 2:
             parameter.normal_(0, 0.12)
         elif "norm" in name or "ln" in name:
-            parameter += 0.1 * parameter.clone().normal_()
+            parameter += 0.1 * spread * parameter.clone().normal_()
         else:
-            parameter.normal_(0, 0.05)
+            parameter.normal_(0, 0.05 * spread)
         parameter.copy_(parameter.bfloat16())
     for name, buffer in model.named_buffers():
         if name.endswith("bias") and buffer.is_floating_point():  # of routers
-            buffer.copy_(buffer.normal_(0, 0.05).bfloat16())
+            buffer.copy_(buffer.normal_(0, 0.05 * spread).bfloat16())
 
 
 def _rename(file: Path, renamed: Mapping[str, str | None]) -> None:
@@ -160,7 +164,7 @@ def main() -> None:
     os.dup2(2, 1)  # transformers prints to standard output
     for line in sys.stdin:
         folder = Path(line.strip())
-        write(ARCHITECTURES[folder.name], folder)
+        write(architecture_of(folder.name), folder)
         print(folder, file=out, flush=True)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from .catalog import ARCHITECTURES, kind_of
+from .catalog import DRAWN, architecture_of, kind_of
 from .outcome import Outcome, Run
 from .reference import NEW_TOKENS, Answer, Reference
 from .small import Architecture
@@ -54,19 +54,18 @@ def serve(one: Architecture, folder: Path, runs_of: Callable[[Path, list[Answer]
     begun = perf_counter()
     reference = Reference.load(folder)
     if reference.error:
-        return Outcome(one.name, "no reference", reference.error)
+        return Outcome(folder.name, "no reference", reference.error)
     try:
         runs = runs_of(folder, reference.answers)
     except Exception as problem:
         traceback.print_exc()
-        return Outcome(
-            one.name, "refused" if is_refusal(problem) else "failed", told(problem), seconds=perf_counter() - begun
-        )
+        refused = is_refusal(problem) or (DRAWN in folder.name and makes_no_model(folder))
+        return Outcome(folder.name, "refused" if refused else "failed", told(problem), seconds=perf_counter() - begun)
     worst = max(run.difference for run in runs)
     same = all(run.tokens == "equal" for run in runs)
     said = ", ".join(f"{run.name}: {run.tokens}" for run in runs if run.tokens != "equal")
     return Outcome(
-        one.name,
+        folder.name,
         "served" if same and worst <= one.tolerance else "differs",
         said,
         worst,
@@ -85,10 +84,9 @@ def eager_runs(folder: Path, answers: list[Answer]) -> list[Run]:
     """The model with its weights and fxhlo's layers, called with each whole text as one request."""
     import torch
 
-    from ...runtime.vllm.compat import engine_config
     from ...runtime.vllm.model import build_model, step_function
 
-    config = engine_config(str(folder), dtype="float32", max_model_len=256, max_num_seqs=4, max_num_batched_tokens=STEP)
+    config = _config(folder)
     config.load_config.load_format = "auto"
     step = step_function(build_model(config, weights=True))
     worst, told = 0.0, "equal"
@@ -102,6 +100,24 @@ def eager_runs(folder: Path, answers: list[Answer]) -> list[Run]:
         if scores[len(answer.prompt) - 1 :].argmax(-1).tolist() != answer.tokens:
             told = f"tokens after {len(answer.prompt)} differ"
     return [Run("eager", told, worst)]
+
+
+def makes_no_model(folder: Path) -> bool:
+    """Whether vLLM's own code raises for the config alone: it refuses the model before a weight is loaded."""
+    from ...runtime.vllm.model import build_model
+
+    try:
+        build_model(_config(folder), weights=False)
+    except Exception as problem:
+        last = list(traceback.walk_tb(list(_causes(problem))[-1].__traceback__))[-1][0]
+        return "site-packages" in last.f_code.co_filename
+    return False
+
+
+def _config(folder: Path) -> Any:
+    from ...runtime.vllm.compat import engine_config
+
+    return engine_config(str(folder), dtype="float32", max_model_len=256, max_num_seqs=4, max_num_batched_tokens=STEP)
 
 
 @contextmanager
@@ -215,7 +231,7 @@ def main() -> None:
     runs_of = eager_runs if sys.argv[1:] == ["eager"] else engine_runs
     for line in sys.stdin:
         folder = Path(line.strip())
-        print(json.dumps(asdict(serve(ARCHITECTURES[folder.name], folder, runs_of))), file=out, flush=True)
+        print(json.dumps(asdict(serve(architecture_of(folder.name), folder, runs_of))), file=out, flush=True)
         gc.collect()
 
 

@@ -27,7 +27,8 @@ class Architecture:
     config: transformers' class of its config; sizes: the arguments of that.
     written: entries of config.json that vLLM reads and transformers does not write; None takes one away.
     tolerance, note: of the log-probabilities, and why it is not TOLERANCE: where the two libraries define the model differently.
-    attention: transformers' implementation, where its usual one leaves something out. zero: parts of the names of weights that are 0.
+    attention, experts: transformers' implementations, where its usual ones leave something out. zero: parts of the names of weights that are 0.
+    spread: how far norms, biases and decays are from what they are initialized to, in multiples of the usual.
     renamed: parts of the names of weights in the files, where vLLM does not read transformers' names; None leaves the weight out.
     """
 
@@ -38,5 +39,7 @@ class Architecture:
     tolerance: float = TOLERANCE
     note: str = ""
     attention: str | None = None
+    experts: str | None = None
     zero: tuple[str, ...] = ()
+    spread: float = 1.0
     renamed: Mapping[str, str | None] = field(default_factory=dict)
