@@ -289,3 +289,16 @@ def test_convolutions_side_by_side_keep_their_biases() -> None:
     parts = [SimpleNamespace(weight=torch.randn(3, 1, 4), bias=torch.randn(3)) for _ in range(2)]
     apart = [recurrent.convolved(layer, part, [one]) for part, one in zip(values.split(3, dim=1), parts, strict=True)]
     torch.testing.assert_close(recurrent.convolved(layer, values, parts), torch.cat(apart, dim=1))
+
+
+def test_an_op_that_is_taken_apart_leaves_torchs_table_of_decompositions_readable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch makes it once, of the ops of every namespace that somebody has called, so perhaps while a model is captured."""
+    from vllm.model_executor.layers.mamba import mamba_mixer2
+
+    assert torch.ops.vllm.mamba_mixer2.op_overloads()
+    (one,) = recurrent.inlined(mamba_mixer2.__name__, "mamba_mixer2")
+    assert one.value is not mamba_mixer2.mamba_mixer2
+    monkeypatch.setattr(one.owner, one.name, one.value)
+    assert torch.ops.aten.silu.default in dict(torch.export.default_decompositions())

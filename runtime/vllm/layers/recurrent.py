@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -89,5 +90,13 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def inlined(module: str, op: str) -> Iterator[Replacement]:
     """vLLM's op `op`, which writes into its arguments where tracing sees nothing, as the Python function that it was made of."""
     found = sys.modules.get(module)
-    if found is not None:
-        yield Replacement(torch.ops.vllm, op, getattr(found, op))
+    if found is None:
+        return
+    function = getattr(found, op)
+
+    @wraps(function)
+    def inline(*args: Any, **named: Any) -> Any:
+        return function(*args, **named)
+
+    inline.op_overloads = list  # type: ignore[attr-defined]  # torch asks every op for them while it makes its table of decompositions
+    yield Replacement(torch.ops.vllm, op, inline)
