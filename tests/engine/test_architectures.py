@@ -16,7 +16,6 @@ from fxhlo.tools.architectures.compare import FOLDER, LOG, REFUSED_AS_A_WHOLE, C
 from fxhlo.tools.architectures.record import Record
 
 QUICK = (
-    "Qwen3ForCausalLM",
     "Gemma2ForCausalLM",
     "MixtralForCausalLM",
     "DeepseekV3ForCausalLM",

@@ -20,7 +20,8 @@ SIZES = {
     "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.5, "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
 OPTIONS = (
-    "--data-parallel-size", "2", "--dtype", "float32", "--max-model-len", "128", "--max-num-seqs", "4", "--max-num-batched-tokens", "16",
+    "--data-parallel-size", "2", "--api-server-count", "1", "--dtype", "float32",
+    "--max-model-len", "128", "--max-num-seqs", "4", "--max-num-batched-tokens", "16",
     "--kv-cache-memory-bytes", str(16 << 20), "--skip-tokenizer-init",
 )  # fmt: skip
 PROMPTS = [[(7 * index + 3 * at) % 90 + 2 for at in range(3 + index)] for index in range(12)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving import Server
+from serving import TOKENS, Server
 
 HERE = Path(__file__).parent
 SIZES = {
@@ -122,7 +122,9 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(engines: Engines) -> Non
 
 @pytest.fixture
 def server(model: Path) -> Iterator[Server]:
-    with Server(model, "--served-model-name", "smol", "--max-model-len", "512", "--max-num-seqs", "8") as running:
+    with Server(
+        model, "--served-model-name", "smol", "--max-model-len", "512", "--max-num-seqs", "8", *TOKENS
+    ) as running:
         running.wait()
         yield running
 

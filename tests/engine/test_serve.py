@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server, free_port
+from serving import TOKENS, Server, free_port
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
@@ -22,7 +22,9 @@ CHAT = {"model": "smol", "messages": QUESTION, "temperature": 0.0, "max_tokens":
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Server]:
-    with Server(model, "--served-model-name", "smol", "--max-model-len", "512", "--max-num-seqs", "8") as running:
+    with Server(
+        model, "--served-model-name", "smol", "--max-model-len", "512", "--max-num-seqs", "8", *TOKENS
+    ) as running:
         running.wait()
         yield running
 

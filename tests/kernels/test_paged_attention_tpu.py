@@ -77,7 +77,17 @@ def random_batch(key: tuple, draw: Any) -> dict[str, np.ndarray]:
     return batch(one.operands, lengths, seed, unwritten, one.attributes["sliding_window"])
 
 
-@pytest.mark.parametrize("key", [WORDS, FULL, EXACT], ids=["bfloat16", "everything", "float32"])
+LESS = pytest.mark.conformance
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(WORDS, id="bfloat16", marks=LESS),
+        pytest.param(FULL, id="everything"),
+        pytest.param(EXACT, id="float32", marks=LESS),
+    ],
+)
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(draw=st.data())
 def test_numbers_of_the_reference(key: tuple, draw: Any) -> None:
