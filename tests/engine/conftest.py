@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `serving`
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "build" / "models" / "SmolLM2-135M-Instruct"
-SIZES = {"max_model_len": 1024, "max_num_batched_tokens": 1024}
-"""Each program of the real model takes seconds to compile: vLLM's own number of tokens a step would have more of them."""
+SIZES = {"max_model_len": 1024, "max_num_seqs": 8, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 1024}
+"""Each program of the real model takes seconds to compile: with the same sizes the next test finds them in the cache."""
 LENGTHS = (1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 127, 128, 129, 200, 256, 300, 400, 513, 640, 900)
 
 

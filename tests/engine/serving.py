@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-TOKENS = ("--max-num-batched-tokens", "256")
-"""For the real model, each of whose programs takes seconds to compile."""
+TOKENS = ("--max-num-batched-tokens", "256", "--num-gpu-blocks-override", "512")
+"""For the real model, each of whose programs takes seconds to compile: few of them, and for each server the same."""
 START = 300.0
 """Seconds until a server must be ready, or have ended."""
 

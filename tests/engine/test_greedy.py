@@ -16,7 +16,7 @@ def tokens(answers: list[dict]) -> list[list[int]]:
 def test_batched_and_one_by_one_without_prefix_caching(engine, prompts, continued) -> None:
     together, alone = engine(
         [{"prompts": prompts, "sampling": GREEDY}, {"prompts": prompts[::7], "sampling": GREEDY, "one_by_one": True}],
-        dtype="float32", max_num_seqs=32, enable_prefix_caching=False,
+        dtype="float32", max_num_seqs=32, max_num_batched_tokens=1024, enable_prefix_caching=False,
     )  # fmt: skip
     assert tokens(together) == continued(prompts, tokens(together))
     assert tokens(alone) == tokens(together)[::7]
@@ -26,13 +26,14 @@ def test_prefix_caching_and_prompts_split_into_small_chunks(engine, prompts, con
     prompts = prompts[::2]
     first, again = engine(
         [{"prompts": prompts, "sampling": GREEDY}] * 2,
-        dtype="float32", max_num_seqs=8, max_num_batched_tokens=64, enable_prefix_caching=True, apart=True,
+        dtype="float32", enable_prefix_caching=True, apart=True,
     )  # fmt: skip
     assert tokens(first) == continued(prompts, tokens(first))
     assert tokens(again) == tokens(first)
     assert max(answer["cached"] or 0 for answer in again) >= 512, "the second round should find its prefixes cached"
 
 
+@pytest.mark.conformance
 def test_few_blocks_preempt_and_resume_requests(engine, prompts, continued) -> None:
     """1,100 tokens of cache for a dozen requests: vLLM's scheduler has to preempt some and compute them again."""
     (answers,) = engine(
@@ -72,6 +73,5 @@ def test_the_answer(engine, model) -> None:
     ((answer,),) = engine(
         [{"prompts": [list(prompt)], "sampling": {"temperature": 0.0, "max_tokens": 32}}],
         dtype="float32",
-        max_num_seqs=8,
     )
     assert answer["text"].strip() == "The capital of France is Paris."

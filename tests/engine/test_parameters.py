@@ -70,7 +70,7 @@ def test_several_outputs_of_one_request(engine: Callable[..., Any], prompts: lis
             {"prompts": [prompts[8], prompts[10]], "sampling": [{**random, "n": 4}, GREEDY]},
             {"prompts": [prompts[10]], "sampling": GREEDY},
         ],
-        dtype="float32", max_num_seqs=8,
+        dtype="float32",
     )  # fmt: skip
     outputs = [together["tokens"], *together["others"]]
     assert len(outputs) == len({tuple(output) for output in outputs}) == 4

@@ -29,7 +29,7 @@ def test_a_seeded_request_is_the_same_alone_and_in_a_batch(engine, prompts, dtyp
             {"prompts": some, "sampling": sampling, "one_by_one": True},
             {"prompts": some[::-1], "sampling": sampling[::-1]},
         ],
-        dtype=dtype, max_num_seqs=8, max_num_batched_tokens=128,
+        dtype=dtype,
     )  # fmt: skip
     together, alone = ([answer["tokens"] for answer in answers] for answers in (together, alone))
     assert together == alone
@@ -45,7 +45,7 @@ def test_logprobs_in_low_precision_are_those_of_transformers(engine, model, prom
     some = prompts[1:16:2]  # up to 100 tokens: torch multiplies half precision one by one on many processors
     (answers,) = engine(
         [{"prompts": some, "sampling": {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, "logprobs": 5}}],
-        dtype=dtype, max_num_seqs=8, max_num_batched_tokens=128,
+        dtype=dtype,
     )  # fmt: skip
     exact, rounded = (
         AutoModelForCausalLM.from_pretrained(model, dtype=one).eval() for one in (torch.float32, getattr(torch, dtype))
@@ -92,7 +92,7 @@ def test_prompt_logprobs_are_those_of_transformers_and_parameters_shape_the_answ
             {"prompts": some * 2, "sampling": [{**greedy, "prompt_logprobs": 2}] * 4 + [greedy] * 4},
             {"prompts": [prompts[10]] * 5, "sampling": shaping},
         ],
-        dtype="float32", max_num_seqs=8, max_num_batched_tokens=64,
+        dtype="float32",
     )  # fmt: skip
     assert free["tokens"] == banned["tokens"] or 0 in free["tokens"]
     assert forced["tokens"] == [1234] * 8
