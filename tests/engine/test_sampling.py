@@ -42,7 +42,7 @@ def test_logprobs_in_low_precision_are_those_of_transformers(engine, model, prom
     import torch
     from transformers import AutoModelForCausalLM
 
-    some = prompts[1:16:2]  # up to 100 tokens: torch multiplies half precision one by one on many processors
+    some = prompts[1:12:2]  # up to 32 tokens: torch multiplies half precision one by one on many processors
     (answers,) = engine(
         [{"prompts": some, "sampling": {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, "logprobs": 5}}],
         dtype=dtype,
