@@ -82,11 +82,9 @@ CONFIG = (
     ),
     Refusal(
         "vLLM's backends for communication between devices",
-        lambda c: (
-            c.parallel_config.all2all_backend != "allgather_reducescatter"
-            or c.parallel_config.dcp_comm_backend not in (None, "ag_rs")
-        ),
-        "leave out --all2all-backend and --dcp-comm-backend: the target's compiler makes the collectives",
+        lambda c: c.parallel_config.all2all_backend != "allgather_reducescatter",
+        # not --dcp-comm-backend: models with sparse latent attention choose one by themselves
+        "leave out --all2all-backend: the target's compiler makes the collectives",
     ),
     Refusal(
         "another placement of experts or of KV blocks on devices",

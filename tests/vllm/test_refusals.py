@@ -74,9 +74,9 @@ class Nothing:
             "--expert-placement-strategy",
         ),
         (
-            {"tensor_parallel_size": 4, "decode_context_parallel_size": 2, "dcp_comm_backend": "a2a"},
+            {"tensor_parallel_size": 2, "all2all_backend": "deepep_low_latency"},
             "vLLM's backends for communication",
-            "--dcp-comm-backend",
+            "--all2all-backend",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
