@@ -16,7 +16,8 @@ def seeded(seed: int, **others: object) -> dict:
     return {"temperature": 0.9, "seed": seed, "max_tokens": 24, "ignore_eos": True, **others}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.conformance)])
+@pytest.mark.conformance  # test_serve.py has it through a server
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_seeded_request_is_the_same_alone_and_in_a_batch(engine, prompts, dtype) -> None:
     some = prompts[4:12]
     sampling = [

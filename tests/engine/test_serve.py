@@ -161,6 +161,7 @@ def test_no_weights(model: Path, tmp_path: Path) -> None:
     assert "no weights" in failed(copied(model, tmp_path))
 
 
+@pytest.mark.conformance
 def test_truncated_weights(model: Path, tmp_path: Path) -> None:
     folder = copied(model, tmp_path)
     with (model / "model.safetensors").open("rb") as whole:
@@ -173,11 +174,13 @@ def test_unknown_architecture(model: Path, tmp_path: Path) -> None:
     assert "NobodysForCausalLM" in said
 
 
+@pytest.mark.conformance
 def test_a_head_size_that_nothing_supports(model: Path, tmp_path: Path) -> None:
     said = failed(copied(model, tmp_path, head_dim=63), "--load-format", "dummy")
     assert "63" in said
 
 
+@pytest.mark.conformance
 def test_a_port_in_use(model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))

@@ -371,7 +371,7 @@ FAMILIES = {
     function.__name__: function
     for function in (elementwise, division, scalars, reduce, shape, index, matmul, norm, sort, windows, create)
 }
-EXAMPLES, CALLS = 8, 12
+EXAMPLES, CALLS = 4, 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -106,6 +106,7 @@ def test_an_example_of_one_row_that_broadcasts():
     agree(eager(torch.add, args), execute(hlo, args))
 
 
+@pytest.mark.conformance
 def test_a_language_model_captured_with_two_rows_serves_one() -> None:
     model, args = build("llama")
     program = capture(model, args, dynamic_shapes={"values": tuple({0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for _ in args)})
