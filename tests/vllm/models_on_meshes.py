@@ -41,6 +41,8 @@ SIZES = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
+DIVIDED = {"head_dim": 8}
+"""Of classes of vLLM that divide hidden_size by the heads, whatever config.json says."""
 LINEAR = ["linear_attention", "full_attention"]
 SSD = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
 DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
@@ -55,7 +57,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "experts_apart": ("Qwen3MoeConfig", EXPERTS, (4,)),
     "latent": ("DeepseekV3Config", LATENT, (4,)),
     "granite_hybrid": ("GraniteMoeHybridConfig", {  # one group of all heads, which each device has; a norm over all channels
-        **SSD, "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 32, "layer_types": LINEAR,
+        **SSD, **DIVIDED, "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 32, "layer_types": LINEAR,
     }, (4,)),
     "qwen3_next": ("Qwen3NextConfig", {**EXPERTS, **DELTA, "layer_types": LINEAR, "shared_expert_intermediate_size": 32}, (2,)),
     "requests": ("LlamaConfig", {}, (2, 8)),  # devices have the caches of other requests
@@ -67,12 +69,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 }  # fmt: skip
 MORE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "deep": ("LlamaConfig", {"num_hidden_layers": 4}, (8,)),  # layers that are emitted once
-    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}, (4,)),  # biases, one matrix for embedding and head
+    "qwen2": ("Qwen2Config", {**DIVIDED, "tie_word_embeddings": True}, (4,)),  # biases, one matrix for embedding and head
     "qwen3": ("Qwen3Config", {}, (8,)),  # norms of each head
     "experts": ("Qwen3MoeConfig", EXPERTS, (4,)),
     "gpt_oss": ("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 8}, (8,)),
     "jamba": ("JambaConfig", {
-        "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
+        **DIVIDED, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
         "use_mamba_kernels": False,
     }, (4,)),
     "kimi": ("KimiLinearConfig", {  # a projection of which each device has one part whole
@@ -84,7 +86,7 @@ MORE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 4, "num_attention_heads": 8,
     }, (4, 8)),
     "requests_hybrid": ("Qwen3NextConfig", {**EXPERTS, **DELTA, "layer_types": LINEAR, "shared_expert_intermediate_size": 32}, (2,)),
-    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}, (4,)),
+    "lfm2": ("Lfm2Config", {**DIVIDED, "layer_types": ["conv", "full_attention"]}, (4,)),
     "context": ("LlamaConfig", {"num_attention_heads": 16}, (4, 8)),  # devices of the same heads have other blocks of the cache
     "falcon_h1": (
         "FalconH1Config",
@@ -94,7 +96,7 @@ MORE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "qwen3_5": ("Qwen3_5TextConfig", {**DELTA, "layer_types": LINEAR}, (4,)),
     "olmo_hybrid": (
         "OlmoHybridConfig",
-        {**DELTA, "linear_num_key_heads": 4, "layer_types": LINEAR},
+        {**DELTA, **DIVIDED, "linear_num_key_heads": 4, "layer_types": LINEAR},
         (4,),
     ),  # norms over all heads
     "nemotron_h": (
