@@ -11,7 +11,7 @@ ENGINES = "tests/engine/"
 """One engine at a time: it takes all cores, and two of them wait for each other's threads."""
 WHOLE = (
     "tests/docs/test_from_scratch.py", "tests/jax/test_decoder.py", "tests/packaging/test_wheel.py", "tests/versions/test_versions.py",
-    "tests/vllm/test_engine_bundle.py", "tests/vllm/test_meshes.py", "tests/vllm/test_pooling.py",
+    "tests/vllm/test_engine_bundle.py", "tests/vllm/test_steps_on_meshes.py", "tests/vllm/test_pooling.py",
 )  # fmt: skip
 """Files whose tests share what takes long to make. Files start in their order: those of vLLM, which changes classes of transformers, are last."""
 
