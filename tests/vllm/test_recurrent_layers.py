@@ -108,7 +108,7 @@ def test_vllms_classes_are_themselves_again_after_a_build(tmp_path: Path) -> Non
     assert original.__module__ == mixer.__name__
     with catalog.replaced():
         assert mixer.MambaMixer2.conv_ssm_forward is not original
-        assert torch.ops.vllm.mamba_mixer2 is mixer.mamba_mixer2
+        assert torch.ops.vllm.mamba_mixer2.__wrapped__ is mixer.mamba_mixer2
     assert (mixer.MambaMixer2.conv_ssm_forward, torch.ops.vllm.mamba_mixer2) == (original, op)
 
 
