@@ -2,8 +2,9 @@
 
 A model whose config says something else than what vLLM's class has fixed in its code would be served wrong without a word, or, where the field
 adds a tensor, fail once its weights are loaded. Comes in: a config as vLLM read it. Guaranteed: each field of `FIXED` says what vLLM's
-class computes, and each layer has the window that it
-should have. The places are of vLLM 0.32; the fields were found by comparing what the two libraries' classes read, and by the random models of
+class computes, and each layer has the window that it should have.
+
+The places are of vLLM 0.32; the fields were found by comparing what the two libraries' classes read, and by the random models of
 tests/conformance/test_random_models.py.
 """
 
@@ -55,10 +56,13 @@ def check_windows(layers: Mapping[str, Any], model_config: Any) -> None:
         return
     wrong = []
     for name, layer in layers.items():
-        number = LAYER.search(name)
-        kind = kinds[int(number[1])] if number and int(number[1]) < len(kinds) else ""
-        if kind in WINDOW and hasattr(layer, "sliding_window") and WINDOW[kind] != bool(layer.sliding_window):
-            wrong.append(f"layer {int(number[1])} is {kind} and has {'a' if layer.sliding_window else 'no'} window")  # type: ignore[index]
+        found = LAYER.search(name)
+        if found is None or not hasattr(layer, "sliding_window"):
+            continue
+        number = int(found[1])
+        kind = kinds[number] if number < len(kinds) else ""
+        if kind in WINDOW and WINDOW[kind] != bool(layer.sliding_window):
+            wrong.append(f"layer {number} is {kind} and has {'a' if layer.sliding_window else 'no'} window")
     if wrong:
         raise UnsupportedError(
             f"vLLM's {model_config.architecture} ignores layer_types of this config.json: {', '.join(wrong[:4])}",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fxhlo.tools.architectures.catalog import drawn_names
 from fxhlo.tools.architectures.compare import LOG, Comparison
 from fxhlo.tools.architectures.drawn import FAMILIES
 
@@ -24,7 +25,7 @@ GOOD = ("served", "refused")
 
 def names(seeds: range) -> list[str]:
     every = int(os.environ.get("FXHLO_CONFORMANCE_EVERY", "1"))
-    return [f"{family}@{seed}" for seed in seeds for family in FAMILIES][::every]
+    return drawn_names(FAMILIES, seeds)[::every]
 
 
 @pytest.fixture(scope="module")

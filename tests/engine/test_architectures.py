@@ -28,10 +28,6 @@ RANDOM = "DeepseekV3ForCausalLM@3"
 RECORD = Record.load()
 
 
-def some(names: Iterator[str] | tuple[str, ...], quick: tuple[str, ...]) -> list[object]:
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.conformance) for name in names]
-
-
 @pytest.fixture(scope="module")
 def compared() -> Iterator[Comparison]:
     """One process for all of them: importing vLLM takes longer than serving a small model."""
@@ -49,7 +45,10 @@ def test_there_is_a_quick_one_of_each_kind() -> None:
     assert {kind_of(name) for name in QUICK} == set(KINDS)
 
 
-@pytest.mark.parametrize("name", some(tuple(ARCHITECTURES), QUICK))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.conformance) for name in ARCHITECTURES],
+)
 def test_an_architecture_is_what_the_record_says(name: str, compared: Comparison) -> None:
     outcome, recorded = compared.outcome(name), RECORD.outcomes[name]
     log = (FOLDER / LOG).read_text(errors="replace")[-3000:]

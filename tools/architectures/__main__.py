@@ -9,7 +9,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from .catalog import ARCHITECTURES, DRAWN, KINDS, kind_of
+from .catalog import ARCHITECTURES, DRAWN, KINDS, drawn_names, kind_of
 from .compare import FOLDER, LOG, REFUSED_AS_A_WHOLE, Comparison, Examination
 from .drawn import FAMILIES
 from .outcome import Outcome
@@ -30,7 +30,7 @@ def chosen(words: Sequence[str]) -> list[str]:
 def drawn(families: Sequence[str], seeds: str) -> list[str]:
     """Names of random models. seeds: "FIRST:END"."""
     first, _, end = seeds.partition(":")
-    return [f"{family}{DRAWN}{seed}" for seed in range(int(first), int(end)) for family in families or FAMILIES]
+    return drawn_names(families or FAMILIES, range(int(first), int(end)))
 
 
 def row(outcome: Outcome) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .backend import BACKEND
 from .dense import DENSE
 from .drawn import draw
@@ -33,4 +35,10 @@ def architecture_of(name: str) -> Architecture:
 
 def kind_of(name: str) -> str:
     family = name.partition(DRAWN)[0]
-    return next((kind for kind, group in KINDS.items() if any(one.name == family for one in group)), "hybrid")
+    return next(kind for kind, group in KINDS.items() if any(one.name == family for one in group))
+
+
+def drawn_names(families: Iterable[str], seeds: Iterable[int]) -> list[str]:
+    """Names of random models: for each seed one of each family."""
+    families = tuple(families)
+    return [f"{family}{DRAWN}{seed}" for seed in seeds for family in families]
