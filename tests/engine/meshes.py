@@ -34,6 +34,7 @@ def main() -> None:
     ]
     experts = "moe_intermediate_size" in json.loads((Path(sys.argv[1]) / "config.json").read_text())
     answers: dict[str, Any] = {}
+    gc.freeze()  # what is imported stays, and each engine's collections need not visit it
     for asked in json.loads(sys.argv[2]):
         split, stages = asked if isinstance(asked, list) else (asked, 1)
         devices, _, context = str(split).partition("/")

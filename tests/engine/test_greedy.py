@@ -13,6 +13,7 @@ def tokens(answers: list[dict]) -> list[list[int]]:
     return found
 
 
+@pytest.mark.conformance
 def test_batched_and_one_by_one_without_prefix_caching(engine, prompts, continued) -> None:
     prompts = prompts[::2]
     together, alone = engine(
@@ -23,14 +24,15 @@ def test_batched_and_one_by_one_without_prefix_caching(engine, prompts, continue
     assert tokens(alone) == tokens(together)[::6]
 
 
-def test_prefix_caching_and_prompts_split_into_small_chunks(engine, prompts, continued) -> None:
-    prompts = prompts[::2]
-    first, again = engine(
-        [{"prompts": prompts, "sampling": GREEDY}] * 2,
+def test_batched_and_one_by_one_with_prefix_caching_and_prompts_in_small_chunks(engine, prompts, continued) -> None:
+    prompts = prompts[1::3]
+    first, again, alone = engine(
+        [{"prompts": prompts, "sampling": GREEDY}] * 2 + [{"prompts": prompts[::4], "sampling": GREEDY, "one_by_one": True}],
         dtype="float32", enable_prefix_caching=True, apart=True,
     )  # fmt: skip
     assert tokens(first) == continued(prompts, tokens(first))
     assert tokens(again) == tokens(first)
+    assert tokens(alone) == tokens(first)[::4]
     assert max(answer["cached"] or 0 for answer in again) >= 512, "the second round should find its prefixes cached"
 
 

@@ -34,16 +34,21 @@ def answers(folder: Path, devices: list[Any], **config: Any) -> dict[str, Any]:
     return found
 
 
-def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(tmp_path: Path) -> None:
-    """Two heads of keys: on four devices each head is on two, and a cache holds half as much of the same memory per device; all of it where
-    the two have other blocks, or the blocks of other requests."""
-    started = ("1", "2", "4", "4/2", "4:2", "2:2")
+BLOCKS = {"1": 1, "2": 2, "4": 2, "4/2": 4, "4:2": 4, "2:2": 2}
+"""Blocks of a cache in the same memory per device, beside one device: with two heads of keys, four devices have each head twice; all of them
+hold something else where the two have other blocks, or the blocks of other requests."""
+
+
+@pytest.mark.parametrize(
+    "started", [("1", "4/2", "4:2"), pytest.param(tuple(BLOCKS), marks=pytest.mark.conformance)], ids=["some", "all"]
+)
+def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(started: Any, tmp_path: Path) -> None:
     found = answers(tmp_path, [*started, 8])
     for one in started:
         assert found[one]["tokens"] == found["1"]["tokens"], one
         assert found[one]["world"] == 1
     blocks = found["1"]["blocks"]
-    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([1, 2, 2, 4, 4, 2], rel=0.02)
+    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([BLOCKS[one] for one in started], rel=0.02)
     assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
 
 

@@ -29,7 +29,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-P", str(Path(__file__).parents[1] / "vllm" / "pooling_models.py"), str(folder)]
+    script = Path(__file__).parents[1] / "vllm" / "pooling_models.py"
+    command = [sys.executable, "-P", str(script), str(folder), "bert", "xlm_roberta_reranker"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

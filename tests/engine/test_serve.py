@@ -157,6 +157,7 @@ def test_an_option_of_fxhlo_is_refused_before_there_is_an_engine(model: Path) ->
     assert "vllm could not start.\n--additional-config: the budget 'much' is not understood" in log
 
 
+@pytest.mark.conformance  # tests/vllm/test_loading.py has the sentence
 def test_no_weights(model: Path, tmp_path: Path) -> None:
     assert "no weights" in failed(copied(model, tmp_path))
 
@@ -189,6 +190,7 @@ def test_a_port_in_use(model: Path) -> None:
     assert "port" in said
 
 
+@pytest.mark.conformance  # tests/vllm/test_memory.py has the sentence
 def test_too_little_memory_for_one_kv_block(model: Path) -> None:
     said = failed(model, "--kv-cache-memory-bytes", "1000")
     assert "too little memory for one KV block" in said

@@ -71,9 +71,9 @@ def check(
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("decode", "bfloat16"),
-        ("mixed", "float32"),
         ("mixed", "bfloat16"),
+        pytest.param("mixed", "float32", marks=pytest.mark.conformance),
+        pytest.param("decode", "bfloat16", marks=pytest.mark.conformance),
         pytest.param("one prompt", "float32", marks=pytest.mark.conformance),
         pytest.param("nobody", "float32", marks=pytest.mark.conformance),
     ],
@@ -93,10 +93,10 @@ def test_more_heads_on_a_latent_of_512() -> None:
 @pytest.mark.parametrize(
     ("lengths", "sizes", "changes"),
     [
-        (STEPS["mixed"], Sizes(4, 24, 32, 128, 20), {}),
+        pytest.param(STEPS["mixed"], Sizes(4, 24, 32, 128, 20), {}, marks=pytest.mark.conformance),
         (STEPS["mixed"], Sizes(2, 192, 64, 128, 256), {"dtype": "bfloat16"}),
         ([(600, 300), (0, 1), (3, 290)], Sizes(2, 16, 16, 128, 16), {"page": 64}),
-        ([(600, 300), (0, 70)], Sizes(2, 16, 16, 128, 16), {"window": 20}),
+        pytest.param([(600, 300), (0, 70)], Sizes(2, 16, 16, 128, 16), {"window": 20}, marks=pytest.mark.conformance),
         (STEPS["nobody"], Sizes(2, 16, 16, 128, 16), {}),
     ],
 )
@@ -156,7 +156,7 @@ def test_every_served_size_fits(model: str, target: str) -> None:
         assert blocks.vmem <= 0.8 * Target(target).vmem
 
 
-@pytest.mark.parametrize("tokens", [32, 512])
+@pytest.mark.parametrize("tokens", [pytest.param(32, marks=pytest.mark.conformance), 512])
 def test_the_cache_is_updated_where_it_lies(tokens: int) -> None:
     """Compiled with a cache that is donated, nothing of its size is made; with 512 rows, where a prompt may take the other form."""
     operands = specs(tokens, MODELS["DeepSeek-V2-Lite"], 16, 8, 32, blocks=8192)

@@ -1,7 +1,7 @@
 """Small pooling models with random weights, as folders, and what transformers makes of some prompts.
 
-`python pooling_models.py FOLDER` writes each model and, beside it, reference.json: for each prompt what the model returns, hidden states
-[T, H], logits [labels] or logits [T, labels]; documents.json and pairs.json the same of DOCUMENTS, alone and behind QUERY.
+`python pooling_models.py FOLDER [NAME...]` writes each model, or those named, and reference.json beside it: for each prompt what the model
+returns, hidden states [T, H], logits [labels] or logits [T, labels]; documents.json and pairs.json the same of DOCUMENTS, alone and behind QUERY.
 In a process of its own, without vLLM, which replaces methods of transformers' classes.
 """
 
@@ -197,5 +197,5 @@ def _returned(outputs: Any, head: dict[str, torch.nn.Linear]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for name, model in MODELS.items():
-        write(model, Path(sys.argv[1]) / name)
+    for name in sys.argv[2:] or MODELS:
+        write(MODELS[name], Path(sys.argv[1]) / name)

@@ -60,3 +60,9 @@ def test_a_part_that_the_weights_fill(host: Path) -> None:
         wanted_bytes(CacheConfig(gpu_memory_utilization=0.1), 0, 6 * GIB, GIB, Room.of_host())
     assert "--gpu-memory-utilization" in str(caught.value)
     assert "the weights and states take 6.00 GiB" in str(caught.value)
+
+
+def test_less_than_a_block(host: Path) -> None:
+    with pytest.raises(CacheSizeError, match="too little memory for one KV block: it takes") as caught:
+        memory.kv_cache_bytes(1000, 2000, 4000, GIB)
+    assert "--kv-cache-memory-bytes" in str(caught.value)
