@@ -40,6 +40,8 @@ help:  ## this list
 
 # --- the environment -------------------------------------------------------------------------------------------------
 
+# Packages are compiled on all cores, where pip takes one; some have files of other Pythons, which do not compile.
+
 $(READY): requirements.lock setup.py pyproject.toml
 	@fits() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
 	python=""; \
@@ -56,9 +58,10 @@ $(READY): requirements.lock setup.py pyproject.toml
 	fi; \
 	start=$$SECONDS; \
 	echo "set-up 2/4: $$(grep -c == requirements.lock) pinned packages, about 3 minutes the first time (2 GB on disk)"; \
-	.venv/bin/python -m pip install -qq --disable-pip-version-check --log .venv/set-up.log --no-deps -r requirements.lock || { \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-compile --log .venv/set-up.log --no-deps -r requirements.lock || { \
 	  echo "error: pip could not install requirements.lock; its reason stands above, all it did in .venv/set-up.log" >&2; \
 	  echo "  next: check the package index that pip uses: .venv/bin/python -m pip config list" >&2; exit 1; }; \
+	.venv/bin/python -m compileall -qq -j 0 .venv/lib || true; \
 	echo "set-up 3/4: fxhlo itself, editable ($$((SECONDS - start)) s for the packages)"; \
 	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	echo "set-up 4/4: native kernels for this processor, which the first start would build otherwise"; \

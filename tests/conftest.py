@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: threads of two processes on two cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ENGINES = "tests/engine/"
 """One engine at a time: it takes all cores, and two of them wait for each other's threads."""
