@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: threads of two processes on two cores wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported. Threads of two processes on two cores wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ENGINES = "tests/engine/"

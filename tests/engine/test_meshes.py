@@ -48,7 +48,9 @@ def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(started:
         assert found[one]["tokens"] == found["1"]["tokens"], one
         assert found[one]["world"] == 1
     blocks = found["1"]["blocks"]
-    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx([BLOCKS[one] for one in started], rel=0.02)
+    assert [found[one]["blocks"] / blocks for one in started] == pytest.approx(
+        [BLOCKS[one] for one in started], rel=0.02
+    )
     assert "a mesh of 8 devices (model=8) does not fit: this process has 4 of cpu" in found["8"]
 
 

@@ -112,7 +112,9 @@ def from_eight_rows_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     prompt_blocks_for.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["mixed", *(pytest.param(name, marks=pytest.mark.conformance) for name in ("decode", "one prompt"))])
+@pytest.mark.parametrize(
+    "name", ["mixed", *(pytest.param(name, marks=pytest.mark.conformance) for name in ("decode", "one prompt"))]
+)
 def test_each_request_in_the_form_of_its_length(name: str, from_eight_rows_on: None) -> None:
     check(STEPS[name], Sizes(2, 16, 16, 128, 16))
 

@@ -61,7 +61,13 @@ QUICK = {(name, "tiles of several requests") for name in SHAPES if name != "a de
     ("name", "lengths", "strict"),
     [
         *(
-            pytest.param(name, STEPS[step], False, id=f"{name}, {step}", marks=() if (name, step) in QUICK else pytest.mark.conformance)
+            pytest.param(
+                name,
+                STEPS[step],
+                False,
+                id=f"{name}, {step}",
+                marks=() if (name, step) in QUICK else pytest.mark.conformance,
+            )
             for name in SHAPES
             for step in STEPS
         ),
