@@ -11,7 +11,7 @@ tests/conformance/test_random_models.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ class Fixed:
     when: Callable[[Any], object] = bool
 
 
-def check_fixed_fields(config: Any, architecture: str, where: Path) -> None:
-    """Raises UnsupportedError with every field whose value vLLM's class of the architecture would ignore."""
-    wrong = list(_wrong(config, architecture))
+def check_fixed_fields(config: Any, names: Sequence[str], where: Path) -> None:
+    """Raises UnsupportedError with every field whose value vLLM's class would ignore. names: of the class, the architecture's first."""
+    wrong = list(_wrong(config, fixed_of(names)))
     if wrong:
         raise UnsupportedError(
-            f"vLLM's {architecture} ignores what this config.json says: {'; '.join(wrong)}",
+            f"vLLM's {names[0]} ignores what this config.json says: {'; '.join(wrong)}",
             where=where,
             next_step="serve this model with --model-impl transformers, or correct the field where the weights do not mean it",
         )
@@ -77,8 +77,14 @@ WINDOW = {"sliding_attention": True, "full_attention": False}
 """A layer's kind -> whether it has a window."""
 
 
-def _wrong(config: Any, architecture: str) -> Iterator[str]:
-    for one in FIXED.get(architecture, ()):
+def fixed_of(names: Sequence[str]) -> tuple[Fixed, ...]:
+    """What the class with these names has fixed, the layers of another class among it."""
+    found = next((name for name in names if name in FIXED or name in LAYERS_OF), "")
+    return (*FIXED.get(found, ()), *FIXED.get(LAYERS_OF.get(found, ""), ()))
+
+
+def _wrong(config: Any, fixed: Sequence[Fixed]) -> Iterator[str]:
+    for one in fixed:
         value = _value(config, one.field)
         computed = one.computed(config) if callable(one.computed) else one.computed
         same = value in computed if isinstance(computed, frozenset) else _plain(value) == _plain(computed)
@@ -157,7 +163,10 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     "DeepseekV3ForCausalLM": (*LATENT, INTERLEAVED),
     "DeepseekV32ForCausalLM": LATENT,
     "Ernie4_5ForCausalLM": (_no_bias("use_bias", "ernie45.py:52"),),
-    "Ernie4_5_MoeForCausalLM": (_no_bias("use_bias", "ernie45_moe.py:267"),),
+    "Ernie4_5_MoeForCausalLM": (
+        _no_bias("use_bias", "ernie45_moe.py:267"),
+        Fixed("moe_norm_min", 1e-12, "ernie45_moe.py:190"),
+    ),
     "FalconForCausalLM": (
         Fixed("activation", "gelu", "falcon.py:243"),
         Fixed("ffn_hidden_size", lambda config: 4 * config.hidden_size, "falcon.py:236"),
@@ -205,6 +214,8 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     "MiniCPM3ForCausalLM": (_no_bias("attention_bias", "minicpm3.py:86"), _no_bias("mlp_bias", "minicpm.py:208")),
     "MiniMaxM2ForCausalLM": (_silu("minimax_m2.py:96"),),
     "MixtralForCausalLM": (_silu("mixtral.py:118"),),
+    "ModernBertForSequenceClassification": (Fixed("classifier_activation", "gelu", "modernbert.py:342"),),
+    "NomicBertModel": (_head_dim("bert_with_rope.py:113"),),
     "OlmoHybridForCausalLM": (
         _no_bias("attention_bias", "olmo_hybrid.py:113"),
         _head_dim("olmo_hybrid.py:103"),
@@ -239,4 +250,26 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
         Fixed("use_long_context", False, "zamba2.py"),
     ),
 }
-"""vLLM's name of the architecture -> what its class has fixed."""
+"""vLLM's name of the architecture, or of its class -> what its class has fixed."""
+LAYERS_OF: Mapping[str, str] = {
+    "BertForMaskedLM": "BertModel",
+    "BertForSequenceClassification": "BertModel",
+    "BertForTokenClassification": "BertModel",
+    "BertSpladeSparseEmbeddingModel": "BertModel",
+    "BgeM3EmbeddingModel": "RobertaModel",
+    "ColBERTLfm2Model": "Lfm2ForCausalLM",
+    "Gemma3TextModel": "Gemma3ForCausalLM",
+    "GPT2ForSequenceClassification": "GPT2LMHeadModel",
+    "HF_ColBERT": "BertModel",
+    "JambaForSequenceClassification": "JambaForCausalLM",
+    "JinaForRanking": "Qwen3ForCausalLM",
+    "Qwen2ForProcessRewardModel": "Qwen2ForCausalLM",
+    "Qwen2ForRewardModel": "Qwen2ForCausalLM",
+    "RobertaForMaskedLM": "RobertaModel",
+    "RobertaForSequenceClassification": "RobertaModel",
+    "RobertaForTokenClassification": "RobertaModel",
+    "VoyageQwen3BidirectionalEmbedModel": "Qwen3ForCausalLM",
+    "XLMRobertaForSequenceClassification": "RobertaModel",
+    "XLMRobertaForTokenClassification": "RobertaModel",
+}
+"""A class of vLLM's with a pooler of its own -> whose layers it has."""

@@ -274,7 +274,9 @@ def _check_sizes(model_config: ModelConfig) -> None:
     attention, latent = not model_config.is_attention_free, model_config.use_mla
     check_config_sizes(model_config.hf_text_config, where, attention=attention, latent=latent)
     if not model_config.using_transformers_backend():
-        check_fixed_fields(model_config.hf_text_config, model_config.architecture, where)
+        from .compat import names_of_class
+
+        check_fixed_fields(model_config.hf_text_config, names_of_class(model_config.architecture), where)
 
 
 def _settle_cached_states(vllm_config: VllmConfig) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
+from vllm import ModelRegistry
 
 from fxhlo.runtime.core.errors import UnsupportedError
-from fxhlo.runtime.vllm.compat import engine_config
-from fxhlo.runtime.vllm.fixed_fields import FIXED, check_fixed_fields
+from fxhlo.runtime.vllm.compat import engine_config, names_of_class
+from fxhlo.runtime.vllm.fixed_fields import FIXED, LAYERS_OF, check_fixed_fields, fixed_of
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
@@ -27,6 +29,7 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     ("FalconH1ForCausalLM", {"mamba_rms_norm": True}, "mamba_norm_before_gate is True"),
     ("Mamba2ForCausalLM", {"time_step_limit": [0.5, 0.7]}, r"time_step_limit is \[0.5, 0.7\]"),
     ("Qwen2ForCausalLM", {"head_dim": 32}, "head_dim is 32, and is computed as 16"),
+    ("Qwen3ForCausalLM", {"attention_bias": True, "architectures": ["Qwen3ForSequenceClassification"]}, "attention_bias is True"),
     ("DeepseekV2ForCausalLM", {"rope_parameters": LINEAR}, "rope_type is 'linear', and is computed as .* default"),
 ]
 
@@ -38,7 +41,7 @@ def written(folder: Path, name: str, **fields: Any) -> str:
     for field, value in fields.items():
         config[field] = {**config.get(field, {}), **value} if isinstance(value, dict) else value
     (folder / "config.json").write_text(
-        json.dumps({**config, "architectures": [name], "dtype": "float32"}, default=str)
+        json.dumps({"architectures": [name], **config, "dtype": "float32"}, default=str)
     )
     return str(folder)
 
@@ -56,15 +59,76 @@ def test_transformers_class_computes_it(tmp_path: Path) -> None:
     assert engine_config(folder, dtype="float32", max_model_len=128, model_impl="transformers")
 
 
+def config_of(name: str) -> Any:
+    one = ARCHITECTURES.get(name)
+    return getattr(transformers, one.config)(**one.sizes) if one else getattr(transformers, name).config_class()
+
+
 @pytest.mark.parametrize("name", FIXED)
 def test_every_field_is_transformers_own(name: str) -> None:
     """A field that transformers' class has not is never set; and what its defaults say is not refused."""
-    one = ARCHITECTURES.get(name)
-    config = getattr(transformers, one.config)(**one.sizes) if one else getattr(transformers, name).config_class()
+    config = config_of(name)
     for row in FIXED[name]:
         first = row.field.partition(".")[0]
         assert hasattr(config, first) or first in ("router_bias", "head_dim"), row
-    check_fixed_fields(config, name, Path("config.json"))
+    check_fixed_fields(config, [name], Path("config.json"))
+
+
+def another(value: Any) -> Any:
+    """Not this value, and of its kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (str, frozenset)):
+        return "another"
+    return [0.5, 0.7] if isinstance(value, list) else 8.0 if value is None else value + 1
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_every_row_refuses_another_value(name: str) -> None:
+    for row in FIXED[name]:
+        config = config_of(name)
+        *outer, field = row.field.split(".")
+        holder = config
+        for part in outer:
+            holder = holder.setdefault(part, {}) if isinstance(holder, dict) else getattr(holder, part)
+        value = another(row.computed(config) if callable(row.computed) else row.computed)
+        if isinstance(holder, dict):
+            holder[field] = value
+        else:
+            object.__setattr__(holder, holder.attribute_map.get(field, field), value)  # some configs check types
+        if not row.when(config):
+            config.mamba_rms_norm = True
+        with pytest.raises(UnsupportedError, match=f"{re.escape(row.field)} is .*, and is computed as"):
+            check_fixed_fields(config, [name], Path("config.json"))
+
+
+POOLERS = {
+    "Qwen3ForSequenceClassification": "Qwen3ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "OlmoeForSequenceClassification": "OlmoeForCausalLM",
+    "GPT2ForSequenceClassification": "GPT2LMHeadModel",
+    "XLMRobertaForTokenClassification": "RobertaModel",
+    "Qwen2ForRewardModel": "Qwen2ForCausalLM",
+}
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_a_model_that_pools_has_its_layers_fields(name: str) -> None:
+    assert fixed_of(names_of_class(name)) == FIXED[POOLERS[name]]
+
+
+def test_every_class_with_others_layers_is_vllms() -> None:
+    assert all(names_of_class(name) for name in LAYERS_OF)
+    assert not LAYERS_OF.keys() & FIXED.keys()
+    assert set(LAYERS_OF.values()) <= FIXED.keys()
+
+
+def test_a_class_of_somebodys_own_has_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's name, and another class: nothing is known of it."""
+    monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
+    ModelRegistry.register_model("MixtralForCausalLM", "test_fixed_fields:Own")
+    assert not fixed_of(names_of_class("MixtralForCausalLM"))
 
 
 @pytest.mark.parametrize("name", ["Qwen2MoeForCausalLM", "GptOssForCausalLM"])

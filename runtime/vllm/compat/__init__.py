@@ -79,7 +79,7 @@ from .configs import default_sizes, engine_config, engine_config_of, kv_cache_sp
 from .ending import when_engines_end
 from .groups import layers_of_stages, shared, start_hosts, start_one_process
 from .hooks import HOOKS, check
-from .registry import look_at_models_here, registered, registered_name
+from .registry import look_at_models_here, names_of_class, registered, registered_name
 
 __all__ = [
     "EMPTY_MODEL_RUNNER_OUTPUT",
@@ -150,6 +150,7 @@ __all__ = [
     "layers_of_stages",
     "linear_layers",
     "look_at_models_here",
+    "names_of_class",
     "no_comparison_of_heads",
     "no_compile",
     "no_quantization",

@@ -77,6 +77,16 @@ def registered_name(architecture: str) -> str:
     return registry.ModelRegistry._normalize_arch(architecture, SimpleNamespace())
 
 
+def names_of_class(architecture: str) -> tuple[str, ...]:
+    """Names by which tables have vLLM's class of an architecture: the architecture's own, that of the decoder which is made to pool
+    (Qwen3ForCausalLM of Qwen3ForSequenceClassification), the class's (Qwen2ForCausalLM of Qwen2Model). None where the class is not vLLM's own."""
+    registry = importlib.import_module("vllm.model_executor.models.registry")
+    known = registered_name(architecture)
+    found = registry.ModelRegistry.models.get(known)
+    module, name = getattr(found, "module_name", ""), getattr(found, "class_name", "")
+    return tuple(dict.fromkeys((architecture, known, name))) if module.startswith("vllm.") else ()
+
+
 def _load_model_class(model: Any) -> Any:
     """In place of _LazyRegisteredModel.load_model_cls, which has the module's and the class's name."""
     with without_images(), _no_gpu_variant(model):
