@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .folder import ModelError
-
 Fields = dict[str, Any]
 
 
@@ -26,7 +24,7 @@ class Family:
 
 def complete(config: Any) -> None:
     """Adds the fields that the config's family lacks, and the base of rotary embeddings under the name of before transformers 5, by which
-    some classes of vLLM read it. Raises ModelError where vLLM's class cannot have such layers."""
+    some classes of vLLM read it."""
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if family is not None and getattr(config, family.sign, None) is None:
         for name, value in family.fields(config).items():
@@ -37,16 +35,9 @@ def complete(config: Any) -> None:
 
 
 def _dense_first(config: Any) -> Fields:
-    """`first_k_dense_replace` of a list of layers, dense ones first."""
+    """`first_k_dense_replace` of a list of layers, dense ones first; a list in another order is refused by its row in fixed_fields.py."""
     layers = list(config.mlp_layer_types)
-    dense = layers.index("sparse") if "sparse" in layers else len(layers)
-    if "dense" in layers[dense:]:
-        raise ModelError(
-            f"mlp_layer_types has a dense layer after a sparse one, {layers}, and vLLM's class of {config.model_type} has all dense ones first",
-            where="config.json",
-            next_step="serve this model with --model-impl transformers",
-        )
-    return {"first_k_dense_replace": dense}
+    return {"first_k_dense_replace": layers.index("sparse") if "sparse" in layers else len(layers)}
 
 
 def _latent_experts(config: Any) -> Fields:
@@ -117,6 +108,27 @@ def _mimo_v2_flash(config: Any) -> Fields:
     }
 
 
+def _nomic_bert(config: Any) -> Fields:
+    """Names of nomic-ai's own code, and what transformers' class has no field for. Its layers are gated; vLLM has gated ones with silu alone,
+    and refuses any other name."""
+    return {
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_hidden_layers,
+        "n_inner": config.intermediate_size,
+        "activation_function": "swiglu" if config.hidden_act == "silu" else f"gated {config.hidden_act}",
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+        "qkv_proj_bias": False,
+        "rotary_emb_scale_base": None,
+        "rotary_emb_interleaved": False,
+        "layer_norm_epsilon": config.layer_norm_eps,
+    }
+
+
+def _positions(kind: str) -> Family:
+    return Family("position_embedding_type", lambda config: {"position_embedding_type": kind})
+
+
 def _rope(config: Any, kind: str) -> Mapping[str, Any]:
     """The rotary parameters of a kind of layers; the shared ones where they are not by kind."""
     parameters: Mapping[str, Any] = config.rope_parameters
@@ -127,6 +139,7 @@ FAMILIES: Mapping[str, Family] = {
     "afmoe": Family("score_func", _afmoe),
     "deepseek_v3": Family("scoring_func", _latent_experts),
     "deepseek_v32": Family("scoring_func", _latent_experts),
+    "gte": _positions("rope"),
     "glm4_moe_lite": Family("first_k_dense_replace", _latent_experts),
     "glm_moe_dsa": Family("scoring_func", lambda config: {**_latent_experts(config), "indexer_rope_interleave": True}),
     "hy_v3": Family("expert_hidden_dim", _hy_v3),
@@ -135,5 +148,7 @@ FAMILIES: Mapping[str, Family] = {
     "longcat_flash": Family("zero_expert_type", _longcat),
     "mimo_v2_flash": Family("hybrid_layer_pattern", _mimo_v2_flash),
     "minimax_m2": Family("scoring_func", _minimax_m2),
+    "nomic_bert": Family("activation_function", _nomic_bert),
+    "xlm-roberta": _positions("absolute"),
 }
 """By `model_type`."""

@@ -127,6 +127,12 @@ def _interleaved_layers(config: Any) -> list[int]:
     return list(range(step - 1, config.num_hidden_layers, step)) if step else []
 
 
+def _dense_first(config: Any) -> list[str]:
+    """Kinds of layers in the only order that vLLM has: it reads how many are dense."""
+    return sorted(value_of(config, "mlp_layer_types") or ())
+
+
+DENSE_FIRST = Fixed("mlp_layer_types", _dense_first, "deepseek_v2.py:1295")
 STEP = Fixed("time_step_limit", [0.0, float("inf")], "mamba_mixer2.py:697")
 LATENT = (
     _no_bias("attention_bias", "deepseek_v2.py:1062"),
@@ -161,7 +167,7 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     ),
     "DeepseekV2ForCausalLM": (*LATENT, _no_bias("mlp_bias", "deepseek_v2.py:264")),
     "DeepseekV3ForCausalLM": (*LATENT, INTERLEAVED),
-    "DeepseekV32ForCausalLM": LATENT,
+    "DeepseekV32ForCausalLM": (*LATENT, DENSE_FIRST),
     "Ernie4_5ForCausalLM": (_no_bias("use_bias", "ernie45.py:52"),),
     "Ernie4_5_MoeForCausalLM": (
         _no_bias("use_bias", "ernie45_moe.py:267"),
@@ -184,8 +190,8 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     ),
     "Gemma2ForCausalLM": (Fixed("use_bidirectional_attention", False, "gemma2.py"),),
     "Gemma3ForCausalLM": (Fixed("attn_logit_softcapping", None, "gemma3.py"),),
-    "Glm4MoeLiteForCausalLM": (*LATENT, INTERLEAVED),
-    "GlmMoeDsaForCausalLM": LATENT,
+    "Glm4MoeLiteForCausalLM": (*LATENT, INTERLEAVED, DENSE_FIRST),
+    "GlmMoeDsaForCausalLM": (*LATENT, DENSE_FIRST),
     "GPT2LMHeadModel": (Fixed("scale_attn_weights", True, "gpt2.py"),),
     "GptOssForCausalLM": (
         Fixed("attention_bias", True, "gpt_oss.py:143"),
@@ -199,9 +205,9 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
     "GraniteMoeSWAForCausalLM": GRANITE_MOE,
     "GraniteMoeHybridForCausalLM": (STEP, _head_dim("granitemoehybrid.py:241")),
-    "HYV3ForCausalLM": (_no_bias("attention_bias", "hy_v3.py:269"), _no_bias("mlp_bias", "hy_v3.py:100")),
+    "HYV3ForCausalLM": (_no_bias("attention_bias", "hy_v3.py:269"), _no_bias("mlp_bias", "hy_v3.py:100"), DENSE_FIRST),
     "JambaForCausalLM": (_head_dim("jamba.py:210"), _silu("jamba.py:91")),
-    "KimiLinearForCausalLM": (_no_bias("attention_bias", "kimi_k3/amd/linear.py:405"),),
+    "KimiLinearForCausalLM": (_no_bias("attention_bias", "kimi_k3/amd/linear.py:405"), DENSE_FIRST),
     "Lfm2ForCausalLM": (_head_dim("lfm2.py:124"),),
     "Lfm2MoeForCausalLM": (_head_dim("lfm2_moe.py:205"),),
     "Llama4ForCausalLM": (Fixed("moe_layers", _interleaved_layers, "llama4.py"),),

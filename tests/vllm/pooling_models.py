@@ -24,14 +24,8 @@ SIZES = {
 }  # fmt: skip
 DECODER = {**SIZES, "num_key_value_heads": 2}
 QWEN3 = {**DECODER, "head_dim": 16}
-ROBERTA = {**SIZES, "position_embedding_type": "absolute"}
 MODERNBERT = {**SIZES, "num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}
 GEMMA3 = {**QWEN3, "num_hidden_layers": 6, "sliding_window": 16, "query_pre_attn_scalar": 16}
-NOMIC = {
-    "n_embd": 64, "n_layer": 2, "n_inner": 128, "n_head": 4, "activation_function": "swiglu", "mlp_fc1_bias": False, "mlp_fc2_bias": False,
-    "qkv_proj_bias": False, "rotary_emb_scale_base": None, "rotary_emb_interleaved": False, "layer_norm_epsilon": 1e-12,
-}  # fmt: skip
-"""What vLLM reads of the config of nomic-ai's own code, which transformers' class keeps."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +50,16 @@ MODELS = {
     "bert": Model("BertConfig", SIZES, "BertModel"),
     "bert_classifier": Model("BertConfig", labels(SIZES, 3), "BertForSequenceClassification"),
     "bert_tokens": Model("BertConfig", labels(SIZES, 3), "BertForTokenClassification"),
-    "roberta": Model("RobertaConfig", ROBERTA, "RobertaModel"),
-    "roberta_classifier": Model("RobertaConfig", labels(ROBERTA, 3), "RobertaForSequenceClassification"),
-    "xlm_roberta": Model("XLMRobertaConfig", ROBERTA, "XLMRobertaModel"),
-    "xlm_roberta_reranker": Model("XLMRobertaConfig", labels(ROBERTA, 1), "XLMRobertaForSequenceClassification"),
-    "xlm_roberta_tokens": Model("XLMRobertaConfig", labels(ROBERTA, 3), "XLMRobertaForTokenClassification"),
+    "roberta": Model("RobertaConfig", SIZES, "RobertaModel"),
+    "roberta_classifier": Model("RobertaConfig", labels(SIZES, 3), "RobertaForSequenceClassification"),
+    "xlm_roberta": Model("XLMRobertaConfig", SIZES, "XLMRobertaModel"),
+    "xlm_roberta_reranker": Model("XLMRobertaConfig", labels(SIZES, 1), "XLMRobertaForSequenceClassification"),
+    "xlm_roberta_tokens": Model("XLMRobertaConfig", labels(SIZES, 3), "XLMRobertaForTokenClassification"),
     "modernbert": Model("ModernBertConfig", MODERNBERT, "ModernBertModel"),
     "modernbert_classifier": Model("ModernBertConfig", labels(MODERNBERT, 2), "ModernBertForSequenceClassification"),
     "modernbert_tokens": Model("ModernBertConfig", labels(MODERNBERT, 3), "ModernBertForTokenClassification"),
-    "nomic_bert": Model("NomicBertConfig", SIZES, "NomicBertModel", NOMIC),
-    "gte": Model("GteConfig", SIZES, "GteModel", {"position_embedding_type": "rope"}),
+    "nomic_bert": Model("NomicBertConfig", SIZES, "NomicBertModel"),
+    "gte": Model("GteConfig", SIZES, "GteModel"),
     "eurobert": Model("EuroBertConfig", {**DECODER, "mask_token_id": 3}, "EuroBertModel"),
     "colbert": Model(
         "BertConfig", SIZES, "BertModel", {"architectures": ["HF_ColBERT"]}, prefix="bert.", head={"linear": (64, 32)}

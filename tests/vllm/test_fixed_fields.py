@@ -13,6 +13,7 @@ from vllm import ModelRegistry
 
 from fxhlo.runtime.core.errors import UnsupportedError
 from fxhlo.runtime.vllm.compat import engine_config, names_of_class
+from fxhlo.runtime.vllm.config_fields import complete
 from fxhlo.runtime.vllm.fixed_fields import FIXED, LAYERS_OF, check_fixed_fields, fixed_of
 from fxhlo.runtime.vllm.model import build_model
 from fxhlo.tools.architectures.catalog import ARCHITECTURES
@@ -61,7 +62,9 @@ def test_transformers_class_computes_it(tmp_path: Path) -> None:
 
 def config_of(name: str) -> Any:
     one = ARCHITECTURES.get(name)
-    return getattr(transformers, one.config)(**one.sizes) if one else getattr(transformers, name).config_class()
+    config = getattr(transformers, one.config)(**one.sizes) if one else getattr(transformers, name).config_class()
+    complete(config)
+    return config
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -80,7 +83,7 @@ def another(value: Any) -> Any:
         return not value
     if isinstance(value, (str, frozenset)):
         return "another"
-    return [0.5, 0.7] if isinstance(value, list) else 8.0 if value is None else value + 1
+    return value[::-1] if value == ["dense", "sparse"] else [0.5, 0.7] if isinstance(value, list) else 8.0 if value is None else value + 1
 
 
 @pytest.mark.parametrize("name", FIXED)

@@ -116,15 +116,5 @@ BORROWED = {
     "TransformersMoEForSequenceClassification": "MixtralConfig",
 }
 """Architectures of vLLM's that take the config of another class of transformers."""
-NOMIC = {
-    "n_embd": 768, "n_layer": 2, "n_inner": 3072, "n_head": 12, "activation_function": "swiglu", "mlp_fc1_bias": False, "mlp_fc2_bias": False,
-    "qkv_proj_bias": False, "rotary_emb_scale_base": None, "rotary_emb_interleaved": False, "layer_norm_epsilon": 1e-12,
-}  # fmt: skip
-MORE: dict[str, dict[str, Any]] = {
-    "GteModel": {"position_embedding_type": "rope"},
-    "NomicBertModel": NOMIC,
-    "XLMRobertaModel": {"position_embedding_type": "absolute"},
-    "BgeM3EmbeddingModel": {"position_embedding_type": "absolute"},
-    "ColBERTJinaRobertaModel": {"position_embedding_type": "rotary"},
-}
+MORE: dict[str, dict[str, Any]] = {"ColBERTJinaRobertaModel": {"position_embedding_type": "rotary"}}
 """What vLLM reads of a config, and transformers' class does not write."""
