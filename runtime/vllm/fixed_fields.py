@@ -152,6 +152,7 @@ GRANITE_MOE = (
     _silu("granitemoe.py:106"),
     _head_dim("granitemoe.py:170"),
 )
+UNCAPPED = Fixed("attn_logit_softcapping", None, "gemma3.py")
 BERT = (Fixed("is_decoder", False, "bert.py"), Fixed("add_cross_attention", False, "bert.py"))
 
 FIXED: Mapping[str, tuple[Fixed, ...]] = {
@@ -189,7 +190,9 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
         Fixed("use_bidirectional_attention", False, "gemma.py"),
     ),
     "Gemma2ForCausalLM": (Fixed("use_bidirectional_attention", False, "gemma2.py"),),
-    "Gemma3ForCausalLM": (Fixed("attn_logit_softcapping", None, "gemma3.py"),),
+    "Gemma3ForCausalLM": (UNCAPPED, Fixed("use_bidirectional_attention", False, "gemma3.py")),
+    "Gemma3TextModel": (UNCAPPED,),
+    "Gemma4ForCausalLM": (Fixed("use_bidirectional_attention", frozenset(("vision",)), "gemma4.py"),),
     "Glm4MoeLiteForCausalLM": (*LATENT, INTERLEAVED, DENSE_FIRST),
     "GlmMoeDsaForCausalLM": (*LATENT, DENSE_FIRST),
     "GPT2LMHeadModel": (Fixed("scale_attn_weights", True, "gpt2.py"),),
@@ -264,7 +267,6 @@ LAYERS_OF: Mapping[str, str] = {
     "BertSpladeSparseEmbeddingModel": "BertModel",
     "BgeM3EmbeddingModel": "RobertaModel",
     "ColBERTLfm2Model": "Lfm2ForCausalLM",
-    "Gemma3TextModel": "Gemma3ForCausalLM",
     "GPT2ForSequenceClassification": "GPT2LMHeadModel",
     "HF_ColBERT": "BertModel",
     "JambaForSequenceClassification": "JambaForCausalLM",

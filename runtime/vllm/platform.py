@@ -277,6 +277,10 @@ def _check_sizes(model_config: ModelConfig) -> None:
         from .compat import names_of_class
 
         check_fixed_fields(model_config.hf_text_config, names_of_class(model_config.architecture), where)
+    if model_config.runner_type == "pooling":
+        from .sentence_modules import check_modules
+
+        check_modules(model_config)
 
 
 def _settle_cached_states(vllm_config: VllmConfig) -> None:

@@ -67,7 +67,9 @@ def test_a_file_with_the_fields_is_left_as_it_is(tmp_path: Path) -> None:
 def test_layers_that_vllms_class_cannot_have(tmp_path: Path) -> None:
     """It has the dense layers first."""
     layers = ["dense", "sparse", "dense"]
-    with pytest.raises(UnsupportedError, match="mlp_layer_types is .*, and is computed as \\['dense', 'dense', 'sparse'\\]"):
+    with pytest.raises(
+        UnsupportedError, match=r"mlp_layer_types is .*, and is computed as \['dense', 'dense', 'sparse'\]"
+    ):
         config_of(tmp_path, "HYV3ForCausalLM", mlp_layer_types=layers, num_hidden_layers=3)
     folder = str(tmp_path)
     assert engine_config(folder, dtype="float32", max_model_len=128, model_impl="transformers")

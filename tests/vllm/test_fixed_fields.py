@@ -30,7 +30,11 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     ("FalconH1ForCausalLM", {"mamba_rms_norm": True}, "mamba_norm_before_gate is True"),
     ("Mamba2ForCausalLM", {"time_step_limit": [0.5, 0.7]}, r"time_step_limit is \[0.5, 0.7\]"),
     ("Qwen2ForCausalLM", {"head_dim": 32}, "head_dim is 32, and is computed as 16"),
-    ("Qwen3ForCausalLM", {"attention_bias": True, "architectures": ["Qwen3ForSequenceClassification"]}, "attention_bias is True"),
+    (
+        "Qwen3ForCausalLM",
+        {"attention_bias": True, "architectures": ["Qwen3ForSequenceClassification"]},
+        "attention_bias is True",
+    ),
     ("DeepseekV2ForCausalLM", {"rope_parameters": LINEAR}, "rope_type is 'linear', and is computed as .* default"),
 ]
 
@@ -83,7 +87,15 @@ def another(value: Any) -> Any:
         return not value
     if isinstance(value, (str, frozenset)):
         return "another"
-    return value[::-1] if value == ["dense", "sparse"] else [0.5, 0.7] if isinstance(value, list) else 8.0 if value is None else value + 1
+    return (
+        value[::-1]
+        if value == ["dense", "sparse"]
+        else [0.5, 0.7]
+        if isinstance(value, list)
+        else 8.0
+        if value is None
+        else value + 1
+    )
 
 
 @pytest.mark.parametrize("name", FIXED)

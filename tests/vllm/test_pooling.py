@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from vllm import LLM, PoolingParams
 from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import EngineArgs
@@ -175,6 +177,38 @@ def test_dimensions(engine: Engine, models: Path) -> None:
     alike(pooled(llm, PROMPTS, params), wanted)
     with pytest.raises(VLLMValidationError, match="in range \\[1, 64\\], got 65"):
         pooled(llm, PROMPTS[:1], dimensions=65)
+
+
+@pytest.mark.conformance
+def test_modules_of_sentence_transformers(engine: Engine, models: Path) -> None:
+    """A mean, two dense layers with their activations, and a normalization."""
+    shutil.copytree(models / "bert", models / "sentences")
+    first, second = torch.nn.Linear(64, 24), torch.nn.Linear(24, 12, bias=False)
+    written: dict[str, tuple[str, dict[str, Any]]] = {
+        "": ("Transformer", {}),
+        "1_Pooling": ("Pooling", {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}),
+        "2_Dense": ("Dense", _stored(first, models / "sentences" / "2_Dense", "torch.nn.modules.activation.Tanh")),
+        "3_Dense": ("Dense", _stored(second, models / "sentences" / "3_Dense", "torch.nn.modules.linear.Identity")),
+        "4_Normalize": ("Normalize", {}),
+    }
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, (kind, _) in written.items()]
+    (models / "sentences" / "modules.json").write_text(json.dumps(modules))
+    for path, (_, config) in list(written.items())[1:]:
+        (models / "sentences" / path).mkdir(exist_ok=True)
+        (models / "sentences" / path / "config.json").write_text(json.dumps(config))
+    with torch.no_grad():
+        wanted = [normalized(second(first(one["hidden"].mean(0)).tanh())) for one in references(models, "bert")]
+    alike(pooled(engine("sentences"), PROMPTS), wanted)
+
+
+def _stored(layer: torch.nn.Linear, folder: Path, activation: str) -> dict[str, Any]:
+    """Writes the layer as sentence-transformers does; its config."""
+    folder.mkdir()
+    save_file(
+        {f"linear.{name}": tensor.detach() for name, tensor in layer.named_parameters()}, folder / "model.safetensors"
+    )
+    sizes = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
+    return sizes | {"activation_function": activation}
 
 
 def test_late_interaction_scores_documents_against_a_kept_query(engine: Engine, models: Path) -> None:

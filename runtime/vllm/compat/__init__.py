@@ -6,7 +6,7 @@ the platform while it is itself being imported). docs/vllm_contract.md gives eac
 
 from __future__ import annotations
 
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
 from vllm.config.vllm import get_current_vllm_config_or_none
 from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
 from vllm.logger import init_logger
@@ -80,6 +80,7 @@ from .ending import when_engines_end
 from .groups import layers_of_stages, shared, start_hosts, start_one_process
 from .hooks import HOOKS, check
 from .registry import look_at_models_here, names_of_class, registered, registered_name
+from .sentences import has_activation, kind_of_module, pools_as_asked
 
 __all__ = [
     "EMPTY_MODEL_RUNNER_OUTPUT",
@@ -116,6 +117,7 @@ __all__ = [
     "MambaBase",
     "MambaManager",
     "MambaSpec",
+    "ModelConfig",
     "ModelRunnerOutput",
     "MultipleOf",
     "ParallelLMHead",
@@ -141,9 +143,11 @@ __all__ = [
     "get_forward_context",
     "get_model_architecture",
     "get_model_loader",
+    "has_activation",
     "init_logger",
     "initialize_model",
     "ir_implementations",
+    "kind_of_module",
     "kv_cache_config",
     "kv_cache_space",
     "layers_of",
@@ -155,6 +159,7 @@ __all__ = [
     "no_compile",
     "no_quantization",
     "override_forward_context",
+    "pools_as_asked",
     "process_weights_after_loading",
     "registered",
     "registered_name",
