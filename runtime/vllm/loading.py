@@ -148,7 +148,7 @@ class Checkpoint(TorchDispatchMode):
 
         def tensors(*args: object, **kwargs: object) -> Iterator[tuple[str, torch.Tensor]]:
             for stored, tensor in original(*args, **kwargs):
-                if self._is_unused(stored):
+                if self._is_unused(stored) or not tensor.numel():  # transformers stores the layers of 0 shared experts
                     continue
                 self._last = name = self._own_name(stored)
                 self.names[name] = outline(tensor)

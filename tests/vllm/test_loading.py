@@ -221,6 +221,13 @@ def test_experts_whose_class_looks_under_a_former_name(tmp_path: Path) -> None:
     assert "transformer.blocks.1.ffn.experts.w13_weight" not in dict(model.named_parameters(remove_duplicate=False))
 
 
+def test_layers_of_no_shared_experts(tmp_path: Path) -> None:
+    """transformers stores layers of no columns, for which vLLM's class has no place."""
+    folder = checkpoint(tmp_path / "none", "ExaoneMoeForCausalLM", num_shared_experts=0, num_hidden_layers=2)
+    assert any(not tensor.numel() for tensor in read(folder).values())
+    load(folder)
+
+
 def test_a_head_that_vllms_class_would_not_tie(tmp_path: Path) -> None:
     """Its class has a head of its own, whatever config.json says, and the files have none."""
     folder = checkpoint(tmp_path / "tied", "DeepseekV2ForCausalLM", tie_word_embeddings=True)
