@@ -127,6 +127,11 @@ def _interleaved_layers(config: Any) -> list[int]:
     return list(range(step - 1, config.num_hidden_layers, step)) if step else []
 
 
+def _shares_blocks(config: Any) -> bool:
+    """Whether Zamba 2's layers share blocks: untied, transformers has a block for each layer, and vLLM the last one's for all."""
+    return list(config.layers_block_type).count("hybrid") > config.num_mem_blocks
+
+
 def _dense_first(config: Any) -> list[str]:
     """Kinds of layers in the only order that vLLM has: it reads how many are dense."""
     return sorted(value_of(config, "mlp_layer_types") or ())
@@ -267,6 +272,7 @@ FIXED: Mapping[str, tuple[Fixed, ...]] = {
     "Zamba2ForCausalLM": (
         Fixed("num_key_value_heads", lambda config: config.num_attention_heads, "zamba2.py:156"),
         Fixed("use_long_context", False, "zamba2.py"),
+        Fixed("tie_word_embeddings", True, "zamba2.py:785", _shares_blocks),
     ),
 }
 """vLLM's name of the architecture, or of its class -> what its class has fixed."""

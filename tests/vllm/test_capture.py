@@ -19,6 +19,7 @@ from fxhlo.runtime.vllm.steps.options import StepOptions
 from fxhlo.runtime.vllm.steps.passes import step_passes
 from fxhlo.runtime.vllm.steps.planning.costs import Costs
 from fxhlo.runtime.vllm.steps.planning.plan import make_plan
+from fxhlo.tools.architectures.catalog import ARCHITECTURES
 
 
 def test_a_product_with_a_bias_keeps_the_number_of_tokens() -> None:
@@ -102,3 +103,13 @@ def test_a_dense_model_leaves_a_group_of_experts_behind(folder: Path) -> None:
 
     build_model(engine_config(str(folder), dtype="float32", max_model_len=64, max_num_seqs=2), weights=False)
     assert get_ep_group().world_size == 1
+
+
+def test_a_backend_that_a_model_chooses_is_ours(tmp_path: Path) -> None:
+    """vLLM's class of MiMo takes a backend of its own where values are narrower than keys, which answers zeros here."""
+    one = ARCHITECTURES["MiMoV2FlashForCausalLM"]
+    configured(one.config, {**one.sizes, "architectures": [one.name]}, tmp_path)
+    config = engine_config(str(tmp_path), dtype="float32", max_model_len=64)
+    program = capture_step(config, build_model(config, weights=False))
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert calls.count(torch.ops.fxhlo.attention.default) == 2

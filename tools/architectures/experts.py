@@ -46,7 +46,7 @@ MIXTURES = (
         **SIZES, "num_hidden_layers": 4, "num_local_experts": 4, "head_dim": 16, "intermediate_size_mlp": 128, "attention_chunk_size": 32,
     }),
     Architecture("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", {
-        **SIZES, **WINDOW, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_hidden_layers": 2,
+        **SIZES, **WINDOW, "head_dim": 24, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
         "layer_types": ["full_attention", "sliding_attention"], **SPARSE_AFTER_ONE,
         "rope_parameters": {kind: {**ROPE, "partial_rotary_factor": 0.5} for kind in ("full_attention", "sliding_attention")},
     }),

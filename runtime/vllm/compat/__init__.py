@@ -10,7 +10,7 @@ from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
 from vllm.config.vllm import get_current_vllm_config_or_none
 from vllm.forward_context import ForwardContext, get_forward_context, override_forward_context
 from vllm.logger import init_logger
-from vllm.model_executor.layers.attention import MLAAttention
+from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.mamba.abstract import MambaBase
@@ -87,6 +87,7 @@ __all__ = [
     "HOOKS",
     "STATIC_ROTARY",
     "AsyncModelRunnerOutput",
+    "Attention",
     "AttentionBackend",
     "AttentionImpl",
     "AttentionLayerBase",

@@ -6,6 +6,8 @@ and the requests' metadata later.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from ....kernels.catalog import register_torch_ops
 from ...core.errors import UnsupportedError
 from ..compat import (
+    Attention,
     AttentionBackend,
     AttentionImpl,
     AttentionLayerBase,
@@ -24,11 +27,9 @@ from ..compat import (
 )
 from ..folder import ModelError
 from ..states.paged_kv import PagedKV
-from .kind import LayerKind, by_linear_layers
+from .kind import LayerKind, Replacement, by_linear_layers
 
 if TYPE_CHECKING:
-    from vllm.model_executor.layers.attention import Attention
-
     from ..compat import KVCacheSpec
 
 
@@ -153,19 +154,23 @@ class FxhloAttention(AttentionImpl):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """query [T, Hq, D], key and value [T, Hkv, D] -> output [T, Hq, D], written; the cache and the metadata are not read.
+        """query [T, Hq, D], key [T, Hkv, D], value [T, Hkv, V] -> output [T, Hq, V], written; the cache and the metadata are not read.
 
-        A layer that shares another's cache attends to the other's keys and values; its own, if any, are not used.
+        A layer that shares another's cache attends to the other's keys and values; its own, if any, are not used. Values that are
+        narrower than keys (MiMo) get zeros up to their width, so that the cache has heads of one size.
         """
         seen = get_forward_context().additional_kwargs.setdefault(KEYS_AND_VALUES, {})
         name = self.shares_cache_of or layer.layer_name
         if self.shares_cache_of is None:
             seen[name] = (key, value)
         key, value = seen[name]
-        if key is None or value is None or value.shape[-1] != self.head_size:
+        width = 0 if value is None else value.shape[-1]
+        if key is None or not 0 < width <= self.head_size:
             raise UnsupportedError(
                 f"{layer.layer_name}: keys and values are not both there with heads of {self.head_size}"
             )
+        if width < self.head_size:
+            value = torch.nn.functional.pad(value, (0, self.head_size - width))
         attended = torch.ops.fxhlo.attention(
             query,
             key,
@@ -179,7 +184,28 @@ class FxhloAttention(AttentionImpl):
             chunk=getattr(layer, "attention_chunk_size", 0),
             causal=self.causal,
         )
-        return output.copy_(attended)
+        return output.copy_(attended[..., :width] if width < self.head_size else attended)
+
+
+@functools.cache
+def _with_our_backend(original: Callable[..., None]) -> Callable[..., None]:
+    """`Attention.__init__` that leaves out a backend of vLLM's, which some models choose by themselves (MiMo, where values are narrower than
+    keys): it calls a GPU's kernels, and without metadata it answers zeros."""
+
+    @functools.wraps(original)
+    def init(self: object, *args: Any, **kwargs: Any) -> None:
+        backend = kwargs.get("attn_backend")
+        if backend is not None and not issubclass(backend.get_impl_cls(), FxhloAttention):
+            kwargs["attn_backend"] = None
+        original(self, *args, **kwargs)
+
+    return init
+
+
+def replacements() -> Iterator[Replacement]:
+    """vLLM's layer with our backend, whichever its model asks for."""
+    original = Attention.__init__
+    yield Replacement(Attention, "__init__", _with_our_backend(getattr(original, "__wrapped__", original)))
 
 
 def is_attention(layer: object) -> bool:
@@ -203,4 +229,4 @@ def states(name: str, layer: Attention, block_size: int) -> tuple[PagedKV, ...]:
     return (cache,)
 
 
-KIND = LayerKind("attention", is_attention, states, splits=by_linear_layers)
+KIND = LayerKind("attention", is_attention, states, replacements, splits=by_linear_layers)
