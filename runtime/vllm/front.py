@@ -14,13 +14,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from ..core.errors import FxhloError
 from .conditions import condition_of
-from .refusals import WITHOUT_RAY
+from .refusals import ray_for
 from .settings import not_a_mapping
 
 REPORT = "FXHLO_STARTUP_REPORT"
@@ -137,8 +137,9 @@ def explanation(problem: BaseException) -> str | None:
         if wrong := not_a_mapping(problem):
             return str(wrong)
         said = told(problem)
-        next_step = "check the model's path, its config.json and the command's options"
-        return f"{said}\n  next: {WITHOUT_RAY if 'Failed to import Ray' in said else next_step}"
+        if "Failed to import Ray" in said:
+            return str(ray_for(_options(problem)))
+        return f"{said}\n  next: check the model's path, its config.json and the command's options"
     return None
 
 
@@ -149,6 +150,12 @@ def _in_config(traceback: TracebackType | None) -> bool:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def _options(problem: BaseException) -> Iterator[Mapping[str, object]]:
+    """The options, by vLLM's names, that pydantic checked."""
+    for one in getattr(problem, "errors", list)():
+        yield getattr(one.get("input"), "kwargs", None) or {}
 
 
 def told(problem: BaseException) -> str:

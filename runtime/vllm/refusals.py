@@ -6,7 +6,7 @@ Each row has the option's name, a predicate that says whether it is set, and wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,6 @@ MAX_BIAS = 1024
 """Maximum number of `logit_bias` entries in a request."""
 
 
-WITHOUT_RAY = (
-    "leave out --distributed-executor-backend: one host needs no ray for its devices, and of several each starts the same `vllm serve` with "
-    "--nnodes N --master-addr ADDRESS --node-rank I, and with --headless all but the first (docs/hosts.md)"
-)
 FOR_GPUS = frozenset(
     (
         "DeepseekV4ForCausalLM",
@@ -47,6 +43,29 @@ class Refusal:
     what: str
     asked: Callable[[Any], object]
     next_step: str
+
+
+BY_HAND = "each starts the same `vllm serve` with --nnodes N --master-addr ADDRESS --node-rank I, and with --headless all but the first (docs/hosts.md)"
+RAY_EXECUTOR = Refusal(
+    "the ray executor",
+    # which vLLM chooses itself for engines that ray starts
+    lambda c: (
+        c.parallel_config.distributed_executor_backend == "ray" and c.parallel_config.data_parallel_backend != "ray"
+    ),
+    f"leave out --distributed-executor-backend: one host needs no ray for its devices, and of several {BY_HAND}",
+)
+RAY_ENGINES = Refusal(
+    "engines that ray starts",
+    lambda c: c.parallel_config.data_parallel_backend == "ray",
+    "leave out --data-parallel-backend: vLLM itself starts the engines of --data-parallel-size on one host; an engine over several hosts "
+    f"needs no ray either: {BY_HAND}",
+)
+
+
+def ray_for(asked: Iterable[Mapping[str, object]]) -> UnsupportedError:
+    """What to say where vLLM would have ray installed. asked: options by vLLM's names."""
+    refusal = RAY_ENGINES if any(one.get("data_parallel_backend") == "ray" for one in asked) else RAY_EXECUTOR
+    return UnsupportedError(f"fxhlo does not support {refusal.what} yet", next_step=refusal.next_step)
 
 
 def _wide(name: str) -> Callable[[Any], bool]:
@@ -95,7 +114,8 @@ CONFIG = (
         "leave out --expert-placement-strategy and --cp-kv-cache-interleave-size",
     ),
     Refusal("dual batch overlap", lambda c: c.parallel_config.enable_dbo, "leave out --enable-dbo"),
-    Refusal("the ray executor", lambda c: c.parallel_config.distributed_executor_backend == "ray", WITHOUT_RAY),
+    RAY_EXECUTOR,
+    RAY_ENGINES,
     Refusal(
         "executors other than uni and mp",
         lambda c: c.parallel_config.distributed_executor_backend not in (None, "uni", "mp", "ray"),

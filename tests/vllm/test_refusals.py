@@ -25,15 +25,26 @@ def config(folder: Path, **options: Any) -> Any:
     ).create_engine_config()
 
 
-def test_who_asks_for_ray_is_told_how_hosts_are_started(folder: Path) -> None:
-    """vLLM refuses it first where ray is not installed, and would have it installed."""
-    asked = SimpleNamespace(parallel_config=SimpleNamespace(distributed_executor_backend="ray"))
-    (row,) = (one for one in refusals.CONFIG if one.what == "the ray executor")
-    assert row.asked(asked)
+@pytest.mark.parametrize(
+    ("options", "row", "left_out"),
+    [
+        ({"distributed_executor_backend": "ray"}, refusals.RAY_EXECUTOR, "--distributed-executor-backend"),
+        ({"data_parallel_backend": "ray", "data_parallel_size": 2}, refusals.RAY_ENGINES, "--data-parallel-backend"),
+    ],
+)
+def test_who_asks_for_ray_is_told_how_hosts_are_started(
+    options: dict[str, Any], row: refusals.Refusal, left_out: str, folder: Path
+) -> None:
+    """vLLM refuses it first where ray is not installed, and would have it installed; where it is, it takes ray's executor for its engines too."""
+    asked = {"distributed_executor_backend": "ray", "data_parallel_backend": "mp", **options}
+    config_of = SimpleNamespace(parallel_config=SimpleNamespace(**asked))
+    assert [one for one in (refusals.RAY_EXECUTOR, refusals.RAY_ENGINES) if one.asked(config_of)] == [row]
     with pytest.raises(ValueError, match="Failed to import Ray") as caught:
-        config(folder, distributed_executor_backend="ray")
-    for said in (row.next_step, str(explanation(caught.value))):
-        assert "--nnodes N --master-addr ADDRESS --node-rank I" in said
+        config(folder, **options)
+    said = str(explanation(caught.value))
+    assert row in refusals.CONFIG and row.next_step in said and "pip install ray" not in said
+    assert said.startswith(f"fxhlo does not support {row.what} yet") and f"leave out {left_out}:" in said
+    assert "--nnodes N --master-addr ADDRESS --node-rank I" in said
 
 
 class Nothing:
