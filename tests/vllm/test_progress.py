@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
+import threading
 
 import pytest
 
 from fxhlo.runtime.vllm.progress import Progress
+from fxhlo.runtime.vllm.pulse import Pulse
 
 
 class Terminal(io.StringIO):
@@ -45,3 +48,24 @@ def test_a_terminal_gets_a_bar(lines: list[str], monkeypatch: pytest.MonkeyPatch
     assert len(lines) == 1, "the stages stay lines"
     assert "Compiling programs: 100%" in terminal.getvalue()
     assert "2/2" in terminal.getvalue()
+
+
+def test_silence_is_broken_by_what_the_start_is_at() -> None:
+    """And not before: who says something in time gets no other line."""
+    said: list[str] = []
+    two = threading.Event()
+
+    def say(message: str, *, done: int | None = None, of: int | None = None) -> None:
+        said.append(message)
+        if len(said) >= 2:
+            two.set()
+
+    pulse = Pulse(say, quiet=0.01)
+    pulse.begins("compiling tokens=4")
+    with pulse.at("emitting program 2"), pulse:
+        assert two.wait(30)
+    assert re.fullmatch(r"still compiling tokens=4 \(\d+ s\), emitting program 2 \(\d+ s\)", said[0])
+    said.clear()
+    with Pulse(say, quiet=1000) as pulse:
+        pulse("compiled tokens=4", done=1, of=1)
+    assert said == ["compiled tokens=4"]

@@ -21,6 +21,7 @@ from ...core.errors import BundleError
 from ...core.executable import Executable
 from ...core.targets import Target
 from ..progress import Saying
+from ..pulse import Pulse
 from ..stages import ONE_STAGE, Stages
 from .engine_bundle import NOTE, EngineBundle, executables
 from .identity import of_options, of_programs
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ....passes.program import Program
 
 COMPILE_THREADS = 2
+COMPILING = "compiling {}"
+"""What is told of a program by its name, from when it was emitted."""
 ROW_COPY = "row_copy"
 """The program that copies a row of the states."""
 
@@ -165,27 +168,31 @@ class Programs:
         from ...core import native
         from .capture import capture_step
 
-        progress("capturing the model")
-        captured = capture_step(self.config, self.build())
-        progress("running the passes")
-        program = run(step_passes(self.options), captured)
-        check(program)
-        progress(f"emitting and compiling {self.count} programs")
-        if self.target.family == "cpu" and not native.ready():
-            progress("building the native kernels, once per machine")
-            native.unavailable()  # builds them, or finds out why not: kernels are chosen by that
         done = count(1)
+        with Pulse(progress) as pulse, ThreadPoolExecutor(COMPILE_THREADS) as pool:
+            pulse("capturing the model")
+            with pulse.at("capturing"):
+                captured = capture_step(self.config, self.build())
+            pulse("running the passes")
+            with pulse.at("running the passes"):
+                program = run(step_passes(self.options), captured)
+            check(program)
+            pulse(f"emitting and compiling {self.count} programs")
+            if self.target.family == "cpu" and not native.ready():
+                pulse("building the native kernels, once per machine")
+                with pulse.at("building the native kernels"):
+                    native.unavailable()  # builds them, or finds out why not: kernels are chosen by that
 
-        def say(one: Finished) -> None:
-            progress(f"compiled {one.name}", done=next(done), of=self.count)
-            if watch is not None:
-                watch(one)
+            def say(one: Finished) -> None:
+                pulse.ends(COMPILING.format(one.name))
+                pulse(f"compiled {one.name}", done=next(done), of=self.count)
+                if watch is not None:
+                    watch(one)
 
-        with ThreadPoolExecutor(COMPILE_THREADS) as pool:
             library = native.library if carry and self.target.family == "cpu" else None
             save_compiled(
                 directory,
-                self._entries(program),
+                _told(self._entries(program), pulse),
                 pool,
                 say,
                 {NOTE: self.key()},
@@ -235,6 +242,17 @@ class Programs:
         module = replace(emit(program, of_program(program, {**self.sizes, **sizes})), target=str(self.target))
         made = partition(bytecode(module.module), module.signature, plan, self.target)
         return Entry.of(replace(module, module=made.module, signature=made.signature), legalized_to_run)
+
+
+def _told(entries: Iterator[tuple[str, Entry]], pulse: Pulse) -> Iterator[tuple[str, Entry]]:
+    """The entries, each of which is being emitted until it is there, and then compiled."""
+    for number in count(1):
+        with pulse.at(f"emitting program {number}"):
+            found = next(entries, None)
+        if found is None:
+            return
+        pulse.begins(COMPILING.format(found[0]))
+        yield found
 
 
 def of_program(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
