@@ -108,7 +108,7 @@ def test_splits_merge_to_the_softmax_over_all_keys() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=7), st.sampled_from([2, 8, 16]))
 def test_every_row_lies_in_one_tile(counts: list[int], rows: int) -> None:
     tokens, starts = sum(counts) + 3, np.cumsum([0, *counts]).astype(np.int32)
