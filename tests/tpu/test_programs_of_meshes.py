@@ -15,6 +15,8 @@ from fxhlo.passes.hlo.partition import partition
 from fxhlo.passes.mlir import bytecode
 from fxhlo.passes.pipeline import run
 from fxhlo.runtime.core import pjrt
+from fxhlo.runtime.core.errors import UnsupportedError
+from fxhlo.runtime.core.mesh import Mesh
 from fxhlo.runtime.core.targets import Target
 from fxhlo.tools.report.meshes import mesh_report
 
@@ -41,3 +43,14 @@ def test_a_step_on_two_heads_and_four_chips(monkeypatch: pytest.MonkeyPatch) -> 
     assert report.weights + report.caches + report.inputs < whole / 2
     assert {one.kind for one in report.collectives} <= {"all-reduce", "all-gather", "reduce-scatter"}
     assert report.link_seconds is not None and report.link_seconds > 0
+
+
+def test_a_part_of_a_topology_is_refused_before_a_model_is_captured() -> None:
+    """As libtpu itself decides, by a program that it compiles at once: stages of a pipeline may be parts."""
+    for name, devices, first in (("tpu-v6e:2x2", 4, 0), ("tpu-v6e:2x2", 2, 2), ("cpu", 64, 0)):
+        pjrt.check_mesh(Target.parse(name), Mesh((("model", devices),), first))
+    with pytest.raises(UnsupportedError, match="does not compile for 4 of 16 devices, which are a part of") as caught:
+        pjrt.check_mesh(Target.parse("tpu-v6e:4x4"), Mesh((("model", 4),)))
+    assert "name a topology of 4 devices, as tpu-v6e:..." in str(caught.value)
+    with pytest.raises(UnsupportedError, match="has only 4 devices, not 8"):
+        pjrt.check_mesh(Target.parse("tpu-v6e:2x2"), Mesh((("model", 8),)))

@@ -25,7 +25,7 @@ from ..console import UsageError
 from ..models import Model, opened
 from ..report.units import Unit
 from .capture import check_architecture, load_libraries, taken_by_vllm
-from .request import check_bundle_place, check_cache, check_place, check_topology
+from .request import check_bundle_place, check_cache, check_devices, check_place, check_topology
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -154,7 +154,7 @@ def _config(model: Model, words: Sequence[str]) -> VllmConfig:
 
 def _check_settings(config: VllmConfig, target: Target) -> None:
     """Raises UsageError where fxhlo's own options among the words are for another target, or from a bundle, or name what cannot be planned with."""
-    from ...runtime.vllm.parallel import all_devices_of, stages_of
+    from ...runtime.vllm.parallel import all_devices_of, devices_of, stages_of
     from ...runtime.vllm.settings import Settings
     from ...runtime.vllm.steps.planning.engine import check_settings
 
@@ -181,6 +181,7 @@ def _check_settings(config: VllmConfig, target: Target) -> None:
                 f"the engine has {devices} devices{stages}: {target} has {there}",
                 next_step=f"name a larger topology, as --target {target.name}:...",
             )
+        check_devices(target, devices_of(config), stages_of(config))
 
 
 def serve_command(word: str, words: Sequence[str], config: VllmConfig, output: Path) -> str:

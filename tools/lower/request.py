@@ -109,6 +109,18 @@ def check_topology(target: Target) -> None:
         raise UsageError(f"--target {target}: {problem.message}", next_step=problem.next_step) from None
 
 
+def check_devices(target: Target, devices: int, stages: int = 1) -> None:
+    """Raises UsageError where the target's compiler takes no program for so many devices of a topology, or for those of a later stage."""
+    from ...runtime.core import pjrt
+    from ...runtime.core.mesh import Mesh
+
+    for stage in range(stages):
+        try:
+            pjrt.check_mesh(target, Mesh((("model", devices),), stage * devices))
+        except UnsupportedError as problem:
+            raise UsageError(f"--target {target}: {problem.message}", next_step=problem.next_step) from None
+
+
 def check_cache() -> None:
     """Raises UsageError where the environment gives what was compiled no folder, or no limit: whatever compiles keeps some of it."""
     from ...runtime.core.cache import Cache
@@ -147,6 +159,7 @@ def check(request: Request) -> None:
     if request.compiles:
         check_cache()
         check_topology(request.target)
+        check_devices(request.target, request.devices)
     if request.output is not None:
         check_place(request.output, "-o")
         _check_output(request, request.output)

@@ -11,12 +11,12 @@ owner; a serving loop keeps no views of its state.
 
 from .client import Buffer
 from .compiled import Compiled, Memory
-from .compiling import build, compile, compile_ahead, deserialize, require
+from .compiling import build, check_mesh, compile, compile_ahead, deserialize, require
 from .devices import Device, DeviceMemory, HostCopy, Loaded, get
 from .found import device, device_count, is_here, put, put_shared, zeros
 from .identity import fingerprint, versions
 
 __all__ = [
-    "Buffer", "Compiled", "Device", "DeviceMemory", "HostCopy", "Loaded", "Memory", "build", "compile", "compile_ahead", "deserialize", "device",
+    "Buffer", "Compiled", "Device", "DeviceMemory", "HostCopy", "Loaded", "Memory", "build", "check_mesh", "compile", "compile_ahead", "deserialize", "device",
     "device_count", "fingerprint", "get", "is_here", "put", "put_shared", "require", "versions", "zeros",
 ]  # fmt: skip

@@ -74,6 +74,50 @@ def compile_ahead(
         return Compiled(raws[0].client.compile(parsed, DeviceList(tuple(raws)), made), target)
 
 
+def check_mesh(target: Target, mesh: Mesh) -> None:
+    """Asks the compiler whether devices of the mesh can reach each other, by the smallest program that has them do so: less than a second.
+
+    Raises UnsupportedError where it does not compile for so many of a TPU's topology, or there are fewer. Other targets are left alone.
+    """
+    if target.topology_name is None or mesh.devices == 1:
+        return
+    from jax.interpreters.mlir import make_ir_context
+
+    every = topology.devices(target)
+    raws = every[mesh.first : mesh.first + mesh.devices]
+    number = f"{mesh.devices} of {len(every)} devices" + (f", from number {mesh.first} on" if mesh.first else "")
+    if len(raws) < mesh.devices:
+        raise UnsupportedError(
+            f"{target} has only {len(every)} devices, not {mesh.first + mesh.devices}",
+            next_step=f"name a larger topology, as {target.name}:...",
+        )
+    options = compile_options(target, topology.OPTIONS.get(target.family, {}), raws)
+    with make_ir_context() as context:
+        try:
+            raws[0].client.compile(_parsed(_sum(mesh.devices), context), DeviceList(tuple(raws)), options)
+        except RuntimeError as problem:
+            said = str(problem).partition("\n")[0]
+            raise UnsupportedError(
+                f"libtpu does not compile for {number}, which are a part of {target}: {said}",
+                next_step=f"name a topology of {mesh.devices} devices, as {target.name}:..., or take all of this one's",
+            ) from problem
+
+
+def _sum(devices: int) -> str:
+    """A module that sums an array over so many devices."""
+    array, group = "tensor<8x128xf32>", ", ".join(map(str, range(devices)))
+    return f"""module @sum {{ func.func public @main(%0: {array}) -> {array} {{
+  %1 = "stablehlo.all_reduce"(%0) ({{
+    ^bb0(%2: tensor<f32>, %3: tensor<f32>):
+      %4 = stablehlo.add %2, %3 : tensor<f32>
+      stablehlo.return %4 : tensor<f32>
+  }}) {{
+    replica_groups = dense<[[{group}]]> : tensor<1x{devices}xi64>,
+    channel_handle = #stablehlo.channel_handle<handle = 1, type = 1>, use_global_device_ids
+  }} : ({array}) -> {array}
+  return %1 : {array} }} }}"""
+
+
 def _parsed(module: bytes | str, context: Any) -> Any:
     """The module as MLIR's bindings have it: a compiler without a client takes no text."""
     from .. import stablehlo
