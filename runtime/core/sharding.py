@@ -145,11 +145,20 @@ class Split:
         """What one device gets of the weight, contiguous; the others' pieces are not made. array: in the model's order."""
         if not self.parts:
             return np.ascontiguousarray(array[self.sharding.index(array.shape, mesh, device)])
-        line, place = self._line(mesh), mesh.place(device)
-        number = 0
-        for axis, size in line.axes:
-            number = number * size + place[axis]
-        return np.concatenate(self._pieces(array, line, number), axis=self.dimension)
+        line = self._line(mesh)
+        return np.concatenate(self._pieces(array, line, self._number(line, mesh, device)), axis=self.dimension)
+
+    def stretches(self, shape: Sequence[int], mesh: Mesh, device: int) -> tuple[tuple[slice, ...], ...]:
+        """What `piece` reads of a weight of `shape`, in the model's order: for each dimension the stretches along it, one of each matrix."""
+        if not self.parts:
+            return tuple((one,) for one in self.sharding.index(shape, mesh, device))
+        line, first = self._line(mesh), 0
+        number, found = self._number(line, mesh, device), []
+        for part in self.parts:
+            (piece,) = Sharding((part.axes,)).index((part.size,), line, number)
+            found.append(slice(first + piece.start, first + piece.stop))
+            first += part.size
+        return tuple(tuple(found) if one == self.dimension else (slice(0, size),) for one, size in enumerate(shape))
 
     def restored(self, arranged: np.ndarray, mesh: Mesh) -> np.ndarray:
         """The weight in the model's order, of what `arranged` gave."""
@@ -168,6 +177,14 @@ class Split:
     def _line(self, mesh: Mesh) -> Mesh:
         """The devices along the fused dimension."""
         return Mesh(tuple((axis, mesh.size(axis)) for axis in self.axes))
+
+    @staticmethod
+    def _number(line: Mesh, mesh: Mesh, device: int) -> int:
+        """The number along the line of a device of the mesh."""
+        place, number = mesh.place(device), 0
+        for axis, size in line.axes:
+            number = number * size + place[axis]
+        return number
 
     def _pieces(self, array: np.ndarray, line: Mesh, number: int) -> list[np.ndarray]:
         """Views of what device `number` of the line has of each matrix."""

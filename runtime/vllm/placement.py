@@ -5,7 +5,7 @@ Where the device is the host a weight's memory is shared, not copied; all progra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from ...passes.hlo.plan import ONE_DEVICE, Plan
 from ..core import pjrt
 from ..core.dtypes import dtype_of
 from ..core.errors import FxhloError
+from ..core.sharding import Sharding, Split
 from ..core.signature import Argument
 from ..core.targets import Target
+from .owned import Owned, merged
 from .states.spec import StateSpec
 
 
@@ -32,12 +34,20 @@ class Placement:
         self._kept: dict[tuple[bytes, tuple[int, ...], str], pjrt.Buffer] = {}
 
     def stream_in(self, name: str, values: np.ndarray) -> pjrt.Buffer:
-        """Places a weight as the plan says, made a device's part at a time. The array's memory may be freed once the buffer is ready."""
-        mesh, split = self.plan.mesh, self.plan.split(name)
+        """Places a weight, made a device's part at a time, as the plan says, or as it comes from the files until it is taken. The array's
+        memory may be freed once the buffer is ready."""
+        mesh, split = self.plan.mesh, self._arriving(name, values.shape)
         if mesh.devices == 1:
             return self.device.put(values) if self.device.is_host else self.device.put_shared(values)
         shape = split.shape(values.shape, mesh)
         return self.device.put_parts(shape, lambda number: split.piece(values, mesh, number), split.sharding)
+
+    def owned(self, name: str, shape: Sequence[int]) -> Owned | None:
+        """What the devices that are here hold of a weight; None for all of it."""
+        mesh, split = self.plan.mesh, self._arriving(name, shape)
+        if not self.several_hosts:
+            return None
+        return merged(shape, (split.stretches(shape, mesh, number) for number in self.device.numbers))
 
     def stream_out(self, name: str, buffer: pjrt.Buffer) -> np.ndarray:
         """The weight in the model's order, on the host; where other hosts have parts of it, all of them call this."""
@@ -47,8 +57,30 @@ class Placement:
         """A copy of a weight that lies in the same way on another stage's devices."""
         return self.device.received(buffer, self.plan.sharding(name))
 
+    @property
+    def several_hosts(self) -> bool:
+        """Whether some of the plan's devices are of other hosts."""
+        return len(self.device.numbers) < self.plan.mesh.devices
+
+    def _arriving(self, name: str, shape: Sequence[int]) -> Split:
+        """How a weight lies until it is taken: where hosts have parts of each of its rows, by rows, which follow each other in the files."""
+        split = self.plan.split(name)
+        first = next((at for at, axes in enumerate(split.sharding.dimensions) if axes), 0)
+        if not self.several_hosts or split.parts:
+            return split
+        parts = split.sharding.parts(self.plan.mesh)
+        rows = next((at for at in range(first) if shape[at] % parts == 0), None)
+        if rows is None:
+            return split
+        axes = tuple(axis for every in split.sharding.dimensions for axis in every)
+        return Split(Sharding(tuple(axes if at == rows else () for at in range(len(shape)))))
+
     def take(self, name: str, weight: pjrt.Buffer) -> None:
-        """Keeps a weight that is on the device already, for `weights`."""
+        """Keeps a weight that is on the device already, for `weights`; where hosts had other parts of it in the files, all of them call this."""
+        sharding = self.plan.sharding(name)
+        if self.several_hosts and not self.device.holds(weight, sharding):
+            weight = self.device.received(weight, sharding)
+            weight.block_until_ready()  # what it was made of is freed before the next
         self._streamed[name] = weight
 
     def streamed(self, name: str) -> pjrt.Buffer | None:

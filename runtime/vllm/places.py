@@ -6,7 +6,7 @@ Guaranteed: a weight that is streamed goes to the devices of the stage that read
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from ..core.signature import Argument
 from ..core.targets import Target
 from .placement import Placement
 from .stages import ONE_STAGE, Stages
-from .streaming import Stream, restore
+from .streaming import Stream, restore, trim
 
 
 class Places:
@@ -56,12 +56,16 @@ class Places:
         return Stream(
             lambda name, values: self.each[self._home(name)].stream_in(name, values),
             lambda name, buffer: self.each[self._home(name)].stream_out(name, buffer),
+            lambda name, shape: self.each[self._home(name)].owned(name, shape),
         )
 
-    def take(self, weights: Mapping[str, Buffer]) -> None:
-        """Keeps weights that are on the devices already, by name, for `weights`."""
-        for name, buffer in weights.items():
-            self.each[self._home(name)].take(name, buffer)
+    def take(self, weights: dict[str, Buffer]) -> None:
+        """Keeps weights that are on the devices already, by name, for `weights`; they are taken out of the dictionary, one at a time."""
+        for name in list(weights):
+            place = self.each[self._home(name)]
+            place.take(name, weights.pop(name))
+            if place.several_hosts:
+                trim()
 
     def weights(self, arguments: Sequence[Sequence[Argument]], model: torch.nn.Module) -> list[dict[str, Buffer]]:
         """For each stage a device buffer per argument, by name, of the model's parameters and buffers, whose memory must not change."""

@@ -107,6 +107,9 @@ class FxhloPlatform(Platform):
             _limit_defaults(vllm_config)
             _check_blocks(vllm_config)
         take_over(vllm_config)
+        if hosts_of(vllm_config) > 1 and vllm_config.load_config.safetensors_load_strategy is None:
+            # from NFS and Lustre, vLLM would have each host read all files ahead
+            vllm_config.load_config.safetensors_load_strategy = "lazy"
         _check_stages(vllm_config)
         _part_requests(vllm_config)
         note_engines(vllm_config)

@@ -155,7 +155,10 @@ class FxhloWorker(compat.WorkerBase):
         self._places.plan = self._plan(model)  # loading makes parameters too, such as a head of its own
         self._places.take(stream.finish(model))
         total, most = memory.size(weight_bytes(model, self._places.plan)), memory.size(stream.peak)
-        logger.info("%s of weights are on the device; the host held at most %s of them at a time", total, most)
+        logger.info(
+            "%s of weights are on the device; the host read %s of them and held at most %s at a time",
+            total, memory.size(stream.read), most,
+        )  # fmt: skip
         return model
 
     def _plan(self, model: torch.nn.Module) -> Plan:

@@ -187,6 +187,9 @@ def test_fused_weights_are_arranged_so_that_a_device_has_a_piece_of_each():
     ]
     pieces = [split.piece(rows, mesh, device) for device in range(mesh.devices)]
     assert (np.concatenate(pieces) == arranged).all() and all(piece.flags.c_contiguous for piece in pieces)
+    for device, piece in enumerate(pieces):
+        along, across = split.stretches(rows.shape, mesh, device)
+        assert (np.concatenate([rows[one] for one in along]) == piece).all() and across == (slice(0, 1),)
     assert (split.restored(arranged, mesh) == rows).all()
     with pytest.raises(SignatureError, match="unevenly"):
         Split(Sharding((every,)), 0, (Part(6, every),)).shape((6,), mesh)

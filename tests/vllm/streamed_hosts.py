@@ -42,10 +42,19 @@ def main() -> None:
     stream, memory = places.stream(), Memory()
     model = build_model(config, weights=True, stream=stream)
     places.plan = plan_of(model, layers_of(config), (), HOSTS)
-    placed = stream.finish(model)
+    made = stream.finish(model)
+    names = list(made)
+    places.take(made)
+    placed = {name: places.first.streamed(name) for name in names}
     here = sum(shard.data.nbytes for buffer in placed.values() for shard in buffer.addressable_shards)
     wrong = [name for name, value in expected.items() if not _same(placed[name], value, places.plan, name, number)]
-    facts = {"here": here, "held": stream.peak, "grown": memory.most - memory.begin, "wrong": wrong}
+    facts = {
+        "here": here,
+        "held": stream.peak,
+        "read": stream.read,
+        "grown": memory.most - memory.begin,
+        "wrong": wrong,
+    }
     print(json.dumps({**facts, "arrays": sorted(placed), "expected": sorted(expected)}))
     sys.stdout.flush()
     os._exit(0)

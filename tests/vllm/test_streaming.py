@@ -29,6 +29,7 @@ from fxhlo.runtime.core.targets import Target
 from fxhlo.runtime.vllm.compat import engine_config
 from fxhlo.runtime.vllm.folder import ModelError
 from fxhlo.runtime.vllm.model import build_model, weight_bytes
+from fxhlo.runtime.vllm.owned import Owned
 from fxhlo.runtime.vllm.places import Places
 from fxhlo.runtime.vllm.stages import Stages
 from fxhlo.runtime.vllm.streaming import Stream
@@ -154,7 +155,7 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path, far: Places) -> None:
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(4, 8), requires_grad=False)
+        self.weight = nn.Parameter(torch.full((4, 8), -1.0), requires_grad=False)
         self.weight.note = "mine"  # type: ignore[attr-defined]
         self.same = self.weight
 
@@ -176,6 +177,73 @@ def test_what_is_read_or_changed_after_it_has_gone(far: Places) -> None:
     placed = stream.finish(model)
     assert list(placed) == ["weight"] and np.array_equal(np.asarray(placed["weight"]), 2 * values.numpy())
     assert model.same is model.weight and model.weight.note == "mine" and model.weight.is_meta  # type: ignore[attr-defined]
+
+
+class Kept:
+    """A device array."""
+
+    def __init__(self, name: str, values: np.ndarray) -> None:
+        self.values = values.copy()
+
+    def block_until_ready(self) -> None:
+        pass
+
+
+def part_of(owned: Owned) -> tuple[Small, torch.Tensor, Stream]:
+    """A model whose weight is -1 everywhere, its weight, and a stream for a host that holds this part of it."""
+    model = Small()
+    stream = Stream(Kept, lambda name, kept: kept.values, lambda name, shape: owned)
+    stream.watch(model)
+    return model, model.weight, stream
+
+
+def test_what_other_hosts_hold_is_not_copied() -> None:
+    """Through views of either dimension, of a single row, and of both dimensions as one, which is no rectangle."""
+    values = torch.arange(32.0).reshape(4, 8)
+    model, weight, stream = part_of(((slice(1, 3),), (slice(0, 8),)))
+    with stream, torch.no_grad():
+        weight[:2].copy_(values[:2])
+        assert stream.read == 32
+        weight.data.t()[:, 2].copy_(values[2])
+        weight.data[3].copy_(values[3])
+        assert (stream.read, stream.held) == (64, 0), "it has gone"
+    right = values.clone()
+    right[[0, 3]] = -1
+    assert np.array_equal(stream.finish(model)["weight"].values, right.numpy())
+
+    model, weight, stream = part_of(((slice(0, 4),), (slice(1, 3), slice(6, 7))))
+    with stream, torch.no_grad():
+        weight[:, :2].copy_(values[:, :2])
+        weight[:, 2:].copy_(values[:, 2:])
+    assert stream.read == 4 * 3 * 4
+    right = torch.full((4, 8), -1.0)
+    right[:, [1, 2, 6]] = values[:, [1, 2, 6]]
+    assert np.array_equal(stream.finish(model)["weight"].values, right.numpy())
+
+    model, weight, stream = part_of(((slice(1, 3),), (slice(0, 8),)))
+    with stream, torch.no_grad():
+        weight.data.view(-1).copy_(values.view(-1))
+    assert stream.read == 128 and np.array_equal(stream.finish(model)["weight"].values, values.numpy())
+
+
+def test_what_other_hosts_hold_is_copied_where_it_is_read() -> None:
+    """Before all of a parameter is there, and where loading puts another tensor in its place."""
+    values = torch.arange(32.0).reshape(4, 8)
+    model, weight, stream = part_of(((slice(1, 3),), (slice(0, 8),)))
+    with stream, torch.no_grad():
+        weight[:3].copy_(values[:3])
+        weight.data[0, :2].fill_(7)
+        assert torch.equal(weight[0], torch.tensor([7.0, 7.0, *values[0, 2:]]))
+        weight[3:].copy_(values[3:])
+    right = values.clone()
+    right[0, :2], right[3] = 7, -1
+    assert np.array_equal(stream.finish(model)["weight"].values, right.numpy())
+
+    model, weight, stream = part_of(((slice(1, 3),), (slice(0, 8),)))
+    with stream, torch.no_grad():
+        weight[:2].copy_(values[:2])
+        weight.data = weight.data.t()
+    assert np.array_equal(stream.finish(model)["weight"].values[:, :2], values.numpy().T[:, :2])
 
 
 def test_a_parameter_that_loading_replaced(far: Places) -> None:
@@ -269,5 +337,6 @@ def test_a_host_holds_less_than_a_layer_beside_what_its_device_holds(tmp_path: P
     facts = write(tmp_path, *map(int, SMALL))
     for host in on_two_hosts(tmp_path, "memory"):
         assert host["here"] == pytest.approx(facts["weights"] / 2, rel=0.01)
+        assert host["read"] == pytest.approx(host["here"], rel=0.01), "what other hosts hold is not read"
         assert host["held"] < 1.2 * facts["largest"], host
         assert host["grown"] < host["here"] + 1.2 * facts["largest"], host

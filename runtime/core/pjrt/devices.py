@@ -80,7 +80,8 @@ class Loaded(Compiled):
 class Device:
     """One device of a target, or all devices of a mesh as one, and how arrays get onto it. Make it with `device()`.
 
-    raws: in the mesh's order, those of other hosts among them. raw: the first that is here, and this process places what is here.
+    raws: in the mesh's order, those of other hosts among them. numbers: of those that are here, whose part of an array this process places.
+    raw: the first of them.
     sharding: jax's form of an array that every device has all of.
     """
 
@@ -90,8 +91,8 @@ class Device:
         self.raws = list(raws)
         self.client = self.raws[0].client
         here = self.client.process_index()
-        self._numbers = [number for number, raw in enumerate(self.raws) if raw.process_index == here]
-        self._here = [self.raws[number] for number in self._numbers]
+        self.numbers = [number for number, raw in enumerate(self.raws) if raw.process_index == here]
+        self._here = [self.raws[number] for number in self.numbers]
         self.raw = self._here[0]
         self.sharding = self.lying(REPLICATED)
         self._zeros: dict[tuple[tuple[int, ...], np.dtype], Loaded] = {}
@@ -136,7 +137,7 @@ class Device:
         """An array of `shape` on a mesh, of what each device here gets: `part` makes that for the device of a number, and the host holds one
         at a time. The arrays that it gives may be overwritten once this returns."""
         parts = []
-        for number, one in zip(self._numbers, self._one_by_one, strict=True):
+        for number, one in zip(self.numbers, self._one_by_one, strict=True):
             parts.append(one.put(part(number)))
             parts[-1].block_until_ready()
         return jax.make_array_from_single_device_arrays(tuple(shape), self.lying(sharding), parts)
@@ -205,7 +206,7 @@ class Device:
 
     def _parts(self, array: np.ndarray, sharding: Sharding) -> list[np.ndarray]:
         """What each device that is here gets of an array that is split."""
-        places = [sharding.index(array.shape, self.mesh, number) for number in self._numbers]
+        places = [sharding.index(array.shape, self.mesh, number) for number in self.numbers]
         return [np.ascontiguousarray(array[place]) for place in places]
 
     def _place(self, array: np.ndarray, semantics: Any, sharding: Sharding) -> Buffer:
