@@ -18,6 +18,19 @@ CONFIG = {
 }  # fmt: skip
 
 
+LATENT: dict[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1, "num_key_value_heads": 8,
+}  # fmt: skip
+RECURRENT: dict[str, Any] = {
+    "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4, "layer_types": ["linear_attention", "full_attention"],
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1,
+    "norm_topk_prob": True, "mlp_only_layers": [],
+}  # fmt: skip
+
+
 def answers(folder: Path, devices: list[Any], **config: Any) -> dict[str, Any]:
     """By number of devices what an engine answered, or the error that ended its start. The process has four of the CPU's."""
     (folder / "model").mkdir(exist_ok=True)
@@ -57,12 +70,7 @@ def test_the_tokens_of_one_device_and_one_error_where_there_are_too_few(started:
 @pytest.mark.conformance
 def test_recurrent_layers_beside_attention_give_the_tokens_of_one_device(tmp_path: Path) -> None:
     """Two key heads of the delta net, which four devices do not divide, and experts."""
-    found = answers(
-        tmp_path, [1, 2, 4], architectures=["Qwen3NextForCausalLM"], model_type="qwen3_next", linear_num_key_heads=2, linear_num_value_heads=4,
-        linear_key_head_dim=16, linear_value_head_dim=16, linear_conv_kernel_dim=4, layer_types=["linear_attention", "full_attention"],
-        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32, decoder_sparse_step=1,
-        norm_topk_prob=True, mlp_only_layers=[],
-    )  # fmt: skip
+    found = answers(tmp_path, [1, 2, 4], **RECURRENT)
     assert found["2"]["tokens"] == found["1"]["tokens"]
     assert found["4"]["tokens"] == found["1"]["tokens"]
 
@@ -70,11 +78,7 @@ def test_recurrent_layers_beside_attention_give_the_tokens_of_one_device(tmp_pat
 @pytest.mark.conformance
 def test_latents_of_other_requests_on_other_devices_give_the_tokens_of_one_device(tmp_path: Path) -> None:
     """And whole experts apart; one device's memory of latents is there as often as there are groups, where without it each has all of them."""
-    found = answers(
-        tmp_path, [1, 4, "2:2", "4:2", "4:4"], architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3", q_lora_rank=None,
-        kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=32, n_group=1, topk_group=1, first_k_dense_replace=1, n_shared_experts=1, num_key_value_heads=8,
-    )  # fmt: skip
+    found = answers(tmp_path, [1, 4, "2:2", "4:2", "4:4"], **LATENT)
     for one in ("4", "2:2", "4:2", "4:4"):
         assert found[one]["tokens"] == found["1"]["tokens"], one
     blocks = found["1"]["blocks"]
