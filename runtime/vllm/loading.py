@@ -253,8 +253,10 @@ class Checkpoint(TorchDispatchMode):
                 raise self._mismatch(name) or self._unfit(
                     name, f"fits into this model in part: {used:,} elements of it"
                 )
+        # vLLM makes a parameter of a classifier's bias as it is
+        taken = {storage_of(parameter) for parameter in self.model.parameters()}
         for name, tensor in self._kept.items():
-            if name not in read:
+            if name not in read and storage_of(tensor) not in taken:
                 self._check_unread(name, tensor, read)
 
     def _check_unread(self, name: str, tensor: torch.Tensor, read: set[str]) -> None:

@@ -228,6 +228,15 @@ def test_layers_of_no_shared_experts(tmp_path: Path) -> None:
     load(folder)
 
 
+def test_a_bias_that_vllm_takes_as_it_is(tmp_path: Path) -> None:
+    """Of a classifier of tokens: vLLM makes a parameter of the file's tensor when it finds one."""
+    whole = checkpoint(tmp_path / "whole", "Qwen3ForCausalLM", num_labels=3)
+    weights = {name: tensor for name, tensor in read(whole).items() if not name.startswith("lm_head")}
+    weights |= {"score.weight": torch.randn(3, 64), "score.bias": torch.randn(3)}
+    folder = copied(whole, tmp_path / "classifier", weights, architectures=["Qwen3ForTokenClassification"])
+    assert torch.equal(dict(load(folder).named_parameters())["score.bias"], weights["score.bias"])
+
+
 def test_a_head_that_vllms_class_would_not_tie(tmp_path: Path) -> None:
     """Its class has a head of its own, whatever config.json says, and the files have none."""
     folder = checkpoint(tmp_path / "tied", "DeepseekV2ForCausalLM", tie_word_embeddings=True)
