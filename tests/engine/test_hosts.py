@@ -9,13 +9,14 @@ import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from serving import Server, free_port
-from test_meshes import CONFIG, answers
+from test_meshes import CONFIG, LATENT, answers
 
 PROMPTS = [[(7 * row + 3 * at) % 300 + 5 for at in range(5 + 9 * row)] for row in range(4)]
 """Those of meshes.py."""
@@ -39,10 +40,21 @@ def folder(tmp_path: Path) -> Path:
 class Hosts:
     """Two servers of one engine; the second has none of its own (--headless)."""
 
-    def __init__(self, stack: ExitStack, model: Path, *second: str) -> None:
-        port = ("--master-port", str(free_port()))
+    def __init__(self, stack: ExitStack, model: Path, *second: str, both: tuple[str, ...] = ()) -> None:
+        self._model, port = model, ("--master-port", str(free_port()), *both)
         self.first = stack.enter_context(Server(model, *OPTIONS, *port, "--node-rank", "0"))
         self.second = stack.enter_context(Server(model, *OPTIONS, *port, "--node-rank", "1", "--headless", *second))
+
+    def ask(self, prompt: list[int], sampling: dict[str, Any], count: int = 12) -> list[int]:
+        """The tokens that follow a prompt."""
+        request = {
+            "model": str(self._model),
+            "prompt": prompt,
+            "max_tokens": count,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+        return self.first.post("/v1/completions", request | sampling)["choices"][0]["token_ids"]
 
     def worker(self, server: Server | None = None) -> psutil.Process:
         """The worker of one host, by default the second."""
@@ -63,7 +75,7 @@ def hosts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("VLLM_HOST_IP", "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     with ExitStack() as stack:
-        yield lambda *second: Hosts(stack, folder / "model", *second)
+        yield partial(Hosts, stack, folder / "model")
 
 
 def test_the_tokens_of_one_process_and_an_end_where_a_host_is_lost(folder: Path, hosts: Any) -> None:
@@ -71,20 +83,10 @@ def test_the_tokens_of_one_process_and_an_end_where_a_host_is_lost(folder: Path,
     right = answers(folder, [1])["1"]["tokens"]
     both.first.wait()
 
-    def ask(prompt: list[int], sampling: dict[str, Any], count: int = 12) -> list[int]:
-        request = {
-            "model": str(folder / "model"),
-            "prompt": prompt,
-            "max_tokens": count,
-            "ignore_eos": True,
-            "return_token_ids": True,
-        }
-        return both.first.post("/v1/completions", request | sampling)["choices"][0]["token_ids"]
-
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
         for sampling, expected in zip(SAMPLING, right, strict=True):
-            assert list(pool.map(lambda prompt, how=sampling: ask(prompt, how), PROMPTS)) == expected
-        running = [pool.submit(ask, prompt, {"temperature": 0}, 100) for prompt in PROMPTS]
+            assert list(pool.map(lambda prompt, how=sampling: both.ask(prompt, how), PROMPTS)) == expected
+        running = [pool.submit(both.ask, prompt, {"temperature": 0}, 100) for prompt in PROMPTS]
         time.sleep(0.3)
         both.worker().send_signal(signal.SIGKILL)
         (first, said), (second, there) = both.ended(LOST)
@@ -92,6 +94,23 @@ def test_the_tokens_of_one_process_and_an_end_where_a_host_is_lost(folder: Path,
     assert first == 1, said[-3000:]
     assert second == 1, there[-3000:]
     assert "the engine runs on 2 hosts, and one is lost: the worker on host 1" in said, said[-5000:]
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        pytest.param({"num_key_value_heads": 1}, ("--decode-context-parallel-size", "2"), id="context"),
+        pytest.param(LATENT, (), id="latents"),
+    ],
+)
+def test_other_kinds_of_caches(config: dict[str, Any], options: tuple[str, ...], folder: Path, hosts: Any) -> None:
+    right = answers(folder, [1], **config)["1"]["tokens"]
+    both = hosts(both=options)
+    both.first.wait()
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        for sampling, expected in zip(SAMPLING, right, strict=True):
+            assert list(pool.map(lambda prompt, how=sampling: both.ask(prompt, how), PROMPTS)) == expected
 
 
 @pytest.mark.conformance
