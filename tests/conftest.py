@@ -24,6 +24,9 @@ WHOLE = (
 )  # fmt: skip
 """Files whose tests share what takes long to make. Files start in their order: those of vLLM, which changes classes of transformers, are last."""
 
+THAWING = ("engine", "vllm")
+"""Folders of tests that end engines in their own process."""
+
 
 class _Sharing(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
@@ -54,5 +57,5 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     yield
     if last := nextitem is None or nextitem.path != item.path:
         gc.collect()
-    if last or not gc.get_freeze_count():
+    if last or item.path.parent.name in THAWING:  # gc.get_freeze_count would walk over all that is frozen
         gc.freeze()
