@@ -539,6 +539,20 @@ def test_a_refused_build_is_not_tried_at_every_start(tmp_path: Path, refusing: C
     assert answer(start(folder, CXX=command)).endswith(".so")
 
 
+@pytest.mark.parametrize(
+    "end", ["echo 'c++: fatal error: Killed signal terminated program cc1plus' >&2; exit 1", "kill -9 $$"]
+)
+def test_a_build_that_somebody_ends_is_tried_again(tmp_path: Path, compiler: Compiler, end: str) -> None:
+    folder, command = tmp_path / "cache", tmp_path / "ending"
+    command.write_text(f"""#!/bin/sh
+[ "$1" = --version ] || [ -e {tmp_path}/ended ] && exec {compiler.command} "$@"
+touch {tmp_path}/ended; {end}
+""")
+    command.chmod(0o755)
+    assert "building the native kernels failed" in answer(start(folder, CXX=str(command)))
+    assert answer(start(folder, CXX=str(command))).endswith(".so")
+
+
 def test_where_the_build_fails_a_module_is_compiled_in_stablehlo(tmp_path: Path, refusing: Compiler) -> None:
     script = """
 import numpy as np

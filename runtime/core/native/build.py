@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -52,6 +53,11 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "
 and override them: CXX="g++ -march=x86-64-v3" builds for an older processor, CXX="g++ -fsanitize=address" with a sanitizer."""
 COMPILERS = ("c++", "g++", "clang++")
 FOLDER = Path(__file__).parent
+ENDED = re.compile(
+    r"\b(killed|terminated|interrupted|signal|no space left|cannot allocate|out of memory|unable to execute)\b",
+    re.IGNORECASE,
+)
+"""In what compilers say where somebody ended a part of them, or memory or disk did: nothing about the sources, and the next build may go well."""
 COMPILE_SECONDS = 900  # on a machine that is busy, too
 ERROR_LINES = 3
 DIGEST_BYTES = 32
@@ -324,9 +330,11 @@ def compile_library(compiler: tuple[str, ...], path: Path) -> str | None:
 
 
 def _run(command: list[str]) -> str | None:
-    """None, or the first lines of the compiler's error."""
+    """None, or the first lines of the compiler's error. Raises SubprocessError where it was ended before it knew."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     if done.returncode == 0:
         return None
+    if done.returncode < 0 or ENDED.search(done.stderr):
+        raise subprocess.SubprocessError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
     return "; ".join(errors[:ERROR_LINES]) or f"it ended with {done.returncode}"
