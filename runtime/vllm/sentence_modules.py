@@ -25,6 +25,12 @@ WITHOUT_EFFECT = ("Transformer", "Dropout")
 POOLED = ("cls_token", "cls", "mean_tokens", "mean", "lasttoken")
 WEIGHTS = ("weight", "linear.weight", "dense.weight")
 """Names of a dense layer's matrix in its file."""
+POOLING = "the pooling "
+CHOOSE = 'choose a pooling by --pooler-config \'{"seq_pooling_type": "MEAN"}\' (CLS, MEAN or LAST)'
+MEND = (
+    "save the folder again with sentence-transformers if one of its files is wrong; without a module that vLLM does not know the embeddings "
+    "are others, and modules.json must not name it"
+)
 OWN_POOLER = "BertSpladeSparseEmbeddingModel"
 """An architecture that is a sentence-transformers folder of other modules, with a pooler of its own."""
 
@@ -42,11 +48,13 @@ def check_modules(model_config: compat.ModelConfig) -> None:
         return
     wrong = list(_left_out(json.loads(file.read_bytes()), folder, compat.pools_as_asked(model_config)))
     if wrong:
+        poolings = [one.startswith(POOLING) for one in wrong]
         raise UnsupportedError(
             f"vLLM leaves out what this sentence-transformers folder computes: {'; '.join(wrong)}",
             where=file,
-            next_step='choose a pooling by --pooler-config \'{"seq_pooling_type": "MEAN"}\' (CLS, MEAN or LAST); without a module that vLLM '
-            "does not know the embeddings are others, and modules.json must not name it",
+            next_step="; ".join(
+                step for step, needed in ((CHOOSE, any(poolings)), (MEND, not all(poolings))) if needed
+            ),
         )
 
 
@@ -58,7 +66,7 @@ def _left_out(modules: Sequence[Mapping[str, Any]], folder: Path, asked: bool) -
         order += kind[:1]
         if not kind and name.rpartition(".")[2] not in WITHOUT_EFFECT:
             yield f"the module {name}"
-        where = folder / module.get("path", "")
+        where = folder / str(module.get("path") or "")
         if kind == "Pooling" and not asked:
             yield from _pooling(_read(where))
         if kind == "Dense":
@@ -75,12 +83,15 @@ def _pooling(config: Mapping[str, Any]) -> Iterator[str]:
     ]
     modes = ([named] if isinstance(named, str) else list(named or ())) or old
     if len(modes) > 1 or any(mode not in POOLED for mode in modes):
-        yield f"the pooling {' and '.join(modes)}"
+        yield f"{POOLING}{' and '.join(map(str, modes))}"
 
 
 def _dense(config: Mapping[str, Any], where: Path) -> Iterator[str]:
+    if not config:
+        yield f"{where.name}, which has no config.json"
+        return
     activation = config.get("activation_function")
-    if activation and not compat.has_activation(activation):
+    if activation and not compat.has_activation(str(activation)):
         yield f"the activation {activation} of {where.name}"
     if config.get("use_residual"):
         yield f"the residual of {where.name}"
@@ -106,8 +117,9 @@ def _weights(config: Mapping[str, Any], where: Path) -> Iterator[str]:
 
 def _check_activation(config: Any, folder: Path) -> None:
     """vLLM takes softmax for any sigmoid of several labels."""
-    given = getattr(config, "sentence_transformers", None) or {}
-    name = given.get("activation_fn") or getattr(config, "sbert_ce_default_activation_function", None) or ""
+    given = getattr(config, "sentence_transformers", None)
+    own = given.get("activation_fn") if isinstance(given, Mapping) else None
+    name = str(own or getattr(config, "sbert_ce_default_activation_function", None) or "")
     if not getattr(config, "problem_type", None) and config.num_labels > 1 and name.endswith(".Sigmoid"):
         raise UnsupportedError(
             f"config.json has {name} for {config.num_labels} labels, and vLLM computes a softmax",

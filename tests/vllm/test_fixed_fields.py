@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from vllm import ModelRegistry
 
 from fxhlo.runtime.core.errors import UnsupportedError
@@ -43,11 +44,14 @@ def written(folder: Path, name: str, **fields: Any) -> str:
     """A folder with the config.json of the catalog's small model, and other fields."""
     one = ARCHITECTURES[name]
     config = getattr(transformers, one.config)(**one.sizes).to_dict()
+    # vLLM renames transformers' class for a model type that shares it (deepseek_v32 for DeepseekV3Config), for the rest of the process
+    config |= {
+        "architectures": [name],
+        "model_type": next(key for key, made in CONFIG_MAPPING_NAMES.items() if made == one.config),
+    }
     for field, value in fields.items():
         config[field] = {**config.get(field, {}), **value} if isinstance(value, dict) else value
-    (folder / "config.json").write_text(
-        json.dumps({"architectures": [name], **config, "dtype": "float32"}, default=str)
-    )
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, default=str))
     return str(folder)
 
 

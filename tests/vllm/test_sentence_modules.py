@@ -27,7 +27,7 @@ MEAN = (
 NORMALIZE = ("sentence_transformers.models.Normalize", "3_Normalize", None)
 
 
-def dense(activation: str = "torch.nn.modules.activation.Tanh", folder: str = "2_Dense", **more: Any) -> Any:
+def dense(activation: Any = "torch.nn.modules.activation.Tanh", folder: str = "2_Dense", **more: Any) -> Any:
     config = {"in_features": 32, "out_features": 24, "bias": False, "activation_function": activation, **more}
     return "sentence_transformers.models.Dense", folder, config
 
@@ -63,6 +63,7 @@ WHOLE: list[tuple[Any, ...]] = [
     (TRANSFORMER, MEAN),
     (TRANSFORMER, pooling(pooling_mode="lasttoken", include_prompt=True), NORMALIZE),
     (TRANSFORMER, MEAN, dense(), dense("torch.nn.modules.linear.Identity", "3_Dense"), NORMALIZE),
+    (TRANSFORMER, MEAN, dense("torch.nn.modules.activation.GELU")),
     (TRANSFORMER, ("sentence_transformers.models.Dropout", "0_Dropout", None), MEAN),
     (
         TRANSFORMER,
@@ -79,6 +80,7 @@ LEFT_OUT: list[tuple[tuple[Any, ...], str]] = [
         r"the module sentence_transformers\.models\.LayerNorm",
     ),
     ((MEAN, dense("torch.nn.modules.activation.Softplus")), r"the activation .*Softplus of 2_Dense"),
+    ((MEAN, dense(3)), "the activation 3 of 2_Dense"),
     ((MEAN, dense(use_residual=True)), "the residual of 2_Dense"),
     ((MEAN, NORMALIZE, dense()), "the order of its modules"),
     ((MEAN, dense(out_features=12)), r"2_Dense, whose weights are \[24, 32\] and should be \[12, 32\]"),
@@ -98,8 +100,10 @@ def test_what_vllm_would_leave_out(modules: tuple[Any, ...], said: str, model: F
 
 
 def test_a_dense_layer_without_weights(model: Folder) -> None:
-    with pytest.raises(UnsupportedError, match="2_Dense, which has no weights"):
+    with pytest.raises(UnsupportedError, match="2_Dense, which has no weights") as caught:
         check_modules(model(TRANSFORMER, MEAN, dense(), weights=False))
+    assert "save the folder again" in str(caught.value)
+    assert "--pooler-config" not in str(caught.value)
 
 
 def test_a_pooling_of_the_users_own(model: Folder) -> None:
