@@ -16,7 +16,7 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from ..core import native
 from ..core.errors import UnsupportedError
-from . import collection, interrupts
+from . import collection, forking, interrupts
 from .config_sizes import check_config_sizes
 from .engines import note_engines
 from .fixed_fields import check_fixed_fields
@@ -117,9 +117,7 @@ class FxhloPlatform(Platform):
             parallel.worker_cls = "fxhlo.runtime.vllm.worker.FxhloWorker"
         parallel.distributed_executor_backend = "uni" if hosts_of(vllm_config) == 1 else "mp"
         parallel.disable_custom_all_reduce = True
-        if "jax" in sys.modules and xla_has_started():
-            # A process with XLA's threads must not be forked: the child can deadlock.
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        _settle_start(vllm_config, own=cls._own)
         if cls._own and vllm_config.model_config is not None:
             _check_settings(vllm_config, settings)
 
@@ -227,6 +225,16 @@ class FxhloPlatform(Platform):
     @classmethod
     def check_runner_kv_caches_multi_layer(cls) -> None:
         """Caches are named by layer, not by index."""
+
+
+def _settle_start(vllm_config: VllmConfig, *, own: bool) -> None:
+    """Whether vLLM forks this process for an engine. own: whether the process is vLLM's command, which spawns where it is not told otherwise."""
+    parallel = vllm_config.parallel_config
+    forking.ready_for_forks()
+    if "jax" in sys.modules and xla_has_started():
+        forking.spawn()  # a process with XLA's threads must not be forked: the child can deadlock
+    elif own and parallel.data_parallel_size == hosts_of(vllm_config) == parallel._api_process_count == 1:
+        forking.fork()  # one front end with its engine, and no other process between them
 
 
 def _watch_engines() -> None:

@@ -49,9 +49,10 @@ def begin() -> None:
     ours = named is None or "fxhlo" in named.split(",")
     if "vllm" not in sys.modules or not ours or os.environ.get("VLLM_TARGET_DEVICE") == "cpu" or version() not in TRIED:
         return
-    from . import early
+    from . import early, forking
 
     collection.pause()
+    forking.note()
     early.put_off()
 
 

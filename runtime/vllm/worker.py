@@ -23,7 +23,7 @@ from ..core.errors import FxhloError, UnsupportedError
 from ..core.mesh import ONE_DEVICE, Mesh
 from ..core.selection import Selection, select
 from ..core.targets import Target
-from . import collection, compat, front, interrupts, memory
+from . import collection, compat, forking, front, interrupts, memory
 from .caches import Caches
 from .engines import Share, independent
 from .host import without_accelerator
@@ -83,6 +83,7 @@ class FxhloWorker(compat.WorkerBase):
         self.device = torch.device("cpu")
         without_accelerator()
         if multiprocessing.parent_process() is not None:
+            forking.leave_front()
             interrupts.install()
             collection.freeze_here()
             # A forked process has torch's thread pool without its threads, and would wait for them; capture needs none.
