@@ -117,6 +117,7 @@ def asked_to_end() -> bool:
     Their handler notes it in a variable of its own. The workers of another host have no manager of vLLM's that `vllm_ends_engines` hears of.
     """
     handler = signal.getsignal(signal.SIGTERM)
+    handler = getattr(handler, "before", handler)  # what interrupts.py has put around it
     names = getattr(getattr(handler, "__code__", None), "co_freevars", ())
     cells = dict(zip(names, getattr(handler, "__closure__", None) or (), strict=False))
     return "shutdown_requested" in cells and cells["shutdown_requested"].cell_contents is True

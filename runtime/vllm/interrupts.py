@@ -4,8 +4,8 @@ The engine: the kernel may deliver a signal to any thread of a process, but Pyth
 that waits in a lock, as in vLLM's idle engine, a signal that another thread (XLA's, OpenMP's) received does not wake it: vLLM
 then waits 5 s and kills the engine. While an engine starts, vLLM's own handler only sets a flag.
 
-The front end: vLLM swallows the KeyboardInterrupt of Ctrl-C while it waits for an engine (`zmq_socket_ctx`), or asyncio delays it
-until the wait is over. SystemExit propagates, and vLLM then sends the engine SIGTERM. Tried with vLLM 0.32.0.
+The front end: vLLM swallows the KeyboardInterrupt of Ctrl-C, and the one that its command makes of SIGTERM, while it waits for an engine
+(`zmq_socket_ctx`), or asyncio delays it until the wait is over. SystemExit propagates, and vLLM then sends the engine SIGTERM. Tried with vLLM 0.32.0.
 """
 
 from __future__ import annotations
@@ -69,18 +69,20 @@ def ending_at_once() -> Iterator[None]:
 
 
 def end_waiting_fronts() -> None:
-    """Ctrl-C ends a front end, by SystemExit with status 130, while it waits for its engine to start. Otherwise the handler
-    that was there before decides. Called where a config is made; does nothing outside the main thread, or twice."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    """Ctrl-C and SIGTERM end a front end, by SystemExit with status 130 and 143, while it waits for its engine to start. Otherwise the
+    handler that was there before decides. Called where a config is made; does nothing outside the main thread, or twice, and where
+    the signal ends the process by itself."""
+    if threading.current_thread() is not threading.main_thread():
         return
-    if not isinstance(before, _EndingWait):
-        signal.signal(signal.SIGINT, _EndingWait(before))
+    for number in ENDING:
+        before = signal.getsignal(number)
+        if callable(before) and not isinstance(before, _EndingWait):
+            signal.signal(number, _EndingWait(before))
 
 
 @dataclass(frozen=True)
 class _EndingWait:
-    """Handler of SIGINT that ends a wait for an engine, and otherwise calls the one that was there `before`."""
+    """Handler of a signal that ends a wait for an engine, and otherwise calls the one that was there `before`."""
 
     before: Callable[[int, FrameType | None], object]
 

@@ -61,22 +61,39 @@ def test_a_start_that_does_not_listen_is_ended() -> None:
 
 
 FRONT = """
-import signal
-from fxhlo.runtime.vllm import interrupts
+import signal, sys
+from fxhlo.runtime.vllm import front, interrupts
+number = signal.Signals[sys.argv[1]]
 interrupts.end_waiting_fronts()
-once = signal.getsignal(signal.SIGINT)
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+def command():  # as vLLM's command for several servers
+    shutdown_requested = False
+
+    def interrupt(*_):
+        nonlocal shutdown_requested
+        shutdown_requested = True
+        raise KeyboardInterrupt("terminated")
+
+    return interrupt
+
+signal.signal(number, command())
 interrupts.end_waiting_fronts()
-assert signal.getsignal(signal.SIGINT) is once
+once = signal.getsignal(number)
+interrupts.end_waiting_fronts()
+assert signal.getsignal(number) is once and not front.asked_to_end()
 try:
-    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(number)
 except KeyboardInterrupt:
-    print("as before")
-waiting = compile("def __init__(): signal.raise_signal(signal.SIGINT)", "/site/vllm/v1/engine/core_client.py", "exec")
+    print("as before", front.asked_to_end())
+waiting = compile("def __init__(): signal.raise_signal(number)", "/site/vllm/v1/engine/core_client.py", "exec")
 exec(waiting)
 __init__()
 """
 
 
-def test_a_front_that_waits_for_its_engine_is_ended_and_no_other() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", FRONT], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "as before\n", "")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_front_that_waits_for_its_engine_is_ended_and_no_other(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", FRONT, number.name], capture_output=True, text=True, timeout=120)
+    said = f"as before {number is signal.SIGTERM}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, said, "")
