@@ -117,6 +117,10 @@ class Checkpoint(TorchDispatchMode):
 
     # -- while it is loaded --------------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and torch would import its compiler to be sure
+
     def __torch_dispatch__(
         self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

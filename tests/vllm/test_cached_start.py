@@ -27,11 +27,13 @@ llm.llm_engine.engine_core.shutdown()
 UNUSED = (
     "fxhlo.lowering", "fxhlo.passes.mlir", "fxhlo.passes.pipeline", "fxhlo.passes.hlo.legalize", "fxhlo.passes.contract", "fxhlo.tools",
     "jax.experimental.pallas", "jax._src.pallas", "jax.experimental.topologies",
-    "vllm.model_executor.layers.quantization.online.base", "compressed_tensors", "pandas", "matplotlib",
-    "torch._inductor.lowering", "torch._inductor.kernel", "scipy.signal", "scipy.stats",
+    "vllm.model_executor.layers.quantization.online", "compressed_tensors", "pandas", "matplotlib",
+    "torch._inductor.lowering", "torch._inductor.kernel", "torch._inductor.standalone_compile", "torch._dynamo", "torch._functorch.aot_autograd",
+    "scipy.signal", "scipy.stats", "scipy.optimize", "transformers.modeling_utils", "transformers.generation.utils", "torch.distributed.tensor", "accelerate",
+    "grpc", "opentelemetry.exporter", "opentelemetry.sdk.trace",
+    "vllm.model_executor.models.deepseek_v2", "vllm.model_executor.layers.fused_moe.runner",
 )  # fmt: skip
-"""What makes programs: the lowering floor, Pallas, torch's exporter and compiler. torch._dynamo is vLLM's own: the decorator of each of its models
-(vllm.compilation.decorators) imports it, and `import vllm` itself torch._inductor."""
+"""What makes programs: the lowering floor, Pallas, torch's exporter and compilers; what early.py puts off; what only other models have."""
 
 
 def started(folder: Path, cache: Path) -> list[str]:
@@ -58,18 +60,56 @@ PUT_OFF = """
 import sys
 from vllm import LLM
 from vllm.multimodal import audio
-assert "scipy.stats" not in sys.modules and "torch._inductor.lowering" not in sys.modules
+from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
+from vllm.compilation import decorators
+from vllm.tracing import otel
+from transformers import processing_utils
+from transformers.integrations import hub_kernels
+from transformers.models.auto import auto_factory
+from transformers.utils import import_utils
+import torch
+for name in ("scipy.stats", "torch._dynamo", "torch._inductor.lowering", "transformers.modeling_utils", "transformers.generation.utils", "grpc"):
+    assert name not in sys.modules, name
+assert torch._inductor.config.deterministic is False and "torch._dynamo" not in sys.modules
+
 assert audio.scipy_signal.resample_poly([1.0, 1.0, 1.0, 1.0], 1, 2).shape == (2,)
 import scipy.signal
 assert audio.scipy_signal.resample_poly is scipy.signal.resample_poly
+
+import opentelemetry.sdk.trace
+assert "opentelemetry.sdk.trace" in sys.modules and otel.TracerProvider is opentelemetry.sdk.trace.TracerProvider
+assert otel.get_span_exporter("http://localhost:1").__class__.__module__ == "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+
+from transformers import GenerationMixin, modeling_utils
+model = type("Model", (torch.nn.Module,), {"generate": 1, "prepare_inputs_for_generation": 1})
+assert GenerationMixin in auto_factory.add_generation_mixin_to_remote_model(model).__mro__
+assert auto_factory.GenerationMixin is GenerationMixin
+assert processing_utils.PreTrainedAudioTokenizerBase is modeling_utils.PreTrainedAudioTokenizerBase
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+assert hub_kernels.register_checkpoint_conversion_mapping is register_checkpoint_conversion_mapping
+
+folder = import_utils.__file__.replace("utils/import_utils.py", "models")
+import inspect
+kept, looked = import_utils.define_import_structure, inspect.unwrap(import_utils.define_import_structure)
+assert looked.__code__.co_filename == import_utils.__file__ and kept.__wrapped__.__code__.co_filename != import_utils.__file__
+assert kept(folder, prefix="models") == looked(folder, prefix="models") and kept(f"{folder}/__init__.py") == looked(f"{folder}/__init__.py")
+assert kept(f"{folder}/llama/__init__.py") == looked(f"{folder}/llama/__init__.py")
+
+masked, _ = get_masked_input_and_mask(torch.tensor([1, 5, 9]), 0, 4, 0, 8, 8)
+assert masked.tolist() == [1, 0, 0] and "torch._dynamo" in sys.modules
+from torch._dynamo.symbolic_convert import InliningInstructionTranslator
+assert decorators.InliningInstructionTranslator.inline_call_ == InliningInstructionTranslator.inline_call_
+assert torch.compile(lambda one: one + 1, backend="eager")(torch.ones(1)) == 2
+assert callable(torch._inductor.compile) and "torch._inductor.standalone_compile" in sys.modules
 import torch._inductor.graph, torch._inductor.lowering
+assert type(torch._inductor) is type(sys) and torch._inductor.lowering is sys.modules["torch._inductor.lowering"]
 for module in (torch._inductor.graph, torch._inductor.lowering):
     assert "vllm::an_op" in module.FALLBACK_ALLOW_LIST and "others::an_op" not in module.FALLBACK_ALLOW_LIST
 """
 
 
 def test_what_was_put_off_is_there_when_it_is_asked_for() -> None:
-    """As vLLM would have left it: resampling works, and torch's compiler falls back for vLLM's ops."""
+    """As vLLM and transformers would have left it: whoever uses a name gets the real thing, and torch's compiler falls back for vLLM's ops."""
     run = subprocess.run([sys.executable, "-P", "-c", PUT_OFF], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
 

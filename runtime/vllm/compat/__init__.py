@@ -25,7 +25,6 @@ from vllm.model_executor.model_loader.utils import (
     initialize_model,
     process_weights_after_loading,
 )
-from vllm.model_executor.models.deepseek_v2 import DeepseekV32IndexerCache, Indexer
 from vllm.utils.torch_utils import set_default_torch_dtype, set_random_seed
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -97,11 +96,9 @@ __all__ = [
     "ChunkedLocalAttentionSpec",
     "CompilationTimes",
     "DeepseekScalingRotaryEmbedding",
-    "DeepseekV32IndexerCache",
     "ForwardContext",
     "FullAttentionSpec",
     "GrammarOutput",
-    "Indexer",
     "KVCacheConfig",
     "KVCacheGroupSpec",
     "KVCacheSpec",

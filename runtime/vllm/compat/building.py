@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -111,8 +112,46 @@ def no_quantization() -> Iterator[None]:
 
     Quantized models are refused before.
     """
-    with patch.object(base_loader, "_get_online_quantization_config", lambda vllm_config: None):
+    with patch.object(base_loader, "_get_online_quantization_config", lambda vllm_config: None), _no_online_methods():
         yield
+
+
+ONLINE = {
+    "vllm.model_executor.layers.quantization.online.fp8": "OnlineLinearBase",
+    "vllm.model_executor.layers.quantization.online.moe_base": "OnlineMoEMethodBase",
+}
+"""Classes that vLLM's loader compares each layer's method with, and the modules from which it imports them to do so."""
+
+
+@contextmanager
+def _no_online_methods() -> Iterator[None]:
+    """Stands in for the modules of `ONLINE` that nothing has imported, so that no layer's method can be of their classes."""
+    stand_ins = {name: _NothingOf(name, of) for name, of in ONLINE.items() if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for one in stand_ins.values():
+            one.leave()
+
+
+class _NothingOf(ModuleType):
+    """A module with one class, of which nothing is. Whoever asks for something else gets the module of that name."""
+
+    def __init__(self, name: str, of: str) -> None:
+        super().__init__(name)
+        self.__file__ = None  # `inspect.getmodule` asks every module for it
+        setattr(self, of, type(of, (), {}))
+
+    def leave(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.leave()
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 @contextmanager

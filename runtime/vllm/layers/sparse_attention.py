@@ -7,17 +7,21 @@ writes them into a buffer that the layers share; here they pass through the forw
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 
 from ....kernels.catalog import register_torch_ops
 from ...core.errors import UnsupportedError
-from ..compat import DeepseekV32IndexerCache, Indexer, get_forward_context
+from ..compat import get_forward_context
 from ..states.latent_kv import LatentKV
-from .kind import LayerKind, Replacement, by_linear_layers
+from .kind import LayerKind, Replacement, by_linear_layers, replaced_in
 
+MODULE, CACHE = "vllm.model_executor.models.deepseek_v2", "DeepseekV32IndexerCache"
+"""vLLM's module with an indexer, which the modules of other models take it from; only those import it."""
 SELECTED = "fxhlo_selected_positions"
 """Of vLLM's forward context: what the last indexer chose, int32 [T, count]."""
 
@@ -52,24 +56,31 @@ def selected_positions() -> torch.Tensor:
     return selected
 
 
-def make_cache(cache: Any, head_dim: int, dtype: torch.dtype, prefix: str, cache_config: Any) -> None:
+def make_cache(self: Any, head_dim: int, dtype: torch.dtype, prefix: str, cache_config: Any) -> None:
     """In place of DeepseekV32IndexerCache.__init__, which is given bytes: of 8-bit keys, and of a scale for each 128."""
     register_torch_ops()
     scales = head_dim // (128 + 4) * 4
-    _make_cache(cache, head_dim - scales, torch.get_default_dtype(), prefix, cache_config)
+    _made()(self, head_dim - scales, torch.get_default_dtype(), prefix, cache_config)
 
 
-_make_cache = DeepseekV32IndexerCache.__init__
+@cache
+def _made() -> Callable[..., None]:
+    """The __init__ that `make_cache` stands in for; first called before it does."""
+    original: Callable[..., None] = getattr(sys.modules[MODULE], CACHE).__init__
+    return original
 
 
-def replacements() -> Iterable[Replacement]:
-    yield Replacement(Indexer, "forward", forward)
-    yield Replacement(DeepseekV32IndexerCache, "__init__", make_cache)
+def replacements() -> Iterator[Replacement]:
+    """None where the model has no indexer: then nothing has imported vLLM's."""
+    if MODULE in sys.modules:
+        _made()
+    yield from replaced_in(MODULE, {"Indexer.forward": forward, f"{CACHE}.__init__": make_cache})
 
 
 def is_index_cache(layer: object) -> bool:
     """Whether the layer caches an indexer's keys."""
-    return isinstance(layer, DeepseekV32IndexerCache)
+    module = sys.modules.get(MODULE)
+    return module is not None and isinstance(layer, getattr(module, CACHE))
 
 
 def states(name: str, layer: Any, block_size: int) -> tuple[LatentKV]:
