@@ -146,6 +146,11 @@ CONFIG = (
         lambda c: OF_THE_SECOND_RUNNER.intersection(c.model_config.architectures),
         "serve this model on another platform of vLLM",
     ),
+    Refusal(
+        "mixtures of experts in vLLM's encoders with rotary embeddings, which call a kernel of Triton (`moe_every_n_layers`)",
+        lambda c: getattr(c.model_config.hf_config, "moe_every_n_layers", 0) > 0,
+        "serve a model of the family without experts (nomic-embed-text-v1.5 for v2-moe), or this one on another platform of vLLM",
+    ),
     Refusal("multimodal models", lambda c: c.model_config.is_multimodal_model, "serve a text model"),
     Refusal(
         "runners other than generate and pooling",

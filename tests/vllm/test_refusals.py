@@ -203,3 +203,20 @@ def test_a_window_without_a_token_is_refused(window: int) -> None:
     with pytest.raises(ModelError, match=f"sliding_window is {window}"):
         FxhloAttention(4, 16, 0.25, num_kv_heads=2, sliding_window=window)
     assert FxhloAttention(4, 16, 0.25, num_kv_heads=2, sliding_window=1).sliding_window == 1
+
+
+def test_experts_of_an_encoder_with_rotary_embeddings(tmp_path: Path) -> None:
+    """As nomic-embed-text-v2-moe has them; without experts it is not refused."""
+    fields = {
+        "architectures": ["NomicBertModel"], "model_type": "nomic_bert", "vocab_size": 96, "hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "intermediate_size": 64, "n_embd": 128, "n_layer": 2, "n_head": 2, "n_inner": 64, "n_positions": 64, "activation_function": "gelu",
+        "rotary_emb_base": 10000.0, "rotary_emb_fraction": 1.0, "type_vocab_size": 1,
+        "mlp_fc1_bias": True, "mlp_fc2_bias": True, "qkv_proj_bias": True, "layer_norm_epsilon": 1e-5, "rotary_emb_scale_base": None,
+        "rotary_emb_interleaved": False, "torch_dtype": "float32",
+    }  # fmt: skip
+    moe = {"moe_every_n_layers": 2, "num_experts": 4, "moe_top_k": 2}
+    (tmp_path / "config.json").write_text(json.dumps(fields | moe))
+    with pytest.raises(UnsupportedError, match="mixtures of experts in vLLM's encoders"):
+        config(tmp_path, runner="pooling")
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert config(tmp_path, runner="pooling")
