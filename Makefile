@@ -41,7 +41,6 @@ help:  ## this list
 # --- the environment -------------------------------------------------------------------------------------------------
 
 # Packages are compiled on all cores, where pip takes one; some have files of other Pythons, which do not compile.
-
 $(READY): requirements.lock setup.py pyproject.toml
 	@fits() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
 	python=""; \

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import compat
 from .checkpoint_names import CheckpointNames
@@ -28,7 +27,7 @@ from .folder import EXPERT, ModelError
 from .layers import experts
 from .output_head import HEAD, only_embedding, own_head, settle_tie, use_head
 from .streaming import Stream
-from .touched import Touched, outline, storage_of
+from .touched import Touched, Watching, outline, storage_of
 
 LISTED = 8
 """Maximum number of names that an error lists; it counts the rest."""
@@ -95,7 +94,7 @@ def _count(loader: Any, vllm_config: compat.VllmConfig, unread: Callable[[], Col
     loader.load_weights = counted
 
 
-class Checkpoint(TorchDispatchMode):
+class Checkpoint(Watching):
     """Records how a checkpoint's tensors are loaded into a model: with Checkpoint(model, folder) as seen: load; seen.check()."""
 
     def __init__(self, model: nn.Module, folder: str, names: CheckpointNames | None = None) -> None:
@@ -116,10 +115,6 @@ class Checkpoint(TorchDispatchMode):
         self._last: str | None = None
 
     # -- while it is loaded --------------------------------------------------------------------------------------------
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and torch would import its compiler to be sure
 
     def __torch_dispatch__(
         self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

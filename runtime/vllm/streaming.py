@@ -21,13 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.buffers import host_array
 from ..core.pjrt import Buffer
 from ..core.signature import Argument
 from .owned import Owned, copy_owned
-from .touched import Touched, storage_of
+from .touched import Touched, Watching, storage_of
 
 COPY = torch.ops.aten.copy_.default
 FILLS = (COPY, torch.ops.aten.fill_.Scalar, torch.ops.aten.fill_.Tensor, torch.ops.aten.zero_.default)
@@ -67,7 +66,7 @@ class _Weight:
             write()
 
 
-class Stream(TorchDispatchMode):
+class Stream(Watching):
     """with Stream(put, get) as stream: stream.watch(model); load; then stream.finish(model).
 
     put: places a parameter of a name, a host array whose memory does not change until the result is there. get: the values of one that
@@ -113,10 +112,6 @@ class Stream(TorchDispatchMode):
         self._weights.clear()
         trim()
         return placed
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and torch would import its compiler to be sure
 
     def __torch_dispatch__(
         self, func: Any, types: Collection[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
